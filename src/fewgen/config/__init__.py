@@ -1,0 +1,27 @@
+"""Settings: dataclasses to YAML and back, and the presets that come with the package."""
+
+from fewgen.config.io import (
+    dump_yaml,
+    list_presets,
+    load_preset,
+    parse_yaml,
+    preset_path,
+    read_config,
+    write_yaml,
+)
+from fewgen.config.schema import check_keys, from_dict, merge, resolve, to_dict
+
+__all__ = [
+    "check_keys",
+    "dump_yaml",
+    "from_dict",
+    "list_presets",
+    "load_preset",
+    "merge",
+    "parse_yaml",
+    "preset_path",
+    "read_config",
+    "resolve",
+    "to_dict",
+    "write_yaml",
+]

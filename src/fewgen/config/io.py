@@ -1,0 +1,153 @@
+"""Read and write settings as YAML, and find the presets that come with the package."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fewgen.config.schema import check_keys, to_dict
+from fewgen.errors import ConfigError, suggest
+
+PRESETS_DIR = Path(__file__).parent / "presets"
+PRESET_KEYS = ("description", "expected", "model", "training")
+"""What a preset file may hold: a sentence, the result to expect, and the two sections of settings."""
+
+MAX_CONFIG_BYTES = 1 << 20
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, with numbers like 1e-3 read as numbers and repeated keys refused.
+
+    YAML 1.1 reads ``1e-3`` as a text, which would surface as a puzzling type error.
+    """
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if repeated:
+            line = node.start_mark.line + 1
+            raise ConfigError(f'The key "{repeated[0]}" is given twice (in the section at line {line}).')
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+"
+        r"|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF|nan|NaN|NAN))$"
+    ),
+    list("-+0123456789."),
+)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Short lists on one line, everything else in blocks."""
+
+
+def _represent_list(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.Node:
+    flat = all(item is None or isinstance(item, (bool, int, float, str)) for item in items)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=flat)
+
+
+_Dumper.add_representer(list, _represent_list)
+
+
+def dump_yaml(values: Any) -> str:
+    """Return settings (a dataclass or plain values) as YAML that `parse_yaml` reads back unchanged.
+
+    >>> print(dump_yaml({"lr": 0.001, "sizes": [400, 200]}), end="")
+    lr: 0.001
+    sizes: [400, 200]
+    """
+    return yaml.dump(to_dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def parse_yaml(text: str, where: str = "the text") -> dict[str, Any]:
+    """Return the settings in a YAML text; an empty text gives an empty dictionary.
+
+    Raises:
+        ConfigError: not YAML, or not keys and values at the top.
+    """
+    try:
+        values = yaml.load(text, Loader=_Loader)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f'{where} must hold settings as "key: value" lines, got {type(values).__name__}.')
+    return values
+
+
+def read_config(source: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return settings from a YAML file, or a copy of the dictionary given; None gives none.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, too large or not YAML.
+    """
+    if source is None:
+        return {}
+    if isinstance(source, Mapping):
+        return dict(source)
+    path = Path(source)
+    if not path.is_file():
+        raise ConfigError(f"The settings file {path} does not exist.")
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ConfigError(f"{path} is larger than 1 MB, which no settings file is.")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The settings file {path} cannot be read: {error}") from None
+    return parse_yaml(text, str(path))
+
+
+def write_yaml(path: str | Path, values: Any) -> None:
+    """Write settings as YAML; a kill leaves the old file or the new one."""
+    from fewgen.files import atomic_write
+
+    with atomic_write(path) as temporary:
+        Path(temporary).write_text(dump_yaml(values), encoding="utf-8")
+
+
+def list_presets(method: str) -> list[str]:
+    """Return the names of a method's presets, `default` first; every method has `default`."""
+    names = {path.stem for path in (PRESETS_DIR / method).glob("*.yaml")} - {"default"}
+    return ["default", *sorted(names)]
+
+
+def preset_path(method: str, preset: str) -> Path | None:
+    """Return the file of a preset; None for a method whose `default` needs no file."""
+    names = list_presets(method)
+    if preset not in names:
+        raise ConfigError(
+            f'{method} has no preset "{preset}".{suggest(preset, names)} Presets: {", ".join(names)}.'
+        )
+    path = PRESETS_DIR / method / f"{preset}.yaml"
+    return path if path.is_file() else None
+
+
+def load_preset(method: str, preset: str = "default") -> dict[str, Any]:
+    """Return a preset's `description`, `expected`, and the sections `model` and `training`.
+
+    `model` holds settings of the method's `Config`, `training` settings of `TrainConfig`; both may be
+    empty, and then the defaults of the dataclasses hold.
+    """
+    path = preset_path(method, preset)
+    values = read_config(path)
+    check_keys(values, PRESET_KEYS, f"preset {preset}")
+    return {
+        "description": str(values.get("description", "")),
+        "expected": str(values.get("expected", "")),
+        "model": dict(values.get("model") or {}),
+        "training": dict(values.get("training") or {}),
+    }
