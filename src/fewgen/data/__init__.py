@@ -1,0 +1,1 @@
+"""Images in: loaders for folders and files, `ImageSet`, splits, and differentiable augmentation."""

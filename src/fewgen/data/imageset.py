@@ -1,0 +1,298 @@
+"""`ImageSet`: the one form in which labelled images travel, and the seeded draws from it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewgen.errors import DataError, ProblemList, suggest
+from fewgen.files import read_json, write_json
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Convert model images to file images, the inverse of `ImageSet.floats`.
+
+    Args:
+        x: float, any shape, meant to lie in [-1, 1]; what lies outside is clamped.
+
+    Returns:
+        uint8 of the same shape, rounded to the nearest value.
+
+    Raises:
+        DataError: if `x` holds NaN, which has no grey value.
+
+    >>> to_uint8(torch.tensor([-1.0, 0.0, 1.0, 7.0])).tolist()
+    [0, 128, 255, 255]
+    """
+    if torch.isnan(x).any():
+        raise DataError(
+            "Images hold NaN and cannot be converted to uint8; the model that made them diverged."
+        )
+    return x.detach().float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def name_key(name: str) -> str:
+    """Return the form under which two class names count as the same: case and Unicode form ignored."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def check_class_names(class_names: Sequence[str], problems: ProblemList) -> None:
+    """Add a problem for each empty name and each pair of names that differ at most by case."""
+    seen: dict[str, str] = {}
+    for name in class_names:
+        if not name.strip():
+            problems.add("a class name is empty")
+            continue
+        key = name_key(name)
+        if key not in seen:
+            seen[key] = name
+        elif seen[key] == name:
+            problems.add(f'the class name "{name}" appears twice')
+        else:
+            problems.add(
+                f'the class names "{seen[key]}" and "{name}" differ only by case; rename or merge them'
+            )
+
+
+def _class_rng(seed: int, name: str, purpose: str) -> torch.Generator:
+    """Return a random stream that depends on the seed and one name, and on nothing else."""
+    digest = hashlib.sha256(f"fewgen/{purpose}/{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Labelled images of one size.
+
+    Attributes:
+        images: uint8, (N, C, H, W), C in {1, 3}.
+        labels: int64, (N,), in [0, len(class_names)).
+        class_names: one name per class; no two differ only by case.
+        captions: one text per image, or None.
+        name: where the images came from, for reports.
+
+    Raises:
+        DataError: if the parts do not fit each other; all problems at once.
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    captions: tuple[str, ...] | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        problems = ProblemList(
+            f'The image set "{self.name}" is not valid' if self.name else "Not a valid image set"
+        )
+        images, labels = self.images, self.labels
+        if images.dtype != torch.uint8:
+            problems.add(f"images must be uint8, got {images.dtype}")
+        if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
+            problems.add(f"images must have the shape (N, 1 or 3, H, W), got {tuple(images.shape)}")
+        if labels.dtype != torch.int64 or labels.ndim != 1:
+            problems.add(f"labels must be int64 of shape (N,), got {labels.dtype} {tuple(labels.shape)}")
+        elif images.ndim and len(labels) != len(images):
+            problems.add(f"{len(images)} images but {len(labels)} labels")
+        elif len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < len(self.class_names)):
+            problems.add(
+                f"labels reach from {int(labels.min())} to {int(labels.max())}, "
+                f"but there are {len(self.class_names)} class names"
+            )
+        if self.captions is not None and len(self.captions) != len(images):
+            problems.add(f"{len(images)} images but {len(self.captions)} captions")
+        check_class_names(self.class_names, problems)
+        problems.raise_if_any()
+
+    def __len__(self) -> int:
+        return int(self.images.shape[0])
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        kind = "grey" if self.channels == 1 else "colour"
+        return f"ImageSet({self.name or 'unnamed'}: {len(self)} {kind} images of {height}x{width}, {self.n_classes} classes)"
+
+    @property
+    def n_classes(self) -> int:
+        """Number of class names, whether or not each has images."""
+        return len(self.class_names)
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for colour."""
+        return int(self.images.shape[1])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return int(self.images.shape[2]), int(self.images.shape[3])
+
+    def counts(self) -> Tensor:
+        """Return the number of images per class, int64 (n_classes,)."""
+        return torch.bincount(self.labels, minlength=self.n_classes)
+
+    def floats(self, indices: Tensor | Sequence[int] | None = None) -> Tensor:
+        """Return images as models see them: float32 in [-1, 1], (N, C, H, W).
+
+        Args:
+            indices: which images, in which order; None for all.
+        """
+        images = self.images if indices is None else self.images[torch.as_tensor(indices, dtype=torch.int64)]
+        return images.to(torch.float32).div_(127.5).sub_(1.0)
+
+    def subset(self, indices: Tensor | Sequence[int]) -> ImageSet:
+        """Return the images at `indices` (integers, or a mask of N booleans), in that order."""
+        chosen = torch.as_tensor(indices)
+        chosen = chosen.nonzero().flatten() if chosen.dtype == torch.bool else chosen.to(torch.int64)
+        captions = None if self.captions is None else tuple(self.captions[i] for i in chosen.tolist())
+        return ImageSet(self.images[chosen], self.labels[chosen], self.class_names, captions, self.name)
+
+    def class_index(self, class_name: str) -> int:
+        """Return the label of a class.
+
+        Raises:
+            DataError: if no class has this name; the message suggests the closest one.
+        """
+        try:
+            return self.class_names.index(class_name)
+        except ValueError:
+            known = ", ".join(f'"{name}"' for name in self.class_names[:10])
+            more = f" and {self.n_classes - 10} more" if self.n_classes > 10 else ""
+            raise DataError(
+                f'There is no class "{class_name}".{suggest(class_name, self.class_names)} Classes: {known}{more}.'
+            ) from None
+
+    def select_classes(self, names: Iterable[str]) -> ImageSet:
+        """Return the images of these classes, in their order here, labelled 0, 1, ... in the order of `names`."""
+        chosen = tuple(names)
+        new_label = torch.full((self.n_classes,), -1, dtype=torch.int64)
+        for label, class_name in enumerate(chosen):
+            new_label[self.class_index(class_name)] = label
+        labels = new_label[self.labels]
+        keep = (labels >= 0).nonzero().flatten()
+        captions = None if self.captions is None else tuple(self.captions[i] for i in keep.tolist())
+        return ImageSet(self.images[keep], labels[keep], chosen, captions, self.name)
+
+    def _drawn(self, n_needed: int, seed: int, asked: str) -> list[Tensor]:
+        """Return per class its image indices in a random order that no other class influences."""
+        problems = ProblemList("Too few images")
+        orders = []
+        for label, class_name in enumerate(self.class_names):
+            indices = (self.labels == label).nonzero().flatten()
+            if len(indices) < n_needed:
+                problems.add(
+                    f'Class "{class_name}" has {len(indices)} images, but {asked} are needed. '
+                    f"Add {n_needed - len(indices)} images, or ask for fewer."
+                )
+            order = torch.randperm(len(indices), generator=_class_rng(seed, class_name, "shots"))
+            orders.append(indices[order])
+        problems.raise_if_any()
+        return orders
+
+    def shots(self, k: int, seed: int) -> ImageSet:
+        """Draw k images per class.
+
+        The draw of a class depends on its own images, its name and the seed, not on the other classes,
+        and is nested: `shots(5, seed)` is contained in `shots(30, seed)`.
+
+        Args:
+            k: images per class, at least 1.
+            seed: the same seed gives the same images on every machine.
+
+        Returns:
+            k * n_classes images, grouped by class.
+
+        Raises:
+            DataError: if a class has fewer than k images; names every such class.
+        """
+        return self.split_shots(k, 0, seed)[0]
+
+    def split_shots(self, k: int, n_holdout: int, seed: int) -> tuple[ImageSet, ImageSet]:
+        """Draw k images per class for training and `n_holdout` other ones to hold out.
+
+        Returns:
+            The training set, equal to `shots(k, seed)`, and the held-out set (empty if `n_holdout` is 0).
+
+        Raises:
+            DataError: if a class has fewer than k + n_holdout images; names every such class.
+        """
+        if k < 1 or n_holdout < 0:
+            raise DataError(f"shots must be at least 1 and n_holdout at least 0, got {k} and {n_holdout}.")
+        asked = f"{k} shots" if n_holdout == 0 else f"{k} shots + {n_holdout} held out = {k + n_holdout}"
+        orders = self._drawn(k + n_holdout, seed, asked)
+        empty = torch.zeros(0, dtype=torch.int64)
+        train = torch.cat([empty, *(order[:k] for order in orders)])
+        held_out = torch.cat([empty, *(order[k : k + n_holdout] for order in orders)])
+        return self.subset(train), self.subset(held_out)
+
+    def base_novel(self, n_base: int, n_val: int, seed: int) -> ClassSplit:
+        """Split the classes at random into base, validation and novel ones (the rest).
+
+        Raises:
+            DataError: if no class would be left as novel.
+        """
+        if n_base < 1 or n_val < 0 or n_base + n_val >= self.n_classes:
+            raise DataError(
+                f"n_base = {n_base} and n_val = {n_val} cannot be taken from {self.n_classes} classes: "
+                "n_base must be at least 1, and at least one class must remain as novel."
+            )
+        order = torch.randperm(self.n_classes, generator=_class_rng(seed, "", "classes")).tolist()
+        names = [self.class_names[i] for i in order]
+        return ClassSplit(
+            tuple(names[:n_base]), tuple(names[n_base : n_base + n_val]), tuple(names[n_base + n_val :])
+        )
+
+
+@dataclass(frozen=True)
+class ClassSplit:
+    """Disjoint groups of class names: to train on, to choose settings by, and to adapt to.
+
+    Raises:
+        DataError: if a class is in two groups.
+    """
+
+    base: tuple[str, ...]
+    val: tuple[str, ...]
+    novel: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        problems = ProblemList("Not a valid class split")
+        check_class_names((*self.base, *self.val, *self.novel), problems)
+        problems.raise_if_any()
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write the split as JSON with the keys base, val and novel."""
+        write_json(path, {"base": list(self.base), "val": list(self.val), "novel": list(self.novel)})
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str]) -> ClassSplit:
+        """Read a split written by `to_json`.
+
+        Raises:
+            DataError: if the file is missing or is not a split.
+        """
+        value: Any = read_json(path)
+        keys = ("base", "val", "novel")
+        if not isinstance(value, dict) or set(value) != set(keys):
+            raise DataError(
+                f'"{path}" is not a class split: it must have exactly the keys base, val and novel.'
+            )
+        for key in keys:
+            if not isinstance(value[key], list) or not all(isinstance(name, str) for name in value[key]):
+                raise DataError(f'"{path}" is not a class split: "{key}" must be a list of class names.')
+        return cls(*(tuple(value[key]) for key in keys))
+
+    def apply(self, images: ImageSet) -> tuple[ImageSet, ImageSet, ImageSet]:
+        """Return the base, validation and novel images, each relabelled from 0."""
+        return (
+            images.select_classes(self.base),
+            images.select_classes(self.val),
+            images.select_classes(self.novel),
+        )

@@ -1,0 +1,229 @@
+"""Files that survive: atomic writes, JSON, and rules for folders that commands write into.
+
+A write goes to a temporary file in the same folder, is flushed to the disk and then renamed over the
+old file. A kill, a full disk or an error in the writer therefore leaves either the old file or the new
+one, and never half of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fewgen.errors import DataError, FewgenError, OutputError
+
+RUN_MARKER = ".fewgen-run"
+"""Empty file that marks a folder as a run of ours from its first second on, before any checkpoint."""
+
+_OS_ERROR_IN_TEXT = re.compile(r"\(os error (\d+)\)")
+
+
+def _reason(error: BaseException) -> str | None:
+    """Say why the operating system refused a write; None if `error` is not of that kind."""
+    code: int | None = None
+    if isinstance(error, OSError):
+        code = error.errno
+    else:
+        # safetensors writes from Rust and reports a full disk as its own exception with this text.
+        found = _OS_ERROR_IN_TEXT.search(str(error))
+        if found is None:
+            return None
+        code = int(found.group(1))
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full. Free some space, or choose another place"
+    if code in (errno.EACCES, errno.EPERM):
+        return "writing there is not permitted. Change its permissions, or choose another place"
+    if code == errno.EROFS:
+        return "the file system is read-only. Choose another place"
+    if code in (errno.ENOTDIR, errno.EEXIST):
+        return "a part of this path is a file, not a folder. Choose another place"
+    return os.strerror(code) if code else str(error)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush the folder's own entry, so that a rename survives a power cut, where the system can."""
+    with contextlib.suppress(OSError):  # not possible on Windows and on some network file systems
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def make_dir(path: str | os.PathLike[str]) -> Path:
+    """Create a folder and its parents; an existing folder is fine.
+
+    Raises:
+        OutputError: if it cannot be created.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f'Cannot create the folder "{folder}": {_reason(error)}.') from error
+    return folder
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; after the block it takes the place of `path` at once.
+
+    The temporary file has the ending of `path` (writers such as numpy and Pillow look at it) and a name
+    that starts with a dot (loaders ignore it). Missing parent folders are created. If the block raises,
+    the temporary file is removed and an existing `path` stays as it was.
+
+    Args:
+        path: the file to write; a link is followed, so that the file it points to is replaced.
+
+    Raises:
+        OutputError: if the operating system refuses (disk full, no permission, read-only).
+    """
+    shown = Path(path)
+    target = Path(os.path.realpath(shown))
+    if target.is_dir():
+        raise OutputError(f'Cannot write the file "{shown}": a folder has this name. Choose another name.')
+    make_dir(target.parent)
+    temporary = target.with_name(f".{target.stem[:100]}.{secrets.token_hex(6)}.tmp{target.suffix}")
+    try:
+        # Created with the mode that the user's umask asks for; mkstemp would make it private.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        yield temporary
+        descriptor = os.open(temporary, os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, target)
+        _sync_folder(target.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, FewgenError) or not isinstance(error, Exception):
+            raise
+        reason = _reason(error)
+        if reason is None:
+            raise
+        kept = " The previous file is unchanged." if target.exists() else ""
+        raise OutputError(f'Cannot write "{shown}": {reason}.{kept}') from error
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write `value` as indented JSON, atomically.
+
+    Raises:
+        ValueError: if `value` holds NaN or infinity, which JSON does not know.
+        OutputError: if the file cannot be written.
+    """
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str], error: type[FewgenError] = DataError) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: the file.
+        error: what to raise, so that a broken checkpoint can be told from broken data.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        raise error(f'"{path}" does not exist.') from None
+    except OSError as cause:
+        raise error(f'"{path}" cannot be read: {cause.strerror or cause}.') from cause
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as cause:
+        raise error(f'"{path}" is not valid JSON: {cause}.') from cause
+
+
+def is_run_dir(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a folder is a run of ours: by its marker, or by a config beside weights or state."""
+    folder = Path(path)
+    if (folder / RUN_MARKER).is_file():
+        return True
+    return (folder / "config.yaml").is_file() and (
+        (folder / "model.safetensors").is_file() or (folder / "state").is_dir()
+    )
+
+
+def _probe(folder: Path, shown: Path) -> None:
+    """Write and delete an empty file: permission bits alone do not tell whether a place is writable."""
+    probe = folder / f".fewgen-{secrets.token_hex(6)}.tmp"
+    try:
+        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        probe.unlink()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+        raise OutputError(f'Cannot write into "{shown}": {_reason(error)}.') from error
+
+
+def prepare_output_dir(path: str | os.PathLike[str], *, run: bool = True) -> Path:
+    """Return a folder that is there, writable, and either empty or an earlier run of ours.
+
+    Args:
+        path: the folder; created with its parents if missing.
+        run: True marks the folder as a run (`RUN_MARKER`) and accepts an earlier run, to resume it.
+            False accepts only a new or empty folder, for example for images.
+
+    Raises:
+        OutputError: if it is a file, cannot be written, or holds files that are not ours. Nothing is
+            changed then.
+    """
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f'"{folder}" is a file, but a folder is needed. Choose another name.')
+    if folder.is_dir():
+        try:
+            foreign = sorted(entry.name for entry in folder.iterdir() if not _is_leftover(entry.name))
+        except OSError as error:
+            raise OutputError(f'Cannot read the folder "{folder}": {_reason(error)}.') from error
+        if foreign and not (run and is_run_dir(folder)):
+            what = "not a fewgen run" if run else "not empty"
+            raise OutputError(
+                f'The folder "{folder}" is {what} (it holds "{foreign[0]}"'
+                f"{f' and {len(foreign) - 1} more' if len(foreign) > 1 else ''}). "
+                "Nothing was changed. Choose a new or empty folder."
+            )
+    make_dir(folder)
+    _probe(folder, folder)
+    if run:
+        write_text(folder / RUN_MARKER, "")
+    return folder
+
+
+def _is_leftover(name: str) -> bool:
+    """Tell whether a name is nobody's content: folder settings of a desktop, or our own killed writes."""
+    return name in (".DS_Store", "Thumbs.db", "desktop.ini") or (name.startswith(".") and ".tmp" in name)
+
+
+def prepare_output_file(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    """Return a file path that can be written; the file itself is not created.
+
+    Args:
+        path: the file; missing parent folders are created.
+        overwrite: whether an existing file may be replaced.
+
+    Raises:
+        OutputError: if it exists (and `overwrite` is False), is a folder, or cannot be written.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise OutputError(f'"{file}" is a folder, but a file is needed. Add a file name.')
+    if not overwrite and (file.exists() or file.is_symlink()):
+        raise OutputError(f'"{file}" exists already and was left as it is. Choose another name.')
+    make_dir(file.parent)
+    _probe(file.parent, file.parent)
+    return file
