@@ -1,0 +1,1 @@
+"""Networks: variational autoencoder halves, codebook, prior over codes, weight averages."""
