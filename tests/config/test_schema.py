@@ -98,7 +98,8 @@ def test_wrong_types_name_the_key(values, message):
 
 def test_whole_floats_are_counts_and_whole_numbers_are_floats():
     config = from_dict(Outer, {"steps": 1e3, "inner": {"rate": 1}})
-    assert config.steps == 1000 and isinstance(config.steps, int)
+    assert config.steps == 1000
+    assert isinstance(config.steps, int)
     assert isinstance(config.inner.rate, float)
 
 
@@ -118,7 +119,8 @@ def test_precedence_defaults_preset_file_flags():
 def test_merge_leaves_its_inputs_alone():
     below, above = {"a": {"b": 1}}, {"a": {"c": 2}}
     assert merge(below, above) == {"a": {"b": 1, "c": 2}}
-    assert below == {"a": {"b": 1}} and above == {"a": {"c": 2}}
+    assert below == {"a": {"b": 1}}
+    assert above == {"a": {"c": 2}}
 
 
 def test_what_cannot_be_written_is_an_error():

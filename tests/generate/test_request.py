@@ -53,7 +53,8 @@ def test_noise_is_standard_normal_and_uniform_is_uniform():
     assert abs(stats.skew(z.ravel())) < 4 * np.sqrt(6 / z.size)
     assert abs(stats.kurtosis(z.ravel())) < 4 * np.sqrt(24 / z.size)
     u = uniform(torch.arange(20_000), (20,)).double().numpy()
-    assert u.min() >= 0 and u.max() < 1
+    assert u.min() >= 0
+    assert u.max() < 1
     assert stats.kstest(u.ravel(), "uniform").pvalue > 1e-3
 
 
@@ -102,7 +103,8 @@ def test_image_seeds_of_two_run_seeds_never_meet():
 
 def test_request_checks_what_it_is_given():
     request = GenerationRequest.per_class([0, 2], n=2, seed=1)
-    assert request.labels.tolist() == [0, 0, 2, 2] and len(request) == 4
+    assert request.labels.tolist() == [0, 0, 2, 2]
+    assert len(request) == 4
     with pytest.raises(ConfigError, match="either labels or texts"):
         GenerationRequest(seeds=[1])
     with pytest.raises(ShapeError, match="one seed per image"):
@@ -124,6 +126,7 @@ def test_free_texts_become_names_of_their_own():
         texts=("red shirt", "red shirt", "bag"),
     )
     labels, names = images.named()
-    assert names == ("red shirt", "bag") and labels.tolist() == [0, 0, 1]
+    assert names == ("red shirt", "bag")
+    assert labels.tolist() == [0, 0, 1]
     with pytest.raises(ShapeError, match="uint8"):
         GeneratedImages(torch.zeros(1, 1, 2, 2), torch.tensor([0]), ("a",), torch.tensor([0]))

@@ -1,0 +1,159 @@
+"""Grids, strips and pairs as Pillow images, with class names beside the rows.
+
+Made from pixels only: no plotting library, so that writing a grid is fast and exact (one image pixel is
+`scale` by `scale` picture pixels, never smoothed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewgen.errors import DataError, ShapeError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+GAP = 2
+BACKGROUND = (255, 255, 255)
+INK = (40, 40, 40)
+MIN_CELL_PIXELS = 56
+"""Small images are enlarged by a whole number until a cell is at least this wide."""
+
+
+def grid(
+    images: Tensor, columns: int, labels: Sequence[str] | None = None, scale: int | None = None
+) -> Image:
+    """Return images in rows from left to right.
+
+    Args:
+        images: uint8 (N, C, H, W), C in {1, 3}.
+        columns: images per row.
+        labels: a text per row, drawn left of it.
+        scale: enlargement by a whole number; by default small images become easy to see.
+    """
+    from PIL import Image as PillowImage
+
+    cells = _cells(images)
+    if columns < 1:
+        raise DataError(f"A grid needs at least 1 column, got {columns}.")
+    if len(cells) == 0:
+        raise DataError("A grid needs at least one image.")
+    scale = scale or max(1, -(-MIN_CELL_PIXELS // min(cells.shape[1:3])))
+    cells = cells.repeat(scale, axis=1).repeat(scale, axis=2)
+    height, width = cells.shape[1:3]
+    rows = -(-len(cells) // columns)
+    if labels is not None and len(labels) != rows:
+        raise ShapeError(f"{len(labels)} row labels for {rows} rows.")
+    texts = [_Text(label, height) for label in labels] if labels else []
+    margin = max((text.width for text in texts), default=0) + (4 * GAP if texts else 0)
+    canvas = PillowImage.new(
+        "RGB", (margin + columns * (width + GAP) + GAP, rows * (height + GAP) + GAP), BACKGROUND
+    )
+    for index, cell in enumerate(cells):
+        row, column = divmod(index, columns)
+        corner = (margin + GAP + column * (width + GAP), GAP + row * (height + GAP))
+        canvas.paste(PillowImage.fromarray(cell), corner)
+    for row, text in enumerate(texts):
+        text.draw(canvas, 2 * GAP, GAP + row * (height + GAP), height)
+    return canvas
+
+
+def class_grid(
+    images: Tensor, labels: Tensor, class_names: Sequence[str], columns: int = 8, scale: int | None = None
+) -> Image:
+    """Return one labelled row per class in use, up to `columns` images each; short rows end in white."""
+    rows, names = [], []
+    for label in sorted(set(labels.tolist())):
+        of_class = images[labels == label][:columns]
+        blank = torch.full((columns - len(of_class), *images.shape[1:]), 255, dtype=torch.uint8)
+        rows.append(torch.cat([of_class, blank]))
+        names.append(class_names[label])
+    if not rows:
+        raise DataError("A grid needs at least one image.")
+    used = max(int((labels == label).sum()) for label in set(labels.tolist()))
+    shown = min(columns, used)
+    return grid(torch.cat([row[:shown] for row in rows]), shown, names, scale)
+
+
+def strip(images: Tensor, ends: tuple[str, str] | None = None, scale: int | None = None) -> Image:
+    """Return images in one row, with a text under the first and the last one."""
+    from PIL import Image as PillowImage
+
+    row = grid(images, len(images), scale=scale)
+    if ends is None:
+        return row
+    left, right = (_Text(end, 14) for end in ends)
+    width = max(row.width, left.width + right.width + 8 * GAP)
+    canvas = PillowImage.new("RGB", (width, row.height + 20), BACKGROUND)
+    canvas.paste(row, (0, 0))
+    left.draw(canvas, GAP, row.height, 18)
+    right.draw(canvas, width - right.width - GAP, row.height, 18)
+    return canvas
+
+
+def pairs(
+    originals: Tensor,
+    others: Tensor,
+    columns: int = 10,
+    labels: tuple[str, str] = ("original", "reconstruction"),
+    scale: int | None = None,
+) -> Image:
+    """Return originals with their counterparts directly below, row pair after row pair."""
+    if originals.shape != others.shape:
+        raise ShapeError(f"Pairs need equal shapes, got {tuple(originals.shape)} and {tuple(others.shape)}.")
+    columns = min(columns, len(originals))
+    rows, names = [], []
+    for start in range(0, len(originals), max(1, columns)):
+        for images, name in ((originals, labels[0]), (others, labels[1])):
+            part = images[start : start + columns]
+            blank = torch.full((columns - len(part), *images.shape[1:]), 255, dtype=torch.uint8)
+            rows.append(torch.cat([part, blank]))
+            names.append(name)
+    if not rows:
+        raise DataError("A picture of pairs needs at least one pair.")
+    return grid(torch.cat(rows), columns, names, scale)
+
+
+def _cells(images: Tensor) -> np.ndarray:
+    """Return the images as uint8 (N, H, W, 3), which is what Pillow pastes."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ShapeError(
+            f"Pictures are made of uint8 images (N, 1 or 3, H, W), got {images.dtype} {tuple(images.shape)}."
+        )
+    array = images.cpu().permute(0, 2, 3, 1).numpy()
+    return np.ascontiguousarray(np.repeat(array, 3, axis=3) if array.shape[3] == 1 else array)
+
+
+class _Text:
+    """One line of text, shortened to `MAX` characters, measured before it is drawn."""
+
+    MAX = 28
+
+    def __init__(self, text: str, height: int) -> None:
+        from PIL import ImageFont
+
+        cleaned = " ".join(text.split())
+        self.text = cleaned if len(cleaned) <= self.MAX else cleaned[: self.MAX - 1] + "…"
+        size = max(10, min(16, height // 3))
+        try:
+            self.font = ImageFont.load_default(size)
+        except (TypeError, OSError):  # Pillow without FreeType has one small bitmap font
+            self.font = ImageFont.load_default()
+        try:
+            self.width = int(self.font.getlength(self.text)) + 1
+        except (UnicodeEncodeError, ValueError):  # the bitmap font knows Latin-1 only
+            self.text = self.text.encode("ascii", "replace").decode()
+            self.width = int(self.font.getlength(self.text)) + 1
+
+    def draw(self, canvas: Image, x: int, y: int, height: int) -> None:
+        """Write the text with its middle `height / 2` below `y`."""
+        from PIL import ImageDraw
+
+        draw = ImageDraw.Draw(canvas)
+        _, top, _, bottom = draw.textbbox((0, 0), self.text, font=self.font)
+        draw.text((x, y + (height - (bottom - top)) / 2 - top), self.text, fill=INK, font=self.font)
