@@ -68,6 +68,7 @@ def test_every_shipped_preset_loads_into_its_dataclasses(method, preset):
     from fewgen.training import TrainConfig
 
     values = load_preset(method, preset)
-    assert values["description"] and values["expected"], "a preset says what it is and what to expect"
+    assert values["description"]
+    assert values["expected"], "a preset says what to expect"
     from_dict(get_method(method).Config, values["model"], "model")
     from_dict(TrainConfig, values["training"], "training")

@@ -1,5 +1,6 @@
 """Settings: dataclasses to YAML and back, and the presets that come with the package."""
 
+from fewgen.config.call import accepts_config, call_settings
 from fewgen.config.io import (
     dump_yaml,
     list_presets,
@@ -12,6 +13,8 @@ from fewgen.config.io import (
 from fewgen.config.schema import check_keys, from_dict, merge, resolve, to_dict
 
 __all__ = [
+    "accepts_config",
+    "call_settings",
     "check_keys",
     "dump_yaml",
     "from_dict",

@@ -1,0 +1,92 @@
+"""Keywords of a function from a settings file: the same rule for Python and for the command line."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from fewgen.config.io import read_config
+from fewgen.config.schema import check_keys, merge
+from fewgen.errors import ConfigError
+
+T = TypeVar("T")
+
+SECTIONS = ("model", "training")
+"""Keywords that are sections: the file's and the call's keys are merged, and the call's win."""
+
+
+def call_settings(
+    function: Callable[..., Any], given: Mapping[str, Any], defaults: bool = True
+) -> dict[str, Any]:
+    """Return the keywords to call `function` with: its defaults, then the file, then what was given.
+
+    Args:
+        function: any function with a `config` keyword (a file or a dictionary).
+        given: the keywords that the caller spelt out, `config` among them.
+        defaults: whether to fill in the function's own defaults.
+
+    Raises:
+        ConfigError: unknown keys in the file (with suggestions), or a required keyword is missing.
+    """
+    parameters = inspect.signature(function).parameters
+    known = [name for name in parameters if name != "config"]
+    source = given.get("config")
+    file = read_config(source)
+    where = "" if source is None or isinstance(source, Mapping) else str(source)
+    check_keys(file, known, where)
+    settings: dict[str, Any] = {}
+    for name in known:
+        if name in SECTIONS and (name in given or name in file):
+            settings[name] = merge(
+                _section(file.get(name), name), _section(given.get(name), name)
+            )
+        elif name in given:
+            settings[name] = given[name]
+        elif name in file:
+            settings[name] = file[name]
+        elif parameters[name].default is not inspect.Parameter.empty:
+            if defaults:
+                settings[name] = parameters[name].default
+        else:
+            raise ConfigError(
+                f'"{name}" is missing. Give it as an argument, or as "{name}: ..." in the settings file.'
+            )
+    return settings
+
+
+def accepts_config(function: Callable[..., T]) -> Callable[..., T]:
+    """Let the keyword `config` (a YAML file or a dictionary) supply keywords that are not given.
+
+    What the call spells out wins over the file, even where it equals the default.
+    """
+
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **keywords: Any) -> T:
+        try:
+            given = dict(signature.bind_partial(*args, **keywords).arguments)
+        except TypeError as error:
+            # An unknown keyword is the programmer's mistake, but a suggestion helps them too.
+            check_keys(keywords, signature.parameters)
+            raise error
+        return function(**call_settings(function, given))
+
+    return wrapper
+
+
+def _section(values: Any, name: str) -> dict[str, Any]:
+    """Return a section with keys like "a.b" unfolded into nested sections."""
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping):
+        raise ConfigError(f'"{name}" must be a section of keys and values, got {values!r}.')
+    unfolded: dict[str, Any] = {}
+    for key, value in values.items():
+        nested: Any = value
+        for part in reversed(str(key).split(".")):
+            nested = {part: nested}
+        unfolded = merge(unfolded, nested)
+    return unfolded
