@@ -101,7 +101,7 @@ class ImageSet:
             problems.add(f"labels must be int64 of shape (N,), got {labels.dtype} {tuple(labels.shape)}")
         elif images.ndim and len(labels) != len(images):
             problems.add(f"{len(images)} images but {len(labels)} labels")
-        elif len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < len(self.class_names)):
+        elif len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < len(self.class_names)):
             problems.add(
                 f"labels reach from {int(labels.min())} to {int(labels.max())}, "
                 f"but there are {len(self.class_names)} class names"
@@ -117,7 +117,8 @@ class ImageSet:
     def __repr__(self) -> str:
         height, width = self.size
         kind = "grey" if self.channels == 1 else "colour"
-        return f"ImageSet({self.name or 'unnamed'}: {len(self)} {kind} images of {height}x{width}, {self.n_classes} classes)"
+        what = f"{len(self)} {kind} images of {height}x{width}, {self.n_classes} classes"
+        return f"ImageSet({self.name or 'unnamed'}: {what})"
 
     @property
     def n_classes(self) -> int:
@@ -166,11 +167,12 @@ class ImageSet:
             known = ", ".join(f'"{name}"' for name in self.class_names[:10])
             more = f" and {self.n_classes - 10} more" if self.n_classes > 10 else ""
             raise DataError(
-                f'There is no class "{class_name}".{suggest(class_name, self.class_names)} Classes: {known}{more}.'
+                f'There is no class "{class_name}".{suggest(class_name, self.class_names)} '
+                f"Classes: {known}{more}."
             ) from None
 
     def select_classes(self, names: Iterable[str]) -> ImageSet:
-        """Return the images of these classes, in their order here, labelled 0, 1, ... in the order of `names`."""
+        """Return the images of these classes, in their order here; `names[i]` gets the label i."""
         chosen = tuple(names)
         new_label = torch.full((self.n_classes,), -1, dtype=torch.int64)
         for label, class_name in enumerate(chosen):

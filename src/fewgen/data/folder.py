@@ -1,0 +1,408 @@
+"""Images from a folder with one subfolder per class.
+
+A folder is checked as a whole: every file that cannot be used is named in one error, with what to do.
+Nothing is repaired silently. Where a repair is possible (a background for transparent images, 8 bits for
+16, RGB for CMYK), it has an option that the user sets.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fewgen.data.imageset import ImageSet, check_class_names
+from fewgen.data.transforms import check_fit, check_size, fit_image, from_pillow, parallel_map, to_pillow
+from fewgen.errors import ConfigError, DataError, ProblemList, suggest
+from fewgen.files import atomic_write, prepare_output_dir
+
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
+MAX_FILE_BYTES = 256 * 2**20
+MAX_PIXELS = 64 * 10**6
+"""Larger images are refused before they are unpacked: a small file can unpack to many gigabytes."""
+
+Alpha = Literal["error", "white", "black"]
+ALPHAS: tuple[str, ...] = ("error", "white", "black")
+
+_IGNORED = {"thumbs.db", "desktop.ini", "__macosx"}
+_SPLIT_NAMES = {"train": ("train",), "test": ("test", "val", "validation")}
+_NOT_IN_FILE_NAMES = re.compile(r'[/\\:*?"<>|%\x00-\x1f]|^\.|[. ]$')
+_ENCODED = re.compile(r"%([0-9A-F]{2})")
+
+
+class _Problem(Exception):
+    """What is wrong with one file; becomes a line of the one error about the folder."""
+
+
+def class_to_folder(name: str) -> str:
+    """Return a folder name for a class, with characters that file systems refuse as %XX.
+
+    >>> class_to_folder("T-shirt/top")
+    'T-shirt%2Ftop'
+    """
+    return _NOT_IN_FILE_NAMES.sub(lambda match: f"%{ord(match.group()):02X}", name)
+
+
+def folder_to_class(name: str) -> str:
+    """Return the class that a folder stands for, the inverse of `class_to_folder`.
+
+    >>> folder_to_class("T-shirt%2Ftop"), folder_to_class("100% wool")
+    ('T-shirt/top', '100% wool')
+    """
+
+    def decode(match: re.Match[str]) -> str:
+        character = chr(int(match.group(1), 16))
+        return character if _NOT_IN_FILE_NAMES.search(character) else match.group()
+
+    return _ENCODED.sub(decode, name)
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Return the entries of a folder in a fixed order, without hidden files and those of desktops."""
+    try:
+        entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f'The folder "{folder}" cannot be read: {error.strerror or error}.') from error
+    return [e for e in entries if not e.name.startswith(".") and e.name.lower() not in _IGNORED]
+
+
+def _find_split(root: Path, split: str) -> Path:
+    """Return the part of `root` that holds a split; `root` itself if it has no parts."""
+    names = {entry.name.lower(): entry for entry in _visible(root) if entry.is_dir()}
+    known = {name for group in _SPLIT_NAMES.values() for name in group}
+    # Only when nothing else is there, so that classes called "train" and "bus" stay classes.
+    parts = (
+        names and set(names) <= known and all(any(c.is_dir() for c in _visible(p)) for p in names.values())
+    )
+    if parts:
+        for name in _SPLIT_NAMES[split]:
+            if name in names:
+                return names[name]
+    if parts or split != "train":
+        raise DataError(
+            f'The folder "{root}" has no {split} part. Put the images into "{root / split}", with one '
+            "subfolder per class, or name another folder."
+        )
+    return root
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    array: np.ndarray[Any, Any]  # uint8 (C, H, W)
+    original: tuple[int, int]  # width, height
+
+
+def _is_16_bit(image: Image.Image, data: bytes) -> bool:
+    """Tell whether the file stores more than 8 bits per channel, which Pillow partly hides."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return True
+    if image.format == "PNG":
+        return len(data) > 24 and data[24] == 16
+    if image.format == "TIFF":
+        bits = image.tag_v2.get(258, ())  # type: ignore[attr-defined]
+        return max(bits if isinstance(bits, tuple) else (bits,), default=8) > 8
+    return False
+
+
+def _reduce_16_bit(image: Image.Image) -> Image.Image:
+    """Return an 8-bit image of the same appearance."""
+    if not image.mode.startswith("I"):
+        return image  # Pillow has kept the high byte of each channel already
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise _Problem("has values outside of 16 bits, whose meaning is unknown; save it as 8-bit PNG")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def _on_background(image: Image.Image, alpha: str) -> Image.Image:
+    """Return the image without transparency, on the background that the user chose."""
+    image = image.convert("RGBA")
+    low = image.getchannel("A").getextrema()[0]
+    if isinstance(low, (int, float)) and low == 255:
+        return image.convert("RGB")  # nothing is transparent, so nothing is lost
+    if alpha == "error":
+        raise _Problem('is transparent; save it on a background, or pass alpha="white" or alpha="black"')
+    paper = Image.new("RGBA", image.size, alpha)
+    return Image.alpha_composite(paper, image).convert("RGB")
+
+
+def _is_grey(image: Image.Image) -> bool:
+    array = np.asarray(image)
+    return bool((array[..., 0] == array[..., 1]).all() and (array[..., 1] == array[..., 2]).all())
+
+
+def _to_l_or_rgb(image: Image.Image, data: bytes, alpha: str, convert: bool) -> Image.Image:
+    """Return the image in mode L or RGB, or say why that would lose something."""
+    if _is_16_bit(image, data):
+        if image.mode == "F":
+            raise _Problem("has floating-point values, whose range is unknown; save it as 8-bit PNG")
+        if not convert:
+            raise _Problem("has 16 bits per channel; save it with 8, or pass convert=True")
+        image = _reduce_16_bit(image)
+    mode = image.mode
+    if mode in ("CMYK", "LAB", "HSV"):
+        if not convert or mode != "CMYK":
+            also = ", or pass convert=True" if mode == "CMYK" else ""
+            raise _Problem(f"is in the colour space {mode}; save it as RGB{also}")
+        return image.convert("RGB")
+    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        grey = mode in ("L", "LA", "La", "1")
+        image = _on_background(image, alpha)
+        return image.convert("L") if grey or (mode in ("P", "PA") and _is_grey(image)) else image
+    if mode == "1":
+        return image.convert("L")
+    if mode == "P":
+        # What the pixels use decides, not the rest of the palette.
+        image = image.convert("RGB")
+        return image.convert("L") if _is_grey(image) else image
+    if mode == "YCbCr":
+        return image.convert("RGB")
+    if mode not in ("L", "RGB"):
+        raise _Problem(f"has the unknown pixel form {mode}; save it as RGB or grey PNG")
+    return image
+
+
+def _decode(
+    path: Path, size: int | None, fit: str, channels: int | None, alpha: str, convert: bool
+) -> _Decoded:
+    """Read one file; raises `_Problem` with what is wrong and what to do."""
+    try:
+        n_bytes = path.stat().st_size
+        if n_bytes > MAX_FILE_BYTES:
+            raise _Problem(f"has {n_bytes} bytes, more than {MAX_FILE_BYTES}; reduce it")
+        if n_bytes == 0:
+            raise _Problem("is empty; replace or delete it")
+        data = path.read_bytes()
+    except OSError as error:
+        raise _Problem(f"cannot be read ({error.strerror or error})") from error
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            # A photo with a preview or a depth map beside it (MPO) is one photo, not an animation.
+            n_frames = getattr(image, "n_frames", 1)
+            if n_frames > 1 and image.format != "MPO":
+                raise _Problem(f"is animated or has several pages ({n_frames}); save one of them")
+            if image.size[0] * image.size[1] > MAX_PIXELS:
+                raise _Problem(
+                    f"has {image.size[0]}x{image.size[1]} pixels, more than {MAX_PIXELS}; reduce it"
+                )
+            if image.format == "PNG":
+                # Loading alone does not notice damage after the last pixel, nor a wrong checksum.
+                with Image.open(io.BytesIO(data), formats=("PNG",)) as check:
+                    check.verify()
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            plain = _to_l_or_rgb(upright, data, alpha, convert)
+    except _Problem:
+        raise
+    except Image.DecompressionBombError:
+        raise _Problem(f"has far more than {MAX_PIXELS} pixels; reduce it") from None
+    except UnidentifiedImageError:
+        known = ", ".join(name.lower() for name in FORMATS)
+        raise _Problem(
+            f"is not an image, or is damaged (known formats: {known}); replace or delete it"
+        ) from None
+    except Exception as error:  # Pillow raises many kinds on damaged files
+        raise _Problem(f"is damaged or truncated ({error}); replace or delete it") from error
+    original = plain.size
+    if channels is not None:
+        plain = plain.convert("L" if channels == 1 else "RGB")
+    if size is not None:
+        plain = fit_image(plain, size, fit)
+    return _Decoded(from_pillow(plain), original)
+
+
+def _collect(root: Path, problems: ProblemList) -> tuple[list[str], list[Path], list[int]]:
+    """Return class names, files and labels below `root`; problems of names and places are added."""
+    real_root = Path(os.path.realpath(root))
+
+    def leaves(entry: Path) -> bool:
+        return not Path(os.path.realpath(entry)).is_relative_to(real_root)
+
+    class_names: list[str] = []
+    files: list[Path] = []
+    labels: list[int] = []
+    for entry in _visible(root):
+        shown = entry.relative_to(root)
+        if leaves(entry):
+            problems.add(f'"{shown}" is a link that leads out of the folder; copy what it points to')
+        elif not entry.is_dir():
+            problems.add(f'"{shown}" is not in the folder of a class; move it into one, or delete it')
+        else:
+            label = len(class_names)
+            class_names.append(folder_to_class(entry.name))
+            before = len(files)
+            inside = _visible(entry)
+            for file in inside:
+                shown = file.relative_to(root)
+                if leaves(file):
+                    problems.add(f'"{shown}" is a link that leads out of the folder; copy what it points to')
+                elif file.is_dir():
+                    problems.add(f'"{shown}" is a folder inside a class; move its images one folder up')
+                elif not file.is_file():
+                    problems.add(f'"{shown}" is not an ordinary file; delete it')
+                else:
+                    files.append(file)
+                    labels.append(label)
+            if len(files) == before:
+                problems.add(f'the class folder "{entry.name}" has no images; add some, or delete it')
+    check_class_names(class_names, problems)
+    return class_names, files, labels
+
+
+def load_folder(
+    path: str | os.PathLike[str],
+    *,
+    split: str = "train",
+    size: int | None = None,
+    channels: int | None = None,
+    fit: str = "crop",
+    alpha: str = "error",
+    convert: bool = False,
+    min_classes: int = 1,
+    name: str = "",
+) -> ImageSet:
+    """Read a folder with one subfolder per class, named as the class.
+
+    Args:
+        path: the folder. If it holds only `train` and `test` (or `val`), these are its parts.
+        split: "train" or "test"; a folder without parts has only "train".
+        size: side of the square images in pixels; None keeps the size, which must then be one for all.
+        channels: 1, 3, or None to keep grey or colour, which must then be one for all.
+        fit: "crop", "pad" or "stretch", see `transforms.fit_image`.
+        alpha: what to do with transparent images: "error", or put them on "white" or "black".
+        convert: True reduces 16-bit images to 8 bits and converts CMYK to RGB; else they are problems.
+        min_classes: fewer classes are a problem.
+        name: where the images came from; the folder name if empty.
+
+    Returns:
+        Images ordered by class name, then by file name. Files are turned upright as their EXIF data says.
+
+    Raises:
+        DataError: lists every problem of the folder at once: unusable files, empty classes, names that
+            differ only by case, links that leave the folder, mixed sizes, grey among colour.
+    """
+    check_size(size)
+    check_fit(fit)
+    if alpha not in ALPHAS:
+        raise ConfigError(
+            f'Unknown alpha "{alpha}".{suggest(alpha, ALPHAS)} Choose one of: {", ".join(ALPHAS)}.'
+        )
+    if channels not in (None, 1, 3):
+        raise ConfigError(f"channels must be 1 (grey), 3 (colour) or left out, got {channels!r}.")
+    root = Path(path)
+    if not root.is_dir():
+        raise DataError(
+            f'The folder "{root}" does not exist.' if not root.exists() else f'"{root}" is not a folder.'
+        )
+    root = _find_split(root, split)
+    problems = ProblemList(f'The images in "{root}" cannot be used')
+    class_names, files, labels = _collect(root, problems)
+    if not class_names:
+        problems.add(
+            "there is no class folder; make one subfolder per class, named as the class, with its images"
+        )
+    elif len(class_names) < min_classes:
+        problems.add(
+            f"{min_classes} classes are needed, but there is only: {', '.join(class_names)}; "
+            "add a folder with images of another class"
+        )
+
+    def decode(file: Path) -> _Decoded | _Problem:
+        try:
+            return _decode(file, size, fit, channels, alpha, convert)
+        except _Problem as problem:
+            return problem
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Pillow warns of is either checked here or harmless
+        results = parallel_map(decode, files, chunk=64)
+    good: list[tuple[Path, _Decoded]] = []
+    for file, result in zip(files, results, strict=True):
+        if isinstance(result, _Problem):
+            problems.add(f'"{file.relative_to(root)}" {result}')
+        else:
+            good.append((file, result))
+    if size is None:
+        _check_same(
+            good,
+            root,
+            problems,
+            lambda d: f"{d.original[0]}x{d.original[1]}",
+            "sizes",
+            "size=28 (or another)",
+        )
+    if channels is None:
+        _check_same(
+            good,
+            root,
+            problems,
+            lambda d: "grey" if d.array.shape[0] == 1 else "colour",
+            "kinds",
+            "channels=1 or 3",
+        )
+    problems.raise_if_any()
+    out = np.empty((len(good), *good[0][1].array.shape), dtype=np.uint8)
+    for i, (_, decoded) in enumerate(good):
+        out[i] = decoded.array
+    return ImageSet(
+        torch.from_numpy(out),
+        torch.tensor(labels, dtype=torch.int64),
+        tuple(class_names),
+        None,
+        name or root.resolve().name,
+    )
+
+
+def _check_same(
+    good: list[tuple[Path, _Decoded]], root: Path, problems: ProblemList, key: Any, what: str, advice: str
+) -> None:
+    """Add one problem if images differ in `key`, with the count and one example of each kind."""
+    counts = Counter(key(decoded) for _, decoded in good)
+    if len(counts) < 2:
+        return
+    first = {key(decoded): file for file, decoded in reversed(good)}
+    shown = [
+        f'{n} of {kind} (such as "{first[kind].relative_to(root)}")' for kind, n in counts.most_common(4)
+    ]
+    more = f" and {len(counts) - 4} more {what}" if len(counts) > 4 else ""
+    problems.add(f"the images have mixed {what}: {', '.join(shown)}{more}; pass {advice}")
+
+
+def save_folder(
+    path: str | os.PathLike[str],
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    class_names: tuple[str, ...],
+    seeds: torch.Tensor | None = None,
+) -> Path:
+    """Write one PNG per image into one subfolder per class.
+
+    Args:
+        path: a new or empty folder.
+        images: uint8, (N, C, H, W).
+        labels: integers, (N,); -1 goes into the folder "text".
+        class_names: names of the labels; see `class_to_folder` for names such as "T-shirt/top".
+        seeds: int64, (N,); becomes part of the file name.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OutputError: if the folder holds anything, or cannot be written.
+    """
+    folder = prepare_output_dir(path, run=False)
+    for i, label in enumerate(labels.tolist()):
+        class_name = "text" if label < 0 else class_names[label]
+        seed = "" if seeds is None else f"-seed{int(seeds[i])}"
+        with atomic_write(folder / class_to_folder(class_name) / f"{i:06d}{seed}.png") as temporary:
+            to_pillow(images[i]).save(temporary, format="PNG")
+    return folder

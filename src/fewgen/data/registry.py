@@ -1,0 +1,345 @@
+"""`load_images`: one door to every source of images, and the list of the data sets that have a name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fewgen.data import cifar_binary, digits, idx, npz, omniglot
+from fewgen.data import download as downloads
+from fewgen.data.folder import load_folder, save_folder
+from fewgen.data.imageset import ImageSet
+from fewgen.data.transforms import check_fit, check_size, resize, set_channels
+from fewgen.errors import ConfigError, DataError, OutputError, suggest
+from fewgen.files import prepare_output_file
+
+DATA_DIR_VARIABLE = "FEWGEN_DATA_DIR"
+SPLITS = ("train", "test")
+
+FASHION_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What `fewgen datasets` shows of a data set.
+
+    Attributes:
+        name: what to pass as `source`.
+        classes: number of classes.
+        n_train: number of training images.
+        n_test: number of test images.
+        size: side of its images in pixels, when no other size is asked for.
+        channels: 1 for grey, 3 for colour.
+        where: the file or folder that is used, or the one that is missing.
+        licence: terms of use, in short.
+        available: whether it can be loaded without a download.
+        downloadable: whether `download=True` can fetch it.
+    """
+
+    name: str
+    classes: int
+    n_train: int
+    n_test: int
+    size: int
+    channels: int
+    where: str
+    licence: str
+    available: bool
+    downloadable: bool
+
+
+@dataclass(frozen=True)
+class _Named:
+    classes: int
+    n_train: int
+    n_test: int
+    size: int
+    channels: int
+    licence: str
+    places: tuple[str, ...]
+    load: Callable[[Path, str, int | None], ImageSet | None]  # None: not there
+
+
+def _load_idx(folder: str, name: str, class_names: tuple[str, ...]) -> Callable[..., ImageSet | None]:
+    def load(root: Path, split: str, size: int | None) -> ImageSet | None:
+        for place in (root / folder / "raw", root / folder):
+            found = idx.find_idx(place, split)
+            if found:
+                return idx.load_idx(*found, class_names=class_names, name=f"{name} ({split})")
+        return None
+
+    return load
+
+
+def _load_cifar10(root: Path, split: str, size: int | None) -> ImageSet | None:
+    # The original pixels come first; the JPEG form has lost some of them.
+    for place in (root / "CIFAR10" / "cifar-10-batches-bin", root / "CIFAR10", root / "cifar-10-batches-bin"):
+        if cifar_binary.find_cifar(place, split):
+            return cifar_binary.load_cifar_binary(place, split, f"cifar10 ({split})")
+    file = root / "CIFAR10" / "cifar10_jpeg_full.npz"
+    return npz.load_npz(file, split, f"cifar10 ({split}, from JPEG)") if file.is_file() else None
+
+
+def _load_tiny_imagenet32(root: Path, split: str, size: int | None) -> ImageSet | None:
+    file = root / "TinyImageNet32" / "tinyimagenet32_180classes_jpeg.npz"
+    return npz.load_npz(file, split, f"tiny_imagenet32 ({split}, from JPEG)") if file.is_file() else None
+
+
+def _load_omniglot(root: Path, split: str, size: int | None) -> ImageSet | None:
+    file = root / "Omniglot" / "omniglot_background_small.npz"
+    if not file.is_file():
+        return None
+    return omniglot.load_omniglot(file, split, small=size in (None, 28)).images
+
+
+def _load_digits(root: Path, split: str, size: int | None) -> ImageSet:
+    images = digits.load_digits(split)
+    return images if size is not None else _with_pixels(images, 28, None, "stretch")
+
+
+_NAMED: dict[str, _Named] = {
+    "digits": _Named(10, 1442, 355, 28, 1, "CC BY 4.0", (), _load_digits),
+    "mnist": _Named(
+        10,
+        60000,
+        10000,
+        28,
+        1,
+        "CC BY-SA 3.0",
+        ("MNIST/raw",),
+        _load_idx("MNIST", "mnist", digits.CLASS_NAMES),
+    ),
+    "fashion_mnist": _Named(
+        10,
+        60000,
+        10000,
+        28,
+        1,
+        "MIT",
+        ("FashionMNIST/raw",),
+        _load_idx("FashionMNIST", "fashion_mnist", FASHION_CLASSES),
+    ),
+    "cifar10": _Named(
+        10,
+        50000,
+        10000,
+        32,
+        3,
+        "none stated; research use",
+        ("CIFAR10/cifar-10-batches-bin", "CIFAR10/cifar10_jpeg_full.npz"),
+        _load_cifar10,
+    ),
+    "omniglot": _Named(
+        242, 3388, 1452, 28, 1, "MIT", ("Omniglot/omniglot_background_small.npz",), _load_omniglot
+    ),
+    "tiny_imagenet32": _Named(
+        180,
+        90000,
+        9000,
+        32,
+        3,
+        "ImageNet terms; non-commercial research",
+        ("TinyImageNet32/tinyimagenet32_180classes_jpeg.npz",),
+        _load_tiny_imagenet32,
+    ),
+}
+
+
+def data_root(data_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Return the folder of data sets: the argument, else FEWGEN_DATA_DIR, else the user's cache."""
+    if data_dir is not None:
+        return Path(data_dir).expanduser()
+    if os.environ.get(DATA_DIR_VARIABLE):
+        return Path(os.environ[DATA_DIR_VARIABLE]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fewgen" / "data"
+
+
+def datasets(data_dir: str | os.PathLike[str] | None = None) -> list[DatasetInfo]:
+    """Return the data sets that have a name, and whether each is there."""
+    root = data_root(data_dir)
+    infos = []
+    for name, named in _NAMED.items():
+        places = [root / place for place in named.places]
+        found = next((place for place in places if place.is_file() or _has_files(name, place)), None)
+        where = "bundled with scikit-learn" if not places else str(found or places[0])
+        infos.append(
+            DatasetInfo(
+                name,
+                named.classes,
+                named.n_train,
+                named.n_test,
+                named.size,
+                named.channels,
+                where,
+                named.licence,
+                not places or found is not None,
+                name in downloads.REMOTE,
+            )
+        )
+    return infos
+
+
+def _has_files(name: str, place: Path) -> bool:
+    if name == "cifar10":
+        return all(cifar_binary.find_cifar(place, split) for split in SPLITS)
+    return all(idx.find_idx(place, split) for split in SPLITS)
+
+
+def _with_pixels(images: ImageSet, size: int | None, channels: int | None, fit: str) -> ImageSet:
+    pixels = set_channels(images.images, channels)
+    if size is not None:
+        pixels = resize(pixels, size, fit)
+    if pixels is images.images:
+        return images
+    return ImageSet(pixels, images.labels, images.class_names, images.captions, images.name)
+
+
+def _load_named(
+    name: str, split: str, size: int | None, data_dir: str | os.PathLike[str] | None, fetch: bool
+) -> ImageSet:
+    root = data_root(data_dir)
+    images = _NAMED[name].load(root, split, size)
+    if images is None and fetch:
+        downloads.download(name, root)
+        images = _NAMED[name].load(root, split, size)
+    if images is not None:
+        return images
+    looked = " or ".join(f'"{root / place}"' for place in _NAMED[name].places)
+    how = (
+        "fetch it with --download (download=True)"
+        if name in downloads.REMOTE
+        else "it has no download, so put the file there by hand"
+    )
+    raise DataError(
+        f'The data set "{name}" is not there: looked for {looked}. Set the environment variable '
+        f"{DATA_DIR_VARIABLE} to the folder that holds the data sets, or {how}."
+    )
+
+
+def _load_path(path: Path, split: str) -> ImageSet | None:
+    """Load a path whose form is known by its content; None for a folder of classes."""
+    if path.is_file():
+        if path.suffix.lower() != ".npz":
+            raise DataError(f'"{path}" is neither an .npz file nor a folder with one subfolder per class.')
+        return npz.load_npz(path, split)
+    pair = idx.find_idx(path, split)
+    if pair:
+        return idx.load_idx(*pair, name=f"{path.resolve().name} ({split})")
+    if cifar_binary.find_cifar(path, split):
+        return cifar_binary.load_cifar_binary(path, split)
+    return None
+
+
+def load_images(
+    source: str | os.PathLike[str],
+    *,
+    split: str = "train",
+    size: int | None = None,
+    channels: int | None = None,
+    fit: str = "crop",
+    data_dir: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    alpha: str = "error",
+    convert: bool = False,
+    min_classes: int = 1,
+) -> ImageSet:
+    """Load labelled images from a named data set, a folder or a file.
+
+    Args:
+        source: "digits", "mnist", "fashion_mnist", "cifar10", "omniglot", "tiny_imagenet32"; or a folder
+            with one subfolder per class, idx files or CIFAR-10 batches; or an `.npz` file. A name wins
+            over a folder of the same name; write "./mnist" for the folder.
+        split: "train" or "test". "digits": the last fifth of each class; "omniglot": drawers 15 to 20;
+            "tiny_imagenet32": its validation images; a folder: its subfolder `test` or `val`.
+        size: side of square images in pixels; None keeps the size ("digits": 28), which must then be the
+            same for all.
+        channels: 1 for grey, 3 for colour, None to keep.
+        fit: how other shapes become square: "crop", "pad" or "stretch"; always antialiased.
+        data_dir: folder of the named data sets; None reads FEWGEN_DATA_DIR.
+        download: whether a missing data set may be fetched from its official address.
+        alpha: transparent images of a folder: "error", or put on "white" or "black".
+        convert: whether 16-bit and CMYK images of a folder may be converted.
+        min_classes: fewer classes with images are an error; training needs 2.
+
+    Returns:
+        The images in the order of the source.
+
+    Raises:
+        DataError: if the source is missing or not usable; all problems of a folder at once.
+        ConfigError: if an argument has no meaning.
+
+    >>> load_images("digits")
+    ImageSet(digits (train): 1442 grey images of 28x28, 10 classes)
+    """
+    if split not in SPLITS:
+        raise ConfigError(f'Unknown split "{split}".{suggest(split, SPLITS)} Choose "train" or "test".')
+    check_size(size)
+    check_fit(fit)
+    name = source.strip().lower().replace("-", "_") if isinstance(source, str) else ""
+    if name in _NAMED:
+        images = _load_named(name, split, size, data_dir, download)
+    else:
+        path = Path(source).expanduser()
+        if not path.exists():
+            raise DataError(
+                f'"{source}" is neither a data set nor a file or folder.{suggest(str(source), _NAMED)} '
+                f"Data sets: {', '.join(_NAMED)}."
+            )
+        loaded = _load_path(path, split)
+        if loaded is None:
+            return load_folder(
+                path,
+                split=split,
+                size=size,
+                channels=channels,
+                fit=fit,
+                alpha=alpha,
+                convert=convert,
+                min_classes=min_classes,
+            )
+        images = loaded
+    n_present = int((images.counts() > 0).sum())
+    if n_present < min_classes:
+        raise DataError(f'"{source}" has images of {n_present} class, but {min_classes} are needed.')
+    return _with_pixels(images, size, channels, fit)
+
+
+def save_images(images: ImageSet, path: str | os.PathLike[str], seeds: torch.Tensor | None = None) -> Path:
+    """Write an image set as one `.npz`, or as a folder with one subfolder per class.
+
+    Args:
+        images: what to write.
+        path: a name that ends in `.npz`, or a new or empty folder.
+        seeds: int64, (N,), the seed behind each image; kept in the `.npz`, or in the file names.
+
+    Returns:
+        The path.
+
+    Raises:
+        OutputError: if something is there already, or the place cannot be written.
+    """
+    target = Path(path)
+    if seeds is not None and len(seeds) != len(images):
+        raise DataError(f"{len(images)} images but {len(seeds)} seeds.")
+    if target.suffix.lower() == ".npz":
+        prepare_output_file(target)
+        npz.save_npz(target, images.images, images.labels, images.class_names, seeds, images.captions)
+        return target
+    if target.suffix:
+        raise OutputError(f'"{target}" must end in .npz, or be a folder name without an ending.')
+    return save_folder(target, images.images, images.labels, images.class_names, seeds)
