@@ -209,8 +209,8 @@ class Codebook(nn.Module):
             low, high = int(indices.min()), int(indices.max())
             if low < 0 or high >= self.codebook_size:
                 raise ShapeError(
-                    f"lookup got indices from {low} to {high}, but the codebook has {self.codebook_size} codes "
-                    f"(0 to {self.codebook_size - 1})."
+                    f"lookup got indices from {low} to {high}, but the codes are numbered "
+                    f"0 to {self.codebook_size - 1}."
                 )
         flat = indices.reshape(-1, self.groups)
         index_TM = flat.reshape(1, -1) if self.share else flat.T

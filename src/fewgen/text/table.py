@@ -1,0 +1,227 @@
+"""The table of class vectors that a method is trained with."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewgen.errors import CheckpointError, ProblemList, TextError, suggest
+from fewgen.text.base import TextEncoder, UnknownWordError
+from fewgen.text.phrases import split_phrases
+from fewgen.text.standardize import Standardizer
+
+Phrases = Mapping[str, str | Sequence[str]]
+
+
+@dataclass(frozen=True, eq=False)
+class ClassText:
+    """Class names, the phrases that stand for them, and their vectors; saved inside the model.
+
+    Attributes:
+        class_names: in label order.
+        phrases: for each class the phrases whose vectors were averaged.
+        vectors: standardised, float32 (n_classes, D).
+        standardizer: what was done to the vectors of the encoder.
+        encoder_name: for `make_text_encoder`.
+        encoder_path: for `make_text_encoder`.
+        has_meaning: whether texts other than the class names can be encoded.
+    """
+
+    class_names: tuple[str, ...]
+    phrases: tuple[tuple[str, ...], ...]
+    vectors: Tensor
+    standardizer: Standardizer
+    encoder_name: str
+    encoder_path: str | None = None
+    has_meaning: bool = True
+
+    @property
+    def dim(self) -> int:
+        """Width of the vectors."""
+        return int(self.vectors.shape[1])
+
+    @classmethod
+    def build(
+        cls, encoder: TextEncoder, class_names: Sequence[str], phrases: Phrases | None = None
+    ) -> ClassText:
+        """Encode and standardise the classes.
+
+        Args:
+            encoder: where vectors come from.
+            class_names: in label order. A name such as "T-shirt/top" stands for the mean of its phrases.
+            phrases: class name -> what to encode instead: a text, taken apart like a name, or a list of
+                phrases that are used as they are. Of several phrases those without a vector are left out
+                with a warning; one must remain.
+
+        Raises:
+            TextError: if a word is unknown, a class of `phrases` does not exist, or two classes get the
+                same vector (all such pairs are named).
+        """
+        if not class_names:
+            raise TextError("There are no class names to encode.")
+        given = dict(phrases or {})
+        problems = ProblemList("The phrases do not fit the classes", TextError)
+        for name in given:
+            if name not in class_names:
+                problems.add(f'there is no class "{name}".{suggest(name, class_names)}')
+        problems.raise_if_any()
+        if given and not encoder.has_meaning:
+            raise TextError(
+                f"Phrases are given, but the encoder {encoder.name} carries no meaning and cannot use them. "
+                "Leave them out, or choose glove, minilm or clip."
+            )
+        wanted = [tuple(_phrases_of(given.get(name, name), encoder)) for name in class_names]
+        raw, used = _encode_phrases(encoder, wanted)
+        _refuse_equal(raw, class_names, used)
+        standardizer = Standardizer.fit(raw)
+        return cls(
+            class_names=tuple(class_names),
+            phrases=used,
+            vectors=standardizer(raw),
+            standardizer=standardizer,
+            encoder_name=encoder.name,
+            encoder_path=encoder.path,
+            has_meaning=encoder.has_meaning,
+        )
+
+    def encode(self, texts: Sequence[str], encoder: TextEncoder) -> Tensor:
+        """Standardised vectors of any texts, float32 (len(texts), D).
+
+        A class name gives the row of the table, also when the class was trained with phrases of its own.
+
+        Args:
+            texts: class names, words or phrases.
+            encoder: the encoder that the table was built with (name and path are in the table).
+
+        Raises:
+            TextError: for an unknown word, or if the encoder is not the one of training.
+        """
+        rows = {name: row for row, name in reversed(list(enumerate(self.class_names)))}
+        vectors = torch.empty(len(texts), self.dim)
+        free = [i for i, text in enumerate(texts) if text not in rows]
+        for i, text in enumerate(texts):
+            if text in rows:
+                vectors[i] = self.vectors[rows[text]]
+        if free:
+            self._check_encoder(encoder)
+            raw, _ = _encode_phrases(encoder, [tuple(_phrases_of(texts[i], encoder)) for i in free])
+            vectors[free] = self.standardizer(raw)
+        return vectors
+
+    def _check_encoder(self, encoder: TextEncoder) -> None:
+        """Another GloVe file of the same width would give vectors that mean nothing to the model."""
+        problem = ""
+        if encoder.name != self.encoder_name or encoder.dim != self.dim:
+            problem = f"{encoder.name} with {encoder.dim} numbers"
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what was left out was said when the table was built
+                again = self.standardizer(_encode_phrases(encoder, self.phrases[:1])[0])[0]
+            if not torch.allclose(again, self.vectors[0], rtol=1e-2, atol=1e-2):
+                problem = f'other vectors (they differ for "{self.class_names[0]}")'
+        if problem:
+            raise TextError(
+                f"The model was trained with text vectors of {self.encoder_name} "
+                f"({self.encoder_path or 'its default'}, {self.dim} numbers), "
+                f"but the encoder given is {problem}. Use the encoder of training."
+            )
+
+    def to_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors (for safetensors) and metadata (for JSON) from which `from_state` rebuilds the table."""
+        tensors = {"vectors": self.vectors.clone(), "mean": self.standardizer.mean.clone()}
+        metadata = {
+            "class_names": list(self.class_names),
+            "phrases": [list(row) for row in self.phrases],
+            "scale": self.standardizer.scale,
+            "encoder_name": self.encoder_name,
+            "encoder_path": self.encoder_path,
+            "has_meaning": self.has_meaning,
+        }
+        return tensors, metadata
+
+    @classmethod
+    def from_state(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> ClassText:
+        """The table that `to_state` described.
+
+        Raises:
+            CheckpointError: if something is missing or does not fit together.
+        """
+        try:
+            table = cls(
+                class_names=tuple(metadata["class_names"]),
+                phrases=tuple(tuple(row) for row in metadata["phrases"]),
+                vectors=tensors["vectors"],
+                standardizer=Standardizer(tensors["mean"], float(metadata["scale"])),
+                encoder_name=str(metadata["encoder_name"]),
+                encoder_path=metadata["encoder_path"],
+                has_meaning=bool(metadata["has_meaning"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"The saved class texts are damaged: {error!r} is missing or wrong."
+            ) from error
+        n, dim = len(table.class_names), len(table.standardizer.mean)
+        if table.vectors.shape != (n, dim) or len(table.phrases) != n or not table.standardizer.scale > 0:
+            raise CheckpointError(
+                f"The saved class texts are damaged: {n} class names, {len(table.phrases)} phrase lists and "
+                f"vectors of shape {tuple(table.vectors.shape)} do not fit together."
+            )
+        return table
+
+
+def _phrases_of(text: str | Sequence[str], encoder: TextEncoder) -> list[str]:
+    if isinstance(text, str):
+        # Without meaning there are no parts: the whole name is the word.
+        return split_phrases(text) if encoder.has_meaning else [text]
+    phrases = [phrase.strip() for phrase in text]
+    if not phrases or not all(phrases):
+        raise TextError(f"The list of phrases {list(text)} is empty or holds an empty phrase.")
+    return phrases
+
+
+def _encode_phrases(
+    encoder: TextEncoder, phrases: Sequence[Sequence[str]]
+) -> tuple[Tensor, tuple[tuple[str, ...], ...]]:
+    """Mean vector of the known phrases of each row, (len(phrases), D), and which these are."""
+    flat = list(dict.fromkeys(phrase for row in phrases for phrase in row))
+    try:
+        encoded = encoder.encode(flat)
+    except UnknownWordError as error:
+        unknown = set(error.texts)
+        hopeless = [row for row in phrases if unknown.issuperset(row)]
+        if hopeless:
+            # Ask again for these alone, so that the message names nothing that does not matter.
+            encoder.encode([phrase for row in hopeless for phrase in row])
+            raise
+        flat = [phrase for phrase in flat if phrase not in unknown]
+        left_out = ", ".join(f'"{phrase}"' for phrase in error.texts)
+        warnings.warn(
+            f"The encoder {encoder.name} has no vector for {left_out}; "
+            "the other phrases of the same class are used alone.",
+            UserWarning,
+            stacklevel=3,
+        )
+        encoded = encoder.encode(flat)
+    vectors = dict(zip(flat, encoded, strict=True))
+    used = tuple(tuple(phrase for phrase in row if phrase in vectors) for row in phrases)
+    return torch.stack([torch.stack([vectors[phrase] for phrase in row]).mean(0) for row in used]), used
+
+
+def _refuse_equal(raw: Tensor, class_names: Sequence[str], phrases: Sequence[Sequence[str]]) -> None:
+    tolerance = 1e-5 * max(float(raw.abs().max()), 1e-12)
+    problems = ProblemList("Two classes have the same text vector, so no text can tell them apart", TextError)
+    for i, first in enumerate(class_names):
+        equal = ((raw[i + 1 :] - raw[i]).abs().amax(1) <= tolerance).nonzero()[:, 0].tolist()
+        for j in equal:
+            second = class_names[i + 1 + j]
+            problems.add(
+                f'"{first}" (as {", ".join(phrases[i])}) and '
+                f'"{second}" (as {", ".join(phrases[i + 1 + j])}). '
+                f'Give other phrases for one of them, such as phrases={{"{second}": "another word"}}.'
+            )
+    problems.raise_if_any()
