@@ -1,0 +1,544 @@
+"""The interface of every method, and the model file that holds one.
+
+A model file is a safetensors file: tensors `model.*` (weights and buffers) and `text.*` (the class text
+table), and in its metadata the method's name, its settings, what the data looked like, and anything the
+trainer adds, all as JSON. It is enough to generate. Reading one runs no code from the file, and a foreign
+or damaged file is refused before any network is built.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fewgen.config.schema import from_dict, to_dict
+from fewgen.errors import CheckpointError, ConfigError, FewgenError, ShapeError
+from fewgen.files import atomic_write
+from fewgen.methods.registry import get_method, method_names, register
+from fewgen.training.checkpoint import separate
+
+if TYPE_CHECKING:
+    from fewgen.data.imageset import ImageSet
+    from fewgen.generate.request import GeneratedImages, GenerationRequest
+    from fewgen.text.table import ClassText
+    from fewgen.training.phases import Stage
+
+__all__ = [
+    "CAPABILITIES",
+    "DataSpec",
+    "Method",
+    "ModelInfo",
+    "get_method",
+    "load_method",
+    "method_names",
+    "read_method_info",
+    "register",
+]
+
+CAPABILITIES = frozenset({"reconstruct", "encode", "text", "interpolate", "retrieve", "adapt"})
+"""What a method may be able to do; commands offer exactly what it declares."""
+
+FORMAT = "fewgen-model"
+FORMAT_VERSION = 1
+_MAX_HEADER_BYTES = 8 << 20
+"""Ours are below 1 MB. The format's own limit of 100 MB would let a small file take gigabytes to parse."""
+_DTYPE_BYTES = {
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F16": 2,
+    "BF16": 2,
+    "I16": 2,
+    "I32": 4,
+    "F32": 4,
+    "I64": 8,
+    "F64": 8,
+}
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a method must know of the data before it sees any.
+
+    Attributes:
+        channels: 1 or 3.
+        height: of an image, in pixels.
+        width: of an image, in pixels.
+        class_names: in the order of the labels.
+        text: the classes' vectors, or None for a method that uses labels alone.
+    """
+
+    channels: int
+    height: int
+    width: int
+    class_names: tuple[str, ...]
+    text: ClassText | None = None
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return self.channels, self.height, self.width
+
+    @classmethod
+    def of(cls, images: ImageSet, text: ClassText | None = None) -> DataSpec:
+        """Return the description of an image set."""
+        height, width = images.size
+        return cls(images.channels, height, width, tuple(images.class_names), text)
+
+
+class Method(nn.Module, ABC):
+    """A published system: its networks, how it is trained, and how it makes images.
+
+    Subclasses set `Config` (a dataclass that checks its own values) and `capabilities`, are decorated
+    with ``@register("name")``, build their networks in `__init__` and implement `stages` and `sample`.
+    Everything that generation needs must be a parameter or a persistent buffer, and the constructor must
+    work under ``torch.device("meta")``, which is how a file is checked before memory is spent on it.
+
+    Attributes:
+        name: set by `register`.
+        Config: dataclass of the method's settings.
+        capabilities: subset of `CAPABILITIES`.
+        rows: images computed together by `generate`. Always exactly so many, with short groups filled up,
+            because the last bits of a matrix product depend on its size: this keeps image i the same
+            for every batch size.
+        config: the settings in use.
+        spec: the data it was built for.
+    """
+
+    name: ClassVar[str] = ""
+    Config: ClassVar[type]
+    capabilities: ClassVar[frozenset[str]] = frozenset()
+    rows: ClassVar[int] = 64
+
+    def __init__(self, config: Any, spec: DataSpec) -> None:
+        super().__init__()
+        if not isinstance(config, self.Config):
+            raise ConfigError(
+                f"{type(self).__name__} needs a {self.Config.__qualname__}, got {type(config).__qualname__}."
+            )
+        self.config = config
+        self.spec = spec
+        self._encoder: Any = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next((tensor.device for tensor in self.state_dict().values()), torch.device("cpu"))
+
+    @abstractmethod
+    def stages(self, train: ImageSet, held_out: ImageSet | None) -> list[Stage]:
+        """Return how to train on these images; without held-out images nothing is validated."""
+
+    @abstractmethod
+    def sample(
+        self,
+        class_vectors: Tensor | None,
+        labels: Tensor,
+        seeds: Tensor,
+        temperature: float,
+        **options: Any,
+    ) -> Tensor:
+        """Return images, float (N, C, H, W) in [-1, 1], image i a function of row i alone.
+
+        Args:
+            class_vectors: (N, D) standardised text vectors on the model's device, None without a table.
+            labels: int64 (N,) on the model's device, -1 for a free text.
+            seeds: int64 (N,) on the host, for `generate.noise`, `uniform` or `image_rngs`.
+            temperature: 0 or more, scale of the noise.
+            options: of the method.
+        """
+
+    def require(self, capability: str) -> None:
+        """Raise `ConfigError` if the method cannot do `capability`."""
+        if capability not in self.capabilities:
+            can = ", ".join(sorted(self.capabilities)) or "nothing beyond generating by class"
+            raise ConfigError(f'The method "{self.name}" cannot {capability}. It can: {can}.')
+
+    def use_encoder(self, encoder: Any) -> None:
+        """Use this text encoder for free texts, instead of the one named in the class text table."""
+        self._encoder = encoder
+
+    def text_vectors(self, texts: Sequence[str]) -> Tensor:
+        """Return the standardised vectors of free texts, (N, D), on the model's device.
+
+        Raises:
+            ConfigError: if the method does not take texts, or was trained without a text table.
+        """
+        self.require("text")
+        text = self.spec.text
+        if text is None:
+            raise ConfigError("This model was trained without text vectors; generate by class name instead.")
+        if self._encoder is None:
+            from fewgen.text import make_text_encoder
+
+            self._encoder = make_text_encoder(text.encoder_name, path=text.encoder_path)
+        vectors: Tensor = text.encode(list(texts), self._encoder)
+        return vectors.to(self.device)
+
+    def class_vectors(self, labels: Tensor) -> Tensor | None:
+        """Return the vectors of classes, (N, D), on the model's device; None without a text table."""
+        if self.spec.text is None:
+            return None
+        vectors: Tensor = self.spec.text.vectors
+        return vectors[labels.cpu()].to(self.device)
+
+    @torch.no_grad()
+    def generate(self, request: GenerationRequest) -> GeneratedImages:
+        """Make the requested images; image i depends on its own seed and class or text alone.
+
+        Raises:
+            ConfigError: if a label is not a class of the model, or the method takes no texts.
+        """
+        from fewgen.data.imageset import to_uint8
+        from fewgen.generate.request import GeneratedImages
+
+        n = len(request)
+        if request.texts is not None:
+            labels = torch.full((n,), -1, dtype=torch.int64)
+            unique = list(dict.fromkeys(request.texts))
+            row = {text: i for i, text in enumerate(unique)}
+            vectors: Tensor | None = None
+            if unique:
+                which = torch.tensor([row[text] for text in request.texts], device=self.device)
+                vectors = self.text_vectors(unique)[which]
+        else:
+            assert request.labels is not None
+            labels = request.labels
+            wrong = labels[(labels < 0) | (labels >= self.spec.n_classes)]
+            if len(wrong):
+                raise ConfigError(
+                    f"Label {int(wrong[0])} is not a class of this model, which has {self.spec.n_classes} "
+                    f"(0 to {self.spec.n_classes - 1})."
+                )
+            vectors = self.class_vectors(labels)
+        was_training = self.training
+        self.eval()
+        parts = []
+        try:
+            for start in range(0, n, self.rows):
+                stop = min(start + self.rows, n)
+                # Repeating the last row fills the group; what is computed for it is thrown away.
+                rows = torch.arange(start, start + self.rows).clamp(max=stop - 1)
+                images = self.sample(
+                    None if vectors is None else vectors[rows.to(vectors.device)],
+                    labels[rows].to(self.device),
+                    request.seeds[rows],
+                    request.temperature,
+                    **request.options,
+                )
+                if tuple(images.shape) != (len(rows), *self.spec.shape):
+                    raise ShapeError(
+                        f"{self.name}.sample gave {tuple(images.shape)} instead of "
+                        f"{(len(rows), *self.spec.shape)}."
+                    )
+                parts.append(to_uint8(images[: stop - start]).cpu())
+        finally:
+            self.train(was_training)
+        return GeneratedImages(
+            images=torch.cat(parts) if parts else torch.empty((0, *self.spec.shape), dtype=torch.uint8),
+            labels=labels,
+            class_names=self.spec.class_names,
+            seeds=request.seeds,
+            provenance={
+                "method": self.name,
+                "temperature": request.temperature,
+                "options": dict(request.options),
+                "torch": torch.__version__,
+            },
+            texts=None if request.texts is None else tuple(request.texts),
+        )
+
+    def save(self, path: str | os.PathLike[str], extra: Mapping[str, Any] | None = None) -> None:
+        """Write the model file, atomically.
+
+        Args:
+            path: the file to write, usually `model.safetensors` in a run folder.
+            extra: JSON values to keep in it (run settings, versions, figures).
+
+        Raises:
+            OutputError: if it cannot be written; an older file stays as it was.
+        """
+        from safetensors.torch import save_file
+
+        metadata = {
+            "format": FORMAT,
+            "format_version": str(FORMAT_VERSION),
+            "method": self.name,
+            "config": _dump(to_dict(self.config)),
+            "spec": _dump(
+                {
+                    "channels": self.spec.channels,
+                    "height": self.spec.height,
+                    "width": self.spec.width,
+                    "class_names": list(self.spec.class_names),
+                }
+            ),
+            "extra": _dump(dict(extra or {})),
+        }
+        tensors = {f"model.{name}": tensor for name, tensor in self.state_dict().items()}
+        if self.spec.text is not None:
+            text_tensors, text_meta = self.spec.text.to_state()
+            tensors.update({f"text.{name}": tensor for name, tensor in text_tensors.items()})
+            metadata["text"] = _dump(text_meta)
+        with atomic_write(path) as temporary:
+            save_file(separate(tensors), temporary, metadata)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model file says about itself.
+
+    Attributes:
+        method: name of the method.
+        config: its settings, plain values.
+        spec: channels, height, width, class_names.
+        extra: what the trainer added.
+        text: plain values of the class text table, or None.
+        shapes: tensor name -> shape.
+    """
+
+    method: str
+    config: dict[str, Any]
+    spec: dict[str, Any]
+    extra: dict[str, Any]
+    text: dict[str, Any] | None
+    shapes: dict[str, tuple[int, ...]]
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _model_path(path: str | os.PathLike[str]) -> Path:
+    file = Path(path)
+    if file.is_dir():
+        file = file / "model.safetensors"
+        if not file.exists():
+            raise CheckpointError(
+                f'The folder "{path}" holds no model.safetensors. Name a run folder of `fewgen train`, '
+                "or wait for the run's first checkpoint."
+            )
+    if not file.exists():
+        raise CheckpointError(f'There is no model file "{path}". Check the path, or train one first.')
+    return file
+
+
+def _read_header(file: Path) -> tuple[dict[str, Any], int]:
+    """Return a safetensors header that fits its file, and its size in bytes.
+
+    Checked here and not left to the library, because its errors do not tell a truncated download from a
+    file of another kind.
+    """
+    again = "Copy or download it again, or use another checkpoint."
+    try:
+        size = file.stat().st_size
+        with open(file, "rb") as stream:
+            start = stream.read(8)
+            if start[:2] == b"PK" or start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+                raise CheckpointError(
+                    f'"{file}" is a pickle or zip file. fewgen reads only safetensors files, because '
+                    "opening a "
+                    "pickle can run code. Convert it with the tool that made it."
+                )
+            if len(start) < 8:
+                raise CheckpointError(f'The model file "{file}" is truncated: {size} bytes. {again}')
+            (length,) = struct.unpack("<Q", start)
+            if length > _MAX_HEADER_BYTES:
+                raise CheckpointError(
+                    f'"{file}" is not a safetensors file that fewgen can read: its header would have '
+                    f"{length} bytes, "
+                    f"the limit is {_MAX_HEADER_BYTES}. Name a model.safetensors written by fewgen."
+                )
+            if 8 + length > size:
+                raise CheckpointError(f'The model file "{file}" is truncated inside its header. {again}')
+            raw = stream.read(length)
+    except OSError as error:
+        raise CheckpointError(f'"{file}" cannot be read: {error.strerror or error}.') from error
+    try:
+        header = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f'"{file}" is not a safetensors file: its header is not JSON. '
+            "Name a model.safetensors written by fewgen."
+        ) from error
+    if not isinstance(header, dict):
+        raise CheckpointError(
+            f'"{file}" is not a safetensors file. Name a model.safetensors written by fewgen.'
+        )
+    end = 0
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        try:
+            shape, (first, last) = entry["shape"], entry["data_offsets"]
+            numbers_fit = all(type(n) is int and n >= 0 for n in [*shape, first, last])
+            if not numbers_fit or math.prod(shape) * _DTYPE_BYTES[entry["dtype"]] != last - first:
+                raise ValueError("size")
+        except (TypeError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f'The model file "{file}" is damaged: the entry of tensor "{name[:80]}" makes no sense. '
+                f"{again}"
+            ) from error
+        end = max(end, last)
+    if 8 + length + end != size:
+        what = "truncated" if 8 + length + end > size else "longer than its header says"
+        raise CheckpointError(
+            f'The model file "{file}" is {what}: {size} bytes instead of {8 + length + end}. {again}'
+        )
+    return header, length
+
+
+def read_method_info(path: str | os.PathLike[str]) -> ModelInfo:
+    """Return what a model file says about itself, without building the model.
+
+    Args:
+        path: a model file, or a run folder.
+
+    Raises:
+        CheckpointError: if it is missing, damaged, of another kind, or from a newer version.
+    """
+    file = _model_path(path)
+    header, _ = _read_header(file)
+    metadata = header.get("__metadata__")
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f'"{file}" is a safetensors file, but not a fewgen model. Name a model.safetensors of a run '
+            "folder."
+        )
+    version = str(metadata.get("format_version"))
+    if not version.isdigit() or int(version[:9]) > FORMAT_VERSION:
+        raise CheckpointError(
+            f'"{file}" has model format {version[:20]}, but this fewgen reads up to {FORMAT_VERSION}. '
+            "Update fewgen."
+        )
+    try:
+        parsed = {key: json.loads(metadata[key]) for key in ("config", "spec", "extra")}
+        text = json.loads(metadata["text"]) if "text" in metadata else None
+        if not all(isinstance(value, dict) for value in parsed.values()):
+            raise ValueError("not objects")
+        method = metadata["method"]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f'The metadata of the model file "{file}" are damaged ({error}). Use another checkpoint.'
+        ) from error
+    shapes = {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    return ModelInfo(method, parsed["config"], parsed["spec"], parsed["extra"], text, shapes)
+
+
+def _read_spec(file: Path, info: ModelInfo, text_tensors: dict[str, Tensor]) -> DataSpec:
+    spec = info.spec
+    numbers = [spec.get(key) for key in ("channels", "height", "width")]
+    names = spec.get("class_names")
+    good = all(type(n) is int and 0 < n <= 65536 for n in numbers)
+    if not good or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(
+            f'The data description in the model file "{file}" is damaged. Use another checkpoint.'
+        )
+    text = None
+    if info.text is not None:
+        from fewgen.text.table import ClassText
+
+        try:
+            text = ClassText.from_state(text_tensors, info.text)
+        except (FewgenError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f'The class text table in the model file "{file}" is damaged ({error}).'
+            ) from error
+    channels, height, width = numbers
+    return DataSpec(channels, height, width, tuple(names), text)  # type: ignore[arg-type]
+
+
+def load_method(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Method:
+    """Return the model in a file, ready to generate (in evaluation mode).
+
+    Args:
+        path: a model file, or a run folder.
+        device: where to put it.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, of another kind, from a newer version, or does
+            not fit the method it names.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file = _model_path(path)
+    info = read_method_info(file)
+    try:
+        cls = get_method(info.method)
+    except ConfigError as error:
+        raise CheckpointError(f'"{file}" was made by a method this fewgen does not have. {error}') from error
+    try:
+        config: Any = from_dict(cls.Config, info.config, where="config")
+    except ConfigError as error:
+        raise CheckpointError(f'The settings in the model file "{file}" do not fit: {error}') from error
+    weights: dict[str, Tensor] = {}
+    text_tensors: dict[str, Tensor] = {}
+    try:
+        with safe_open(file, framework="pt") as stream:
+            for name in stream.keys():  # noqa: SIM118 - not a dictionary
+                group, _, rest = name.partition(".")
+                if group == "text":
+                    text_tensors[rest] = stream.get_tensor(name)
+            spec = _read_spec(file, info, text_tensors)
+            expected = _expected_shapes(file, cls, config, spec)
+            found = {name[6:]: shape for name, shape in info.shapes.items() if name.startswith("model.")}
+            _compare(file, info.method, expected, found)
+            for name in found:
+                weights[name] = stream.get_tensor(f"model.{name}")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f'The model file "{file}" is damaged ({error}). Use another checkpoint.'
+        ) from error
+    method = cls(config, spec)
+    method.load_state_dict(weights)
+    method.eval()
+    return method.to(device)
+
+
+def _expected_shapes(
+    file: Path, cls: type[Method], config: Any, spec: DataSpec
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the method's tensors, without allocating them.
+
+    A hostile file may ask for a network of any size; on the meta device it costs nothing to find out.
+    """
+    try:
+        with torch.device("meta"):
+            model = cls(config, spec)
+    except (FewgenError, RuntimeError, ValueError, TypeError, MemoryError, OverflowError) as error:
+        raise CheckpointError(f'The settings in the model file "{file}" do not fit: {error}') from error
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _compare(
+    file: Path, method: str, expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]
+) -> None:
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} is unknown" for name in found if name not in expected]
+    problems += [
+        f"{name} has shape {found[name]} instead of {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        raise CheckpointError(
+            f'The tensors in the model file "{file}" do not fit the method "{method}" with its settings: '
+            f"{shown}. "
+            "It may come from another version of fewgen."
+        )

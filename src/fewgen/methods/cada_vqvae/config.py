@@ -1,0 +1,257 @@
+"""Settings of CADA-VQ-VAE."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from fewgen.errors import ConfigError, suggest
+
+
+def _choose(where: str, value: str, options: tuple[str, ...]) -> None:
+    if value not in options:
+        raise ConfigError(f'{where} is "{value}".{suggest(value, options)} Choose one of: {", ".join(options)}.')
+
+
+def _at_least(where: str, value: float, least: float) -> None:
+    if not (value >= least and math.isfinite(value)):
+        raise ConfigError(f"{where} must be {least:g} or more, got {value}.")
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """Image encoder and decoder of the aligned latent.
+
+    Attributes:
+        backbone: "conv", or "mlp" (784-400-200, as published).
+        width: channels of the convolutional map.
+        n_blocks: residual blocks on the map.
+        hidden: width of the convolutional backbone's fully connected layer.
+        dropout: in the encoder.
+        output: "sigmoid"; "tanh" is the published fault: half of its range lies outside [0, 1].
+    """
+
+    backbone: str = "conv"
+    width: int = 48
+    n_blocks: int = 1
+    hidden: int = 256
+    dropout: float = 0.1
+    output: str = "sigmoid"
+
+    def __post_init__(self) -> None:
+        _choose("image.backbone", self.backbone, ("conv", "mlp"))
+        _choose("image.output", self.output, ("sigmoid", "tanh"))
+        _at_least("image.width", self.width, 2)
+        _at_least("image.n_blocks", self.n_blocks, 0)
+        _at_least("image.dropout", self.dropout, 0)
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Semantic encoder, its codebook, and semantic decoder.
+
+    Attributes:
+        hidden: width of the hidden layers.
+        output: "linear"; "sigmoid" is the published fault: word vectors have a sign.
+        codebook_size: codes per group.
+        groups: chunks of the latent that are quantised separately, so that classes can share codes.
+        update: of the codebook, "ema" or "gradient".
+        init: of the codebook, "data" or "uniform" (as published).
+        commitment_weight: of the quantiser.
+        restart_after: steps without use after which a code is moved; 0 never.
+    """
+
+    hidden: int = 200
+    output: str = "linear"
+    codebook_size: int = 32
+    groups: int = 5
+    update: str = "ema"
+    init: str = "data"
+    commitment_weight: float = 0.25
+    restart_after: int = 0
+
+    def __post_init__(self) -> None:
+        _choose("text.output", self.output, ("linear", "sigmoid"))
+        _at_least("text.groups", self.groups, 1)
+
+
+@dataclass(frozen=True)
+class WeightConfig:
+    """Weight of each term; every term is summed over features and averaged over the batch.
+
+    Image terms count as if an image had 784 numbers and text terms as if a vector had 784, so that a
+    weight means the same for any size. `kl`, `kl_text`, the cross terms and `alignment` warm up.
+
+    Attributes:
+        image: reconstruct an image from its own latent.
+        ssim: structural part of the image terms, relative to their squared error.
+        text: reconstruct a word vector from its own latent.
+        cross_image: word to image.
+        cross_text: image to word.
+        kl: image posterior to its prior.
+        kl_text: word posterior to N(0, I).
+        alignment: of image and word latents.
+        codebook: quantiser's codebook and commitment loss.
+        contrastive: supervised contrastive loss on image means.
+        warm_up: share of the stage over which the four rise.
+    """
+
+    image: float = 1.0
+    ssim: float = 0.0
+    text: float = 0.25
+    cross_image: float = 0.5
+    cross_text: float = 0.25
+    kl: float = 1.0
+    kl_text: float = 0.1
+    alignment: float = 10.0
+    codebook: float = 1.0
+    contrastive: float = 1.0
+    warm_up: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            _at_least(f"weights.{name}", value, 0)
+
+
+@dataclass(frozen=True)
+class SpatialConfig:
+    """The second level of `hybrid`: a codebook on a small map, and a prior over it.
+
+    Attributes:
+        codebook_size: codes per group.
+        codebook_dim: numbers per code.
+        groups: codes per position.
+        width: channels of encoder and decoder.
+        n_blocks: residual blocks on the map, in each.
+        commitment_weight: of the quantiser.
+        ssim: structural part of its reconstruction loss, relative to the squared error.
+        augment: of the tokeniser's images; strong, since it only has to draw what it is given.
+        lr: of the tokeniser.
+        steps: of the tokeniser.
+        prior_width: of the transformer.
+        prior_layers: transformer blocks.
+        prior_heads: attention heads.
+        prior_dropout: in the transformer.
+        prior_smoothing: of labels.
+        prior_augment: of the prior's images; mild, since what it sees is what it makes.
+        prior_lr: of the prior.
+        prior_weight_decay: of the prior.
+        prior_steps: of the prior.
+        condition_noise: largest share of the class latent's noise that is mixed into the condition in
+            training, in [0, 1].
+        trust_noise: share that the prior is told when generating; above 0 it may correct the latent.
+    """
+
+    codebook_size: int = 256
+    codebook_dim: int = 8
+    groups: int = 2
+    width: int = 64
+    n_blocks: int = 1
+    commitment_weight: float = 0.25
+    ssim: float = 20.0
+    augment: str = "shapes"
+    lr: float = 2e-3
+    steps: int = 2000
+    prior_width: int = 96
+    prior_layers: int = 3
+    prior_heads: int = 4
+    prior_dropout: float = 0.1
+    prior_smoothing: float = 0.0
+    prior_augment: str = "light"
+    prior_lr: float = 1e-3
+    prior_weight_decay: float = 0.05
+    prior_steps: int = 2000
+    condition_noise: float = 0.7
+    trust_noise: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name in ("condition_noise", "trust_noise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"spatial.{name} must be in [0, 1], got {getattr(self, name)}.")
+        if self.prior_width % self.prior_heads:
+            raise ConfigError(
+                f"spatial.prior_width {self.prior_width} must be divisible by "
+                f"spatial.prior_heads {self.prior_heads}."
+            )
+
+
+@dataclass(frozen=True)
+class CadaVqVaeConfig:
+    """Settings of CADA-VQ-VAE.
+
+    Attributes:
+        latent_size: L, numbers in the aligned latent.
+        image: image encoder and decoder.
+        text: semantic encoder, codebook, semantic decoder.
+        weights: of the terms.
+        cross_terms: "real"; "self" is the published fault: the self-reconstructions again.
+        cross_source: word latent behind the word-to-image term: "sample", or "mean".
+        semantic_stats_from: "z_q"; "z_e" is the published fault: the quantiser is bypassed.
+        alignment: "mmd_class", "mmd", "w2" or "none".
+        align_on: "samples"; "means" is the published choice: image means against z_e.
+        kernel: of the MMD: "mixture" of bandwidths around the median, "median", or "rbf" with gamma 1.
+        prior: of the image posterior: "standard" N(0, I), or "conditional" on the word.
+        temperature: of the contrastive loss.
+        reduction: "sample"; "source" is the published imbalance: image terms are summed over the batch,
+            the others averaged over everything.
+        weighting: of the terms: "fixed", "uncertainty" or "gradnorm".
+        steps: training steps of the aligned latent.
+        batch_size: images per step.
+        sampler: "shuffled" or "balanced"; "single_class" is the published fault.
+        augment: preset of `Augment`.
+        lr: learning rate.
+        schedule: of the learning rate.
+        weight_decay: of AdamW.
+        clip: norm at which gradients are clipped; 0 turns it off.
+        patience: held-out measurements without improvement before a stage ends; 0 never.
+        candidates: draws per image, of which the one that the image encoder reads best as its word is
+            kept; 1 keeps every draw.
+        spatial: second level; None: the aligned latent alone.
+    """
+
+    latent_size: int = 20
+    image: ImageConfig = field(default_factory=ImageConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    weights: WeightConfig = field(default_factory=WeightConfig)
+    cross_terms: str = "real"
+    cross_source: str = "sample"
+    semantic_stats_from: str = "z_q"
+    alignment: str = "mmd_class"
+    align_on: str = "samples"
+    kernel: str = "mixture"
+    prior: str = "standard"
+    temperature: float = 0.5
+    reduction: str = "sample"
+    weighting: str = "fixed"
+    steps: int = 6000
+    batch_size: int = 64
+    sampler: str = "shuffled"
+    augment: str = "light"
+    lr: float = 2e-3
+    schedule: str = "cosine"
+    weight_decay: float = 1e-3
+    clip: float = 1.0
+    patience: int = 0
+    candidates: int = 1
+    spatial: SpatialConfig | None = None
+
+    def __post_init__(self) -> None:
+        _choose("cross_terms", self.cross_terms, ("real", "self"))
+        _choose("cross_source", self.cross_source, ("sample", "mean"))
+        _choose("semantic_stats_from", self.semantic_stats_from, ("z_q", "z_e"))
+        _choose("alignment", self.alignment, ("mmd_class", "mmd", "w2", "none"))
+        _choose("align_on", self.align_on, ("samples", "means"))
+        _choose("kernel", self.kernel, ("mixture", "median", "rbf"))
+        _choose("prior", self.prior, ("standard", "conditional"))
+        _choose("reduction", self.reduction, ("sample", "source"))
+        _choose("weighting", self.weighting, ("fixed", "uncertainty", "gradnorm"))
+        _choose("sampler", self.sampler, ("shuffled", "balanced", "single_class"))
+        _at_least("latent_size", self.latent_size, 1)
+        _at_least("temperature", self.temperature, 1e-6)
+        _at_least("candidates", self.candidates, 1)
+        _at_least("patience", self.patience, 0)
+        if self.latent_size % self.text.groups:
+            raise ConfigError(
+                f"latent_size {self.latent_size} must be divisible by text.groups {self.text.groups}. "
+                "Change one of them."
+            )

@@ -1,0 +1,171 @@
+"""Which images come when.
+
+The order is one endless stream of indices that depends on the labels and the seed alone. A global batch
+is the next `batch_size * n_processes` indices; process r takes the r-th part of it. So the order is the
+same for any number of processes with the same global batch, and the position in the stream is all there is
+to save.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fewgen.errors import ConfigError, DataError, suggest
+from fewgen.training.seeds import derive_seed
+
+_BLOCK = 4096
+"""Indices prepared at a time: long enough that a step only slices."""
+
+
+class Sampler(Protocol):
+    """Hands out batches of indices and can be put back to any position."""
+
+    position: int
+
+    def next(self) -> Tensor:
+        """Return this process's part of the next batch, int64 (batch_size,)."""
+        ...
+
+
+class _StreamSampler:
+    """Cuts batches out of blocks of a stream; subclasses make block k from k alone."""
+
+    def __init__(self, labels: Tensor, batch_size: int, seed: int, rank: int, n_processes: int) -> None:
+        if len(labels) == 0:
+            raise DataError("There are no training images to draw from.")
+        self.labels = labels.cpu()
+        self.batch_size = batch_size
+        self.global_batch = batch_size * n_processes
+        self.seed = seed
+        self.rank = rank
+        self.position = 0
+        self._block_index = -1
+        self._block = torch.empty(0, dtype=torch.int64)
+
+    def make_block(self, index: int) -> Tensor:
+        """Return block `index` of the stream; all blocks have the same length."""
+        raise NotImplementedError
+
+    def next(self) -> Tensor:
+        """Return this process's part of the next batch, int64 (batch_size,)."""
+        start = self.position + self.rank * self.batch_size
+        self.position += self.global_batch
+        return self._slice(start, start + self.batch_size)
+
+    def _slice(self, start: int, stop: int) -> Tensor:
+        parts = []
+        while start < stop:
+            if self._block_index < 0:
+                self._load(0)
+            length = len(self._block)
+            index = start // length
+            if index != self._block_index:
+                self._load(index)
+            offset = start - index * length
+            part = self._block[offset : offset + stop - start]
+            parts.append(part)
+            start += len(part)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _load(self, index: int) -> None:
+        self._block = self.make_block(index)
+        self._block_index = index
+
+    def _permutation(self, n: int, *parts: object) -> Tensor:
+        rng = torch.Generator().manual_seed(derive_seed(self.seed, *parts))
+        return torch.randperm(n, generator=rng)
+
+
+class ShuffledSampler(_StreamSampler):
+    """Every image once, shuffled; then again in a new order. Batches run across the seam."""
+
+    def make_block(self, index: int) -> Tensor:
+        """Return some whole passes over the images."""
+        n = len(self.labels)
+        passes = max(1, _BLOCK // n)
+        return torch.cat([self._permutation(n, "pass", index * passes + i) for i in range(passes)])
+
+
+class _ClassSampler(_StreamSampler):
+    """Shared by the samplers that visit classes in rounds; classes without images are left out."""
+
+    def __init__(self, labels: Tensor, batch_size: int, seed: int, rank: int, n_processes: int) -> None:
+        super().__init__(labels, batch_size, seed, rank, n_processes)
+        self.members = [torch.nonzero(self.labels == c).flatten() for c in self.labels.unique().tolist()]
+        self._passes: dict[int, tuple[int, Tensor]] = {}
+
+    def _of_class(self, c: int, start: int, stop: int) -> Tensor:
+        """Return entries start..stop of the endless shuffled stream of one class."""
+        members = self.members[c]
+        n = len(members)
+        parts = []
+        while start < stop:
+            index = start // n
+            cached = self._passes.get(c)
+            if cached is None or cached[0] != index:
+                cached = (index, members[self._permutation(n, "class", c, index)])
+                self._passes[c] = cached
+            offset = start - index * n
+            part = cached[1][offset : offset + stop - start]
+            parts.append(part)
+            start += len(part)
+        return torch.cat(parts)
+
+
+class BalancedSampler(_ClassSampler):
+    """Every class once per round, in shuffled order; the images of a class in shuffled passes."""
+
+    def make_block(self, index: int) -> Tensor:
+        """Return some whole rounds."""
+        n_classes = len(self.members)
+        rounds = max(1, _BLOCK // n_classes)
+        first = index * rounds
+        columns = [self._of_class(c, first, first + rounds) for c in range(n_classes)]
+        table = torch.stack(columns, dim=1)
+        rng = torch.Generator().manual_seed(derive_seed(self.seed, "rounds", index))
+        order = torch.rand(table.shape, generator=rng).argsort(dim=1)
+        return table.gather(1, order).flatten()
+
+
+class SingleClassSampler(_ClassSampler):
+    """Each global batch from one class; every class once per round of batches, in shuffled order."""
+
+    def make_block(self, index: int) -> Tensor:
+        """Return one round: a batch of each class."""
+        order = self._permutation(len(self.members), "order", index).tolist()
+        first = index * self.global_batch
+        return torch.cat([self._of_class(c, first, first + self.global_batch) for c in order])
+
+
+SAMPLERS: dict[str, type[_StreamSampler]] = {
+    "shuffled": ShuffledSampler,
+    "balanced": BalancedSampler,
+    "single_class": SingleClassSampler,
+}
+
+
+def make_sampler(
+    kind: str, labels: Tensor, batch_size: int, seed: int, rank: int = 0, n_processes: int = 1
+) -> Sampler:
+    """Return the sampler of that name.
+
+    Args:
+        kind: "shuffled", "balanced" or "single_class".
+        labels: of the training images, int64 (N,).
+        batch_size: images per process.
+        seed: of the order.
+        rank: number of this process.
+        n_processes: how many processes share each global batch.
+
+    Raises:
+        ConfigError: if the name is unknown.
+        DataError: if there are no images.
+    """
+    if kind not in SAMPLERS:
+        raise ConfigError(
+            f'There is no sampler "{kind}".{suggest(kind, SAMPLERS)} Known samplers: {", ".join(SAMPLERS)}.'
+        )
+    return SAMPLERS[kind](labels, batch_size, seed, rank, n_processes)
