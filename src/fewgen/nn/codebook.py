@@ -298,8 +298,7 @@ class Codebook(nn.Module):
         distinct = _distinct_rows(z_MD)
         n = len(distinct)
         if n >= self.codebook_size:
-            chosen = torch.randperm(n, generator=rng)[: self.codebook_size].to(distinct.device)
-            codes = distinct[chosen]
+            codes = _spread_rows(distinct, self.codebook_size, rng)
             for _ in range(_LLOYD_STEPS):
                 index_TM = self._nearest(z_MD[None], codes[None])
                 one_table = torch.bincount(index_TM[0], minlength=self.codebook_size).to(codes.dtype)[:, None]
@@ -371,6 +370,24 @@ def _distinct_rows(z_MD: Tensor) -> Tensor:
     first = torch.full((len(groups),), len(z_MD), device=z_MD.device)
     first.scatter_reduce_(0, inverse, position, reduce="amin")
     return z_MD[first.sort().values]
+
+
+def _spread_rows(x_ND: Tensor, n: int, rng: torch.Generator) -> Tensor:
+    """Choose n rows far apart: each with odds as its squared distance to those before.
+
+    Source: Arthur & Vassilvitskii 2007, "k-means++: the advantages of careful seeding", Sec. 2.2.
+    Differs: drawn from a random part of the rows if there are more than 16 for each code.
+    """
+    order = torch.randperm(len(x_ND), generator=rng)[: 16 * n].to(x_ND.device)
+    pool = x_ND[order]  # in random order, so the first row is a uniform draw
+    chosen = [0]
+    distance = torch.full((len(pool),), torch.inf, dtype=pool.dtype, device=pool.device)
+    for _ in range(n - 1):
+        distance = torch.minimum(distance, (pool - pool[chosen[-1]]).square().sum(1))
+        # Rows are distinct, but their squared distances may still round to zero.
+        odds = (distance + 1e-12 * distance.max() + 1e-30).cpu()
+        chosen.append(int(torch.multinomial(odds, 1, generator=rng)))
+    return pool[chosen]
 
 
 def _several_processes() -> bool:
