@@ -140,9 +140,9 @@ def _is_grey(image: Image.Image) -> bool:
     return bool((array[..., 0] == array[..., 1]).all() and (array[..., 1] == array[..., 2]).all())
 
 
-def _to_l_or_rgb(image: Image.Image, data: bytes, alpha: str, convert: bool) -> Image.Image:
+def _to_l_or_rgb(image: Image.Image, deep: bool, alpha: str, convert: bool) -> Image.Image:
     """Return the image in mode L or RGB, or say why that would lose something."""
-    if _is_16_bit(image, data):
+    if deep:
         if image.mode == "F":
             raise _Problem("has floating-point values, whose range is unknown; save it as 8-bit PNG")
         if not convert:
@@ -199,8 +199,8 @@ def _decode(
                 with Image.open(io.BytesIO(data), formats=("PNG",)) as check:
                     check.verify()
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            plain = _to_l_or_rgb(upright, data, alpha, convert)
+            deep = _is_16_bit(image, data)  # asked of the file; a turned copy does not know its format
+            plain = _to_l_or_rgb(ImageOps.exif_transpose(image), deep, alpha, convert)
     except _Problem:
         raise
     except Image.DecompressionBombError:
