@@ -30,19 +30,16 @@ from fewgen.nn.ema import EMA
 from fewgen.training.checkpoint import State, read_state, write_state
 from fewgen.training.config import HARMLESS, TrainConfig
 from fewgen.training.logs import Display, MetricsFile, TensorBoard
-from fewgen.training.phases import Batch, Context, Phase, Pixels, Stage
+from fewgen.training.phases import Batch, Context, Pixels, Stage
 from fewgen.training.processes import Processes
-from fewgen.training.sampler import Sampler, make_sampler
-from fewgen.training.schedules import make_schedule
+from fewgen.training.sampler import make_sampler
 from fewgen.training.seeds import derive_seed, global_seed, make_rng
-from fewgen.training.watch import Watch
+from fewgen.training.stage_run import WARM_STEPS, StageRun
+from fewgen.training.updates import PhaseRun, is_finite, join_optimizer, split_optimizer
 
 if TYPE_CHECKING:
     from fewgen.data.imageset import ImageSet
-    from fewgen.losses.terms import LossTerms
 
-_WARM_STEPS = 5
-_MEASURED_STEPS = 20
 _AGREE_EVERY = 10
 """Steps between asking the other processes whether one of them was told to stop."""
 
@@ -100,18 +97,6 @@ class TrainResult:
 
 
 @dataclass
-class _Entry:
-    """What a phase reported in one step, kept as tensors until somebody looks."""
-
-    phase: str
-    step: int
-    total: Tensor | float
-    terms: Mapping[str, Tensor | float]
-    stats: Mapping[str, Any]
-    norm: Tensor | float | None
-
-
-@dataclass
 class _Position:
     """Counters of a run; all of it goes into the state as JSON."""
 
@@ -121,233 +106,6 @@ class _Position:
     finished: bool = False
     warnings: list[str] = field(default_factory=list)
     results: list[dict[str, Any]] = field(default_factory=list)
-
-
-class _PhaseRun:
-    """A phase with its optimiser."""
-
-    def __init__(self, phase: Phase, others: Mapping[str, _PhaseRun], processes: Processes) -> None:
-        self.phase = phase
-        self.processes = processes
-        pairs = phase.trainable()
-        self.parameters = [parameter for parameter, _ in pairs]
-        self.weighting = phase.weighting
-        own = getattr(phase.weighting, "parameters", None)
-        self.weighting_parameters: list[nn.Parameter] = list(own()) if own is not None else []
-        self.moved = self.parameters + self.weighting_parameters
-        self.schedule = make_schedule(phase.schedule)
-        self.owner = self if phase.shares is None else others[phase.shares]
-        if self.owner is self:
-            self.optimizer = self._make_optimizer(pairs)
-            self.base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
-        else:
-            self.optimizer = self.owner.optimizer
-            known = {id(parameter) for parameter in self.owner.moved}
-            if any(id(parameter) not in known for parameter in self.moved):
-                raise ConfigError(
-                    f'Phase "{phase.name}" shares the optimiser of "{phase.shares}" but moves parameters '
-                    "that the other does not."
-                )
-
-    def _make_optimizer(self, pairs: Sequence[tuple[nn.Parameter, bool]]) -> torch.optim.Optimizer:
-        phase = self.phase
-        decayed = [parameter for parameter, decay in pairs if decay]
-        plain = [parameter for parameter, decay in pairs if not decay] + self.weighting_parameters
-        settings: dict[str, Any] = {"lr": phase.lr, "weight_decay": phase.weight_decay}
-        groups = [{"params": decayed, **settings}, {"params": plain, **settings, "weight_decay": 0.0}]
-        groups = [group for group in groups if group["params"]]
-        if phase.optimizer is not None:
-            return phase.optimizer(groups)
-        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in self.moved)
-        return torch.optim.AdamW(groups, betas=phase.betas, fused=fused)
-
-    def update(self, batch: Batch, context: Context, autocast: AbstractContextManager[Any]) -> _Entry:
-        """Take one step of this phase. `total` in the result is not checked yet."""
-        phase = self.phase
-        with autocast:
-            if phase.step is not None:
-                terms = phase.step(batch, context)
-                total = self._objective(terms).detach()
-            else:
-                assert phase.loss is not None
-                terms = phase.loss(batch, context)
-                total = self._objective(terms)
-        entry = _Entry(
-            phase.name,
-            context.step + 1,
-            total.detach(),
-            {name: value.detach() for name, value in terms.values.items()},
-            terms.stats,
-            None,
-        )
-        alone = self.processes.size == 1
-        # Reading a number is free on the processor, and stops a poisoned update before it happens.
-        # On a GPU it would stall the queue; there the loop looks at log steps and before saving.
-        if alone and total.device.type == "cpu" and not math.isfinite(total.item()):
-            return entry
-        if phase.step is None:
-            total.backward(inputs=self.moved)
-        if not alone:
-            self._average(entry)
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        if phase.clip is not None and gradients:
-            entry.norm = _clip(gradients, phase.clip)
-            if entry.norm.device.type == "cpu" and not math.isfinite(entry.norm.item()):
-                return entry
-        if not alone and entry.norm is None and not bool(torch.isfinite(_as_tensor(entry.total))):
-            return entry
-        if self.owner is self:
-            factor = self.schedule(context.step, context.steps)
-            for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-                group["lr"] = rate * factor
-        self.optimizer.step()
-        for parameter in self.moved:
-            parameter.grad = None
-        return entry
-
-    def _objective(self, terms: LossTerms) -> Tensor:
-        return terms.total() if self.weighting is None else self.weighting(terms)
-
-    def _average(self, entry: _Entry) -> None:
-        """Average gradients over processes; the total rides along, so all stop at the same NaN."""
-        for parameter in self.moved:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        total = _as_tensor(entry.total).float().clone()
-        self.processes.average([*(p.grad for p in self.moved if p.grad is not None), total])
-        entry.total = total
-
-
-def _as_tensor(value: Tensor | float) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.tensor(value)
-
-
-def _clip(gradients: list[Tensor], limit: float) -> Tensor:
-    """Scale gradients in place so that their joint norm is at most `limit`; return the norm before."""
-    norms = torch._foreach_norm(gradients)
-    norm = torch.linalg.vector_norm(torch.stack(list(norms)))
-    if norm.device.type == "cpu":
-        if norm.item() > limit:
-            torch._foreach_mul_(gradients, limit / (norm.item() + 1e-6))
-    else:
-        torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
-    return norm
-
-
-class _StageRun:
-    """A stage with everything that lives as long as it: optimisers, average, sampler, best weights."""
-
-    def __init__(self, stage: Stage, index: int, planned: int, context: Context, sampler: Sampler) -> None:
-        self.stage = stage
-        self.index = index
-        self.planned = planned
-        self.steps = planned
-        self.step = 0
-        self.context = context
-        self.sampler = sampler
-        self.container = nn.ModuleList(stage.trained_modules())
-        self.phases: dict[str, _PhaseRun] = {}
-        self.ema: EMA | None = None
-        self.best: dict[str, Tensor] | None = None
-        self.best_value: float | None = None
-        self.best_step: int | None = None
-        self.bad_validations = 0
-        self.stopped_early = False
-        self.validated_at = -1
-        self.watch = Watch()
-        self.pending: list[_Entry] = []
-        self.unchecked = 0
-        self.seconds = 0.0
-        self.seconds_before = 0.0
-        self.check_at = _WARM_STEPS + _MEASURED_STEPS
-        self.measured = False
-        self.clock: float | None = None
-
-    def weightings(self) -> dict[str, nn.Module]:
-        """The weightings that are modules, and so have state."""
-        found = {name: run.weighting for name, run in self.phases.items()}
-        return {name: value for name, value in found.items() if isinstance(value, nn.Module)}
-
-    def counters(self) -> dict[str, Any]:
-        """All plain values that the stage needs to continue."""
-        return {
-            "steps": self.steps,
-            "step": self.step,
-            "position": self.sampler.position,
-            "best_value": self.best_value,
-            "best_step": self.best_step,
-            "bad_validations": self.bad_validations,
-            "validated_at": self.validated_at,
-            "watch": self.watch.state(),
-            "pending": [_to_json(entry) for entry in self.pending],
-            "seconds": self.seconds,
-            "seconds_before": self.seconds_before,
-            "check_at": self.check_at,
-            "measured": self.measured,
-        }
-
-    def load_counters(self, values: Mapping[str, Any]) -> None:
-        """Continue from `counters()`."""
-        for name in (
-            "steps",
-            "step",
-            "best_value",
-            "best_step",
-            "bad_validations",
-            "validated_at",
-            "seconds",
-            "seconds_before",
-            "check_at",
-            "measured",
-        ):
-            setattr(self, name, values[name])
-        self.sampler.position = values["position"]
-        self.watch.load(values["watch"])
-        self.pending = [_from_json(entry) for entry in values["pending"]]
-
-    def settle(self) -> None:
-        """Turn pending figures into plain numbers, in one transfer."""
-        flat = [
-            value
-            for entry in self.pending
-            for value in (entry.total, entry.norm, *entry.terms.values(), *entry.stats.values())
-            if isinstance(value, Tensor)
-        ]
-        if not flat:
-            return
-        numbers = iter(torch.stack([value.detach().reshape(()).float() for value in flat]).tolist())
-
-        def number(value: Any) -> Any:
-            return next(numbers) if isinstance(value, Tensor) else value
-
-        for entry in self.pending:
-            entry.total = number(entry.total)
-            entry.norm = number(entry.norm)
-            entry.terms = {name: number(value) for name, value in entry.terms.items()}
-            entry.stats = {name: number(value) for name, value in entry.stats.items()}
-
-
-def _to_json(entry: _Entry) -> dict[str, Any]:
-    """Return a settled entry as JSON values; JSON has no NaN, so numbers travel as text."""
-    return {
-        "phase": entry.phase,
-        "step": entry.step,
-        "total": repr(float(entry.total)),
-        "terms": {name: repr(float(value)) for name, value in entry.terms.items()},
-        "stats": {name: repr(float(value)) for name, value in entry.stats.items()},
-        "norm": None if entry.norm is None else repr(float(entry.norm)),
-    }
-
-
-def _from_json(values: Mapping[str, Any]) -> _Entry:
-    return _Entry(
-        values["phase"],
-        values["step"],
-        float(values["total"]),
-        {name: float(value) for name, value in values["terms"].items()},
-        {name: float(value) for name, value in values["stats"].items()},
-        None if values["norm"] is None else float(values["norm"]),
-    )
 
 
 class _StopRequest:
@@ -440,7 +198,7 @@ class Trainer:
         self._position = _Position()
         self._metrics: MetricsFile | None = None
         self._board: TensorBoard | None = None
-        self._run: _StageRun | None = None
+        self._run: StageRun | None = None
         self._saved_at: int | None = None
         self._started = 0.0
         self._total_seconds: float | None = None
@@ -503,7 +261,7 @@ class Trainer:
         self.display.note(f"Finished after {self._position.total_steps} steps in {self._seconds():.0f} s.")
         return self._result(interrupted=False)
 
-    def _run_stage(self, run: _StageRun) -> bool:
+    def _run_stage(self, run: StageRun) -> bool:
         """Take the steps that are left; return False when told to stop."""
         stage, context = run.stage, run.context
         phases = list(run.phases.values())
@@ -526,7 +284,7 @@ class Trainer:
                     entry = phase.update(batch, context, autocast)
                     run.pending.append(entry)
                     run.unchecked += 1
-                    if (on_cpu or several) and not _is_finite(entry):
+                    if (on_cpu or several) and not is_finite(entry):
                         self._check(run)
             if several:
                 self.processes.agree([run.container, *run.weightings().values()])
@@ -543,14 +301,14 @@ class Trainer:
         self._tick(run)
         return True
 
-    def _between_steps(self, run: _StageRun) -> bool:
+    def _between_steps(self, run: StageRun) -> bool:
         """Log, validate, preview and save as due; return True to end the stage early."""
         config, step = self.config, run.step
         last = step >= run.steps
         if step % config.log_every == 0 or last:
             self._log(run)
         if config.minutes is not None:
-            if step == _WARM_STEPS:
+            if step == WARM_STEPS:
                 self._mark_speed(run)
             elif step == run.check_at:
                 self._fit_to_limit(run)
@@ -573,7 +331,7 @@ class Trainer:
 
     # ------------------------------------------------------------------ stages
 
-    def _begin(self, train: Pixels, held_out: Pixels | None, state: State | None) -> _StageRun:
+    def _begin(self, train: Pixels, held_out: Pixels | None, state: State | None) -> StageRun:
         """Set a stage up, at its start or where `state` left it."""
         index = self._position.stage
         stage, config, rank = self.stages[index], self.config, self.processes.rank
@@ -598,7 +356,7 @@ class Trainer:
         else:
             assert callable(stage.sampler)
             sampler = stage.sampler(labels, stage.batch_size, seed, rank, self.processes.size)
-        run = _StageRun(stage, index, self._planned(stage), context, sampler)
+        run = StageRun(stage, index, self._planned(stage), context, sampler)
         run.seconds_before = self._seconds()
         self._run = run
         for phase in stage.phases:
@@ -614,7 +372,7 @@ class Trainer:
         else:
             self.processes.broadcast_module(self.method)
         for phase in stage.phases:
-            run.phases[phase.name] = _PhaseRun(phase, run.phases, self.processes)
+            run.phases[phase.name] = PhaseRun(phase, run.phases, self.processes)
         decay = config.ema_decay if stage.ema_decay is None else stage.ema_decay
         if decay > 0 and len(run.container):
             run.ema = EMA(run.container, decay)
@@ -626,7 +384,7 @@ class Trainer:
     def _planned(self, stage: Stage) -> int:
         return max(1, round(stage.steps * self.config.steps_scale))
 
-    def _end_stage(self, run: _StageRun) -> None:
+    def _end_stage(self, run: StageRun) -> None:
         """Put the kept weights in place, run the last hook, and save the boundary."""
         stage = run.stage
         self._check(run)
@@ -661,7 +419,7 @@ class Trainer:
         self._run = None
         self._save()
 
-    def _train_mode(self, run: _StageRun) -> None:
+    def _train_mode(self, run: StageRun) -> None:
         """Training mode for what this stage moves; the rest stays fixed, dropout and all."""
         self.method.eval()
         for module in run.stage.trained_modules():
@@ -673,7 +431,7 @@ class Trainer:
             weighting.train()
 
     @contextmanager
-    def _hook(self, run: _StageRun, name: str, gradients: bool = False) -> Iterator[Context]:
+    def _hook(self, run: StageRun, name: str, gradients: bool = False) -> Iterator[Context]:
         """Evaluation mode and random numbers of its own, equal at every call."""
         started = time.monotonic()
         parts = (self.config.seed, "hook", name, run.index)
@@ -694,7 +452,7 @@ class Trainer:
             self._hook_seconds += time.monotonic() - started
 
     @contextmanager
-    def _averaged(self, run: _StageRun) -> Iterator[None]:
+    def _averaged(self, run: StageRun) -> Iterator[None]:
         if run.ema is None:
             yield
         else:
@@ -703,7 +461,7 @@ class Trainer:
 
     # ------------------------------------------------------------------ between steps
 
-    def _log(self, run: _StageRun) -> None:
+    def _log(self, run: StageRun) -> None:
         """Write means since the last line, and look for trouble."""
         self._check(run)
         values: dict[str, float] = {}
@@ -733,7 +491,7 @@ class Trainer:
         self._write_line(run, "train", values)
         self.display.update(run.step, run.steps, shown)
 
-    def _validate(self, run: _StageRun) -> None:
+    def _validate(self, run: StageRun) -> None:
         """Measure on held-out images with averaged weights; keep the best and count the others."""
         if run.validated_at == run.step:
             return
@@ -766,7 +524,7 @@ class Trainer:
         elif measured_:
             run.bad_validations += 1
 
-    def _measure(self, run: _StageRun) -> dict[str, float]:
+    def _measure(self, run: StageRun) -> dict[str, float]:
         stage = run.stage
         assert stage.validate is not None
         with self._hook(run, "validate") as hook:
@@ -784,7 +542,7 @@ class Trainer:
                 self._warn(run, run.watch.note(stage.diagnose(hook)))
         return figures
 
-    def _preview(self, run: _StageRun, name: str) -> None:
+    def _preview(self, run: StageRun, name: str) -> None:
         if run.stage.preview is None or not self.processes.is_main:
             return
         with self._averaged(run), self._hook(run, "preview") as hook:
@@ -793,14 +551,14 @@ class Trainer:
             path = self.run_dir / "previews" / f"{run.index + 1}_{run.stage.name}_{name}.png"
             write_png(path, picture)
 
-    def _warn(self, run: _StageRun, messages: Sequence[str]) -> None:
+    def _warn(self, run: StageRun, messages: Sequence[str]) -> None:
         for message in messages:
             self._position.warnings.append(message)
             if self.processes.is_main:
                 self.display.warn(message)
             self._write_line(run, "warning", {"text": message})
 
-    def _write_line(self, run: _StageRun, kind: str, values: Mapping[str, Any]) -> None:
+    def _write_line(self, run: StageRun, kind: str, values: Mapping[str, Any]) -> None:
         if self._metrics is None:
             return
         line = {
@@ -820,7 +578,7 @@ class Trainer:
 
     # ------------------------------------------------------------------ trouble
 
-    def _check(self, run: _StageRun) -> None:
+    def _check(self, run: StageRun) -> None:
         """Raise `TrainingError` if a figure since the last look is not finite; names the first."""
         unchecked, run.unchecked = run.unchecked, 0
         if not unchecked:
@@ -828,7 +586,7 @@ class Trainer:
         run.settle()
         for entry in run.pending[-unchecked:]:
             where = f'of phase "{entry.phase}" is not finite at step {entry.step} of stage "{run.stage.name}"'
-            if _is_finite(entry):
+            if is_finite(entry):
                 continue  # a term that is switched off may be anything
             bad = [name for name, value in entry.terms.items() if not math.isfinite(value)]
             lr = next(phase.lr for phase in run.stage.phases if phase.name == entry.phase)
@@ -916,7 +674,7 @@ class Trainer:
             return self._total_seconds
         return self._position.seconds + time.monotonic() - self._started
 
-    def _mark_speed(self, run: _StageRun) -> None:
+    def _mark_speed(self, run: StageRun) -> None:
         self._synchronize()
         self._speed_mark = (run.step, time.monotonic(), self._hook_seconds)
 
@@ -924,13 +682,13 @@ class Trainer:
         if self.device.type == "cuda" and self.config.minutes is not None:
             torch.cuda.synchronize(self.device)
 
-    def _tick(self, run: _StageRun) -> None:
+    def _tick(self, run: StageRun) -> None:
         now = time.monotonic()
         if run.clock is not None:
             run.seconds += now - run.clock
         run.clock = now
 
-    def _fit_to_limit(self, run: _StageRun) -> None:
+    def _fit_to_limit(self, run: StageRun) -> None:
         """Lower the stage's steps so that it ends within its share of the `minutes` limit.
 
         Called after some warm-up and measured steps, and again later, because a shared machine may
@@ -973,7 +731,7 @@ class Trainer:
         ]
         run.check_at = ahead[0] if ahead else -1
 
-    def _stage_limit(self, run: _StageRun) -> float:
+    def _stage_limit(self, run: StageRun) -> float:
         """Seconds for this stage: its share of what the stages before it have left."""
         assert self.config.minutes is not None
         given = [stage.time_share for stage in self.stages]
@@ -984,7 +742,7 @@ class Trainer:
         left = 60.0 * self.config.minutes - run.seconds_before
         return max(0.0, left) * (shares[run.index] / ahead if ahead > 0 else 1.0)
 
-    def _measured_speed(self, run: _StageRun) -> float:
+    def _measured_speed(self, run: StageRun) -> float:
         """Seconds per step, with its share of validation, preview and saving."""
         config, stage = self.config, run.stage
         self._synchronize()
@@ -1002,7 +760,7 @@ class Trainer:
             per_step += (time.monotonic() - started) / every
         return per_step
 
-    def _rehearse(self, run: _StageRun, name: str, hook: Callable[[Context], Any] | None) -> None:
+    def _rehearse(self, run: StageRun, name: str, hook: Callable[[Context], Any] | None) -> None:
         if hook is not None:
             with self._averaged(run), self._hook(run, name) as context:
                 hook(context)
@@ -1047,7 +805,7 @@ class Trainer:
             values["stage"] = run.counters()
             for name, phase in run.phases.items():
                 if phase.owner is phase:
-                    parts, plain = _split_optimizer(phase.optimizer)
+                    parts, plain = split_optimizer(phase.optimizer)
                     tensors.update({f"optimizer.{name}.{key}": value for key, value in parts.items()})
                     values["optimizers"][name] = plain
             for name, weighting in run.weightings().items():
@@ -1144,7 +902,7 @@ class Trainer:
                 f"{first[1].strip() if len(first) > 1 else first[0]} Use a new run folder."
             ) from error
 
-    def _load_stage(self, run: _StageRun, state: State) -> None:
+    def _load_stage(self, run: StageRun, state: State) -> None:
         def group(prefix: str) -> dict[str, Tensor]:
             n = len(prefix)
             return {name[n:]: value for name, value in state.tensors.items() if name.startswith(prefix)}
@@ -1154,7 +912,7 @@ class Trainer:
             run.load_counters(state.values["stage"])
             for name, phase in run.phases.items():
                 if phase.owner is phase:
-                    _join_optimizer(
+                    join_optimizer(
                         phase.optimizer, group(f"optimizer.{name}."), state.values["optimizers"][name]
                     )
             for name, weighting in run.weightings().items():
@@ -1280,11 +1038,6 @@ def _mean(values: Sequence[Any]) -> float:
     return sum(float(value) for value in values) / len(values)
 
 
-def _is_finite(entry: _Entry) -> bool:
-    norm = entry.norm
-    return math.isfinite(float(entry.total)) and (norm is None or math.isfinite(float(norm)))
-
-
 def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(values, dict):
         return {prefix: values}
@@ -1310,29 +1063,3 @@ def _fingerprint(images: ImageSet) -> str:
     digest.update(images.labels.contiguous().numpy().data)
     digest.update("\0".join(images.class_names).encode())
     return f"{len(images)} images, {digest.hexdigest()}"
-
-
-def _split_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return an optimiser's state as tensors by "parameter.key", and plain values."""
-    state = optimizer.state_dict()
-    tensors: dict[str, Tensor] = {}
-    plain: dict[str, dict[str, Any]] = {}
-    for index, entries in state["state"].items():
-        plain[str(index)] = {}
-        for key, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{key}"] = value
-            else:
-                plain[str(index)][key] = value
-    return tensors, {"state": plain}
-
-
-def _join_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], plain: dict[str, Any]
-) -> None:
-    """Put back what `_split_optimizer` took apart; the groups' settings come from the run itself."""
-    state: dict[int, dict[str, Any]] = {int(i): dict(entries) for i, entries in plain["state"].items()}
-    for name, value in tensors.items():
-        index, _, key = name.partition(".")
-        state[int(index)][key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

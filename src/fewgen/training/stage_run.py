@@ -1,0 +1,111 @@
+"""A stage while it runs: everything that lives as long as the stage and must survive a stop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewgen.nn.ema import EMA
+from fewgen.training.phases import Context, Stage
+from fewgen.training.sampler import Sampler
+from fewgen.training.updates import Entry, PhaseRun, from_json, to_json
+from fewgen.training.watch import Watch
+
+WARM_STEPS = 5
+MEASURED_STEPS = 20
+
+
+class StageRun:
+    """A stage with everything that lives as long as it: optimisers, average, sampler, best weights."""
+
+    def __init__(self, stage: Stage, index: int, planned: int, context: Context, sampler: Sampler) -> None:
+        self.stage = stage
+        self.index = index
+        self.planned = planned
+        self.steps = planned
+        self.step = 0
+        self.context = context
+        self.sampler = sampler
+        self.container = nn.ModuleList(stage.trained_modules())
+        self.phases: dict[str, PhaseRun] = {}
+        self.ema: EMA | None = None
+        self.best: dict[str, Tensor] | None = None
+        self.best_value: float | None = None
+        self.best_step: int | None = None
+        self.bad_validations = 0
+        self.stopped_early = False
+        self.validated_at = -1
+        self.watch = Watch()
+        self.pending: list[Entry] = []
+        self.unchecked = 0
+        self.seconds = 0.0
+        self.seconds_before = 0.0
+        self.check_at = WARM_STEPS + MEASURED_STEPS
+        self.measured = False
+        self.clock: float | None = None
+
+    def weightings(self) -> dict[str, nn.Module]:
+        """The weightings that are modules, and so have state."""
+        found = {name: run.weighting for name, run in self.phases.items()}
+        return {name: value for name, value in found.items() if isinstance(value, nn.Module)}
+
+    def counters(self) -> dict[str, Any]:
+        """All plain values that the stage needs to continue."""
+        return {
+            "steps": self.steps,
+            "step": self.step,
+            "position": self.sampler.position,
+            "best_value": self.best_value,
+            "best_step": self.best_step,
+            "bad_validations": self.bad_validations,
+            "validated_at": self.validated_at,
+            "watch": self.watch.state(),
+            "pending": [to_json(entry) for entry in self.pending],
+            "seconds": self.seconds,
+            "seconds_before": self.seconds_before,
+            "check_at": self.check_at,
+            "measured": self.measured,
+        }
+
+    def load_counters(self, values: Mapping[str, Any]) -> None:
+        """Continue from `counters()`."""
+        for name in (
+            "steps",
+            "step",
+            "best_value",
+            "best_step",
+            "bad_validations",
+            "validated_at",
+            "seconds",
+            "seconds_before",
+            "check_at",
+            "measured",
+        ):
+            setattr(self, name, values[name])
+        self.sampler.position = values["position"]
+        self.watch.load(values["watch"])
+        self.pending = [from_json(entry) for entry in values["pending"]]
+
+    def settle(self) -> None:
+        """Turn pending figures into plain numbers, in one transfer."""
+        flat = [
+            value
+            for entry in self.pending
+            for value in (entry.total, entry.norm, *entry.terms.values(), *entry.stats.values())
+            if isinstance(value, Tensor)
+        ]
+        if not flat:
+            return
+        numbers = iter(torch.stack([value.detach().reshape(()).float() for value in flat]).tolist())
+
+        def number(value: Any) -> Any:
+            return next(numbers) if isinstance(value, Tensor) else value
+
+        for entry in self.pending:
+            entry.total = number(entry.total)
+            entry.norm = number(entry.norm)
+            entry.terms = {name: number(value) for name, value in entry.terms.items()}
+            entry.stats = {name: number(value) for name, value in entry.stats.items()}
