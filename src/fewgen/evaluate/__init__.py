@@ -1,0 +1,52 @@
+"""Figures that say whether generated images are real-looking, diverse, new, useful and of the wanted class.
+
+This package knows images, labels and features; it does not know who made the images.
+"""
+
+from fewgen.evaluate.agreement import Agreement, Share, label_agreement, wilson_interval
+from fewgen.evaluate.distances import (
+    NeighbourScores,
+    frechet_distance,
+    kernel_distance,
+    kernel_distance_blocks,
+    nearest_distances,
+    neighbour_scores,
+)
+from fewgen.evaluate.features import (
+    ClassifierFeatures,
+    ClassifierSettings,
+    FeatureExtractor,
+    PixelFeatures,
+    make_extractor,
+)
+from fewgen.evaluate.protocol import FIGURES, RealSide, measure_generated
+from fewgen.evaluate.quality import copy_share, mean_squared_error, psnr, ssim, within_class_distance
+from fewgen.evaluate.usefulness import UsefulnessSettings, usefulness
+
+__all__ = [
+    "FIGURES",
+    "Agreement",
+    "ClassifierFeatures",
+    "ClassifierSettings",
+    "FeatureExtractor",
+    "NeighbourScores",
+    "PixelFeatures",
+    "RealSide",
+    "Share",
+    "UsefulnessSettings",
+    "copy_share",
+    "frechet_distance",
+    "kernel_distance",
+    "kernel_distance_blocks",
+    "label_agreement",
+    "make_extractor",
+    "mean_squared_error",
+    "measure_generated",
+    "nearest_distances",
+    "neighbour_scores",
+    "psnr",
+    "ssim",
+    "usefulness",
+    "wilson_interval",
+    "within_class_distance",
+]

@@ -1,0 +1,124 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fewgen.errors import ConfigError, DataError, ShapeError
+from fewgen.evaluate.quality import copy_share, mean_squared_error, psnr, ssim, within_class_distance
+
+
+def pictures(n, channels, size, seed):
+    """Smooth random images, uint8, and a noisy version of them."""
+    rng = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(n, channels, 5, 5, generator=rng)
+    x = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1)
+    y = (x + 0.15 * torch.randn(x.shape, generator=rng)).clamp(0, 1)
+    return (255 * x).round().to(torch.uint8), (255 * y).round().to(torch.uint8)
+
+
+@pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 32), (1, 64), (3, 12)])
+@pytest.mark.parametrize("window", ["gaussian", "uniform"])
+@pytest.mark.parametrize("border", ["mirror", "crop"])
+def test_ssim_equals_scikit_image(channels, size, window, border):
+    from skimage.metrics import structural_similarity
+
+    x, y = pictures(4, channels, size, seed=size)
+    settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    for found, a, b in zip(ssim(x, y, window=window, border=border), x.numpy(), y.numpy(), strict=True):
+        mean, full = structural_similarity(
+            a, b, channel_axis=0, data_range=255, full=True, **(settings if window == "gaussian" else {})
+        )
+        assert float(found) == pytest.approx(full.mean() if border == "mirror" else mean, rel=1e-4)
+
+
+def test_ssim_equals_torchmetrics():
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    x, y = pictures(3, 1, 28, seed=1)
+    theirs = structural_similarity_index_measure(x.double() / 255, y.double() / 255, data_range=1.0)
+    # Theirs mirrors without repeating the edge pixel, which reaches the first five rows and columns only.
+    assert float(ssim(x, y).mean()) == pytest.approx(float(theirs), abs=0.02)
+
+
+def test_ssim_of_equal_and_scaled_images():
+    x, y = pictures(3, 1, 28, seed=2)
+    assert torch.allclose(ssim(x, x), torch.ones(3, dtype=torch.float64))
+    assert torch.allclose(ssim(x, y), ssim(y, x))
+    assert torch.allclose(ssim(x, y), ssim(x / 255.0, y / 255.0, data_range=1.0), atol=1e-6)
+    assert torch.allclose(ssim(x, y)[1:2], ssim(x[1:2], y[1:2]))  # an image does not depend on the others
+
+
+def test_signed_images_are_refused():
+    # SSIM of images in [-1, 1] is a different, lower number; it must not slip through.
+    x, _ = pictures(1, 1, 28, seed=3)
+    with pytest.raises(DataError, match="to_uint8"):
+        ssim(x / 127.5 - 1, x / 127.5 - 1, data_range=2.0)
+
+
+def test_ssim_refuses_what_it_does_not_know():
+    x, y = pictures(1, 1, 10, seed=4)
+    with pytest.raises(ShapeError, match="smaller than the window"):
+        ssim(x, y, border="crop")
+    with pytest.raises(ConfigError, match="gaussian"):
+        ssim(x, y, window="box")
+    with pytest.raises(ConfigError, match="mirror"):
+        ssim(x, y, border="zero")
+    with pytest.raises(ShapeError):
+        ssim(x, y[:, :, :5])
+    with pytest.raises(DataError, match="no images"):
+        ssim(x[:0], y[:0])
+
+
+def test_psnr_equals_scikit_image():
+    from skimage.metrics import mean_squared_error as their_mse
+    from skimage.metrics import peak_signal_noise_ratio
+
+    x, y = pictures(3, 3, 16, seed=5)
+    for i, (a, b) in enumerate(zip(x.numpy(), y.numpy(), strict=True)):
+        assert float(psnr(x, y)[i]) == pytest.approx(peak_signal_noise_ratio(a, b, data_range=255), rel=1e-9)
+        assert float(mean_squared_error(x, y)[i]) == pytest.approx(their_mse(a, b), rel=1e-9)
+    assert math.isinf(float(psnr(x, x)[0]))
+
+
+def test_within_class_distance_equals_loops():
+    rng = torch.Generator().manual_seed(0)
+    features = torch.randn(12, 5, generator=rng)
+    labels = torch.tensor([0] * 5 + [1] * 6 + [2])
+    found = within_class_distance(features, labels, 3)
+    for c, n in ((0, 5), (1, 6)):
+        rows = features[labels == c].double().numpy()
+        pairs = [np.linalg.norm(rows[i] - rows[j]) for i in range(n) for j in range(i)]
+        assert found.per_class[c] == pytest.approx(np.mean(pairs), rel=1e-9)
+    assert found.per_class[2] is None
+    assert found.mean == pytest.approx((found.per_class[0] + found.per_class[1]) / 2)
+    assert within_class_distance(torch.ones(4, 2), torch.zeros(4, dtype=torch.int64), 1).mean == 0
+    with pytest.raises(DataError, match="no class"):
+        within_class_distance(features[:2], torch.tensor([0, 1]), 2)
+
+
+def test_copy_share_separates_copies_from_fresh_draws():
+    rng = torch.Generator().manual_seed(0)
+    train, held_out, fresh = (torch.randn(n, 6, generator=rng) for n in (100, 2000, 2000))
+    assert copy_share(train.repeat(3, 1), train, held_out).share == 1.0
+    natural = copy_share(fresh, train, held_out)
+    assert natural.share < 0.025
+    assert natural.median_ratio == pytest.approx(1, abs=0.05)
+    half = copy_share(torch.cat([fresh[:100], train]), train, held_out)
+    assert half.share == pytest.approx(0.5, abs=0.02)
+    assert torch.equal(half.nearest_index[100:], torch.arange(100))
+
+
+def test_copies_count_even_where_real_images_repeat():
+    train = torch.arange(6.0)[:, None]
+    held_out = train.repeat(20, 1)  # every held-out image is a duplicate of a training image
+    assert copy_share(train, train, held_out).threshold == 0
+    assert copy_share(train, train, held_out).share == 1.0
+
+
+def test_copy_share_needs_enough_held_out_images():
+    x = torch.randn(50, 3)
+    with pytest.raises(DataError, match="at least 100"):
+        copy_share(x, x, x)
+    with pytest.raises(ConfigError):
+        copy_share(x, x, x, quantile=0.0)
