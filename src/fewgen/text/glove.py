@@ -24,31 +24,29 @@ _LONGEST_LINE = 1 << 17
 def word_variants(word: str) -> list[str]:
     """Spellings under which a word is looked up, best first.
 
-    As written, lower case, capitalised, upper case; then the same without hyphens, then singular and
-    plural by the simplest English rules. No synonyms: "automobile" is not "car".
+    As written; then in lower case, capitalised and in upper case: the word, the word without hyphens, its
+    singular and its plural by the simplest English rules. No synonyms: "automobile" is not "car".
 
     >>> word_variants("T-shirt")[:5]
-    ['T-shirt', 't-shirt', 'T-SHIRT', 'Tshirt', 'tshirt']
+    ['T-shirt', 't-shirt', 'T-SHIRT', 'tshirt', 'Tshirt']
     >>> "sandal" in word_variants("sandals")
     True
     """
-    forms = []
-    joined = word.replace("-", "")
-    for base in dict.fromkeys([word, joined]):
-        forms.append(base)
-    for base in dict.fromkeys([word, joined]):
-        lower = base.lower()
-        if lower.endswith("ies"):
-            forms.append(lower[:-3] + "y")
-        if lower.endswith(("ses", "xes", "zes", "ches", "shes", "oes")):
-            forms.append(lower[:-2])
-        if lower.endswith("s") and not lower.endswith("ss"):
-            forms.append(lower[:-1])
-        if lower.endswith("y"):
-            forms.append(lower[:-1] + "ies")
-        forms += [lower + "s", lower + "es"]
-    cased = [variant for form in forms for variant in (form, form.lower(), form.capitalize(), form.upper())]
-    return list(dict.fromkeys(variant for variant in cased if variant))
+    lower = word.lower()
+    joined = lower.replace("-", "")
+    forms = [lower, joined]
+    for base in dict.fromkeys(forms):
+        if base.endswith("ies"):
+            forms.append(base[:-3] + "y")
+        if base.endswith(("ses", "xes", "zes", "ches", "shes", "oes")):
+            forms.append(base[:-2])
+        if base.endswith("s") and not base.endswith("ss"):
+            forms.append(base[:-1])
+        if base.endswith("y"):
+            forms.append(base[:-1] + "ies")
+        forms += [base + "s", base + "es"]
+    cased = [variant for form in forms for variant in (form, form.capitalize(), form.upper())]
+    return list(dict.fromkeys(variant for variant in (word, *cased) if variant))
 
 
 class GloveEncoder:

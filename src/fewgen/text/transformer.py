@@ -189,10 +189,9 @@ def _local_or_hub(path: str | Path) -> Path:
 def _readable(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise TextError(
-            f"{folder} does not hold a readable {what} model: {str(error).splitlines()[0]}"
-        ) from error
+    except Exception as error:  # transformers, tokenizers and safetensors each have their own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TextError(f"{folder} does not hold a readable {what} model: {reason}") from error
 
 
 @contextlib.contextmanager
