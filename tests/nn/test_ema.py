@@ -92,3 +92,12 @@ def test_another_network_is_refused():
         ema.load_state_dict(EMA(nn.Linear(3, 4)).state_dict())
     with pytest.raises(ConfigError, match="decay"):
         EMA(make(), decay=1.0)
+
+
+def test_a_module_without_parameters_is_followed_too():
+    net = Codebook(8, 4)
+    ema = EMA(net)
+    net(torch.randn(20, 4))
+    ema.update(net)
+    with ema.applied_to(net):
+        assert bool(net.initialised)

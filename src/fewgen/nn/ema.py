@@ -42,11 +42,12 @@ class EMA:
         buffers = dict(module.named_buffers())
         self._check(parameters, buffers)
         floating = [name for name, p in parameters.items() if p.is_floating_point()]
-        torch._foreach_lerp_(
-            [self._average[name] for name in floating],
-            [parameters[name].detach() for name in floating],
-            1.0 - decay,
-        )
+        if floating:  # a module may hold buffers alone, as a codebook that follows running means does
+            torch._foreach_lerp_(
+                [self._average[name] for name in floating],
+                [parameters[name].detach() for name in floating],
+                1.0 - decay,
+            )
         for name, p in parameters.items():
             if not p.is_floating_point():
                 self._average[name].copy_(p)
