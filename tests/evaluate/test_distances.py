@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.reference import naive_metrics as naive
 
 from fewgen.errors import DataError, ShapeError
 from fewgen.evaluate.distances import (
@@ -19,7 +20,6 @@ from fewgen.evaluate.distances import (
     nearest_distances,
     neighbour_scores,
 )
-from tests.reference import naive_metrics as naive
 
 STORED = json.loads((Path(naive.__file__).parent / "metrics.json").read_text())["values"]
 CASES = sorted(naive.CASES)

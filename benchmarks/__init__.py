@@ -1,0 +1,1 @@
+"""Benchmarks: numbers with command, commit, versions, hardware and seeds."""

@@ -1,0 +1,26 @@
+"""Run a benchmark by name: `python -m benchmarks generation --data fashion_mnist --shots 30`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+NAMES = {
+    "generation": "quality of generated images: fewgen beside what a user would take instead",
+    "reconstruction": "SSIM of held-out images as they come back",
+    "speed": "images per second of a run, and the time of `fewgen --help`",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Hand the arguments to the named benchmark."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] not in NAMES:
+        for name, about in NAMES.items():
+            print(f"python -m benchmarks {name:15s} {about}")
+        return 0 if not arguments or arguments[0] in ("-h", "--help") else 2
+    return int(importlib.import_module(f"benchmarks.{arguments[0]}").main(arguments[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
