@@ -1,0 +1,121 @@
+"""Speed: images per second of a run, the time of `fewgen --help`, and of the measuring protocol.
+
+Examples:
+    python -m benchmarks speed --run runs/shoes
+    python -m benchmarks speed --measure 1000 3000 10000
+
+Each timing is repeated after a warm-up; the median and the fastest are printed, because other programs on
+the machine can only make a run slower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks.environment import environment
+from fewgen.errors import FewgenError
+from fewgen.files import write_json
+
+
+def timed(action: Callable[[], object], repeats: int) -> dict[str, float]:
+    """Return median and fastest wall-clock seconds after one warm-up."""
+    action()
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - started)
+    return {"median_s": statistics.median(seconds), "fastest_s": min(seconds), "repeats": repeats}
+
+
+def help_time(repeats: int) -> dict[str, float]:
+    """Time `fewgen --help` as a new process."""
+
+    def action() -> None:
+        subprocess.run(
+            [sys.executable, "-m", "fewgen.cli.main", "--help"],
+            stdout=subprocess.DEVNULL,
+            check=True,
+            timeout=60,
+        )
+
+    return timed(action, repeats)
+
+
+def generation_speed(run_dir: Path, n: int, repeats: int) -> dict[str, float]:
+    """Time the generation of n images, equally many per class, without writing files."""
+    from fewgen import api
+    from fewgen.generate import GenerationRequest, image_seeds
+
+    run = api.load_run(run_dir)
+    method = run.method
+    labels = torch.arange(n) % len(run.class_names)
+    request = GenerationRequest(labels=labels, seeds=image_seeds(0, n))
+    found = timed(lambda: method.generate(request), repeats)
+    return found | {"n": n, "images_per_second": n / found["median_s"], "best": n / found["fastest_s"]}
+
+
+def measuring_speed(n: int) -> dict[str, float]:
+    """Time everything but usefulness on n generated and n test images of 28 px (random pixels)."""
+    from fewgen.data.imageset import ImageSet
+    from fewgen.evaluate import FIGURES, ClassifierFeatures, ClassifierSettings, measure_generated
+
+    rng = torch.Generator().manual_seed(0)
+
+    def images(count: int) -> ImageSet:
+        pixels = torch.randint(0, 256, (count, 1, 28, 28), generator=rng, dtype=torch.uint8)
+        return ImageSet(pixels, torch.arange(count) % 10, tuple("0123456789"))
+
+    train, test, generated = images(300), images(n), images(n)
+    extractor = ClassifierFeatures.of(train, settings=ClassifierSettings(steps=2), use_cache=False)
+    wanted = [name for name in FIGURES if not name.startswith("usefulness")]
+    started = time.perf_counter()
+    measure_generated(generated, train, test, extractor, figures=wanted, n_reference=n)
+    return {"n": n, "seconds": time.perf_counter() - started}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the timings as lines of JSON and write them to a file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks speed",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--run", nargs="*", default=[], help="run folders whose generation is timed")
+    parser.add_argument("--n", type=int, default=10_000, help="images per timing")
+    parser.add_argument("--measure", nargs="*", type=int, default=[], help="counts for timing the protocol")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", default="runs/benchmark/speed.json")
+    options = parser.parse_args(arguments)
+    results: dict[str, object] = {}
+    try:
+        results["fewgen --help"] = help_time(options.repeats)
+        for folder in options.run:
+            results[f"generate, {Path(folder).name}"] = generation_speed(
+                Path(folder), options.n, options.repeats
+            )
+        for n in options.measure:
+            results[f"measure {n} against {n}"] = measuring_speed(n)
+    except (FewgenError, subprocess.SubprocessError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    # Kilobytes on Linux; the largest memory that this process has held.
+    results["peak_memory_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+    for name, found in results.items():
+        print(f"{name}: {json.dumps(found)}")
+    write_json(Path(options.out), {"environment": environment(), "results": results})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
