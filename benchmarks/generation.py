@@ -27,7 +27,7 @@ from benchmarks.candidates import file_name, make_generator
 from benchmarks.environment import environment
 from benchmarks.references import REFERENCES, Budget
 from fewgen.data.imageset import ImageSet
-from fewgen.errors import FewgenError
+from fewgen.errors import ConfigError, FewgenError
 from fewgen.evaluate import ClassifierFeatures, RealSide, UsefulnessSettings, measure_generated
 from fewgen.evaluate.usefulness import ArmResult, train_arm
 from fewgen.files import read_json, write_json
@@ -150,6 +150,21 @@ def _generate(
     return made
 
 
+def _check_same_question(result: dict[str, Any], options: argparse.Namespace) -> None:
+    """Refuse a finished cell that answers another question than the one asked now."""
+    asked = {key: getattr(options, key) for key in ("data", "shots", "minutes", "temperature")}
+    different = [
+        f"{key} {result[key]} there, {value} now" for key, value in asked.items() if result[key] != value
+    ]
+    if result["measured"]["protocol"]["n_generated"] > options.n:
+        different.append(f"n {result['measured']['protocol']['n_generated']} there, {options.n} now")
+    if different:
+        raise ConfigError(
+            f"{result['generator']}, seed {result['seed']}, was computed with other settings "
+            f"({'; '.join(different)}). Choose another --out."
+        )
+
+
 def _cell(
     cell: Path,
     spec: str,
@@ -161,8 +176,6 @@ def _cell(
     from fewgen.data import load_images
 
     train, test = sets
-    if (cell / "result.json").exists() and not options.remeasure:
-        return
     cell.mkdir(parents=True, exist_ok=True)
     if (cell / "made.json").exists() and (cell / "images.npz").exists():
         made = read_json(cell / "made.json")
@@ -238,6 +251,11 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _progress(step: int, steps: int, loss: float) -> None:
+    if step % 500 == 0:
+        print(f"evaluation classifier: step {step} of {steps}", flush=True)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Compute the missing cells, print the table and write table.md and results.json."""
     options = _arguments(arguments)
@@ -249,33 +267,39 @@ def main(arguments: list[str] | None = None) -> int:
         for seed in range(options.first_seed, options.first_seed + options.seeds)
     }
     failed = 0
-    todo = [c for c in cells.values() if options.remeasure or not (c / "result.json").exists()]
+    todo = dict(cells)
+    for key, cell in cells.items():
+        if (cell / "result.json").exists() and not options.remeasure:
+            del todo[key]
+            try:
+                _check_same_question(read_json(cell / "result.json"), options)
+            except ConfigError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 2
     if todo and not options.table_only:
         try:
             pool, test = load_real(options.data, options.data_dir)
-            extractor = ClassifierFeatures.of(
-                pool,
-                test,
-                progress=lambda step, steps, loss: (
-                    print(f"evaluation classifier: {step}/{steps}", flush=True) if step % 500 == 0 else None
-                ),
-            )
+            extractor = ClassifierFeatures.of(pool, test, progress=_progress)
         except FewgenError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-        for seed in dict.fromkeys(seed for _, seed in cells):
+        for seed in dict.fromkeys(seed for _, seed in todo):
             train = pool.shots(options.shots, seed)
             side = RealSide.of(train, test, extractor)
-            for (spec, own), cell in cells.items():
+            for (spec, own), cell in todo.items():
                 if own != seed:
                     continue
                 try:
                     _cell(cell, spec, seed, (train, test), side, options)
-                except FewgenError as error:
-                    # One generator that cannot run must not cost the others their night.
+                except (FewgenError, ImportError) as error:
+                    # The others are still worth computing.
                     failed += 1
                     print(f"error: {spec}, seed {seed}: {error}", file=sys.stderr, flush=True)
-    results = [read_json(cell / "result.json") for cell in cells.values() if (cell / "result.json").exists()]
+    # What earlier commands put into the same folder belongs into the table too, after what was asked for.
+    finished = dict.fromkeys(
+        [*(cell / "result.json" for cell in cells.values()), *sorted(out.glob("*/seed*/result.json"))]
+    )
+    results = [read_json(path) for path in finished if path.exists()]
     text = table(results)
     print("\n" + text)
     if results:
