@@ -1,0 +1,68 @@
+"""fewgen: learn an image generator from a few images per class, and show how good it is.
+
+    import fewgen
+    run = fewgen.train("cada_vqvae", data="digits", shots=30, out="runs/digits")
+    images = fewgen.generate(run, class_names=["seven"], n=64)
+
+Everything is loaded at its first use: `import fewgen` imports neither torch nor anything else heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fewgen.api import (
+        Run,
+        interpolate,
+        load_run,
+        plan_training,
+        quickstart,
+        reconstruct,
+        retrieve,
+        train,
+    )
+    from fewgen.data import ImageSet, load_images
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ImageSet": "fewgen.data",
+    "Run": "fewgen.api",
+    "interpolate": "fewgen.api",
+    "load_images": "fewgen.data",
+    "load_run": "fewgen.api",
+    "plan_training": "fewgen.api",
+    "quickstart": "fewgen.api",
+    "reconstruct": "fewgen.api",
+    "retrieve": "fewgen.api",
+    "train": "fewgen.api",
+}
+
+__all__ = [
+    "ImageSet",
+    "Run",
+    "__version__",
+    "generate",
+    "interpolate",
+    "load_images",
+    "load_run",
+    "plan_training",
+    "quickstart",
+    "reconstruct",
+    "retrieve",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "generate":
+        return importlib.import_module("fewgen.generate")  # a package that can be called
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -62,17 +62,17 @@ def test_folder_has_one_subfolder_per_class_and_is_named_by_seed(tmp_path):
     generated = _generated()
     write_images(generated, tmp_path / "out")
     files = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png"))
-    assert files[0] == "T-shirt_top/seed000000005.png"
+    assert files[0] == "T-shirt%2Ftop/seed000000005.png"
     assert len(files) == 6
     pixels = np.asarray(Image.open(tmp_path / "out" / files[0]))
     assert (pixels == generated.images[0, 0].numpy()).all()
     record = json.loads((tmp_path / "out" / PROVENANCE_NAME).read_text())
-    assert record["class_folders"] == {"T-shirt_top": "T-shirt/top", "bag": "bag"}
+    assert record["class_folders"] == {"T-shirt%2Ftop": "T-shirt/top", "bag": "bag"}
 
 
 def test_free_texts_become_folders(tmp_path):
     write_images(_generated(2, texts=("a red/blue boot", "..")), tmp_path / "out")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.is_dir()) == ["a red_blue boot", "class"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.is_dir()) == ["%2E%2E", "a red%2Fblue boot"]
 
 
 def test_folder_names_are_safe_and_distinct():

@@ -39,9 +39,7 @@ def call_settings(
     settings: dict[str, Any] = {}
     for name in known:
         if name in SECTIONS and (name in given or name in file):
-            settings[name] = merge(
-                _section(file.get(name), name), _section(given.get(name), name)
-            )
+            settings[name] = merge(_section(file.get(name), name), _section(given.get(name), name))
         elif name in given:
             settings[name] = given[name]
         elif name in file:
@@ -61,7 +59,6 @@ def accepts_config(function: Callable[..., T]) -> Callable[..., T]:
 
     What the call spells out wins over the file, even where it equals the default.
     """
-
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -90,3 +87,8 @@ def _section(values: Any, name: str) -> dict[str, Any]:
             nested = {part: nested}
         unfolded = merge(unfolded, nested)
     return unfolded
+
+
+def unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function whose signature counts, below `accepts_config`."""
+    return inspect.unwrap(function)

@@ -144,7 +144,7 @@ def _build(cls: type, values: Any, where: str, problems: ProblemList) -> Any:
 def _convert(value: Any, hint: Any, where: str, problems: ProblemList) -> Any:
     converted, ok = _try_convert(value, hint, where, problems)
     if not ok:
-        problems.add(f'"{where}" must be {_needed(hint)}, got {_shown(value)}.')
+        problems.add(f'"{where}" must be {describe_type(hint)}, got {_shown(value)}.')
     return converted
 
 
@@ -234,12 +234,17 @@ def _convert_sequence(
     return (converted if container is Sequence else container(converted)), True
 
 
-def _needed(hint: Any) -> str:
+def describe_type(hint: Any) -> str:
+    """Return what a type hint asks for, in plain words.
+
+    >>> describe_type(int | None)
+    'a whole number or null'
+    """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return "one of " + ", ".join(repr(option) for option in arguments)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_needed(option) for option in arguments)
+        return " or ".join(describe_type(option) for option in arguments)
     names = {
         bool: "true or false",
         int: "a whole number",
@@ -254,7 +259,7 @@ def _needed(hint: Any) -> str:
     if container in (list, tuple, set, frozenset, Sequence):
         if container is tuple and arguments and arguments[-1] is not Ellipsis:
             return f"a list of {len(arguments)} values"
-        return f"a list of values, each {_needed(arguments[0])}" if arguments else "a list"
+        return f"a list of values, each {describe_type(arguments[0])}" if arguments else "a list"
     if container in (dict, Mapping):
         return "a section of keys and values"
     if isinstance(hint, type) and issubclass(hint, enum.Enum):

@@ -1,5 +1,11 @@
 """What to generate, one random stream per image, and the pictures and files that come out."""
 
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+
 from fewgen.generate.pictures import class_grid, grid, pairs, strip
 from fewgen.generate.request import (
     GeneratedImages,
@@ -30,3 +36,18 @@ __all__ = [
     "write_npz",
     "write_picture",
 ]
+
+
+class _CallableModule(types.ModuleType):
+    """`fewgen.generate` is this package and, as design has it, the function of the same name."""
+
+    def __call__(self, *args: Any, **keywords: Any) -> GeneratedImages:
+        """Make images with a trained run; see `fewgen.api.generate`."""
+        from fewgen.api import generate
+
+        return generate(*args, **keywords)
+
+
+# Python sets the attribute `fewgen.generate` to this package whenever any part of it is imported, which
+# would hide a plain function of that name.
+sys.modules[__name__].__class__ = _CallableModule

@@ -17,6 +17,12 @@ from fewgen.generate.request import GeneratedImages
 DEFAULT_STRENGTH = 0.25
 
 
+def check_strength(strength: float) -> None:
+    """Raise `ConfigError` for a strength that would only make noise."""
+    if not 0 <= strength <= 4:
+        raise ConfigError(f"The strength of sharpening must be between 0 (off) and 4, got {strength}.")
+
+
 def sharpen(images: Tensor, strength: float = DEFAULT_STRENGTH) -> Tensor:
     """Return images with their edges raised, uint8 of the same shape.
 
@@ -31,8 +37,7 @@ def sharpen(images: Tensor, strength: float = DEFAULT_STRENGTH) -> Tensor:
     """
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise ShapeError(f"images must be uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}.")
-    if not 0 <= strength <= 4:
-        raise ConfigError(f"sharpening strength must be between 0 and 4, got {strength}.")
+    check_strength(strength)
     if strength == 0 or len(images) == 0:
         return images.clone()
     x = images.float()

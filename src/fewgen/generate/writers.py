@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewgen.data.folder import class_to_folder
 from fewgen.errors import OutputError
 from fewgen.files import atomic_write, prepare_output_dir, prepare_output_file, write_json
 from fewgen.generate import pictures
@@ -26,9 +27,10 @@ from fewgen.generate.request import GeneratedImages
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-PROVENANCE_NAME = "provenance.json"
+PROVENANCE_NAME = ".fewgen-images.json"
+"""Hidden, because a loader of class folders refuses files beside them, and rightly so."""
 GRID_COLUMNS = 16
-_FORBIDDEN = re.compile(r'[\x00-\x1f<>:"/\\|?*]+')
+MAX_NAME = 80
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 
 
@@ -151,12 +153,12 @@ def folder_names(names: tuple[str, ...]) -> list[str]:
     """Return a folder name for each class: readable, allowed on every system, and no two alike.
 
     >>> folder_names(("T-shirt/top", "bag", "Bag"))
-    ['T-shirt_top', 'bag', 'Bag-2']
+    ['T-shirt%2Ftop', 'bag', 'Bag-2']
     """
     used: set[str] = set()
     result = []
     for name in names:
-        base = _FORBIDDEN.sub("_", name).strip(" .")[:80] or "class"
+        base = class_to_folder(" ".join(name.split()))[:MAX_NAME].rstrip(" .") or "text"
         if _RESERVED.fullmatch(base):
             base = f"_{base}"
         candidate, count = base, 1

@@ -1,0 +1,7 @@
+"""`python -m fewgen` is the same as `fewgen`."""
+
+import sys
+
+from fewgen.cli.main import main
+
+sys.exit(main())

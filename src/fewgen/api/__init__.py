@@ -1,0 +1,35 @@
+"""The Python functions behind every command: each flag of the command line is one keyword here.
+
+Nothing heavy is imported at the top of these files, because the command line reads the signatures and
+docstrings to print its help. The `Args` sections are that help.
+"""
+
+from fewgen.api.prepare import split_indices
+from fewgen.api.run import Run, load_run
+from fewgen.api.training import (
+    Plan,
+    plan_training,
+    quickstart,
+    quickstart_keywords,
+    resolved_settings,
+    train,
+)
+from fewgen.api.using import Reconstructions, Retrieved, generate, interpolate, reconstruct, retrieve
+
+__all__ = [
+    "Plan",
+    "Reconstructions",
+    "Retrieved",
+    "Run",
+    "generate",
+    "interpolate",
+    "load_run",
+    "plan_training",
+    "quickstart",
+    "quickstart_keywords",
+    "reconstruct",
+    "resolved_settings",
+    "retrieve",
+    "split_indices",
+    "train",
+]

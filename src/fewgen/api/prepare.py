@@ -1,0 +1,341 @@
+"""Everything that `train` does before its first step: check, load, split, encode the words, build.
+
+Nothing is written here, so that a mistake costs seconds and leaves no folder behind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewgen.errors import ConfigError, DataError, MissingDependencyError, OutputError, TextError, suggest
+
+if TYPE_CHECKING:
+    from fewgen.data import ImageSet
+    from fewgen.methods.base import Method
+    from fewgen.text import ClassText
+    from fewgen.training import TrainConfig
+
+SPLIT_NAME = "split.json"
+
+PREPARE = (
+    "method",
+    "data",
+    "shots",
+    "preset",
+    "seed",
+    "text",
+    "text_path",
+    "phrases",
+    "classes",
+    "holdout",
+    "split",
+    "size",
+    "channels",
+    "fit",
+    "alpha",
+    "convert",
+    "minutes",
+    "steps_scale",
+    "model",
+    "training",
+    "data_dir",
+    "download",
+    "progress",
+)
+"""Keywords of `train` that decide what is trained."""
+
+NOT_IN_CONFIG = (
+    "out",
+    "config",
+    "report",
+    "progress",
+    "download",
+    "data_dir",
+    "minutes",
+    "steps_scale",
+)
+"""Keywords of `train` that config.yaml leaves out: of this call only, or held in its `training` section."""
+
+
+@dataclasses.dataclass
+class Prepared:
+    """What a trainer needs, and what a run folder records.
+
+    Attributes:
+        method: untrained, with its seeded initial weights.
+        train: images to learn from.
+        held_out: images set aside, or None.
+        train_config: settings of the loop.
+        settings: every setting, resolved, for `config.yaml`.
+        split: which images were chosen, for `split.json`.
+        notes: what a reader of the results should know.
+    """
+
+    method: Method
+    train: ImageSet
+    held_out: ImageSet | None
+    train_config: TrainConfig
+    settings: dict[str, Any]
+    split: dict[str, Any]
+    notes: list[str]
+
+
+def prepare(**keywords: Any) -> Prepared:
+    """Do everything of `train` that comes before the first step: check, load, split, encode, build."""
+    from fewgen.config import read_config, to_dict
+    from fewgen.data import ImageSet
+    from fewgen.methods import get_method
+    from fewgen.methods.base import DataSpec
+    from fewgen.training.seeds import global_seed
+
+    data, seed = keywords["data"], keywords["seed"]
+    method_class = get_method(keywords["method"])
+    # Settings first: a misspelt key should not wait until a large folder is read.
+    model_config, train_config = configs(keywords)
+    phrases = keywords["phrases"]
+    if isinstance(phrases, (str, Path)):
+        phrases = read_config(phrases)
+    if not isinstance(data, ImageSet):
+        data = load_source(keywords, data, keywords["data_dir"], keywords["download"], min_classes=2)
+    if keywords["classes"]:
+        data = data.select_classes(class_list(keywords["classes"], data.class_names))
+    train_indices, held_indices = split_indices(data, keywords["shots"], keywords["holdout"], seed)
+    train_set = data.subset(train_indices)
+    held_out = data.subset(held_indices) if held_indices else None
+    table, notes = class_text(
+        keywords["text"], keywords["text_path"], data.class_names, phrases, keywords["data_dir"]
+    )
+    spec = DataSpec.of(train_set, table)
+    import torch
+
+    with global_seed(torch.device("cpu"), seed, "weights"):
+        method = method_class(model_config, spec)
+    settings = {key: keywords[key] for key in PREPARE if key not in NOT_IN_CONFIG}
+    settings |= {
+        "data": None if isinstance(keywords["data"], ImageSet) else str(keywords["data"]),
+        "text": table.encoder_name,
+        "text_path": table.encoder_path if keywords["text_path"] else None,
+        "phrases": to_dict(phrases) if phrases else None,
+        "classes": list(data.class_names) if keywords["classes"] else None,
+        "model": to_dict(model_config),
+        "training": to_dict(train_config),
+    }
+    split = {
+        "data": data.name,
+        "class_names": list(data.class_names),
+        "seed": seed,
+        "shots": keywords["shots"],
+        "holdout": keywords["holdout"],
+        "train": train_indices,
+        "held_out": held_indices,
+        "fingerprint": fingerprint(train_set),
+    }
+    return Prepared(method, train_set, held_out, train_config, settings, split, notes)
+
+
+def configs(keywords: Mapping[str, Any]) -> tuple[Any, TrainConfig]:
+    """Return the settings of the method and of the loop: defaults < preset < file and flags."""
+    from fewgen.config import load_preset, resolve
+    from fewgen.methods import get_method
+    from fewgen.training import TrainConfig
+
+    method_class = get_method(keywords["method"])
+    preset = load_preset(keywords["method"], keywords["preset"])
+    flags = {"seed": keywords["seed"], "progress": keywords["progress"]}
+    flags |= {key: keywords[key] for key in ("minutes", "steps_scale") if keywords[key] is not None}
+    return (
+        resolve(method_class.Config, preset["model"], keywords["model"], where="model"),
+        resolve(TrainConfig, preset["training"], keywords["training"], flags, where="training"),
+    )
+
+
+def load_source(
+    settings: Mapping[str, Any],
+    source: str | Path,
+    data_dir: str | Path | None,
+    download: bool,
+    min_classes: int = 1,
+) -> ImageSet:
+    """Return the images of a source, read as the settings of a run say."""
+    from fewgen.data import load_images
+
+    images = load_images(
+        source,
+        split=settings.get("split", "train"),
+        size=settings.get("size"),
+        channels=settings.get("channels"),
+        fit=settings.get("fit", "crop"),
+        alpha=settings.get("alpha", "error"),
+        convert=settings.get("convert", False),
+        data_dir=data_dir,
+        download=download,
+        min_classes=min_classes,
+    )
+    return images
+
+
+def class_list(wanted: Sequence[str] | str, known: Sequence[str]) -> list[str]:
+    """Return class names as the data spells them; a name that differs by case only is meant."""
+    by_key = {name.casefold(): name for name in known}
+    names = []
+    for name in [wanted] if isinstance(wanted, str) else wanted:
+        if name.casefold() not in by_key:
+            shown = ", ".join(f'"{k}"' for k in known[:12]) + (", ..." if len(known) > 12 else "")
+            raise ConfigError(f'There is no class "{name}".{suggest(name, known)} Classes: {shown}.')
+        names.append(by_key[name.casefold()])
+    return names
+
+
+def split_indices(
+    data: ImageSet, shots: int | None, holdout: int | str, seed: int
+) -> tuple[list[int], list[int]]:
+    """Return the indices of the training and of the held-out images.
+
+    Held-out images serve early stopping and the report, and are never trained on. With `holdout="auto"`
+    and `shots` k they come out of the k (a tenth, at least 1, from k = 10 on), so that "k images per
+    class" means all the real images that were used. An explicit number comes on top of the k.
+
+    Args:
+        data: all images at hand.
+        shots: images per class, or None for all.
+        holdout: "auto", or images per class.
+        seed: of the draw.
+
+    Raises:
+        DataError: a class has too few images; every such class is named.
+    """
+    import torch
+
+    from fewgen.data import ImageSet
+
+    if isinstance(holdout, bool) or not (holdout == "auto" or (isinstance(holdout, int) and holdout >= 0)):
+        raise ConfigError(f'holdout must be "auto" or a number of images per class, got {holdout!r}.')
+    if shots is not None and shots < 1:
+        raise ConfigError(f"shots must be 1 or more, got {shots}. Leave it out to use every image.")
+    # A stand-in whose captions are the indices: the draw itself stays where it is defined and tested.
+    stand_in = ImageSet(
+        torch.zeros(len(data), 1, 1, 1, dtype=torch.uint8),
+        data.labels,
+        data.class_names,
+        captions=tuple(str(i) for i in range(len(data))),
+        name=data.name,
+    )
+    if shots is not None:
+        inside = max(1, shots // 10) if shots >= 10 else 0
+        n_held = inside if holdout == "auto" else int(holdout)
+        n_train = shots - n_held if holdout == "auto" else shots
+        return tuple(  # type: ignore[return-value]
+            [int(c) for c in part.captions or ()] for part in stand_in.split_shots(n_train, n_held, seed)
+        )
+    train: list[int] = []
+    held_out: list[int] = []
+    for name, count in zip(data.class_names, data.counts().tolist(), strict=True):
+        n_held = (round(count / 5) if count >= 5 else 0) if holdout == "auto" else int(holdout)
+        if count <= n_held:
+            raise DataError(
+                f'Class "{name}" has {count} images, and {n_held} of them would be held out: none would be '
+                "left to learn from. Add images, or set --holdout lower (0 turns it off)."
+            )
+        parts = stand_in.select_classes([name]).split_shots(count - n_held, n_held, seed)
+        for indices, part in zip((train, held_out), parts, strict=True):
+            indices += [int(c) for c in part.captions or ()]
+    return train, held_out
+
+
+def class_text(
+    name: str,
+    path: str | None,
+    class_names: Sequence[str],
+    phrases: Mapping[str, Any] | None,
+    data_dir: str | Path | None,
+) -> tuple[ClassText, list[str]]:
+    """Return the class vectors, and notes on what they can and cannot do."""
+    from fewgen.text import ClassText, make_text_encoder
+
+    choices = ("auto", "glove", "minilm", "clip", "onehot")
+    if name not in choices:
+        raise ConfigError(
+            f'There is no text encoder "{name}".{suggest(name, choices)} Known: {", ".join(choices)}.'
+        )
+    if name != "auto":
+        if name == "glove":
+            path = _glove_path(path, data_dir)
+        encoder = make_text_encoder(name, path=path, vocabulary=class_names)
+        notes = (
+            [] if encoder.has_meaning else ["onehot vectors carry no meaning: free texts cannot be drawn."]
+        )
+        return ClassText.build(encoder, class_names, phrases), notes
+    if path is not None:
+        raise ConfigError(
+            "text_path needs text: say which encoder the path belongs to, such as --text glove."
+        )
+    reasons = []
+    for candidate in ("glove", "minilm"):
+        try:
+            candidate_path = _glove_path(None, data_dir) if candidate == "glove" else None
+            encoder = make_text_encoder(candidate, path=candidate_path, vocabulary=class_names)
+            return ClassText.build(encoder, class_names, phrases), []
+        except (TextError, MissingDependencyError) as error:
+            reasons.append(f"{candidate}: {str(error).splitlines()[0]}")
+    if phrases:
+        raise TextError("Phrases need vectors with meaning, but none are at hand. " + " ".join(reasons))
+    encoder = make_text_encoder("onehot", vocabulary=class_names)
+    note = (
+        "no word vectors are at hand, so each class gets a vector without meaning (onehot): drawing by class "
+        "works, free texts do not. For words, set FEWGEN_DATA_DIR to a folder with glove/, or install "
+        '"fewgen[text]".'
+    )
+    return ClassText.build(encoder, class_names), [note]
+
+
+def _glove_path(path: str | None, data_dir: str | Path | None) -> str | None:
+    """Return where GloVe is; the folder `glove` of `data_dir` counts as FEWGEN_DATA_DIR does."""
+    if path is None and data_dir is not None and (Path(data_dir) / "glove").is_dir():
+        return str(Path(data_dir) / "glove")
+    return path
+
+
+def fingerprint(images: ImageSet) -> str:
+    """Return a digest of pixels and labels, so that a resumed run notices other images."""
+    digest = hashlib.sha256(str(tuple(images.images.shape)).encode())
+    digest.update(images.images.contiguous().numpy().tobytes())
+    digest.update(images.labels.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_run_dir(out: Path) -> None:
+    """Refuse a folder that is neither new, empty nor a run; creates nothing."""
+    from fewgen.files import is_run_dir
+
+    there = next((parent for parent in out.absolute().parents if parent.exists()), None)
+    if there is not None and not there.is_dir():
+        raise OutputError(f'"{out}" cannot be a folder, because "{there}" is a file. Choose another --out.')
+    if there is not None and not out.exists() and not os.access(there, os.W_OK):
+        raise OutputError(f'Writing into "{there}" is not permitted. Choose another --out.')
+    if out.is_file():
+        raise OutputError(f'"{out}" is a file, but the run needs a folder. Choose another --out.')
+    if out.is_dir() and any(out.iterdir()) and not is_run_dir(out):
+        raise OutputError(
+            f'The folder "{out}" is not a fewgen run and is not empty. Nothing was changed. '
+            "Choose a new or empty folder for --out."
+        )
+
+
+def check_same_images(out: Path, prepared: Prepared) -> None:
+    """Refuse to resume a run on other images; the trainer itself compares the settings."""
+    from fewgen.files import read_json
+
+    path = out / SPLIT_NAME
+    if not path.is_file() or not (out / "state").is_dir():
+        return
+    there = read_json(path)
+    if not isinstance(there, dict) or there.get("fingerprint") != prepared.split["fingerprint"]:
+        raise OutputError(
+            f'"{out}" holds a run on other images (other data, shots, seed, classes or size). Nothing was '
+            "changed. Repeat its command to resume it, or choose another --out."
+        )

@@ -1,0 +1,128 @@
+"""A trained run: a folder of `train`, or a model file on its own."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewgen.api.prepare import SPLIT_NAME, fingerprint, load_source
+from fewgen.errors import ConfigError, DataError, suggest
+
+if TYPE_CHECKING:
+    from fewgen.data import ImageSet
+    from fewgen.methods.base import Method, ModelInfo
+
+CONFIG_NAME = "config.yaml"
+MODEL_NAME = "model.safetensors"
+
+
+class Run:
+    """A run folder or a model file: what was trained, and how to use it.
+
+    Attributes:
+        path: the run folder, or the model file.
+        notes: what a reader of the results should know (for example that words carry no meaning).
+        result: what the trainer returned, for a run that was trained in this process.
+    """
+
+    def __init__(self, path: str | Path, device: str = "auto", notes: Sequence[str] = ()) -> None:
+        self.path = Path(path)
+        self.device = device
+        self.notes = list(notes)
+        self.result: Any = None
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}: {self.info.method}, {len(self.class_names)} classes)"
+
+    @property
+    def model_path(self) -> Path:
+        """The model file, which is enough to generate."""
+        return self.path / MODEL_NAME if self.path.is_dir() else self.path
+
+    @functools.cached_property
+    def info(self) -> ModelInfo:
+        """What the model file says about itself; read without building the model."""
+        from fewgen.methods.base import read_method_info
+
+        return read_method_info(self.path)
+
+    @functools.cached_property
+    def method(self) -> Method:
+        """The trained method, loaded at the first use."""
+        from fewgen.methods.base import load_method
+
+        return load_method(self.path, device=_device(self.device))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes it can draw."""
+        return tuple(self.info.spec["class_names"])
+
+    @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """The settings of the run (config.yaml); empty for a model file on its own."""
+        from fewgen.config import read_config
+
+        path = self.path / CONFIG_NAME
+        return read_config(path) if path.is_file() else {}
+
+    def images(
+        self, data_dir: str | Path | None = None, download: bool = False
+    ) -> tuple[ImageSet, ImageSet | None]:
+        """Return the training images and the held-out images of the run, read again from their source.
+
+        Raises:
+            DataError: the source is gone, or its images are not those of the training.
+        """
+        from fewgen.files import read_json
+
+        if not self.config or not (self.path / SPLIT_NAME).is_file():
+            raise DataError(f'"{self.path}" does not say which images it was trained on.')
+        split = read_json(self.path / SPLIT_NAME)
+        source = self.config.get("data")
+        if not source:
+            raise DataError(f'"{self.path}" was trained on images given in Python, which it does not keep.')
+        images = load_source(self.config, source, data_dir, download)
+        try:
+            train, held_out = images.subset(split["train"]), images.subset(split["held_out"])
+        except IndexError:
+            raise DataError(f'"{source}" has fewer images now than when "{self.path}" was trained.') from None
+        if fingerprint(train) != split["fingerprint"]:
+            raise DataError(f'The images in "{source}" are not those that "{self.path}" was trained on.')
+        return train, held_out if len(held_out) else None
+
+
+def load_run(run: str | Path | Run, device: str = "auto") -> Run:
+    """Return a run folder or model file, checked and ready to generate.
+
+    Args:
+        run: a run folder of `train`, or a `model.safetensors`.
+        device: "auto" (CUDA where there is one), "cpu" or "cuda".
+    """
+    if isinstance(run, Run):
+        return run
+    path = Path(run).expanduser()
+    if not path.exists():
+        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise ConfigError(
+            f'There is no run "{run}".{suggest(path.name, siblings)} Train one: fewgen train --help'
+        )
+    loaded = Run(path, device)
+    _ = loaded.info  # a missing or damaged model file is better known now than after long work
+    return loaded
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f'Unknown device "{name}". Choose auto, cpu or cuda.') from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is cuda, but torch finds no GPU. Choose auto or cpu; see fewgen doctor.")
+    return device

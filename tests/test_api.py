@@ -1,0 +1,360 @@
+"""The Python functions behind the commands, with a linear method that trains in a second."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.fake_method import Fake
+
+import fewgen
+from fewgen import api
+from fewgen.api import prepare
+from fewgen.config import read_config
+from fewgen.data import ImageSet
+from fewgen.errors import ConfigError, DataError, FewgenError, OutputError, TextError
+
+SMALL = {"data": "digits", "size": 8, "shots": 12, "text": "onehot", "progress": False}
+
+
+def _images(counts=(8, 6), names=("cat", "dog")):
+    labels = torch.tensor([c for c, n in enumerate(counts) for _ in range(n)])
+    rng = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (len(labels), 1, 6, 6), generator=rng, dtype=torch.uint8)
+    return ImageSet(pixels, labels, names, name="toy")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return fewgen.train("fake", out=tmp_path_factory.mktemp("run") / "a", report=False, **SMALL)
+
+
+def test_import_is_light():
+    code = (
+        "import sys, fewgen, fewgen.api, fewgen.cli.main; "
+        "assert not {'torch', 'numpy', 'matplotlib', 'sklearn'} & set(sys.modules), 'heavy import'; "
+        "assert fewgen.__version__"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_public_names_are_there():
+    for name in fewgen.__all__:
+        assert getattr(fewgen, name) is not None
+    with pytest.raises(AttributeError):
+        fewgen.no_such_name  # noqa: B018
+
+
+# ------------------------------------------------------------------------------------------ training
+
+
+def test_train_writes_a_run_folder(run):
+    assert run.result.finished
+    config = read_config(run.path / "config.yaml")
+    assert config["method"] == "fake"
+    assert config["shots"] == 12
+    assert config["model"]["latent_size"] == 4
+    assert config["training"]["seed"] == 0
+    assert "out" not in config
+    split = json.loads((run.path / "split.json").read_text())
+    assert len(split["train"]) == 11 * 10
+    assert len(split["held_out"]) == 10
+    assert run.info.extra["shots"] == 12
+    assert (run.path / "metrics.jsonl").stat().st_size > 0
+    train, held_out = run.images()
+    assert len(train) == 110
+    assert len(held_out) == 10
+
+
+def test_the_config_of_a_run_repeats_it(run, tmp_path):
+    again = fewgen.train(config=run.path / "config.yaml", out=tmp_path / "b", report=False, progress=False)
+    assert read_config(again.path / "config.yaml") == read_config(run.path / "config.yaml")
+    first, second = run.method.state_dict(), again.method.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_same_call_resumes_and_another_is_refused(tmp_path):
+    short = {**SMALL, "out": tmp_path / "a", "report": False}
+    fewgen.train("fake", **short)
+    again = fewgen.train("fake", **short)
+    assert again.result.finished
+    with pytest.raises(FewgenError, match="lr"):
+        fewgen.train("fake", **short, model={"lr": 0.5})
+    with pytest.raises(OutputError, match="other images"):
+        fewgen.train("fake", **{**short, "seed": 1})
+
+
+def test_precedence_of_settings(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("model: {latent_size: 7, lr: 1e-3}\nshots: 10\n", encoding="utf-8")
+    settings = api.resolved_settings(
+        method="fake",
+        data="digits",
+        out="x",
+        config=file,
+        model={"lr": 0.5},
+        training={"log_every": 3},
+        seed=5,
+    )
+    assert settings["model"].latent_size == 7
+    assert settings["model"].lr == 0.5
+    assert settings["training"].log_every == 3
+    assert settings["training"].seed == 5
+    assert settings["shots"] == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"method": "fakr"}, ConfigError, 'no method "fakr".*Did you mean "fake"'),
+        ({"preset": "defalt"}, ConfigError, 'Did you mean "default"'),
+        ({"model": {"latent_siz": 3}}, ConfigError, 'unknown key "model.latent_siz".*latent_size'),
+        ({"model": {"lr": "fast"}}, ConfigError, '"model.lr" must be a number'),
+        ({"training": {"log_evry": 3}}, ConfigError, "log_every"),
+        ({"text": "glov"}, ConfigError, 'Did you mean "glove"'),
+        ({"text_path": "x.txt", "text": "auto"}, ConfigError, "say which encoder"),
+        ({"shots": 10_000}, DataError, "10000"),
+        ({"shots": 0}, ConfigError, "shots must be 1"),
+        ({"holdout": "some"}, ConfigError, "holdout must be"),
+        ({"classes": ["sevn"]}, ConfigError, 'no class "sevn".*Did you mean "seven"'),
+        ({"data": "digit"}, DataError, 'Did you mean "digits"'),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_written(tmp_path, change, error, message):
+    with pytest.raises(error, match=message):
+        fewgen.train(**{"method": "fake", **SMALL, "out": tmp_path / "a", **change})
+    assert not (tmp_path / "a" / "config.yaml").exists()
+
+
+def test_a_foreign_folder_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match="not a fewgen run"):
+        fewgen.train("fake", out=tmp_path, **SMALL)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_plan_tells_what_would_happen_and_writes_nothing(tmp_path):
+    plan = fewgen.plan_training(method="fake", out=tmp_path / "a", **SMALL)
+    assert (plan.n_train, plan.n_held_out, plan.shape) == (110, 10, (1, 8, 8))
+    assert plan.stages[0]["steps"] == 20
+    assert plan.seconds > 0
+    assert plan.parameters == sum(p.numel() for p in Fake(Fake.Config(), _spec()).parameters())
+    assert "110 to learn from, 10 held out" in str(plan)
+    assert not (tmp_path / "a").exists()
+
+
+def _spec():
+    from fewgen.methods.base import DataSpec
+    from fewgen.text import ClassText, make_text_encoder
+
+    names = tuple("abcdefghij")
+    return DataSpec(1, 8, 8, names, ClassText.build(make_text_encoder("onehot", vocabulary=names), names))
+
+
+# ------------------------------------------------------------------------------------------- splits
+
+
+@pytest.mark.parametrize(
+    ("shots", "holdout", "expected"),
+    [
+        (30, "auto", (27, 3)),
+        (10, "auto", (9, 1)),
+        (9, "auto", (9, 0)),
+        (30, 0, (30, 0)),
+        (30, 10, (30, 10)),
+    ],
+)
+def test_held_out_images_come_out_of_the_shots_unless_a_number_is_given(shots, holdout, expected):
+    data = _images((50, 45))
+    train, held_out = api.split_indices(data, shots, holdout, seed=0)
+    assert not set(train) & set(held_out)
+    assert data.subset(train).counts().tolist() == [expected[0]] * 2
+    if expected[1]:
+        assert data.subset(held_out).counts().tolist() == [expected[1]] * 2
+    if holdout == "auto":
+        whole = data.shots(shots, seed=0)
+        mine = data.subset(sorted(train + held_out))
+        assert sorted(map(tuple, mine.images.flatten(1).tolist())) == sorted(
+            map(tuple, whole.images.flatten(1).tolist())
+        )
+
+
+def test_all_images_set_a_fifth_aside():
+    data = _images((20, 4))
+    train, held_out = api.split_indices(data, None, "auto", seed=0)
+    assert data.subset(held_out).counts().tolist() == [4, 0]
+    assert sorted(train + held_out) == list(range(24))
+    with pytest.raises(DataError, match='"dog" has 4 images'):
+        api.split_indices(data, None, 4, seed=0)
+    with pytest.raises(DataError, match="dog"):
+        api.split_indices(data, 18, 5, seed=0)
+
+
+# ---------------------------------------------------------------------------------------------- text
+
+
+def test_text_auto_falls_back_and_says_so(monkeypatch, tmp_path):
+    monkeypatch.delenv("FEWGEN_DATA_DIR", raising=False)
+    import fewgen.text.encoders as encoders
+
+    real = encoders.make_text_encoder
+
+    def without_minilm(name, **keywords):
+        if name == "minilm":
+            raise TextError("no model here")
+        return real(name, **keywords)
+
+    monkeypatch.setattr("fewgen.text.make_text_encoder", without_minilm)
+    table, notes = prepare.class_text("auto", None, ["cat", "dog"], None, None)
+    assert table.encoder_name == "onehot"
+    assert "without meaning" in notes[0]
+    folder = tmp_path / "glove"
+    folder.mkdir()
+    (folder / "glove.test.txt").write_text("cat 1 0 2\ndog 0 1 1\n", encoding="utf-8")
+    table, notes = prepare.class_text("auto", None, ["cat", "dog"], None, tmp_path)
+    assert table.encoder_name == "glove"
+    assert notes == []
+    table, _ = prepare.class_text("auto", None, ["cat", "qwertzui"], None, tmp_path)
+    assert table.encoder_name == "onehot"
+    with pytest.raises(TextError, match="Phrases need vectors"):
+        prepare.class_text("auto", None, ["cat", "qwertzui"], {"cat": "dog"}, tmp_path)
+
+
+# --------------------------------------------------------------------------------------- using a run
+
+
+def test_generate_counts_per_class_and_by_name(run):
+    images = fewgen.generate(run, n=3)
+    assert len(images) == 30
+    images = fewgen.generate(run.path, class_names=["Seven", "one"], n=2, seed=4)
+    assert [images.class_names[label] for label in images.labels] == ["seven", "seven", "one", "one"]
+    assert images.seeds.tolist() == [4_000_000, 4_000_001, 4_000_002, 4_000_003]
+    assert images.provenance["run"] == run.path.name
+    with pytest.raises(ConfigError, match='Did you mean "seven"'):
+        fewgen.generate(run, class_names="sevven")
+
+
+def test_any_image_comes_back_from_its_seed(run):
+    many = fewgen.generate(run, class_names=["two", "six"], n=70)
+    alone = fewgen.generate(run, class_names="six", seeds=[int(many.seeds[100])])
+    assert torch.equal(alone.images[0], many.images[100])
+    with pytest.raises(ConfigError, match="seeds is empty"):
+        fewgen.generate(run, seeds=[])
+
+
+def test_a_model_file_is_enough_to_generate(run, tmp_path):
+    path = tmp_path / "alone.safetensors"
+    path.write_bytes((run.path / "model.safetensors").read_bytes())
+    assert torch.equal(fewgen.generate(path, n=2).images, fewgen.generate(run, n=2).images)
+
+
+def test_generate_writes_and_marks_sharpening(run, tmp_path):
+    images = fewgen.generate(run, n=2, sharpen=0.3, out=tmp_path / "o.npz")
+    assert images.provenance["sharpened"] == 0.3
+    with np.load(tmp_path / "o.npz") as file:
+        assert "sharpened" in str(file["provenance"])
+    with pytest.raises(OutputError, match="exists already"):
+        fewgen.generate(run, n=2, out=tmp_path / "o.npz")
+
+
+def test_free_texts_need_vectors_with_meaning(run):
+    with pytest.raises(TextError):
+        fewgen.generate(run, texts=["a round thing"], n=1)
+
+
+def test_classes_and_texts_together(run, monkeypatch):
+    monkeypatch.setattr("fewgen.api.using._check_meaning", lambda run, texts: None)
+    monkeypatch.setattr(
+        type(run.method), "text_vectors", lambda self, texts: torch.zeros(len(texts), self.spec.text.dim)
+    )
+    images = fewgen.generate(run, class_names="one", texts="a loop", n=2)
+    assert images.labels.tolist() == [1, 1, -1, -1]
+    assert images.named()[1] == ("one", "a loop")
+
+
+def test_interpolation_ends_at_its_words(run, tmp_path):
+    walk = fewgen.interpolate(run, "one", "seven", steps=5, out=tmp_path / "s.png")
+    ends = fewgen.generate(run, class_names=["one", "seven"], n=1, temperature=0)
+    assert torch.equal(walk.images[[0, -1]], ends.images)
+    assert (tmp_path / "s.png").is_file()
+    with pytest.raises(TextError, match='Did you mean "seven"'):
+        fewgen.interpolate(run, "one", "sevenn")
+    with pytest.raises(ConfigError, match="steps"):
+        fewgen.interpolate(run, "one", "two", steps=1)
+
+
+def test_interpolation_from_an_image_file(run, tmp_path):
+    train, _ = run.images()
+    Image.fromarray(train.images[0, 0].numpy()).resize((20, 30)).convert("RGB").save(tmp_path / "x.png")
+    walk = fewgen.interpolate(run, tmp_path / "x.png", "seven", steps=3)
+    assert walk.provenance["from"] == "x.png"
+    with pytest.raises(DataError, match="no image file"):
+        fewgen.interpolate(run, tmp_path / "y.png", "seven")
+    (tmp_path / "z.png").write_bytes(b"not an image")
+    with pytest.raises(DataError, match=r"z\.png"):
+        fewgen.interpolate(run, tmp_path / "z.png", "seven")
+
+
+def test_reconstruct(run, tmp_path):
+    result = fewgen.reconstruct(run)
+    assert len(result.images) == 10
+    result = fewgen.reconstruct(run, data="digits", split="test", n=7, out=tmp_path / "r.npz")
+    with np.load(tmp_path / "r.npz") as file:
+        assert file["images"].shape == (7, 8, 8)
+        assert (file["images"] == result.images[:, 0].numpy()).all()
+    fewgen.reconstruct(run, out=tmp_path / "p.png")
+    with pytest.raises(OutputError, match="pairs"):
+        fewgen.reconstruct(run, out=tmp_path / "folder")
+    with pytest.raises(DataError, match="model needs"):
+        fewgen.reconstruct(run, data=_images())
+
+
+def test_retrieve(run, tmp_path):
+    found = fewgen.retrieve(run, "digits", split="test", top=2)
+    assert len(found.names) == 355
+    assert all(len(words) == 2 and words[0][1] >= words[1][1] for words in found.words)
+    assert found.accuracy == pytest.approx(
+        np.mean([w[0][0] == label for w, label in zip(found.words, found.labels, strict=True)])
+    )
+    train, _ = run.images()
+    Image.fromarray(train.images[0, 0].numpy()).save(tmp_path / "x.png")
+    found = fewgen.retrieve(run, [tmp_path / "x.png", tmp_path / "x.png"])
+    assert found.accuracy is None
+    assert len(found.words) == 2
+
+
+def test_a_missing_run_is_an_error_with_a_suggestion(run):
+    with pytest.raises(ConfigError, match='Did you mean "a"'):
+        fewgen.load_run(run.path.parent / "A")
+    with pytest.raises(FewgenError, match=r"model\.safetensors"):
+        fewgen.load_run(run.path.parent)
+
+
+def test_images_given_in_python(tmp_path):
+    run = fewgen.train(
+        "fake", data=_images((9, 8)), out=tmp_path / "a", text="onehot", report=False, progress=False
+    )
+    assert run.class_names == ("cat", "dog")
+    assert run.config["data"] is None
+    with pytest.raises(DataError, match="given in Python"):
+        run.images()
+
+
+def test_changed_data_is_noticed(tmp_path):
+    from fewgen.data import save_images
+
+    save_images(_images((9, 8)), tmp_path / "d.npz")
+    run = fewgen.train(
+        "fake", data=tmp_path / "d.npz", out=tmp_path / "a", text="onehot", report=False, progress=False
+    )
+    assert len(run.images()[0]) == 13
+    (tmp_path / "d.npz").unlink()
+    changed = _images((9, 8))
+    save_images(ImageSet(255 - changed.images, changed.labels, changed.class_names), tmp_path / "d.npz")
+    with pytest.raises(DataError, match="are not those"):
+        fewgen.load_run(run.path).images()
