@@ -1,4 +1,4 @@
-"""What a user would take instead of fewgen: six reference generators in plain PyTorch.
+"""What a user would take instead of fewgen: seven reference generators in plain PyTorch.
 
 Each learns from the same few images in the same time and generates images for given labels. They are kept
 plain on purpose (no search over settings), but sensible: augmentation for those that learn by gradient, a
@@ -15,7 +15,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -209,9 +209,41 @@ class AugmentedCopies(Copies):
 
 
 class PcaGaussian:
-    """A Gaussian on the principal components of each class, as many as 95 % of its variance needs."""
+    """Principal components of all images, and an independent normal distribution of each per class."""
 
     name = "pca_gaussian"
+
+    def __init__(self, n_components: int = 50) -> None:
+        self.n_components = n_components
+
+    def fit(self, train: ImageSet, budget: Budget, seed: int) -> dict[str, object]:
+        """Compute the components, and mean and standard deviation of every class along them."""
+        x = train.floats().flatten(1)
+        self.shape = tuple(train.images.shape[1:])
+        self.mean = x.mean(dim=0)
+        self.components = torch.linalg.svd(x - self.mean, full_matrices=False)[2][: self.n_components]
+        z = (x - self.mean) @ self.components.T
+        classes = [z[train.labels == c] for c in range(train.n_classes)]
+        self.centres = torch.stack([members.mean(dim=0) for members in classes])
+        self.deviations = torch.stack([members.std(dim=0) for members in classes])
+        return {"components": len(self.components)}
+
+    def sample(self, labels: Tensor, seed: int) -> Tensor:
+        """Draw each component on its own."""
+        rng = torch.Generator().manual_seed(seed)
+        noise = torch.randn(len(labels), len(self.components), generator=rng)
+        z = self.centres[labels] + self.deviations[labels] * noise
+        return to_uint8((self.mean + z @ self.components).reshape(-1, *self.shape))
+
+
+class ClassPcaGaussian:
+    """A Gaussian on the principal components of each class, as many as 95 % of its variance needs.
+
+    A draw mixes the images of a class with random weights of both signs: never a copy, and a strong
+    opponent in every figure that looks at features.
+    """
+
+    name = "class_pca_gaussian"
 
     def fit(self, train: ImageSet, budget: Budget, seed: int) -> dict[str, object]:
         """Compute mean, components and standard deviations of every class."""
@@ -298,7 +330,7 @@ class ConditionalVae:
             return (grey + kl) / len(x)
 
         about = _descend(list(network.parameters()), loss, budget, until=1.0, lr=1e-3, after=averaged.update)
-        self.network = averaged.average
+        self.network: Any = averaged.average
         return about
 
     def sample(self, labels: Tensor, seed: int) -> Tensor:
@@ -344,7 +376,7 @@ class SmallDiffusion:
         torch.manual_seed(seed)
         rng = torch.Generator().manual_seed(seed)
         self.shape = (train.channels, *train.size)
-        network = UNet2DModel(
+        network: Any = UNet2DModel(
             sample_size=train.size[0], in_channels=train.channels, out_channels=train.channels,
             block_out_channels=self.channels, layers_per_block=1, norm_num_groups=8, attention_head_dim=16,
             down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
@@ -398,6 +430,11 @@ class _Residual(nn.Module):
 
 class _SpatialCodebook(nn.Module):
     """VQ-VAE with codes on a map of a quarter of the image size, updated by exponential moving average."""
+
+    codes: Tensor
+    counts: Tensor
+    sums: Tensor
+    idle: Tensor
 
     def __init__(self, channels: int, codes: int, dim: int, width: int) -> None:
         super().__init__()
@@ -563,6 +600,14 @@ class SpatialCodebook:
 
 REFERENCES: dict[str, Callable[[], Reference]] = {
     kind.name: kind
-    for kind in (Copies, AugmentedCopies, PcaGaussian, ConditionalVae, SmallDiffusion, SpatialCodebook)
+    for kind in (
+        Copies,
+        AugmentedCopies,
+        PcaGaussian,
+        ClassPcaGaussian,
+        ConditionalVae,
+        SmallDiffusion,
+        SpatialCodebook,
+    )
 }
 """Reference generators by name."""

@@ -44,7 +44,7 @@ def test_reference_learns_and_draws(name, channels):
 def test_copies_are_copies_and_pca_is_not():
     train = bars()
     labels = torch.tensor([0] * 6 + [1] * 6)
-    copies, gaussian = REFERENCES["copies"](), REFERENCES["pca_gaussian"]()
+    copies, gaussian = REFERENCES["copies"](), REFERENCES["class_pca_gaussian"]()
     for reference in (copies, gaussian):
         reference.fit(train, Budget(1), seed=0)
     assert torch.equal(copies.sample(labels, 0)[4:6], train.images[:2])
