@@ -117,6 +117,8 @@ class Toy(Method):
             preview=self.preview,
             summary="learns to reconstruct",
         )
+        if not self.config.second_steps:
+            return [first]
         second = Stage(
             "classifier",
             [Phase("class", self.head, self.second_loss, lr=1e-2)],
@@ -125,7 +127,7 @@ class Toy(Method):
             sampler="balanced",
             on_start=self.prepare,
         )
-        return [first, second] if self.config.second_steps else [first]
+        return [first, second]
 
     def sample(self, class_vectors, labels, seeds, temperature, **options):
         z = temperature * noise(seeds, (self.config.hidden,)) + labels[:, None]
