@@ -1,0 +1,163 @@
+"""BibTeX of what a run actually used: its method and settings, its data set, its text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+BIBTEX: dict[str, str] = {
+    "fewgen": """@software{fewgen,
+  title = {fewgen: learn an image generator from a few images per class},
+  author = {{The fewgen authors}},
+  version = {VERSION}
+}""",
+    "cada_vqvae": """@misc{cada_vqvae,
+  title = {Few-Shot Image Generation Using Cross-Aligned and Vector Quantized VAE with Meta-Learning},
+  howpublished = {Project report and code, https://github.com/newArsen/Few-shot-Image-generation}
+}""",
+    "cada_vae": """@inproceedings{schonfeld2019cadavae,
+  title = {Generalized Zero- and Few-Shot Learning via Aligned Variational Autoencoders},
+  author = {Sch{\\"o}nfeld, Edgar and Ebrahimi, Sayna and Sinha, Samarth and Darrell, Trevor
+            and Akata, Zeynep},
+  booktitle = {CVPR},
+  year = {2019},
+  eprint = {1812.01784},
+  archivePrefix = {arXiv}
+}""",
+    "vq_vae": """@inproceedings{vandenoord2017vqvae,
+  title = {Neural Discrete Representation Learning},
+  author = {van den Oord, A{\\"a}ron and Vinyals, Oriol and Kavukcuoglu, Koray},
+  booktitle = {NeurIPS},
+  year = {2017},
+  eprint = {1711.00937},
+  archivePrefix = {arXiv}
+}""",
+    "vae": """@inproceedings{kingma2014vae,
+  title = {Auto-Encoding Variational {Bayes}},
+  author = {Kingma, Diederik P. and Welling, Max},
+  booktitle = {ICLR},
+  year = {2014},
+  eprint = {1312.6114},
+  archivePrefix = {arXiv}
+}""",
+    "mmd": """@article{gretton2012mmd,
+  title = {A Kernel Two-Sample Test},
+  author = {Gretton, Arthur and Borgwardt, Karsten M. and Rasch, Malte J. and Sch{\\"o}lkopf, Bernhard
+            and Smola, Alexander},
+  journal = {Journal of Machine Learning Research},
+  volume = {13},
+  pages = {723--773},
+  year = {2012}
+}""",
+    "supcon": """@inproceedings{khosla2020supcon,
+  title = {Supervised Contrastive Learning},
+  author = {Khosla, Prannay and Teterwak, Piotr and Wang, Chen and Sarna, Aaron and Tian, Yonglong
+            and Isola, Phillip and Maschinot, Aaron and Liu, Ce and Krishnan, Dilip},
+  booktitle = {NeurIPS},
+  year = {2020},
+  eprint = {2004.11362},
+  archivePrefix = {arXiv}
+}""",
+    "glove": """@inproceedings{pennington2014glove,
+  title = {{GloVe}: Global Vectors for Word Representation},
+  author = {Pennington, Jeffrey and Socher, Richard and Manning, Christopher D.},
+  booktitle = {EMNLP},
+  pages = {1532--1543},
+  year = {2014}
+}""",
+    "minilm": """@inproceedings{reimers2019sentencebert,
+  title = {Sentence-{BERT}: Sentence Embeddings using Siamese {BERT}-Networks},
+  author = {Reimers, Nils and Gurevych, Iryna},
+  booktitle = {EMNLP},
+  year = {2019},
+  eprint = {1908.10084},
+  archivePrefix = {arXiv}
+}
+
+@inproceedings{wang2020minilm,
+  title = {{MiniLM}: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained
+           Transformers},
+  author = {Wang, Wenhui and Wei, Furu and Dong, Li and Bao, Hangbo and Yang, Nan and Zhou, Ming},
+  booktitle = {NeurIPS},
+  year = {2020},
+  eprint = {2002.10957},
+  archivePrefix = {arXiv}
+}""",
+    "clip": """@inproceedings{radford2021clip,
+  title = {Learning Transferable Visual Models From Natural Language Supervision},
+  author = {Radford, Alec and Kim, Jong Wook and Hallacy, Chris and others},
+  booktitle = {ICML},
+  year = {2021},
+  eprint = {2103.00020},
+  archivePrefix = {arXiv}
+}""",
+    "digits": """@misc{alpaydin1998digits,
+  title = {Optical Recognition of Handwritten Digits},
+  author = {Alpaydin, Ethem and Kaynak, Cenk},
+  howpublished = {UCI Machine Learning Repository},
+  year = {1998},
+  doi = {10.24432/C50P49}
+}""",
+    "mnist": """@article{lecun1998mnist,
+  title = {Gradient-Based Learning Applied to Document Recognition},
+  author = {LeCun, Yann and Bottou, L{\\'e}on and Bengio, Yoshua and Haffner, Patrick},
+  journal = {Proceedings of the IEEE},
+  volume = {86},
+  number = {11},
+  pages = {2278--2324},
+  year = {1998}
+}""",
+    "fashion_mnist": """@misc{xiao2017fashionmnist,
+  title = {{Fashion-MNIST}: a Novel Image Dataset for Benchmarking Machine Learning Algorithms},
+  author = {Xiao, Han and Rasul, Kashif and Vollgraf, Roland},
+  year = {2017},
+  eprint = {1708.07747},
+  archivePrefix = {arXiv}
+}""",
+    "cifar10": """@techreport{krizhevsky2009cifar,
+  title = {Learning Multiple Layers of Features from Tiny Images},
+  author = {Krizhevsky, Alex},
+  institution = {University of Toronto},
+  year = {2009}
+}""",
+    "omniglot": """@article{lake2015omniglot,
+  title = {Human-level concept learning through probabilistic program induction},
+  author = {Lake, Brenden M. and Salakhutdinov, Ruslan and Tenenbaum, Joshua B.},
+  journal = {Science},
+  volume = {350},
+  number = {6266},
+  pages = {1332--1338},
+  year = {2015}
+}""",
+    "tiny_imagenet32": """@inproceedings{deng2009imagenet,
+  title = {{ImageNet}: A Large-Scale Hierarchical Image Database},
+  author = {Deng, Jia and Dong, Wei and Socher, Richard and Li, Li-Jia and Li, Kai and Fei-Fei, Li},
+  booktitle = {CVPR},
+  year = {2009}
+}""",
+}
+"""Citation key -> BibTeX."""
+
+
+def citation_keys(method: Any, config: Mapping[str, Any]) -> list[str]:
+    """Return the keys of what a run used, in the order fewgen, method, text, data; unknown ones left out.
+
+    Args:
+        method: a loaded method; its `citations`, if it has any, name keys.
+        config: the settings of the run (`config.yaml`).
+    """
+    text = getattr(method.spec, "text", None)
+    used = [
+        "fewgen",
+        *getattr(method, "citations", ()),
+        "" if text is None else text.encoder_name,
+        str(config.get("data") or "").strip().lower().replace("-", "_"),
+    ]
+    return [key for key in dict.fromkeys(used) if key in BIBTEX]
+
+
+def bibtex(keys: Iterable[str]) -> str:
+    """Return the BibTeX entries of `keys`, ready to paste."""
+    from fewgen import __version__
+
+    return "\n\n".join(BIBTEX[key].replace("VERSION", __version__) for key in keys) + "\n"

@@ -1,0 +1,214 @@
+"""What is known about a run, gathered once for the page and for the card.
+
+Figures here are by-products of a report, on the few held-out images: enough to see that something is
+wrong, not enough to claim that it is right. Measuring is the task of `fewgen.evaluate`.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fewgen.data.imageset import ImageSet, to_uint8
+from fewgen.report.citations import citation_keys
+
+if TYPE_CHECKING:
+    from fewgen.api import Run
+    from fewgen.generate import GeneratedImages
+    from fewgen.methods.base import Method
+
+GROUP = 256
+MAX_SHOWN_CLASSES = 40
+MAX_HELD_OUT = 2000
+"""Figures on more held-out images would only take longer."""
+
+
+@dataclass
+class Findings:
+    """Everything that the page and the card show.
+
+    Attributes:
+        title: name of the run folder.
+        run: the run.
+        train: images it learned from.
+        held_out: images set aside, or None.
+        generated: new images, the same number per class, seeds from 0.
+        per_class: how many of them per class are shown.
+        reconstructed: the held-out images (training images without any) and their reconstructions.
+        figures: (name, value, what it means), measured on held-out images.
+        lines: of metrics.jsonl.
+        warnings: of the training, and notes of the run.
+        stages: how each stage went.
+        parameters: numbers in the model.
+        command: repeats the training.
+        citations: keys of `citations.BIBTEX`.
+        versions: of what made the run's report.
+        data_name: what the run learned from, in the user's words.
+    """
+
+    title: str
+    run: Run
+    train: ImageSet
+    held_out: ImageSet | None
+    generated: GeneratedImages
+    per_class: int
+    reconstructed: tuple[ImageSet, Tensor] | None = None
+    figures: list[tuple[str, str, str]] = field(default_factory=list)
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    parameters: int = 0
+    command: str = ""
+    citations: list[str] = field(default_factory=list)
+    versions: str = ""
+    data_name: str = ""
+
+    @property
+    def method(self) -> Method:
+        """The trained method."""
+        return self.run.method
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings of the run."""
+        return self.run.config
+
+    @property
+    def images_per_class(self) -> str:
+        """Smallest and largest number of real images per class, held-out ones included."""
+        counts = self.train.counts()
+        if self.held_out is not None:
+            counts = counts + self.held_out.counts()
+        low, high = int(counts.min()), int(counts.max())
+        return str(low) if low == high else f"{low} to {high}"
+
+
+def collect(run: Run, train: ImageSet, held_out: ImageSet | None, per_class: int = 8) -> Findings:
+    """Gather what there is to say about a run; draws images and measures on the held-out ones."""
+    from fewgen import __version__
+    from fewgen.generate import GenerationRequest
+
+    method = run.method
+    held_out = held_out if held_out is not None and len(held_out) else None
+    classes = list(range(min(len(run.class_names), MAX_SHOWN_CLASSES)))
+    generated = method.generate(GenerationRequest.per_class(classes, per_class, seed=0))
+    lines = read_metrics(run.path / "metrics.jsonl")
+    warnings = [*run.notes, *(str(line["text"]) for line in lines if line.get("kind") == "warning")]
+    findings = Findings(
+        title=run.path.resolve().name,
+        run=run,
+        train=train,
+        held_out=held_out,
+        generated=generated,
+        per_class=per_class,
+        lines=lines,
+        warnings=list(dict.fromkeys(warnings)),
+        stages=list(run.info.extra.get("training", {}).get("stages", [])),
+        parameters=sum(parameter.numel() for parameter in method.parameters()),
+        command=training_command(run),
+        citations=citation_keys(method, run.config),
+        versions=f"fewgen {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+        data_name=str(run.config.get("data") or train.name or "images"),
+    )
+    if "reconstruct" in method.capabilities:
+        shown = held_out if held_out is not None else train
+        shown = shown.subset(range(min(len(shown), MAX_HELD_OUT)))
+        findings.reconstructed = (shown, _in_groups(method, shown, method.reconstruct))  # type: ignore[attr-defined]
+    findings.figures = _figures(findings)
+    return findings
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a metrics file; a line cut short by a kill is left out."""
+    lines = []
+    if path.is_file():
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(line, dict):
+                lines.append(line)
+    return lines
+
+
+def training_command(run: Run) -> str:
+    """Return a command that trains the same again, as far as flags can say it."""
+    config = run.config
+    if not config:
+        return ""
+    words = ["fewgen", "train", str(config.get("method", "")), "--data", str(config.get("data") or "IMAGES")]
+    for key in ("shots", "preset", "seed", "text", "text_path", "holdout", "size", "channels"):
+        value = config.get(key)
+        if value is not None and (key, value) not in (
+            ("preset", "default"),
+            ("holdout", "auto"),
+            ("seed", 0),
+        ):
+            words += ["--" + key.replace("_", "-"), str(value)]
+    for key in ("split", "fit", "alpha"):
+        if config.get(key) not in (None, "train", "crop", "error"):
+            words += [f"--{key}", str(config[key])]
+    for name in config.get("classes") or []:
+        words += ["--class-name", str(name)]
+    training = config.get("training", {})
+    if training.get("minutes"):
+        words += ["--minutes", f"{training['minutes']:g}"]
+    if training.get("steps_scale", 1.0) != 1.0:
+        words += ["--steps-scale", f"{training['steps_scale']:g}"]
+    return shlex.join([*words, "--out", run.path.name])
+
+
+def _in_groups(method: Method, images: ImageSet, function: Any) -> Tensor:
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(images), GROUP):
+            x = images.floats(range(start, min(start + GROUP, len(images)))).to(method.device)
+            parts.append(to_uint8(function(x)).cpu())
+    return torch.cat(parts)
+
+
+def _figures(findings: Findings) -> list[tuple[str, str, str]]:
+    from fewgen.evaluate import ssim, wilson_interval
+
+    rows: list[tuple[str, str, str]] = []
+    held_out, method = findings.held_out, findings.method
+    if findings.reconstructed is not None and held_out is not None:
+        originals, images = findings.reconstructed
+        error = (images.float() - originals.images.float()).div(255).square().mean()
+        rows.append(
+            (
+                "structural similarity of reconstructions (SSIM)",
+                f"{float(ssim(images, originals.images).mean()):.3f}",
+                "1 is equal; what the model can show at all",
+            )
+        )
+        rows.append(
+            ("mean squared error of reconstructions", f"{float(error):.4f}", "of intensities in [0, 1]")
+        )
+    if "retrieve" in method.capabilities and held_out is not None:
+        part = held_out.subset(range(min(len(held_out), MAX_HELD_OUT)))
+        with torch.no_grad():
+            scores = torch.cat(
+                [
+                    method.retrieve(part.floats(range(s, min(s + GROUP, len(part)))).to(method.device)).cpu()  # type: ignore[operator]
+                    for s in range(0, len(part), GROUP)
+                ]
+            )
+        right = int((scores.argmax(1) == part.labels).sum())
+        share = wilson_interval(right, len(part))
+        rows.append(
+            (
+                "held-out images whose nearest word is their class",
+                f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})",
+                f"95 % interval; guessing gives {1 / len(findings.run.class_names):.0%}",
+            )
+        )
+    return rows

@@ -1,0 +1,194 @@
+"""Plots of a report, as PNG bytes; matplotlib without its global state, so nothing leaks between calls."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NOT_A_LOSS = ("lr", "norm", "grad_norm", "seconds")
+BASE_KEYS = ("kind", "stage", "step", "total_step", "seconds")
+
+
+def loss_curves(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, bytes]]:
+    """Return (stage, picture) for each stage: one small plot per term, training and held-out.
+
+    Terms have scales of their own, so each gets its own axes.
+    """
+    pictures = []
+    for stage in dict.fromkeys(str(line["stage"]) for line in lines if "stage" in line):
+        train = _series(lines, stage, "train")
+        held = _series(lines, stage, "held_out")
+        # A held-out figure is drawn into the plot of the training term of the same name.
+        panels: dict[str, list[tuple[str, list[tuple[int, float]]]]] = {}
+        for name, points in train.items():
+            panels.setdefault(name, []).append(("training", points))
+        for name, points in held.items():
+            home = next((panel for panel in panels if panel.split("/")[-1] == name), name)
+            panels.setdefault(home, []).append(("held out", points))
+        if panels:
+            pictures.append((stage, _panels(panels)))
+    return pictures
+
+
+def _series(lines: Sequence[Mapping[str, Any]], stage: str, kind: str) -> dict[str, list[tuple[int, float]]]:
+    series: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for line in lines:
+        if line.get("kind") != kind or line.get("stage") != stage:
+            continue
+        for name, value in line.items():
+            if name in BASE_KEYS or name.split("/")[-1] in NOT_A_LOSS:
+                continue
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                series[name].append((int(line["step"]), float(value)))
+    return {name: points for name, points in series.items() if len(points) > 1 or kind == "held_out"}
+
+
+def _panels(panels: Mapping[str, Sequence[tuple[str, list[tuple[int, float]]]]]) -> bytes:
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = _figure(2.6 * columns, 1.9 * rows)
+    styles: dict[str, dict[str, Any]] = {
+        "training": {"color": "#3465a4"},
+        "held out": {"color": "#cc5500", "marker": "o", "markersize": 2.5},
+    }
+    labelled = set()
+    for index, (name, curves) in enumerate(panels.items()):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        for kind, points in curves:
+            steps, heights = zip(*points, strict=True)
+            axes.plot(steps, heights, linewidth=1.2, label=kind, **styles[kind])
+            labelled.add(kind)
+        values = [value for _, points in curves for _, value in points]
+        if min(values) > 0 and max(values) > 20 * min(values):
+            axes.set_yscale("log")
+        axes.set_title(name, fontsize=8)
+        axes.tick_params(labelsize=6)
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], label=kind, **styles[kind]) for kind in styles if kind in labelled]
+    figure.legend(handles=handles, loc="upper right", fontsize=7, frameon=False, ncols=2)
+    return _png(figure, top=0.95 if rows > 1 else 0.9)
+
+
+def latent_map(
+    images: np.ndarray,
+    labels: np.ndarray,
+    held_out: np.ndarray,
+    words: np.ndarray,
+    class_names: Sequence[str],
+) -> tuple[bytes, str]:
+    """Return a picture of the latent space in two dimensions, and the name of the projection.
+
+    Args:
+        images: latents of images, (N, L).
+        labels: their classes, (N,).
+        held_out: whether each image was held out, (N,) bool.
+        words: latents of the class names, (K, L).
+        class_names: (K,).
+    """
+    both = np.concatenate([images, words]).astype(np.float64)
+    points, name = _project(both)
+    picture_points, word_points = points[: len(images)], points[len(images) :]
+    figure = _figure(7.2, 5.4)
+    axes = figure.add_subplot(1, 1, 1)
+    colours = _colours(len(class_names))
+    for label in range(len(class_names)):
+        colour = colours[label]
+        for mask, marker in ((~held_out, "."), (held_out, "^")):
+            chosen = picture_points[(labels == label) & mask]
+            if len(chosen):
+                axes.scatter(
+                    chosen[:, 0], chosen[:, 1], s=16, color=colour, marker=marker, alpha=0.7, linewidths=0
+                )
+        x, y = word_points[label]
+        axes.scatter(x, y, s=120, color=colour, marker="*", edgecolors="black", linewidths=0.8)
+        if len(class_names) <= 30:
+            axes.annotate(
+                _plain(class_names[label]),
+                word_points[label],
+                xytext=(5, 5),
+                textcoords="offset points",
+                fontsize=8,
+                parse_math=False,
+            )
+    axes.set_xticks([])
+    axes.set_yticks([])
+    return _png(figure), name
+
+
+def _project(points: np.ndarray) -> tuple[np.ndarray, str]:
+    """Return the points in two dimensions; UMAP where it is installed, else t-SNE."""
+    if points.shape[1] < 2 or len(points) < 5:
+        padded = np.pad(points, ((0, 0), (0, max(0, 2 - points.shape[1]))))
+        return padded[:, :2], "the first two numbers"
+    try:
+        import umap
+    except Exception:  # a broken install must not cost the report
+        from sklearn.manifold import TSNE
+
+        perplexity = min(30.0, (len(points) - 1) / 3)
+        # Not every platform's solver is the same to the last bit, so the picture may differ in details.
+        return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(points), "t-SNE"
+    reducer = umap.UMAP(n_neighbors=min(15, len(points) - 1), random_state=0)
+    return np.asarray(reducer.fit_transform(points)), "UMAP"
+
+
+def usage_bars(counts: Tensor) -> bytes:
+    """Return how often each code is used, most used first."""
+    values = np.sort(counts.numpy())[::-1]
+    figure = _figure(7.2, 1.6)
+    axes = figure.add_subplot(1, 1, 1)
+    axes.fill_between(np.arange(len(values) + 1), np.append(values, values[-1]), step="post", color="#3465a4")
+    axes.set_xlim(0, len(values))
+    axes.set_ylim(0, None)
+    axes.set_xlabel("codes, most used first", fontsize=7)
+    axes.tick_params(labelsize=6)
+    return _png(figure)
+
+
+def perplexity(counts: Tensor) -> float:
+    """Return exp of the entropy of code usage: the number of codes in effective use."""
+    shares = counts.double() / counts.sum().clamp(min=1)
+    shares = shares[shares > 0]
+    return math.exp(float(-(shares * shares.log()).sum()))
+
+
+def _colours(n: int) -> list[Any]:
+    import matplotlib
+
+    table = matplotlib.colormaps["tab10" if n <= 10 else "tab20" if n <= 20 else "gist_rainbow"]
+    return [table(i) if n <= 20 else table(i / max(1, n - 1)) for i in range(n)]
+
+
+def _plain(text: str) -> str:
+    cleaned = " ".join(text.split())
+    return cleaned if len(cleaned) <= 24 else cleaned[:23] + "…"
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=110, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: Figure, top: float = 1.0) -> bytes:
+    import warnings
+
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # class names in scripts that the bundled font lacks
+        figure.tight_layout(rect=(0, 0, 1, top))
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,266 @@
+"""The page and the card: complete, self-contained, and safe with any class name."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.fake_method import Fake
+
+from fewgen import api
+from fewgen.data import ImageSet
+from fewgen.report import bibtex, collect, render_card, render_report, write_report
+from fewgen.report.citations import BIBTEX
+from fewgen.report.plots import latent_map, loss_curves, perplexity
+
+HOSTILE = ('<script>alert("1")</script>', "a|b `c` $(rm -rf x) \\ 'd'", "&amp;\n# head", "日本語")
+SECTIONS = (
+    "New images",
+    "Nearest real images",
+    "Held-out images and how they come back",
+    "From word to word",
+    "Figures",
+    "Training",
+    "Images and words in one space",
+    "Codebook",
+    "Settings",
+    "Do it again",
+    "Cite",
+)
+
+
+class _Page(HTMLParser):
+    """Collects tags, attributes and text; complains about tags left open."""
+
+    VOID = ("meta", "img", "br")
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.attributes, self.open, self.text = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def _parse(html):
+    page = _Page()
+    page.feed(html)
+    page.close()
+    assert page.open == []
+    return page
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "run"
+    return api.train(
+        "fake",
+        data="digits",
+        size=8,
+        shots=20,
+        text="onehot",
+        out=path,
+        progress=False,
+        training={"log_every": 4, "validate_every": 5},
+    )
+
+
+def test_train_leaves_a_whole_page(run):
+    html = (run.path / "report.html").read_text(encoding="utf-8")
+    page = _parse(html)
+    text = " ".join(page.text)
+    for section in SECTIONS:
+        assert f"<h2>{section}</h2>" in html
+    assert "could not be made" not in html
+    assert "20 per class: 180 trained on, 20 held out" in text
+    assert "onehot vectors carry no meaning" in text
+    assert "--shots 20" in text
+    assert "schonfeld2019cadavae" in text
+    assert "latent_size" in text
+    assert "private" not in html.lower()
+
+
+def test_the_page_needs_nothing_from_outside(run):
+    html = (run.path / "report.html").read_text(encoding="utf-8")
+    page = _parse(html)
+    assert not {"script", "link", "iframe", "object", "a"} & set(page.tags)
+    sources = [value for name, value in page.attributes if name in ("src", "href", "srcset", "data")]
+    assert len(sources) >= 7
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "default-src 'none'" in html
+    assert "url(" not in html
+    for source in sources:
+        Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).verify()
+    assert ("name", "viewport") in page.attributes
+    assert "prefers-color-scheme: dark" in html
+    assert len(html) < 3_000_000
+
+
+def test_the_card_says_what_it_is_and_its_limits(run):
+    card = (run.path / "README.md").read_text(encoding="utf-8")
+    for part in (
+        "## Use",
+        "## Made from",
+        "## Figures",
+        "## Limits",
+        "## Cite",
+        "fewgen train fake",
+        "180 trained on",
+    ):
+        assert part in card
+    assert "private" not in card.lower()
+
+
+def test_the_first_picture_is_what_the_command_makes(run):
+    findings = collect(run, *run.images())
+    again = api.generate(run, n=findings.per_class)
+    assert torch.equal(findings.generated.images, again.images)
+
+
+@pytest.fixture(autouse=True)
+def _quick_map(monkeypatch, request):
+    """One real t-SNE, in the fixture `run`, is enough; later pages take the first two numbers."""
+    if "test_the_map" not in request.node.name:
+        monkeypatch.setattr("fewgen.report.plots._project", lambda points: (points[:, :2], "two numbers"))
+
+
+@pytest.fixture(scope="module")
+def hostile_run(tmp_path_factory):
+    labels = torch.arange(len(HOSTILE)).repeat_interleave(8)
+    rng = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (len(labels), 3, 10, 10), generator=rng, dtype=torch.uint8)
+    images = ImageSet(pixels, labels, HOSTILE, name="<b>data</b>")
+    path = tmp_path_factory.mktemp("hostile") / "<i>run`$(x)"
+    return api.train("fake", data=images, text="onehot", out=path, progress=False)
+
+
+def test_class_names_are_text_and_nothing_else(hostile_run):
+    html = (hostile_run.path / "report.html").read_text(encoding="utf-8")
+    assert "could not be made" not in html
+    page = _parse(html)
+    assert "script" not in page.tags
+    assert "b" not in page.tags
+    assert "i" not in page.tags
+    assert HOSTILE[0] in "".join(page.text)
+    assert not any(name.startswith("on") for name, _ in page.attributes)
+    card = (hostile_run.path / "README.md").read_text(encoding="utf-8")
+    outside_code = re.sub(r"```.*?```", "", card, flags=re.DOTALL)
+    assert "<script>" not in outside_code.replace("\\<", "")
+    assert "\n# head" not in card
+
+
+def test_what_a_method_cannot_do_is_left_out(run, monkeypatch):
+    monkeypatch.setattr(Fake, "capabilities", frozenset())
+    monkeypatch.delattr(Fake, "codebook_usage")
+    monkeypatch.delattr(Fake, "citations")
+    train, _ = run.images()
+    html = render_report(collect(run, train, None))
+    _parse(html)
+    for section in ("Held-out images", "From word to word", "Figures", "one space", "Codebook"):
+        assert f"{section}</h2>" not in html
+    assert "<h2>New images</h2>" in html
+    assert "could not be made" not in html
+
+
+def test_without_held_out_images_the_page_says_so(run):
+    train, _ = run.images()
+    findings = collect(run, train, None)
+    assert findings.figures == []
+    assert "No image was held out" in render_report(findings)
+    render_card(findings)
+
+
+def test_a_fault_in_one_section_does_not_cost_the_others(run, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("<boom>")
+
+    monkeypatch.setattr("fewgen.report.plots.loss_curves", broken)
+    html = render_report(collect(run, *run.images()))
+    _parse(html)
+    assert "RuntimeError: &lt;boom&gt;" in html
+    assert "<h2>Cite</h2>" in html
+
+
+def test_damaged_and_missing_logs_are_survived(run, tmp_path):
+    path = tmp_path / "copy"
+    shutil.copytree(run.path, path)
+    with open(path / "metrics.jsonl", "ab") as file:
+        file.write(
+            b'{"kind": "train", "st\n[1, 2]\n\xff\xfe\n{"kind": "warning", "stage": "x", "text": "<u>"}\n'
+        )
+    copy = api.load_run(path)
+    html = render_report(collect(copy, *copy.images()))
+    assert "&lt;u&gt;" in html
+    assert "could not be made" not in html
+    (path / "metrics.jsonl").unlink()
+    copy = api.load_run(path)
+    write_report(copy, *copy.images())
+    assert "could not be made" not in (path / "report.html").read_text(encoding="utf-8")
+
+
+def test_curves_join_training_and_held_out_and_skip_what_is_no_loss():
+    lines = [
+        {"kind": "train", "stage": "a", "step": s, "model/image": 10.0 / s, "model/lr": 1.0, "model/x": None}
+        for s in (1, 2, 3)
+    ] + [{"kind": "held_out", "stage": "a", "step": 3, "image": 4.0, "accuracy": 0.5}]
+    (stage, picture), *rest = loss_curves(lines)
+    assert stage == "a"
+    assert rest == []
+    assert Image.open(io.BytesIO(picture)).size[0] > 100
+    assert loss_curves([]) == []
+
+
+@pytest.mark.parametrize("n", [1, 3, 20])
+def test_the_map_works_for_any_number_of_points(n):
+    rng = np.random.default_rng(0)
+    picture, name = latent_map(
+        rng.normal(size=(n, 3)), np.zeros(n, int), np.zeros(n, bool), rng.normal(size=(2, 3)), ["$x$", "b"]
+    )
+    Image.open(io.BytesIO(picture)).verify()
+    assert name
+
+
+def test_perplexity_counts_codes_in_use():
+    assert perplexity(torch.tensor([5, 5, 5, 5, 0])) == pytest.approx(4.0)
+    assert perplexity(torch.zeros(3)) == pytest.approx(1.0)
+
+
+def test_citations_name_what_was_used(run):
+    findings = collect(run, *run.images())
+    assert findings.citations == ["fewgen", "cada_vae", "digits"]
+    assert "VERSION" not in bibtex(BIBTEX)
+    for key, entry in BIBTEX.items():
+        for one in entry.split("\n\n"):
+            assert re.match(r"@\w+\{\w+,\n", one), key
+            assert one.count("{") == one.count("}"), key
+
+
+def test_the_command_repeats_the_training(run, tmp_path):
+    import shlex
+
+    from fewgen.cli.main import load_command
+
+    words = shlex.split(collect(run, *run.images()).command)
+    given = load_command("train").parse(words[2:])
+    assert given["shots"] == 20
+    assert given["size"] == 8
+    settings = api.resolved_settings(**given)
+    assert settings["text"] == "onehot"
+    assert json.dumps(settings["model"].__dict__) == json.dumps(run.config["model"])
