@@ -33,7 +33,7 @@ class ImageConfig:
 
     backbone: str = "conv"
     width: int = 48
-    n_blocks: int = 1
+    n_blocks: int = 0
     hidden: int = 256
     dropout: float = 0.1
     output: str = "sigmoid"
@@ -101,7 +101,7 @@ class WeightConfig:
     text: float = 0.25
     cross_image: float = 0.5
     cross_text: float = 0.25
-    kl: float = 1.0
+    kl: float = 0.05
     kl_text: float = 0.1
     alignment: float = 10.0
     codebook: float = 1.0
@@ -151,18 +151,18 @@ class SpatialConfig:
     ssim: float = 20.0
     augment: str = "shapes"
     lr: float = 2e-3
-    steps: int = 2000
+    steps: int = 1500
     prior_width: int = 96
     prior_layers: int = 3
     prior_heads: int = 4
-    prior_dropout: float = 0.1
+    prior_dropout: float = 0.2
     prior_smoothing: float = 0.0
     prior_augment: str = "light"
     prior_lr: float = 1e-3
     prior_weight_decay: float = 0.05
-    prior_steps: int = 2000
+    prior_steps: int = 1100
     condition_noise: float = 0.7
-    trust_noise: float = 0.3
+    trust_noise: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("condition_noise", "trust_noise"):
@@ -185,7 +185,9 @@ class CadaVqVaeConfig:
         text: semantic encoder, codebook, semantic decoder.
         weights: of the terms.
         cross_terms: "real"; "self" is the published fault: the self-reconstructions again.
-        cross_source: word latent behind the word-to-image term: "sample", or "mean".
+        cross_source: word latent behind the word-to-image term: "mean", or "sample". A drawn latent is
+            trained against an unrelated image of its class, which teaches the decoder the class average
+            whatever the draw; the mean leaves the draws their variety.
         semantic_stats_from: "z_q"; "z_e" is the published fault: the quantiser is bypassed.
         alignment: "mmd_class", "mmd", "w2" or "none".
         align_on: "samples"; "means" is the published choice: image means against z_e.
@@ -214,16 +216,16 @@ class CadaVqVaeConfig:
     text: TextConfig = field(default_factory=TextConfig)
     weights: WeightConfig = field(default_factory=WeightConfig)
     cross_terms: str = "real"
-    cross_source: str = "sample"
+    cross_source: str = "mean"
     semantic_stats_from: str = "z_q"
     alignment: str = "mmd_class"
     align_on: str = "samples"
     kernel: str = "mixture"
-    prior: str = "standard"
+    prior: str = "conditional"
     temperature: float = 0.5
     reduction: str = "sample"
     weighting: str = "fixed"
-    steps: int = 6000
+    steps: int = 2500
     batch_size: int = 64
     sampler: str = "shuffled"
     augment: str = "light"
