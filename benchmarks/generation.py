@@ -28,7 +28,7 @@ from benchmarks.environment import environment
 from benchmarks.references import REFERENCES, Budget
 from fewgen.data.imageset import ImageSet
 from fewgen.errors import ConfigError, FewgenError
-from fewgen.evaluate import ClassifierFeatures, RealSide, UsefulnessSettings, measure_generated
+from fewgen.evaluate import FIGURES, ClassifierFeatures, RealSide, UsefulnessSettings, measure_generated
 from fewgen.evaluate.usefulness import ArmResult, train_arm
 from fewgen.files import read_json, write_json
 
@@ -80,6 +80,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     add("--data-dir", default=None, help="folder of the data sets; by default FEWGEN_DATA_DIR")
     add("--remeasure", action="store_true", help="measure again what was generated before")
+    add("--quick", action="store_true", help="leave usefulness out, the slow half; --remeasure adds it later")
     add("--table-only", action="store_true", help="print the table of the finished cells")
     return parser.parse_args(arguments)
 
@@ -185,13 +186,16 @@ def _cell(
     print(f"{spec}, seed {seed}: measuring ...", flush=True)
     loaded = load_images(cell / "images.npz")
     generated = ImageSet(loaded.images, loaded.labels, train.class_names, name=spec)
+    figures = [name for name in FIGURES if not (options.quick and name.startswith("usefulness"))]
+    arms_path = cell.parent.parent / f"real-alone-seed{seed}.json"
     measured = measure_generated(
         generated,
         train,
         test,
         side.extractor,
+        figures=figures,
         real_side=side,
-        real_arms=_real_arms(train, test, cell.parent.parent / f"real-alone-seed{seed}.json"),
+        real_arms=None if options.quick else _real_arms(train, test, arms_path),
     )
     write_json(
         cell / "result.json",
