@@ -25,7 +25,7 @@ from fewgen.config.schema import from_dict, to_dict
 from fewgen.errors import CheckpointError, ConfigError, FewgenError, ShapeError
 from fewgen.files import atomic_write
 from fewgen.methods.registry import get_method, method_names, register
-from fewgen.training.checkpoint import separate
+from fewgen.training.checkpoint import serialize
 
 if TYPE_CHECKING:
     from fewgen.data.imageset import ImageSet
@@ -273,8 +273,6 @@ class Method(nn.Module, ABC):
         Raises:
             OutputError: if it cannot be written; an older file stays as it was.
         """
-        from safetensors.torch import save_file
-
         metadata = {
             "format": FORMAT,
             "format_version": str(FORMAT_VERSION),
@@ -295,8 +293,9 @@ class Method(nn.Module, ABC):
             text_tensors, text_meta = self.spec.text.to_state()
             tensors.update({f"text.{name}": tensor for name, tensor in text_tensors.items()})
             metadata["text"] = _dump(text_meta)
+        data = serialize(tensors, metadata)
         with atomic_write(path) as temporary:
-            save_file(separate(tensors), temporary, metadata)
+            temporary.write_bytes(data)
 
 
 @dataclass(frozen=True)
@@ -349,15 +348,15 @@ def _read_header(file: Path) -> tuple[dict[str, Any], int]:
         size = file.stat().st_size
         with open(file, "rb") as stream:
             start = stream.read(8)
-            if start[:2] == b"PK" or start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-                raise CheckpointError(
-                    f'"{file}" is a pickle or zip file. fewgen reads only safetensors files, because '
-                    "opening a "
-                    "pickle can run code. Convert it with the tool that made it."
-                )
             if len(start) < 8:
                 raise CheckpointError(f'The model file "{file}" is truncated: {size} bytes. {again}')
             (length,) = struct.unpack("<Q", start)
+            # The first bytes are a length, and a small one may look like the start of a pickle.
+            if length > _MAX_HEADER_BYTES and (start[:2] == b"PK" or start[0] == 0x80):
+                raise CheckpointError(
+                    f'"{file}" is a pickle or zip file. fewgen reads only safetensors files, because '
+                    "opening a pickle can run code. Convert it with the tool that made it."
+                )
             if length > _MAX_HEADER_BYTES:
                 raise CheckpointError(
                     f'"{file}" is not a safetensors file that fewgen can read: its header would have '

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +65,25 @@ def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
+def serialize(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return a safetensors file as bytes, equal for equal content.
+
+    The library writes its metadata in an order that changes from run to run; here it is sorted, so that
+    equal models have equal checksums.
+    """
+    from safetensors.torch import save
+
+    data = save(separate(tensors), dict(metadata) if metadata else None)
+    if not metadata or len(metadata) < 2:
+        return data
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors stay aligned
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]
+
+
 def write_state(root: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Path:
     """Write a state, switch to it, and remove all older ones but the last.
 
@@ -78,9 +98,7 @@ def write_state(root: Path, tensors: Mapping[str, Tensor], values: Mapping[str, 
     Raises:
         OutputError: if it cannot be written; the state before is then still the current one.
     """
-    from safetensors.torch import save
-
-    payload = save(separate(tensors))
+    payload = serialize(tensors)
     body = json.dumps(values, allow_nan=False)
     document = {
         "format_version": FORMAT_VERSION,

@@ -698,9 +698,12 @@ class Trainer:
         used = self._seconds() - run.seconds_before
         if not run.measured:
             per_step = self._measured_speed(run)
+            self._mark_speed(run)
             used = self._seconds() - run.seconds_before
         else:
-            per_step = used / run.step
+            # Since the last measurement or the resumption, with everything that comes between steps.
+            step, clock, _ = self._speed_mark
+            per_step = (time.monotonic() - clock) / max(run.step - step, 1)
         possible = run.step + int(max(0.0, 0.97 * limit - used) / max(per_step, 1e-9))
         # Later looks only correct a clear overrun: every change bends the learning-rate schedule.
         tolerance = 0 if not run.measured else max(1, run.steps // 33)
