@@ -140,6 +140,8 @@ class SpatialConfig:
         condition_noise: largest share of the class latent's noise that is mixed into the condition in
             training, in [0, 1].
         trust_noise: share that the prior is told when generating; above 0 it may correct the latent.
+        code_temperature: of the codes' draws, on top of the request's temperature. Two codes drawn at each
+            of 49 positions add up to grain that no single likely code has.
     """
 
     codebook_size: int = 256
@@ -163,11 +165,13 @@ class SpatialConfig:
     prior_steps: int = 1100
     condition_noise: float = 0.7
     trust_noise: float = 0.0
+    code_temperature: float = 0.7
 
     def __post_init__(self) -> None:
         for name in ("condition_noise", "trust_noise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"spatial.{name} must be in [0, 1], got {getattr(self, name)}.")
+        _at_least("spatial.code_temperature", self.code_temperature, 0)
         if self.prior_width % self.prior_heads:
             raise ConfigError(
                 f"spatial.prior_width {self.prior_width} must be divisible by "

@@ -540,7 +540,8 @@ class CadaVqVae(Method):
         condition = self.prior.condition(coarse, z, torch.full_like(z[:, 0], level))
         shape = (self.tokenizer.n_positions, self.config.spatial.groups)
         draws = uniform(seeds, shape, stream=2 * stream + 1).to(z.device)
-        indices = self.prior.codes.sample(condition, self.tokenizer.codebook.codes, draws, temperature)
+        heat = temperature * self.config.spatial.code_temperature
+        indices = self.prior.codes.sample(condition, self.tokenizer.codebook.codes, draws, heat)
         return 2.0 * self.tokenizer.decode(indices) - 1.0
 
     def _fit(self, images: Tensor, class_vectors: Tensor, labels: Tensor) -> Tensor:
