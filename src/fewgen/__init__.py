@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fewgen.api import (
         Run,
+        generate,
         interpolate,
         load_run,
         plan_training,

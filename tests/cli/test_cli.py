@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -102,14 +101,17 @@ def test_help_answers_at_once_and_without_torch(words):
         "heavy = {'torch', 'numpy', 'matplotlib', 'rich'} & set(sys.modules); "
         "assert code == 0 and not heavy, heavy"
     )
-    best = min(_seconds([sys.executable, "-c", code, *words]) for _ in range(3))
+    # Processor time: the promise is about our imports, not about what else the machine is doing.
+    best = min(_seconds([sys.executable, "-c", code, *words]) for _ in range(2))
     assert best < 1.0, f"{best:.2f} s"
 
 
 def _seconds(command):
-    start = time.perf_counter()
+    before = os.times()
     subprocess.run(command, check=True, capture_output=True, timeout=60)
-    return time.perf_counter() - start
+    after = os.times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    return used
 
 
 # ----------------------------------------------------------------------------------------- mistakes

@@ -41,6 +41,10 @@ def test_class_grid_has_one_row_per_class_in_use():
     images = _images(7)
     picture = class_grid(images, torch.tensor([2, 0, 2, 2, 0, 2, 2]), ["a", "b", "c"], columns=4, scale=1)
     assert picture.height == 2 * (8 + GAP) + GAP
+    labels = torch.tensor([2, 0, 2, 2, 0, 2, 2])
+    whole = class_grid(images, labels, ["a", "b", "c"], columns=4, scale=1, whole=True)
+    assert whole.height == 3 * (8 + GAP) + GAP
+    assert class_grid(images, labels * 0, ["a"], columns=16, scale=1).height == (8 + GAP) + GAP
 
 
 def test_strip_and_pairs():

@@ -72,7 +72,10 @@ def test_folder_has_one_subfolder_per_class_and_is_named_by_seed(tmp_path):
 
 def test_free_texts_become_folders(tmp_path):
     write_images(_generated(2, texts=("a red/blue boot", "..")), tmp_path / "out")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.is_dir()) == ["%2E%2E", "a red%2Fblue boot"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.is_dir()) == [
+        "%2E%2E",
+        "a red%2Fblue boot",
+    ]
 
 
 def test_folder_names_are_safe_and_distinct():

@@ -25,6 +25,7 @@ class Run:
         path: the run folder, or the model file.
         notes: what a reader of the results should know (for example that words carry no meaning).
         result: what the trainer returned, for a run that was trained in this process.
+        is_main: False in the helper processes of a training on several devices, which report nothing.
     """
 
     def __init__(self, path: str | Path, device: str = "auto", notes: Sequence[str] = ()) -> None:
@@ -32,6 +33,7 @@ class Run:
         self.device = device
         self.notes = list(notes)
         self.result: Any = None
+        self.is_main = True
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}: {self.info.method}, {len(self.class_names)} classes)"

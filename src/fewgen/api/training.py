@@ -120,7 +120,8 @@ def train(
     result = trainer.run()
     run = Run(out, notes=prepared.notes)
     run.result = result
-    if report and not result.interrupted:
+    run.is_main = trainer.processes.is_main
+    if report and run.is_main and not result.interrupted:
         from fewgen.report import write_report
 
         write_report(run, prepared.train, prepared.held_out)

@@ -19,6 +19,8 @@ def _run(given: dict[str, Any]) -> int:
 def finish(run: Any, given: dict[str, Any]) -> int:
     """Say what training left behind and what to do next; return the exit code."""
     result = run.result
+    if not run.is_main:
+        return 130 if result.interrupted else 0
     if result.interrupted:
         print(
             f"Stopped after {result.steps} steps; everything is in {run.path}. "

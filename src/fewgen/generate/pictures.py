@@ -64,20 +64,37 @@ def grid(
 
 
 def class_grid(
-    images: Tensor, labels: Tensor, class_names: Sequence[str], columns: int = 8, scale: int | None = None
+    images: Tensor,
+    labels: Tensor,
+    class_names: Sequence[str],
+    columns: int = 8,
+    scale: int | None = None,
+    whole: bool = False,
 ) -> Image:
-    """Return one labelled row per class in use, up to `columns` images each; short rows end in white."""
-    rows, names = [], []
-    for label in sorted(set(labels.tolist())):
-        of_class = images[labels == label][:columns]
-        blank = torch.full((columns - len(of_class), *images.shape[1:]), 255, dtype=torch.uint8)
-        rows.append(torch.cat([of_class, blank]))
-        names.append(class_names[label])
-    if not rows:
+    """Return a labelled row per class in use; what is missing at its end stays white.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        labels: index into `class_names`, (N,).
+        class_names: texts of the rows.
+        columns: images per row.
+        scale: enlargement by a whole number.
+        whole: show every image, in further rows of a class; else only the first `columns` of each.
+    """
+    if len(images) == 0:
         raise DataError("A grid needs at least one image.")
-    used = max(int((labels == label).sum()) for label in set(labels.tolist()))
-    shown = min(columns, used)
-    return grid(torch.cat([row[:shown] for row in rows]), shown, names, scale)
+    counts = torch.bincount(labels)
+    columns = min(columns, int(counts.max()))
+    rows, names = [], []
+    for label in torch.nonzero(counts).flatten().tolist():
+        of_class = images[labels == label]
+        if not whole:
+            of_class = of_class[:columns]
+        missing = -len(of_class) % columns
+        blank = torch.full((missing, *images.shape[1:]), 255, dtype=torch.uint8)
+        rows.append(torch.cat([of_class, blank]))
+        names += [class_names[label]] + [""] * (len(rows[-1]) // columns - 1)
+    return grid(torch.cat(rows), columns, names, scale)
 
 
 def strip(images: Tensor, ends: tuple[str, str] | None = None, scale: int | None = None) -> Image:

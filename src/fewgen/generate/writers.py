@@ -95,7 +95,7 @@ def write_images(
     elif kind == "png":
         write_picture(
             target,
-            pictures.class_grid(generated.images, labels, names, GRID_COLUMNS),
+            pictures.class_grid(generated.images, labels, names, GRID_COLUMNS, whole=True),
             {**generated.provenance, "seeds": generated.seeds.tolist()},
         )
     else:
