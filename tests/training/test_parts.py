@@ -97,6 +97,7 @@ def test_frozen_and_shared_parameters_count_once():
     assert len(Phase("a", [net, net, net.weight], nothing).trainable()) == 1
 
 
+@pytest.mark.slow  # importing the compiler with torch's own optimiser takes the time
 def test_adamw_equals_that_of_torch_bit_for_bit():
     def net():
         torch.manual_seed(0)

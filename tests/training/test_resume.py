@@ -426,7 +426,7 @@ def assert_continues(run_dir, last):
 def test_kill_at_random_moments_leaves_a_loadable_state(tmp_path, forks):
     rng = random.Random(0)
     last = 0
-    for _ in range(12):
+    for _ in range(6):
         child = forks(tmp_path)
         wait_for_lines(tmp_path, last + 2)
         time.sleep(rng.random() * 0.1)

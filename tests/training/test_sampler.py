@@ -16,7 +16,7 @@ def draw(sampler, n_batches):
     return [sampler.next() for _ in range(n_batches)]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(labels_strategy, kinds, st.integers(1, 9), st.integers(0, 2**62), st.integers(0, 30))
 def test_restoring_the_position_restores_the_order(labels, kind, batch_size, seed, skipped):
     whole = make_sampler(kind, labels, batch_size, seed)
@@ -28,7 +28,7 @@ def test_restoring_the_position_restores_the_order(labels, kind, batch_size, see
         assert len(a) == batch_size
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(labels_strategy, kinds, st.integers(1, 4), st.sampled_from([2, 3]), st.integers(0, 1000))
 def test_processes_share_the_global_batch(labels, kind, batch_size, n, seed):
     whole = make_sampler(kind, labels, batch_size * n, seed)
@@ -37,7 +37,7 @@ def test_processes_share_the_global_batch(labels, kind, batch_size, n, seed):
         assert torch.equal(whole.next(), torch.cat([part.next() for part in parts]))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(labels_strategy, st.integers(1, 9), st.integers(0, 1000))
 def test_shuffled_visits_every_image_equally_often(labels, batch_size, seed):
     n = len(labels)
@@ -46,7 +46,7 @@ def test_shuffled_visits_every_image_equally_often(labels, batch_size, seed):
         assert sorted(stream[start : start + n].tolist()) == list(range(n))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(labels_strategy, st.integers(0, 1000))
 def test_balanced_visits_every_class_once_per_round(labels, seed):
     present = labels.unique()
@@ -60,7 +60,7 @@ def test_balanced_visits_every_class_once_per_round(labels, seed):
             assert sorted(of_class[start : start + len(members)]) == members
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(labels_strategy, st.integers(1, 5), st.integers(0, 1000))
 def test_single_class_batches_and_rounds(labels, batch_size, seed):
     present = labels.unique().tolist()

@@ -16,7 +16,7 @@ from torch import Tensor
 from fewgen.errors import ConfigError, DataError, suggest
 from fewgen.training.seeds import derive_seed
 
-_BLOCK = 4096
+_BLOCK = 1024
 """Indices prepared at a time: long enough that a step only slices."""
 
 
@@ -74,9 +74,11 @@ class _StreamSampler:
         self._block = self.make_block(index)
         self._block_index = index
 
-    def _permutation(self, n: int, *parts: object) -> Tensor:
+    def _shuffles(self, n_passes: int, n: int, *parts: object) -> Tensor:
+        """Return independent shuffles of 0..n-1, int64 (n_passes, n), all from one seed."""
         rng = torch.Generator().manual_seed(derive_seed(self.seed, *parts))
-        return torch.randperm(n, generator=rng)
+        keys = torch.rand((n_passes, n), generator=rng, dtype=torch.float64)
+        return keys.argsort(dim=1, stable=True)
 
 
 class ShuffledSampler(_StreamSampler):
@@ -85,8 +87,7 @@ class ShuffledSampler(_StreamSampler):
     def make_block(self, index: int) -> Tensor:
         """Return some whole passes over the images."""
         n = len(self.labels)
-        passes = max(1, _BLOCK // n)
-        return torch.cat([self._permutation(n, "pass", index * passes + i) for i in range(passes)])
+        return self._shuffles(max(1, _BLOCK // n), n, "passes", index).flatten()
 
 
 class _ClassSampler(_StreamSampler):
@@ -100,15 +101,17 @@ class _ClassSampler(_StreamSampler):
     def _of_class(self, c: int, start: int, stop: int) -> Tensor:
         """Return entries start..stop of the endless shuffled stream of one class."""
         members = self.members[c]
-        n = len(members)
+        n_passes = max(1, _BLOCK // len(members))
+        length = n_passes * len(members)
         parts = []
         while start < stop:
-            index = start // n
+            index = start // length
             cached = self._passes.get(c)
             if cached is None or cached[0] != index:
-                cached = (index, members[self._permutation(n, "class", c, index)])
+                shuffled = self._shuffles(n_passes, len(members), "class", c, index).flatten()
+                cached = (index, members[shuffled])
                 self._passes[c] = cached
-            offset = start - index * n
+            offset = start - index * length
             part = cached[1][offset : offset + stop - start]
             parts.append(part)
             start += len(part)
@@ -125,8 +128,7 @@ class BalancedSampler(_ClassSampler):
         first = index * rounds
         columns = [self._of_class(c, first, first + rounds) for c in range(n_classes)]
         table = torch.stack(columns, dim=1)
-        rng = torch.Generator().manual_seed(derive_seed(self.seed, "rounds", index))
-        order = torch.rand(table.shape, generator=rng).argsort(dim=1)
+        order = self._shuffles(rounds, n_classes, "rounds", index)
         return table.gather(1, order).flatten()
 
 
@@ -135,7 +137,7 @@ class SingleClassSampler(_ClassSampler):
 
     def make_block(self, index: int) -> Tensor:
         """Return one round: a batch of each class."""
-        order = self._permutation(len(self.members), "order", index).tolist()
+        order = self._shuffles(1, len(self.members), "order", index)[0].tolist()
         first = index * self.global_batch
         return torch.cat([self._of_class(c, first, first + self.global_batch) for c in order])
 
