@@ -25,7 +25,7 @@ class LossTerms:
 
     values: dict[str, Tensor]
     weights: Mapping[str, float] = field(default_factory=dict)
-    stats: dict[str, float] = field(default_factory=dict)
+    stats: Mapping[str, float | Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, value in self.values.items():

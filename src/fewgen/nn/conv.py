@@ -46,7 +46,7 @@ def map_size(height: int, width: int) -> tuple[int, int]:
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation with groups of at least 8 channels: no batch statistics, so batches may be small."""
+    """Group normalisation with at most 8 groups: no batch statistics, so batches may be small."""
     return nn.GroupNorm(math.gcd(8, channels), channels)
 
 
@@ -125,7 +125,12 @@ class ConvUp(nn.Sequential):
         channels = width
         for _ in range(n_halvings(shape[1], shape[2])):
             out = max(16, channels // 2)
-            layers += [norm(channels), nn.SiLU(), nn.Conv2d(channels, 4 * out, 3, padding=1), nn.PixelShuffle(2)]
+            layers += [
+                norm(channels),
+                nn.SiLU(),
+                nn.Conv2d(channels, 4 * out, 3, padding=1),
+                nn.PixelShuffle(2),
+            ]
             channels = out
         super().__init__(*layers, norm(channels), nn.SiLU(), nn.Conv2d(channels, shape[0], 3, padding=1))
 
@@ -160,7 +165,9 @@ class ConvImageEncoder(nn.Module):
         self.shape = shape
         h, w = map_size(shape[1], shape[2])
         self.down = ConvDown(shape, width, n_blocks)
-        self.body = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(width * h * w, hidden), nn.SiLU())
+        self.body = nn.Sequential(
+            nn.Flatten(), nn.Dropout(dropout), nn.Linear(width * h * w, hidden), nn.SiLU()
+        )
         self.head = GaussianHead(hidden, latent_size)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,8 @@ per code, W width of the network.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -102,12 +104,14 @@ class CodePrior(nn.Module):
         self.n_positions, self.codebook_size = n_positions, codebook_size
         self.groups, self.width = groups, width
         self.describe = nn.ModuleList(
-            nn.Sequential(nn.Linear(codebook_dim, width), nn.GELU(), nn.Linear(width, width)) for _ in range(groups)
+            nn.Sequential(nn.Linear(codebook_dim, width), nn.GELU(), nn.Linear(width, width))
+            for _ in range(groups)
         )
         self.read = nn.Linear(width, width)
         self.read_group = nn.ModuleList(nn.Linear(width, width) for _ in range(groups - 1))
         self.position = nn.Parameter(torch.randn(n_positions, width) * 0.02)
         self.drop = nn.Dropout(dropout)
+        self.n_heads = n_heads
         self.blocks = nn.ModuleList(CausalBlock(width, n_heads, dropout) for _ in range(n_layers))
         self.norm = nn.LayerNorm(width)
         self.out = nn.ModuleList(
@@ -186,16 +190,14 @@ class CodePrior(nn.Module):
             indices, int64 (B, P, G).
         """
         features = self.features(tables)
-        b, head = len(condition), self.width // self.blocks[0].n_heads if len(self.blocks) else 1
-        caches = [
-            condition.new_zeros(2, b, block.n_heads, self.n_positions, head) for block in self.blocks
-        ]
+        b, head = len(condition), self.width // self.n_heads
+        caches = [condition.new_zeros(2, b, self.n_heads, self.n_positions, head) for _ in self.blocks]
         indices = torch.zeros((b, self.n_positions, self.groups), dtype=torch.int64, device=condition.device)
         earlier = torch.zeros_like(condition[:, 0])
         for p in range(self.n_positions):
             h = (earlier + condition[:, p] + self.position[p])[:, None]
             for block, cache in zip(self.blocks, caches, strict=True):
-                h = block.step(h, cache, p)
+                h = cast(CausalBlock, block).step(h, cache, p)
             h = self.norm(h)[:, 0]
             chosen = torch.zeros_like(h)
             for g in range(self.groups):
@@ -204,7 +206,8 @@ class CodePrior(nn.Module):
                     index = logits.argmax(1)
                 else:
                     cumulative = torch.softmax(logits.double() / temperature, dim=1).cumsum(1)
-                    index = torch.searchsorted(cumulative, uniforms[:, p, g : g + 1].double(), right=True)[:, 0]
+                    draw = uniforms[:, p, g : g + 1].double()
+                    index = torch.searchsorted(cumulative, draw, right=True)[:, 0]
                     index = index.clamp(max=self.codebook_size - 1)
                 indices[:, p, g] = index
                 code = features[g][index]

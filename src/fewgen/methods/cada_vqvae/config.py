@@ -10,7 +10,9 @@ from fewgen.errors import ConfigError, suggest
 
 def _choose(where: str, value: str, options: tuple[str, ...]) -> None:
     if value not in options:
-        raise ConfigError(f'{where} is "{value}".{suggest(value, options)} Choose one of: {", ".join(options)}.')
+        raise ConfigError(
+            f'{where} is "{value}".{suggest(value, options)} Choose one of: {", ".join(options)}.'
+        )
 
 
 def _at_least(where: str, value: float, least: float) -> None:

@@ -15,6 +15,7 @@ from fewgen.generate.request import noise, uniform
 from fewgen.losses import (
     RBF,
     GradNormWeights,
+    Kernel,
     LossTerms,
     MedianRBF,
     MixtureRBF,
@@ -31,7 +32,7 @@ from fewgen.losses import (
 from fewgen.losses.reconstruction import ssim_error
 from fewgen.losses.weighting import Weighting
 from fewgen.methods.base import DataSpec, Method, register
-from fewgen.methods.cada_vqvae.config import CadaVqVaeConfig
+from fewgen.methods.cada_vqvae.config import CadaVqVaeConfig, SpatialConfig
 from fewgen.methods.cada_vqvae.spatial import ConditionedPrior, Tokenizer
 from fewgen.nn.codebook import Codebook, Quantized
 from fewgen.nn.conv import ConvImageDecoder, ConvImageEncoder
@@ -72,7 +73,7 @@ class CadaVqVae(Method):
             raise ConfigError("cada_vqvae needs a vector per class: choose a text encoder (--text).")
         if spec.n_classes < 2:
             raise ConfigError(
-                f'cada_vqvae aligns images with words and needs 2 classes or more; there is only '
+                f"cada_vqvae aligns images with words and needs 2 classes or more; there is only "
                 f'"{spec.class_names[0]}".'
             )
         image, text, size = config.image, config.text, config.latent_size
@@ -111,7 +112,10 @@ class CadaVqVae(Method):
     def citations(self) -> tuple[str, ...]:
         """Keys of the works that this configuration rests on."""
         keys = ("cada_vqvae", "cada_vae", "vq_vae", "vae")
-        extra = {"mmd": self.config.alignment.startswith("mmd"), "supcon": self.config.weights.contrastive > 0}
+        extra = {
+            "mmd": self.config.alignment.startswith("mmd"),
+            "supcon": self.config.weights.contrastive > 0,
+        }
         return (*keys, *(key for key, used in extra.items() if used))
 
     # ------------------------------------------------------------------------------------ both pathways
@@ -133,6 +137,11 @@ class CadaVqVae(Method):
         """Return intensities, (B, C, H, W), of latents (B, L); in [0, 1] unless the output is tanh."""
         raw: Tensor = self.image_decoder(z)
         return torch.sigmoid(raw) if self.config.image.output == "sigmoid" else torch.tanh(raw)
+
+    def _second_level(self) -> tuple[Tokenizer, ConditionedPrior, SpatialConfig]:
+        if self.tokenizer is None or self.prior is None or self.config.spatial is None:
+            raise ConfigError("This model has no second level; train it with the preset hybrid.")
+        return self.tokenizer, self.prior, self.config.spatial
 
     # ------------------------------------------------------------------------------------ the objective
 
@@ -211,7 +220,8 @@ class CadaVqVae(Method):
         labels: Tensor,
     ) -> Tensor:
         cfg = self.config
-        kernel = {"mixture": MixtureRBF(), "median": MedianRBF(), "rbf": RBF(1.0)}[cfg.kernel]
+        kernels: dict[str, Kernel] = {"mixture": MixtureRBF(), "median": MedianRBF(), "rbf": RBF(1.0)}
+        kernel = kernels[cfg.kernel]
         a, b = (image[2], word[2]) if cfg.align_on == "samples" else (image[0], z_e)
         if cfg.alignment == "mmd_class":
             # The V-statistic's diagonal is constant but its 1/n^2 is not 1/(n (n-1)): with six images of
@@ -267,8 +277,7 @@ class CadaVqVae(Method):
         ]
         if cfg.spatial is None:
             return stages
-        tokenizer, prior, spatial = self.tokenizer, self.prior, cfg.spatial
-        assert tokenizer is not None and prior is not None
+        tokenizer, prior, spatial = self._second_level()
         stages.append(
             Stage(
                 "codes",
@@ -334,17 +343,19 @@ class CadaVqVae(Method):
         return None
 
     def _align_loss(self, batch: Batch, context: Context) -> LossTerms:
-        return self.objective(batch.images, batch.labels, context.rng, context.ramp(self.config.weights.warm_up))
+        return self.objective(
+            batch.images, batch.labels, context.rng, context.ramp(self.config.weights.warm_up)
+        )
 
     def _prior_loss(self, batch: Batch, rng: torch.Generator, smoothing: float = 0.0) -> LossTerms:
-        assert self.tokenizer is not None and self.prior is not None and self.config.spatial is not None
+        tokenizer, prior, spatial = self._second_level()
         # Only the prior learns in this stage; its inputs come from parts that are finished.
         with torch.no_grad():
-            indices = self.tokenizer.indices(batch.images)
-            z, share = self._noised_latent(batch, rng, self.config.spatial.condition_noise)
+            indices = tokenizer.indices(batch.images)
+            z, share = self._noised_latent(batch, rng, spatial.condition_noise)
             coarse = self._coarse(z)
-        condition = self.prior.condition(coarse, z, share)
-        loss = self.prior.codes.loss(indices, condition, self.tokenizer.codebook.codes, smoothing)
+        condition = prior.condition(coarse, z, share)
+        loss = prior.codes.loss(indices, condition, tokenizer.codebook.codes, smoothing)
         return LossTerms({"nats_per_code": loss})
 
     def _noised_latent(self, batch: Batch, rng: torch.Generator, most: float) -> tuple[Tensor, Tensor]:
@@ -424,8 +435,8 @@ class CadaVqVae(Method):
         informative = mu.std(0) > 0.1 * torch.exp(0.5 * logvar).mean(0)
         if len(mu) > 1 and int(informative.sum()) <= self.config.latent_size // 10:
             warnings.append(
-                f"Posterior collapse: only {int(informative.sum())} of {self.config.latent_size} latent numbers "
-                f"tell images apart. Lower model.weights.kl (now {self.config.weights.kl:g})."
+                f"Posterior collapse: only {int(informative.sum())} of {self.config.latent_size} latent "
+                f"numbers tell images apart. Lower model.weights.kl (now {self.config.weights.kl:g})."
             )
         labels = torch.arange(self.spec.n_classes, device=self.device)
         _, quantized, _ = self.encode_word(self.text_table)
@@ -435,8 +446,8 @@ class CadaVqVae(Method):
             first, second = (int(i) for i in same.nonzero()[0])
             names = self.spec.class_names
             warnings.append(
-                f'Codebook collapse: the words of "{names[first]}" and "{names[second]}" share all their codes. '
-                "Raise model.text.groups or model.text.codebook_size, or use model.text.init data."
+                f'Codebook collapse: the words of "{names[first]}" and "{names[second]}" share all their '
+                "codes. Raise model.text.groups or model.text.codebook_size, or use model.text.init data."
             )
         if context.progress > 0.5:
             pairs = labels.repeat_interleave(8)
@@ -447,7 +458,11 @@ class CadaVqVae(Method):
             spread = own.var(1).mean()
             real = batch.images.flatten(1)
             within = torch.stack(
-                [real[batch.labels == k].var(0).mean() for k in batch.labels.unique() if (batch.labels == k).sum() > 1]
+                [
+                    real[batch.labels == k].var(0).mean()
+                    for k in batch.labels.unique()
+                    if (batch.labels == k).sum() > 1
+                ]
                 or [spread]
             ).mean()
             if spread < 0.05 * within:
@@ -461,7 +476,9 @@ class CadaVqVae(Method):
     def _diagnose_codes(self, context: Context) -> list[str]:
         assert self.tokenizer is not None
         pixels = context.held_out if context.held_out is not None else context.train
-        perplexity = float(self.tokenizer.quantize(pixels.at(torch.arange(min(64, len(pixels)))).images).perplexity)
+        perplexity = float(
+            self.tokenizer.quantize(pixels.at(torch.arange(min(64, len(pixels)))).images).perplexity
+        )
         size = self.tokenizer.config.codebook_size
         if context.progress > 0.2 and perplexity < 0.05 * size:
             return [
@@ -607,7 +624,7 @@ class CadaVqVae(Method):
 
 
 def _log_density(mu: Tensor, logvar: Tensor, mu_c: Tensor, logvar_c: Tensor) -> Tensor:
-    """log N(mu; mu_c, exp(logvar_c) + exp(logvar)), up to a constant, summed over the last dimension."""
+    """Log N(mu; mu_c, exp(logvar_c) + exp(logvar)), up to a constant, summed over the last dimension."""
     variance = logvar_c.exp() + logvar.exp()
     return -0.5 * ((mu - mu_c).square() / variance + variance.log()).sum(-1)
 
