@@ -164,7 +164,7 @@ class SpatialConfig:
     prior_augment: str = "light"
     prior_lr: float = 1e-3
     prior_weight_decay: float = 0.05
-    prior_steps: int = 1100
+    prior_steps: int = 850
     condition_noise: float = 0.7
     trust_noise: float = 0.0
     code_temperature: float = 0.7
