@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUICK = {
     "train": ["--steps-scale", "0.003", "--no-progress"],
-    "quickstart": ["--minutes", "0.02", "--no-progress"],
+    "quickstart": ["--steps-scale", "0.003", "--no-progress"],
 }
 
 
@@ -71,7 +71,7 @@ def test_every_command_and_the_python_code_run(tmp_path, monkeypatch, data_dir, 
     assert {"quickstart", "train", "generate", "interpolate", "retrieve", "reconstruct"} <= set(ran)
     for name in ("grid.png", "report.html", "README.md", "model.safetensors"):
         assert (tmp_path / "runs" / "quickstart" / name).is_file()
-    for name in ("sandals.npz", "strip.png", "slippers.png", "fashion.png", "pairs.png"):
+    for name in ("sandals.npz", "strip.png", "sneakers.png", "fashion.png", "pairs.png"):
         assert (tmp_path / name).is_file()
     (code,) = blocks("python")
     assert "minutes=5" in code

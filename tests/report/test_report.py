@@ -138,7 +138,7 @@ def test_the_first_picture_is_what_the_command_makes(run):
 def _quick_map(monkeypatch, request):
     """One real t-SNE, in the fixture `run`, is enough; later pages take the first two numbers."""
     if "test_the_map" not in request.node.name:
-        monkeypatch.setattr("fewgen.report.plots._project", lambda points: (points[:, :2], "two numbers"))
+        monkeypatch.setattr("fewgen.report.plots._project", lambda points, n: (points[:, :2], "two numbers"))
 
 
 @pytest.fixture(scope="module")

@@ -291,7 +291,8 @@ def quickstart(
     preset: str = "hybrid",
     shots: int = 30,
     seed: int = 0,
-    minutes: float = 1.0,
+    steps_scale: float = 0.2,
+    minutes: float | None = 1.4,
     text: str = "auto",
     progress: bool = True,
     config: str | Path | Mapping[str, Any] | None = None,
@@ -305,7 +306,8 @@ def quickstart(
         preset: settings of the method cada_vqvae.
         shots: images per digit.
         seed: of the choice of images and of the training.
-        minutes: limit on the training time.
+        steps_scale: factor on the preset's number of steps.
+        minutes: limit on the training time; on a slow machine fewer steps are taken.
         text: where the vectors of the words "zero" to "nine" come from; see fewgen train --help.
         progress: show a progress bar, or progress lines where there is no terminal.
         config: YAML file (or dictionary) with any of these keywords; what is given directly wins.
@@ -321,7 +323,7 @@ def quickstart(
     return run
 
 
-_QUICKSTART = ("out", "preset", "shots", "seed", "minutes", "text", "progress")
+_QUICKSTART = ("out", "preset", "shots", "seed", "steps_scale", "minutes", "text", "progress")
 
 
 def quickstart_keywords(**keywords: Any) -> dict[str, Any]:

@@ -39,7 +39,7 @@ commands:
 {commands}
 
 examples:
-  # try it without any data: about a minute
+  # try it without any data
   fewgen quickstart
 
   # your own images: one subfolder per class

@@ -1,4 +1,4 @@
-"""`fewgen quickstart`: from nothing to new images and a report in about a minute."""
+"""`fewgen quickstart`: from nothing to new images and a report in less than two minutes."""
 
 from __future__ import annotations
 
@@ -51,13 +51,14 @@ COMMAND = Command(
         Argument("preset", metavar="NAME"),
         Argument("shots", int, "K"),
         Argument("seed", int, "N"),
-        Argument("minutes", float, "M"),
+        Argument("steps_scale", float, "X"),
+        Argument("minutes", float | None, "M"),
         Argument("text", metavar="NAME"),
         Argument("progress", bool),
     ),
     examples=(
-        ("fewgen quickstart", "about a minute"),
-        ("fewgen quickstart --minutes 5 --out runs/better", "better images, if you can wait"),
+        ("fewgen quickstart", "about a minute and a half"),
+        ("fewgen quickstart --steps-scale 1 --minutes 8 --out runs/better", "better images, if you can wait"),
     ),
     run=_run,
     dry_run=_dry_run,

@@ -53,6 +53,9 @@ def _series(lines: Sequence[Mapping[str, Any]], stage: str, kind: str) -> dict[s
 
 
 def _panels(panels: Mapping[str, Sequence[tuple[str, list[tuple[int, float]]]]]) -> bytes:
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import NullFormatter
+
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
     figure = _figure(2.6 * columns, 1.9 * rows)
@@ -70,10 +73,9 @@ def _panels(panels: Mapping[str, Sequence[tuple[str, list[tuple[int, float]]]]])
         values = [value for _, points in curves for _, value in points]
         if min(values) > 0 and max(values) > 20 * min(values):
             axes.set_yscale("log")
+            axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_title(name, fontsize=8)
         axes.tick_params(labelsize=6)
-    from matplotlib.lines import Line2D
-
     handles = [Line2D([], [], label=kind, **styles[kind]) for kind in styles if kind in labelled]
     figure.legend(handles=handles, loc="upper right", fontsize=7, frameon=False, ncols=2)
     return _png(figure, top=0.95 if rows > 1 else 0.9)
@@ -96,7 +98,7 @@ def latent_map(
         class_names: (K,).
     """
     both = np.concatenate([images, words]).astype(np.float64)
-    points, name = _project(both)
+    points, name = _project(both, int(np.bincount(labels).max()) if len(labels) else 0)
     picture_points, word_points = points[: len(images)], points[len(images) :]
     figure = _figure(7.2, 5.4)
     axes = figure.add_subplot(1, 1, 1)
@@ -110,7 +112,7 @@ def latent_map(
                     chosen[:, 0], chosen[:, 1], s=16, color=colour, marker=marker, alpha=0.7, linewidths=0
                 )
         x, y = word_points[label]
-        axes.scatter(x, y, s=120, color=colour, marker="*", edgecolors="black", linewidths=0.8)
+        axes.scatter(x, y, s=70, color=colour, marker="*", edgecolors="black", linewidths=0.7)
         if len(class_names) <= 30:
             axes.annotate(
                 _plain(class_names[label]),
@@ -125,7 +127,7 @@ def latent_map(
     return _png(figure), name
 
 
-def _project(points: np.ndarray) -> tuple[np.ndarray, str]:
+def _project(points: np.ndarray, per_class: int) -> tuple[np.ndarray, str]:
     """Return the points in two dimensions; UMAP where it is installed, else t-SNE."""
     if points.shape[1] < 2 or len(points) < 5:
         padded = np.pad(points, ((0, 0), (0, max(0, 2 - points.shape[1]))))
@@ -135,7 +137,8 @@ def _project(points: np.ndarray) -> tuple[np.ndarray, str]:
     except Exception:  # a broken install must not cost the report
         from sklearn.manifold import TSNE
 
-        perplexity = min(30.0, (len(points) - 1) / 3)
+        # More neighbours than a class has images would draw each class together into one point.
+        perplexity = min(30.0, max(5.0, per_class / 5), (len(points) - 1) / 3)
         # Not every platform's solver is the same to the last bit, so the picture may differ in details.
         return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(points), "t-SNE"
     reducer = umap.UMAP(n_neighbors=min(15, len(points) - 1), random_state=0)
