@@ -193,6 +193,8 @@ def test_all_images_set_a_fifth_aside():
         api.split_indices(data, None, 4, seed=0)
     with pytest.raises(DataError, match="dog"):
         api.split_indices(data, 18, 5, seed=0)
+    with pytest.raises(DataError, match='"bird" has no images'):
+        api.split_indices(_images((5, 5, 0), ("cat", "dog", "bird")), None, "auto", seed=0)
 
 
 # ---------------------------------------------------------------------------------------------- text
@@ -342,6 +344,18 @@ def test_images_given_in_python(tmp_path):
     assert run.class_names == ("cat", "dog")
     assert run.config["data"] is None
     with pytest.raises(DataError, match="given in Python"):
+        run.images()
+
+
+def test_a_choice_of_classes_is_kept(tmp_path):
+    run = fewgen.train("fake", out=tmp_path / "a", report=False, classes=["Seven", "one"], **SMALL)
+    assert run.class_names == ("seven", "one")
+    train, held_out = run.images()
+    assert train.class_names == ("seven", "one")
+    assert (len(train), len(held_out)) == (22, 2)
+    assert run.config["classes"] == ["seven", "one"]
+    (run.path / "split.json").write_text("[]")
+    with pytest.raises(DataError, match="damaged"):
         run.images()
 
 

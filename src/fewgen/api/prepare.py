@@ -235,6 +235,8 @@ def split_indices(
     train: list[int] = []
     held_out: list[int] = []
     for name, count in zip(data.class_names, data.counts().tolist(), strict=True):
+        if count == 0:
+            raise DataError(f'Class "{name}" has no images. Add some, or choose the other classes.')
         n_held = (round(count / 5) if count >= 5 else 0) if holdout == "auto" else int(holdout)
         if count <= n_held:
             raise DataError(

@@ -88,10 +88,15 @@ class Run:
             raise DataError(f'"{self.path}" was trained on images given in Python, which it does not keep.')
         images = load_source(self.config, source, data_dir, download)
         try:
+            if self.config.get("classes"):
+                images = images.select_classes(self.config["classes"])
             train, held_out = images.subset(split["train"]), images.subset(split["held_out"])
+            fingerprint_then = split["fingerprint"]
+        except (KeyError, TypeError):
+            raise DataError(f'"{self.path / SPLIT_NAME}" is damaged, so the images are not known.') from None
         except IndexError:
             raise DataError(f'"{source}" has fewer images now than when "{self.path}" was trained.') from None
-        if fingerprint(train) != split["fingerprint"]:
+        if fingerprint(train) != fingerprint_then:
             raise DataError(f'The images in "{source}" are not those that "{self.path}" was trained on.')
         return train, held_out if len(held_out) else None
 
