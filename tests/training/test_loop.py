@@ -271,6 +271,21 @@ def test_early_stopping_restores_the_best_weights(tmp_path, mode):
     assert not torch.equal(seen[3][parts[0]], seen[6][parts[0]])
 
 
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_later_weights_are_kept_if_they_are_as_good_within_the_tolerance(tmp_path, mode):
+    method = make(ToyConfig(steps=30))
+    figures = [9.0, 5.0, 5.4, 5.6, 5.2, 5.4 + 0.2]
+    if mode == "max":
+        figures = [-f for f in figures]
+    stages, seen = with_figures(method, figures, tolerance=0.1, monitor_mode=mode)
+    result = Trainer(method, stages, toy_images(), toy_images(12, seed=5), quiet(), tmp_path).run()
+    # 5.6 is out of reach of the best, 5.0, and the bar does not rise with what was kept.
+    assert result.stages[0].best_step == 25
+    assert abs(result.best["autoencoder"]) == 5.0
+    name = next(name for name in seen[4] if name.startswith("encoder"))
+    assert torch.equal(method.state_dict()[name], seen[4][name])
+
+
 def test_a_model_saved_on_the_way_holds_the_best_weights(tmp_path):
     method = make(ToyConfig(steps=100))
     stages, seen = with_figures(method, [3.0, 1.0, 2.0, 5.0])

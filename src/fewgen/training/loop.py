@@ -54,7 +54,7 @@ class StageResult:
         planned_steps: what was asked for, after `steps_scale`.
         seconds: of wall-clock time, over all sessions.
         best_step: step of the weights that were kept, if the stage monitors a figure.
-        best_value: the monitored figure then.
+        best_value: the best of the monitored figure.
         stopped_early: whether patience ran out.
         summary: the stage's own line.
     """
@@ -497,7 +497,7 @@ class Trainer:
             return
         run.validated_at = run.step
         stage = run.stage
-        better, measured = False, False
+        kept, better, measured = False, False, False
         value = 0.0
         with self._averaged(run):
             if self.processes.is_main:
@@ -508,19 +508,28 @@ class Trainer:
                     sign = 1.0 if stage.monitor_mode == "min" else -1.0
                     if math.isfinite(value):
                         better = run.best_value is None or sign * value < sign * run.best_value
+                        # Later weights that are as good within the tolerance are preferred.
+                        kept = better or (
+                            run.best_value is not None
+                            and sign * (value - run.best_value) <= stage.tolerance * abs(run.best_value)
+                        )
                         self._warn(run, run.watch.held_out(sign * value))
                     else:
                         self._warn(
                             run,
                             run.watch.note([f'The held-out figure "{stage.monitor}" is not finite.']),
                         )
-            better_, measured_, value = self.processes.from_main([float(better), float(measured), value])
-            if better_:
+            kept_, better_, measured_, value = self.processes.from_main(
+                [float(kept), float(better), float(measured), value]
+            )
+            if kept_:
                 run.best = {
                     name: tensor.detach().clone() for name, tensor in run.container.state_dict().items()
                 }
+        if kept_:
+            run.best_step = run.step
         if better_:
-            run.best_value, run.best_step, run.bad_validations = value, run.step, 0
+            run.best_value, run.bad_validations = value, 0
         elif measured_:
             run.bad_validations += 1
 

@@ -261,6 +261,8 @@ class Stage:
         monitor: key of `validate`'s figures that decides which weights are best; None: the last are.
         monitor_mode: "min" or "max".
         patience: measurements without a new best before the stage ends early; None: never.
+        tolerance: share of the best figure by which a later one may be worse and its weights still be
+            kept instead. With few held-out images the best measurement is partly luck.
         preview: context -> picture, uint8 (C, H, W), or pictures (N, C, H, W) that are tiled; or None.
         diagnose: context -> warnings (collapse of the posterior, unused codes), after each validation.
         on_start: see above.
@@ -281,6 +283,7 @@ class Stage:
     monitor: str | None = None
     monitor_mode: str = "min"
     patience: int | None = None
+    tolerance: float = 0.0
     preview: Callable[[Context], Tensor | None] | None = None
     diagnose: Callable[[Context], list[str]] | None = None
     on_start: Callable[[Context], None] | None = None
@@ -312,6 +315,8 @@ class Stage:
             raise ConfigError(f'monitor_mode must be "min" or "max", got "{self.monitor_mode}".')
         if self.patience is not None and (self.monitor is None or self.patience < 1):
             raise ConfigError(f'Stage "{self.name}": patience must be 1 or more and needs `monitor`.')
+        if not self.tolerance >= 0:
+            raise ConfigError(f'Stage "{self.name}": tolerance must be 0 or more, got {self.tolerance}.')
         if self.time_share is not None and not 0 < self.time_share <= 1:
             raise ConfigError(
                 f'Stage "{self.name}": time_share must be above 0 and at most 1, got {self.time_share}.'

@@ -212,6 +212,8 @@ class CadaVqVaeConfig:
         weight_decay: of AdamW.
         clip: norm at which gradients are clipped; 0 turns it off.
         patience: held-out measurements without improvement before a stage ends; 0 never.
+        tolerance: share by which a later held-out loss of the aligned latent may exceed the best and its
+            weights still be kept.
         candidates: draws per image, of which the one that the image encoder reads best as its word is
             kept; 1 keeps every draw.
         spatial: second level; None: the aligned latent alone.
@@ -240,6 +242,7 @@ class CadaVqVaeConfig:
     weight_decay: float = 1e-3
     clip: float = 1.0
     patience: int = 0
+    tolerance: float = 0.0
     candidates: int = 1
     spatial: SpatialConfig | None = None
 
@@ -258,6 +261,7 @@ class CadaVqVaeConfig:
         _at_least("temperature", self.temperature, 1e-6)
         _at_least("candidates", self.candidates, 1)
         _at_least("patience", self.patience, 0)
+        _at_least("tolerance", self.tolerance, 0)
         if self.latent_size % self.text.groups:
             raise ConfigError(
                 f"latent_size {self.latent_size} must be divisible by text.groups {self.text.groups}. "

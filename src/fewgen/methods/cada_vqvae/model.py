@@ -268,6 +268,7 @@ class CadaVqVae(Method):
                 augment=Augment(cfg.augment),
                 validate=self._validate_align if validated else None,
                 monitor="objective" if validated else None,
+                tolerance=cfg.tolerance,
                 preview=self._preview,
                 diagnose=self._diagnose,
                 summary="images and words into one latent space",
