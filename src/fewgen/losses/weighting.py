@@ -79,20 +79,22 @@ class UncertaintyWeights(_Adaptive):
         names: terms to balance; other terms keep their own weight.
         limit: s is kept within (-limit, limit) by a smooth bound, so that a term that reaches zero (an
             alignment that is solved) cannot take over.
+        speed: how much faster than its optimiser's learning rate s moves. A network's rate would take
+            thousands of steps to cross the few units between the scales of the terms.
 
     Source: Kendall, Gal & Cipolla 2018, arXiv:1705.07115, Sec. 3.2.
     Differs: the bound on s; the configured weight w multiplies both parts, so that warm-up from 0 leaves
         s alone; terms summed over features count as one observation each.
     """
 
-    def __init__(self, names: Iterable[str], limit: float = 6.0) -> None:
+    def __init__(self, names: Iterable[str], limit: float = 6.0, speed: float = 1.0) -> None:
         super().__init__(names)
-        self.limit = limit
+        self.limit, self.speed = limit, speed
         self.log_variances = nn.Parameter(torch.zeros(len(self.names)))
 
     def bounded(self) -> Tensor:
         """The log-variances s after the smooth bound, (n_terms,)."""
-        return self.limit * torch.tanh(self.log_variances / self.limit)
+        return self.limit * torch.tanh(self.speed * self.log_variances / self.limit)
 
     def forward(self, terms: LossTerms) -> Tensor:
         """The balanced objective, a scalar; it may be negative."""
@@ -118,7 +120,8 @@ class GradNormWeights(_Adaptive):
 
     Args:
         names: terms to balance; other terms keep their own weight.
-        shared: parameters that all terms reach (the last shared layer is enough); they are not owned.
+        shared: parameters on which gradients are measured, best those that all terms reach (the last shared
+            layer is enough). A term's norm is over those that it does reach. They are not owned.
         alpha: how strongly terms that learn slowly are favoured; 0 only equalises norms.
         momentum: of the running mean of the logarithm of the norms, in [0, 1).
         update_every: steps between measurements; each costs one backward pass per term.

@@ -322,7 +322,10 @@ class Codebook(nn.Module):
                 self.code_sum.mul_(self.decay).add_(sums_TKD, alpha=1.0 - self.decay)
                 total = self.cluster_size.sum(1, keepdim=True)
                 smoothed = (self.cluster_size + _LAPLACE) / (total + self.codebook_size * _LAPLACE) * total
-                self.codes.copy_(self.code_sum / smoothed[:, :, None])
+                # An idle code stays where it is: both its means decay, and the smoothing would draw it to
+                # the origin, where it would catch latents that nothing was trained on.
+                means = self.code_sum / smoothed[:, :, None]
+                self.codes.copy_(torch.where(counts_TK[:, :, None] > 0, means, self.codes))
         self.idle_steps.add_(1).masked_fill_(counts_TK > 0, 0)
         self.steps.add_(1)
         if self.restart_after and bool((self.idle_steps >= self.restart_after).any()):

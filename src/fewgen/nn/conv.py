@@ -1,6 +1,6 @@
 """Convolutional networks for small images: halves of autoencoders with a vector or a map in the middle.
 
-The map has 7 to 12 pixels a side (`map_size`): 28 px gives 7, 32 px and 64 px give 8. Upsampling is a
+The map has about 8 pixels a side (`map_size`): 28 px gives 7, 32 px and 64 px give 8. Upsampling is a
 convolution at the low resolution followed by pixel shuffling, which on a processor costs a quarter of a
 convolution at the high one.
 """
@@ -150,6 +150,7 @@ class ConvImageEncoder(nn.Module):
         n_blocks: residual blocks.
         hidden: width of the fully connected layer.
         dropout: on the flattened map.
+        logvar: log-variance at the start.
     """
 
     def __init__(
@@ -160,6 +161,7 @@ class ConvImageEncoder(nn.Module):
         n_blocks: int = 1,
         hidden: int = 200,
         dropout: float = 0.0,
+        logvar: float = -2.0,
     ) -> None:
         super().__init__()
         self.shape = shape
@@ -168,7 +170,7 @@ class ConvImageEncoder(nn.Module):
         self.body = nn.Sequential(
             nn.Flatten(), nn.Dropout(dropout), nn.Linear(width * h * w, hidden), nn.SiLU()
         )
-        self.head = GaussianHead(hidden, latent_size)
+        self.head = GaussianHead(hidden, latent_size, logvar)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mu and logvar, (B, L), of images (B, C, H, W)."""

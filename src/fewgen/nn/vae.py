@@ -60,9 +60,11 @@ class MLPImageEncoder(nn.Module):
         latent_size: L.
         hidden: widths of the hidden layers.
         dropout: before hidden layers.
+        logvar: log-variance at the start.
 
     Source: report "Few-Shot Image Generation Using Cross-Aligned and Vector Quantized VAE with
         Meta-Learning", image encoder.
+    Differs: log-variances are kept inside `LOGVAR_RANGE`.
     """
 
     def __init__(
@@ -71,11 +73,12 @@ class MLPImageEncoder(nn.Module):
         latent_size: int,
         hidden: Sequence[int] = (400, 200),
         dropout: float = 0.0,
+        logvar: float = -2.0,
     ) -> None:
         super().__init__()
         self.shape = shape
         self.body = mlp([shape[0] * shape[1] * shape[2], *hidden], dropout)
-        self.head = GaussianHead(hidden[-1], latent_size)
+        self.head = GaussianHead(hidden[-1], latent_size, logvar)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mu and logvar, (B, L), of images (B, C, H, W)."""

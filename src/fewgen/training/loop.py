@@ -313,7 +313,8 @@ class Trainer:
             elif step == run.check_at:
                 self._fit_to_limit(run)
                 last = step >= run.steps
-        if run.stage.validate is not None and (last or _due(step, config.validate_every)):
+        measures = run.stage.validate is not None or run.stage.diagnose is not None
+        if measures and (last or _due(step, config.validate_every)):
             self._validate(run)
             patience = run.stage.patience
             if patience is not None and run.bad_validations >= patience:
@@ -535,10 +536,11 @@ class Trainer:
 
     def _measure(self, run: StageRun) -> dict[str, float]:
         stage = run.stage
-        assert stage.validate is not None
-        with self._hook(run, "validate") as hook:
-            figures = stage.validate(hook)
-            figures = {name: float(value) for name, value in figures.items()} if figures else {}
+        figures: dict[str, float] = {}
+        if stage.validate is not None:
+            with self._hook(run, "validate") as hook:
+                measured = stage.validate(hook) or {}
+                figures = {name: float(value) for name, value in measured.items()}
         if stage.monitor is not None and figures and stage.monitor not in figures:
             raise ConfigError(
                 f'Stage "{stage.name}" monitors "{stage.monitor}", but its validation measures '

@@ -264,7 +264,8 @@ class Stage:
         tolerance: share of the best figure by which a later one may be worse and its weights still be
             kept instead. With few held-out images the best measurement is partly luck.
         preview: context -> picture, uint8 (C, H, W), or pictures (N, C, H, W) that are tiled; or None.
-        diagnose: context -> warnings (collapse of the posterior, unused codes), after each validation.
+        diagnose: context -> warnings (collapse of the posterior, unused codes), as often as `validate` and
+            also without held-out images.
         on_start: see above.
         on_end: see above.
         summary: one line for the log and the report.

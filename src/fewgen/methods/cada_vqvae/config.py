@@ -20,6 +20,16 @@ def _at_least(where: str, value: float, least: float) -> None:
         raise ConfigError(f"{where} must be {least:g} or more, got {value}.")
 
 
+def _share(where: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{where} must be in [0, 1], got {value}.")
+
+
+def _below_one(where: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ConfigError(f"{where} must be at least 0 and below 1, got {value}.")
+
+
 @dataclass(frozen=True)
 class ImageConfig:
     """Image encoder and decoder of the aligned latent.
@@ -44,8 +54,9 @@ class ImageConfig:
         _choose("image.backbone", self.backbone, ("conv", "mlp"))
         _choose("image.output", self.output, ("sigmoid", "tanh"))
         _at_least("image.width", self.width, 2)
+        _at_least("image.hidden", self.hidden, 1)
         _at_least("image.n_blocks", self.n_blocks, 0)
-        _at_least("image.dropout", self.dropout, 0)
+        _below_one("image.dropout", self.dropout)
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,10 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         _choose("text.output", self.output, ("linear", "sigmoid"))
-        _at_least("text.groups", self.groups, 1)
+        for name in ("hidden", "codebook_size", "groups"):
+            _at_least(f"text.{name}", getattr(self, name), 1)
+        for name in ("commitment_weight", "restart_after"):
+            _at_least(f"text.{name}", getattr(self, name), 0)
 
 
 @dataclass(frozen=True)
@@ -82,7 +96,7 @@ class WeightConfig:
     """Weight of each term; every term is summed over features and averaged over the batch.
 
     Image terms count as if an image had 784 numbers and text terms as if a vector had 784, so that a
-    weight means the same for any size. `kl`, `kl_text`, the cross terms and `alignment` warm up.
+    weight means the same for any size. `kl`, `kl_text`, both cross terms and `alignment` warm up.
 
     Attributes:
         image: reconstruct an image from its own latent.
@@ -95,7 +109,7 @@ class WeightConfig:
         alignment: of image and word latents.
         codebook: quantiser's codebook and commitment loss.
         contrastive: supervised contrastive loss on image means.
-        warm_up: share of the stage over which the four rise.
+        warm_up: share of the stage over which these five rise, in [0, 1].
     """
 
     image: float = 1.0
@@ -113,6 +127,7 @@ class WeightConfig:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             _at_least(f"weights.{name}", value, 0)
+        _share("weights.warm_up", self.warm_up)
 
 
 @dataclass(frozen=True)
@@ -171,8 +186,15 @@ class SpatialConfig:
 
     def __post_init__(self) -> None:
         for name in ("condition_noise", "trust_noise"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"spatial.{name} must be in [0, 1], got {getattr(self, name)}.")
+            _share(f"spatial.{name}", getattr(self, name))
+        for name in ("prior_dropout", "prior_smoothing"):
+            _below_one(f"spatial.{name}", getattr(self, name))
+        for name in ("codebook_size", "codebook_dim", "groups", "steps", "prior_heads", "prior_steps"):
+            _at_least(f"spatial.{name}", getattr(self, name), 1)
+        for name in ("width", "prior_width"):
+            _at_least(f"spatial.{name}", getattr(self, name), 2)
+        for name in ("n_blocks", "prior_layers", "commitment_weight", "ssim", "prior_weight_decay"):
+            _at_least(f"spatial.{name}", getattr(self, name), 0)
         _at_least("spatial.code_temperature", self.code_temperature, 0)
         if self.prior_width % self.prior_heads:
             raise ConfigError(
@@ -187,6 +209,7 @@ class CadaVqVaeConfig:
 
     Attributes:
         latent_size: L, numbers in the aligned latent.
+        logvar_start: log-variance of both posteriors before training.
         image: image encoder and decoder.
         text: semantic encoder, codebook, semantic decoder.
         weights: of the terms.
@@ -210,7 +233,8 @@ class CadaVqVaeConfig:
         lr: learning rate.
         schedule: of the learning rate.
         weight_decay: of AdamW.
-        clip: norm at which gradients are clipped; 0 turns it off.
+        clip: norm at which gradients are clipped, a safety net at some ten times the usual norm; 0 turns it
+            off.
         patience: held-out measurements without improvement before a stage ends; 0 never.
         tolerance: share by which a later held-out loss of the aligned latent may exceed the best and its
             weights still be kept.
@@ -220,6 +244,7 @@ class CadaVqVaeConfig:
     """
 
     latent_size: int = 20
+    logvar_start: float = -2.0
     image: ImageConfig = field(default_factory=ImageConfig)
     text: TextConfig = field(default_factory=TextConfig)
     weights: WeightConfig = field(default_factory=WeightConfig)
@@ -241,7 +266,7 @@ class CadaVqVaeConfig:
     schedule: str = "cosine"
     weight_decay: float = 1e-3
     clip: float = 1.0
-    patience: int = 0
+    patience: int = 12
     tolerance: float = 0.0
     candidates: int = 1
     spatial: SpatialConfig | None = None
@@ -257,7 +282,10 @@ class CadaVqVaeConfig:
         _choose("reduction", self.reduction, ("sample", "source"))
         _choose("weighting", self.weighting, ("fixed", "uncertainty", "gradnorm"))
         _choose("sampler", self.sampler, ("shuffled", "balanced", "single_class"))
-        _at_least("latent_size", self.latent_size, 1)
+        for name in ("latent_size", "steps", "batch_size"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("weight_decay", "clip"):
+            _at_least(name, getattr(self, name), 0)
         _at_least("temperature", self.temperature, 1e-6)
         _at_least("candidates", self.candidates, 1)
         _at_least("patience", self.patience, 0)

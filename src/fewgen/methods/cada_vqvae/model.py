@@ -37,7 +37,7 @@ from fewgen.methods.cada_vqvae.spatial import ConditionedPrior, Tokenizer
 from fewgen.nn.codebook import Codebook, Quantized
 from fewgen.nn.conv import ConvImageDecoder, ConvImageEncoder
 from fewgen.nn.vae import GaussianHead, MLPImageDecoder, MLPImageEncoder, SemanticBody, SemanticDecoder
-from fewgen.training.phases import Batch, Context, Phase, Stage
+from fewgen.training.phases import Batch, Context, Phase, Pixels, Stage
 
 REFERENCE = 784
 """Numbers that an image and a word vector count for in the objective, whatever their size."""
@@ -56,10 +56,13 @@ class CadaVqVae(Method):
 
     Source: project report "Few-Shot Image Generation Using Cross-Aligned and Vector Quantized VAE with
         Meta-Learning"; Schoenfeld et al. 2019, arXiv:1812.01784 (CADA-VAE); van den Oord et al. 2017,
-        arXiv:1711.00937 (VQ-VAE).
+        arXiv:1711.00937 (VQ-VAE); the conditional prior follows Sohn et al. 2015 (CVAE).
     Differs: the published code's cross terms are the self terms, its word posterior gets no gradient and
         bypasses the quantiser, its text output is a sigmoid and its terms are reduced differently. All
-        are mended by default and can be switched back on (preset `paper`).
+        are mended by default and can be switched back on (preset `paper`). Ours, and in none of these works:
+        alignment class by class with an unbiased MMD, the word's mean in the cross term, the conditional
+        prior in place of N(0, I), groups of codes, the convolutional backbone, standardised word
+        vectors, the best of several draws, and the second level's condition.
     """
 
     Config: ClassVar[type] = CadaVqVaeConfig
@@ -79,13 +82,21 @@ class CadaVqVae(Method):
         image, text, size = config.image, config.text, config.latent_size
         if image.backbone == "conv":
             self.image_encoder: nn.Module = ConvImageEncoder(
-                spec.shape, size, image.width, image.n_blocks, image.hidden, image.dropout
+                spec.shape,
+                size,
+                image.width,
+                image.n_blocks,
+                image.hidden,
+                image.dropout,
+                config.logvar_start,
             )
             self.image_decoder: nn.Module = ConvImageDecoder(
                 spec.shape, size, image.width, image.n_blocks, image.hidden
             )
         else:
-            self.image_encoder = MLPImageEncoder(spec.shape, size, dropout=image.dropout)
+            self.image_encoder = MLPImageEncoder(
+                spec.shape, size, dropout=image.dropout, logvar=config.logvar_start
+            )
             self.image_decoder = MLPImageDecoder(spec.shape, size)
         table = spec.text.vectors.to(torch.float32)
         # Part of the file's text table already, so not of the weights.
@@ -100,7 +111,7 @@ class CadaVqVae(Method):
             commitment_weight=text.commitment_weight,
             restart_after=text.restart_after,
         )
-        self.semantic_head = GaussianHead(size, size)
+        self.semantic_head = GaussianHead(size, size, config.logvar_start)
         self.semantic_decoder = SemanticDecoder(size, table.shape[1], text.hidden, text.output)
         self.tokenizer: Tokenizer | None = None
         self.prior: ConditionedPrior | None = None
@@ -123,7 +134,8 @@ class CadaVqVae(Method):
     def encode_image(self, x: Tensor) -> Gaussian:
         """Return mu_x and logvar_x, (B, L), of images (B, C, H, W) in [-1, 1]."""
         mu, logvar = self.image_encoder(x)
-        return mu, logvar
+        # Full precision from here on: the losses lose several percent in bfloat16.
+        return mu.float(), logvar.float()
 
     def encode_word(self, c: Tensor) -> tuple[Tensor, Quantized, Gaussian]:
         """Return z_e (B, L), its quantisation, and (mu_c, logvar_c), of text vectors (B, D)."""
@@ -135,7 +147,7 @@ class CadaVqVae(Method):
 
     def decode_image(self, z: Tensor) -> Tensor:
         """Return intensities, (B, C, H, W), of latents (B, L); in [0, 1] unless the output is tanh."""
-        raw: Tensor = self.image_decoder(z)
+        raw: Tensor = self.image_decoder(z).float()
         return torch.sigmoid(raw) if self.config.image.output == "sigmoid" else torch.tanh(raw)
 
     def _second_level(self) -> tuple[Tokenizer, ConditionedPrior, SpatialConfig]:
@@ -331,16 +343,17 @@ class CadaVqVae(Method):
         return stages
 
     def _weighting(self) -> Weighting | None:
-        names = ["image", "text", "cross_image", "cross_text", "kl", "alignment", "contrastive"]
+        names = ["image", "text", "cross_image", "cross_text", "kl", "contrastive"]
         if self.config.weighting == "uncertainty":
-            return UncertaintyWeights(names)
+            # Without the alignment: its unbiased estimate may be negative, where no noise level is best.
+            return UncertaintyWeights(names, speed=20.0)
         if self.config.weighting == "gradnorm":
             shared = [
                 self.image_encoder.head.mu.weight,  # type: ignore[union-attr]
                 self.semantic_head.mu.weight,
                 self.semantic_decoder.out.weight,
             ]
-            return GradNormWeights(names, shared, update_every=10)  # type: ignore[arg-type]
+            return GradNormWeights([*names, "alignment"], shared, update_every=10)  # type: ignore[arg-type]
         return None
 
     def _align_loss(self, batch: Batch, context: Context) -> LossTerms:
@@ -425,16 +438,22 @@ class CadaVqVae(Method):
 
     def _preview_codes(self, context: Context) -> Tensor:
         pixels = context.held_out if context.held_out is not None else context.train
-        batch = pixels.at(torch.arange(min(32, len(pixels))))
+        batch = _spread(pixels, 32)
         return to_uint8(torch.stack([batch.images, self.reconstruct(batch.images)], 1).flatten(0, 1)).cpu()
 
     def _diagnose(self, context: Context) -> list[str]:
         warnings = []
         pixels = context.held_out if context.held_out is not None else context.train
-        batch = pixels.at(torch.arange(min(256, len(pixels))))
+        batch = _spread(pixels, 256)
         mu, logvar = self.encode_image(batch.images)
-        informative = mu.std(0) > 0.1 * torch.exp(0.5 * logvar).mean(0)
-        if len(mu) > 1 and int(informative.sum()) <= self.config.latent_size // 10:
+        # Against what the prior already knows: with a conditional prior, a posterior that has collapsed onto
+        # its class still differs between classes.
+        known = torch.zeros_like(mu)
+        if self.config.prior == "conditional":
+            known = self.encode_word(self.text_table[batch.labels])[2][0]
+        informative = (mu - known).std(0) > 0.1 * torch.exp(0.5 * logvar).mean(0)
+        collapsed = len(mu) > 1 and int(informative.sum()) <= self.config.latent_size // 10
+        if collapsed:
             warnings.append(
                 f"Posterior collapse: only {int(informative.sum())} of {self.config.latent_size} latent "
                 f"numbers tell images apart. Lower model.weights.kl (now {self.config.weights.kl:g})."
@@ -450,7 +469,7 @@ class CadaVqVae(Method):
                 f'Codebook collapse: the words of "{names[first]}" and "{names[second]}" share all their '
                 "codes. Raise model.text.groups or model.text.codebook_size, or use model.text.init data."
             )
-        if context.progress > 0.5:
+        if context.progress > 0.5 and not collapsed:
             pairs = labels.repeat_interleave(8)
             drawn = self._draw(
                 self.text_table[pairs], pairs, torch.arange(8).repeat(len(labels)), 1.0, detail=False
@@ -467,19 +486,22 @@ class CadaVqVae(Method):
                 or [spread]
             ).mean()
             if spread < 0.05 * within:
+                advice = [f"Lower model.weights.cross_image (now {self.config.weights.cross_image:g})"]
+                if self.config.cross_source == "sample":
+                    advice.append("set model.cross_source to mean")
+                if self.config.alignment == "w2":
+                    advice.append("choose another model.alignment than w2")
                 warnings.append(
                     "Mode collapse: images of one word hardly differ "
-                    f"({100 * float(spread / within):.0f} % of the variance of real ones). Lower "
-                    "model.weights.cross_image or set model.cross_source to mean; avoid model.alignment w2."
+                    f"({100 * float(spread / within):.0f} % of the variance of real ones). "
+                    f"{', or '.join(advice)}."
                 )
         return warnings
 
     def _diagnose_codes(self, context: Context) -> list[str]:
         assert self.tokenizer is not None
         pixels = context.held_out if context.held_out is not None else context.train
-        perplexity = float(
-            self.tokenizer.quantize(pixels.at(torch.arange(min(64, len(pixels)))).images).perplexity
-        )
+        perplexity = float(self.tokenizer.quantize(_spread(pixels, 64).images).perplexity)
         size = self.tokenizer.config.codebook_size
         if context.progress > 0.2 and perplexity < 0.05 * size:
             return [
@@ -507,7 +529,14 @@ class CadaVqVae(Method):
         if set(options) - known:
             raise ConfigError(f"Unknown options {sorted(set(options) - known)}; known: {sorted(known)}.")
         assert class_vectors is not None
-        n_candidates = int(options.get("candidates", self.config.candidates))
+        n_candidates = options.get("candidates", self.config.candidates)
+        if isinstance(n_candidates, bool) or not isinstance(n_candidates, int) or n_candidates < 1:
+            raise ConfigError(f"candidates must be a whole number of 1 or more, got {n_candidates!r}.")
+        trust = options.get("trust_noise")
+        if trust is not None:
+            self._second_level()
+            if not isinstance(trust, (int, float)) or not 0 <= trust <= 1:
+                raise ConfigError(f"trust_noise must be in [0, 1], got {trust!r}.")
         if n_candidates == 1 or temperature == 0:
             return self._draw(class_vectors, labels, seeds, temperature, **options)
         best: Tensor | None = None
@@ -568,8 +597,11 @@ class CadaVqVae(Method):
         _, _, (mu_c, logvar_c) = self.encode_word(class_vectors.to(torch.float32))
         own = _log_density(mu, logvar, mu_c, logvar_c)
         others = self.retrieve(images)
-        # Against the other classes where the word is one of them; a free text competes with all.
-        mask = functional.one_hot(labels.clamp(min=0), self.spec.n_classes).bool() & (labels >= 0)[:, None]
+        # Against the other classes where the word is one of them, also when it came as a text; any other
+        # text competes with all.
+        same = (class_vectors[:, None].to(torch.float32) - self.text_table[None]).abs().amax(2) < 1e-6
+        known = functional.one_hot(labels.clamp(min=0), self.spec.n_classes).bool() & (labels >= 0)[:, None]
+        mask = same | known
         return own - torch.logsumexp(others.masked_fill(mask, -torch.inf), dim=1)
 
     @torch.no_grad()
@@ -622,6 +654,11 @@ class CadaVqVae(Method):
             usage["map"] = _counts(torch.cat(parts), self.tokenizer.config.codebook_size)
         self.train(was_training)
         return usage
+
+
+def _spread(pixels: Pixels, most: int) -> Batch:
+    """Return at most `most` images, evenly spread: image sets are ordered by class."""
+    return pixels.at(torch.linspace(0, len(pixels) - 1, min(most, len(pixels))).round().long())
 
 
 def _log_density(mu: Tensor, logvar: Tensor, mu_c: Tensor, logvar_c: Tensor) -> Tensor:
