@@ -63,6 +63,20 @@ def test_uncertainty_matches_the_formula_and_settles_where_terms_are_equal():
     assert weights["b"] * 0.2 == pytest.approx(0.5, rel=0.02)
 
 
+@pytest.mark.parametrize(("speed", "balanced"), [(20.0, True), (1.0, False)])
+def test_uncertainty_balances_at_a_networks_rate_and_length_only_with_speed(speed, balanced):
+    weighting = UncertaintyWeights(["a", "b"], speed=speed)
+    optimizer = torch.optim.Adam(weighting.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1500)
+    for _ in range(1500):
+        optimizer.zero_grad()
+        weighting(terms_of(a=40.0, b=0.02)).backward()
+        optimizer.step()
+        schedule.step()
+    shares = [weighting.weights()["a"] * 40.0, weighting.weights()["b"] * 0.02]
+    assert all(0.4 < share < 0.6 for share in shares) == balanced
+
+
 def test_uncertainty_stays_bounded_for_a_solved_term_and_waits_for_warm_up():
     weighting = UncertaintyWeights(["a", "b"], limit=3.0)
     optimizer = torch.optim.Adam(weighting.parameters(), lr=0.2)

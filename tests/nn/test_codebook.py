@@ -191,6 +191,16 @@ def test_ema_finds_the_clusters():
     assert (distance < 0.1).all()
 
 
+def test_an_idle_code_stays_where_it_is():
+    codebook = Codebook(4, 2, restart_after=0, decay=0.9)
+    corners = torch.tensor([[3.0, 3.0], [-3.0, 3.0], [3.0, -3.0], [-3.0, -3.0]])
+    codebook(corners)
+    start = codebook.codes.clone()
+    for _ in range(400):  # long enough for 0.9 ** n to fall below the smoothing
+        codebook(corners[:1].repeat(4, 1))
+    assert torch.allclose(codebook.codes, start, atol=1e-3)
+
+
 def test_evaluation_mode_changes_nothing():
     codebook = trained(Codebook(8, 4), 4)
     before = {name: tensor.clone() for name, tensor in codebook.state_dict().items()}

@@ -286,6 +286,15 @@ def test_later_weights_are_kept_if_they_are_as_good_within_the_tolerance(tmp_pat
     assert torch.equal(method.state_dict()[name], seen[4][name])
 
 
+def test_diagnosis_does_not_need_held_out_images(tmp_path):
+    method = make(ToyConfig(steps=10))
+    stages = method.stages(toy_images(), None)[:1]
+    assert stages[0].validate is None
+    stages[0].diagnose = lambda context: ["The posterior collapsed."]
+    result = Trainer(method, stages, toy_images(), None, quiet(), tmp_path).run()
+    assert result.warnings == ["The posterior collapsed."]
+
+
 def test_a_model_saved_on_the_way_holds_the_best_weights(tmp_path):
     method = make(ToyConfig(steps=100))
     stages, seen = with_figures(method, [3.0, 1.0, 2.0, 5.0])
