@@ -6,6 +6,7 @@ import importlib
 import sys
 
 NAMES = {
+    "cada_vqvae_ablation": "what each part of CADA-VQ-VAE contributes, one setting at a time",
     "generation": "quality of generated images: fewgen beside what a user would take instead",
     "reconstruction": "SSIM of held-out images as they come back",
     "speed": "images per second of a run, and the time of `fewgen --help`",
@@ -17,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] not in NAMES:
         for name, about in NAMES.items():
-            print(f"python -m benchmarks {name:15s} {about}")
+            print(f"python -m benchmarks {name:20s} {about}")
         return 0 if not arguments or arguments[0] in ("-h", "--help") else 2
     return int(importlib.import_module(f"benchmarks.{arguments[0]}").main(arguments[1:]))
 

@@ -1,0 +1,623 @@
+"""What each part of CADA-VQ-VAE contributes: one setting changed at a time, small networks, few images.
+
+Examples:
+    python -m benchmarks.cada_vqvae_ablation --data fashion_mnist --shots 30 --seeds 3 --out runs/ablation
+    python -m benchmarks.cada_vqvae_ablation --only alignment codebook --seeds 1 --docs ""
+    python -m benchmarks.cada_vqvae_ablation --table-only
+
+Every cell (variant and seed) is one JSON file under --out; a cell that is there is not computed again, so a
+stopped benchmark continues with the same command. Seed s means: training images `shots(k, s)`, training and
+generation with seed s. Networks are the published fully connected ones, a thousand steps of 64 images:
+enough to see what matters, far from the best that the method can do. The table is also written into --docs,
+between two markers; text outside them stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.environment import environment
+from benchmarks.generation import load_real
+from benchmarks.reconstruction import figures as reconstruction_figures
+from fewgen.config import to_dict
+from fewgen.data.imageset import ImageSet, to_uint8
+from fewgen.errors import ConfigError, FewgenError
+from fewgen.evaluate import ClassifierFeatures, label_agreement, within_class_distance
+from fewgen.files import read_json, write_json
+
+BASE: dict[str, Any] = {"image": {"backbone": "mlp"}, "steps": 1000, "batch_size": 64}
+TRAINING = {"ema_decay": 0.99, "preview_every": 0, "checkpoint_every": 0, "device": "cpu"}
+PER_CLASS = 100
+"""Generated images, and test images that are measured, per class."""
+
+MARKERS = ("<!-- ablation: begin -->", "<!-- ablation: end -->")
+
+COLUMNS = (
+    # heading, key, factor, decimals
+    ("class agreement %", "agreement", 100, 1),
+    ("diversity (1 = real)", "diversity", 1, 2),
+    ("kNN of image means %", "knn", 100, 1),
+    ("word error / variance", "word_error", 1, 3),
+    ("perplexity of words", "perplexity", 1, 2),
+    ("image to word %", "retrieval", 100, 1),
+    ("held-out MSE x1000", "mse", 1000, 2),
+    ("held-out SSIM", "ssim", 1, 3),
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row: what it is called, and how it differs.
+
+    Attributes:
+        name: in the table.
+        model: settings on top of those of `preset`.
+        preset: of cada_vqvae.
+        shots: images per class instead of the command's.
+    """
+
+    name: str
+    model: Mapping[str, Any] = field(default_factory=dict)
+    preset: str = "default"
+    shots: int | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """A table: what is asked, its rows, and figures that only it shows.
+
+    Attributes:
+        key: for `--only`.
+        asks: heading.
+        rows: the base first where it is one of the answers.
+        extra: names of `EXTRA` figures.
+    """
+
+    key: str
+    asks: str
+    rows: tuple[Variant, ...]
+    extra: tuple[str, ...] = ()
+
+
+def _published(**changes: Any) -> dict[str, Any]:
+    """Settings on top of the preset `paper`: a rate that learns in so few steps, and what is mended."""
+    return {"steps": 4000, "lr": 1e-3, **changes}
+
+
+def _standard(**changes: Any) -> dict[str, Any]:
+    return {"prior": "standard", **changes}
+
+
+BASE_ROW = Variant("base: everything mended")
+UNTRAINED = {
+    "cross_terms": "self",
+    "semantic_stats_from": "z_e",
+    "align_on": "means",
+    "prior": "standard",
+    "weights": {"kl_text": 0.0},
+}
+ONE_GROUP = {"groups": 1, "codebook_size": 512}
+
+QUESTIONS = (
+    Question(
+        "cross",
+        "Cross terms, and the words' mean and variance",
+        (
+            BASE_ROW,
+            Variant("cross terms repeat the self terms", {"cross_terms": "self"}),
+            Variant("and nothing trains the words' mean and variance", UNTRAINED),
+            Variant("word to image from a draw", {"cross_source": "sample"}),
+            Variant("word to image from the mean", {"cross_source": "mean"}),
+        ),
+    ),
+    Question(
+        "text_output",
+        "Output of the semantic decoder",
+        (BASE_ROW, Variant("sigmoid", {"text": {"output": "sigmoid"}})),
+    ),
+    Question(
+        "alignment",
+        "Alignment, with the standard prior: a conditional one aligns by itself",
+        (
+            BASE_ROW,
+            Variant("none", _standard(alignment="none")),
+            Variant("MMD of the batch, gamma 1", _standard(alignment="mmd", kernel="rbf")),
+            Variant("MMD of the batch, median", _standard(alignment="mmd", kernel="median")),
+            Variant("MMD per class, mixture", _standard(alignment="mmd_class", kernel="mixture")),
+            Variant("2-Wasserstein", _standard(alignment="w2")),
+            Variant("none, conditional prior", {"alignment": "none", "prior": "conditional"}),
+        ),
+    ),
+    Question(
+        "codebook",
+        "Codebook (base: 5 groups of 32, from data, running means)",
+        (
+            BASE_ROW,
+            Variant("5 groups, from data, gradient", {"text": {"update": "gradient"}}),
+            Variant("5 groups, uniform, gradient", {"text": {"update": "gradient", "init": "uniform"}}),
+            Variant("1 group of 512, from data, gradient", {"text": {"update": "gradient", **ONE_GROUP}}),
+            Variant(
+                "1 group of 512, uniform, gradient",
+                {"text": {"update": "gradient", "init": "uniform", **ONE_GROUP}},
+            ),
+        ),
+    ),
+    Question(
+        "contrastive",
+        "Weight of the contrastive term (base: as in the preset)",
+        (
+            BASE_ROW,
+            Variant("0", {"weights": {"contrastive": 0.0}}),
+            Variant("0.5", {"weights": {"contrastive": 0.5}}),
+            Variant("1", {"weights": {"contrastive": 1.0}}),
+            # A weight of 1 is 1/784 of a squared error: what the term can do shows only well above it.
+            Variant("30", {"weights": {"contrastive": 30.0}}),
+        ),
+        ("contrastive",),
+    ),
+    Question(
+        "batches",
+        "Classes in a batch",
+        (BASE_ROW, Variant("one class per batch", {"sampler": "single_class"})),
+        ("contrastive", "alignment"),
+    ),
+    Question(
+        "reduction",
+        "Reduction of the terms, and each term's share of the gradient",
+        (
+            BASE_ROW,
+            Variant("published sums and means, base weights", {"reduction": "source"}),
+            Variant(
+                "published sums, means and weights",
+                {
+                    "reduction": "source",
+                    "weights": {
+                        "text": 1.0,
+                        "cross_image": 2.0,
+                        "cross_text": 2.0,
+                        "kl": 2.0,
+                        "kl_text": 0.0,
+                        "alignment": 1.0,
+                        "contrastive": 0.5,
+                    },
+                },
+            ),
+        ),
+        ("gradient",),
+    ),
+    Question(
+        "weighting",
+        "Weighting of the terms",
+        (
+            BASE_ROW,
+            Variant("uncertainty", {"weighting": "uncertainty"}),
+            Variant("gradient norms", {"weighting": "gradnorm"}),
+        ),
+    ),
+    Question(
+        "prior",
+        "Prior of the image posterior",
+        (
+            BASE_ROW,
+            Variant("standard", {"prior": "standard"}),
+            Variant("conditional on the word", {"prior": "conditional"}),
+            Variant("standard, full weight", {"prior": "standard", "weights": {"kl": 1.0}}),
+            Variant("conditional, full weight", {"prior": "conditional", "weights": {"kl": 1.0}}),
+        ),
+    ),
+    Question(
+        "shots",
+        "Images per class (base: 30 unless --shots says otherwise)",
+        (*(Variant(f"{k}", shots=k) for k in (1, 3, 5, 10)), BASE_ROW),
+    ),
+    Question(
+        "paper",
+        "The published settings, and each fault mended alone",
+        (
+            Variant("paper, its rate 1e-5", {"steps": 4000}, "paper"),
+            Variant("paper, rate 1e-3", _published(), "paper"),
+            Variant("+ real cross terms", _published(cross_terms="real"), "paper"),
+            Variant(
+                "+ mean and variance from the quantised code", _published(semantic_stats_from="z_q"), "paper"
+            ),
+            Variant("+ linear text output", _published(text={"output": "linear"}), "paper"),
+            Variant("+ sigmoid image output", _published(image={"output": "sigmoid"}), "paper"),
+            Variant("+ codes from data", _published(text={"init": "data"}), "paper"),
+            Variant("+ median bandwidth", _published(kernel="median"), "paper"),
+            Variant("+ alignment of draws", _published(align_on="samples"), "paper"),
+            Variant(
+                "+ mixed batches of 64", _published(sampler="shuffled", batch_size=64, steps=1000), "paper"
+            ),
+            Variant("+ terms reduced alike", _published(reduction="sample"), "paper"),
+            BASE_ROW,
+        ),
+    ),
+)
+
+
+def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings of which `second` wins."""
+    result = dict(first)
+    for key, value in second.items():
+        old = result.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        result[key] = merged(old, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def settings_of(variant: Variant) -> dict[str, Any]:
+    """Return the model settings of a variant on top of its preset."""
+    return merged(BASE, variant.model) if variant.preset == "default" else dict(variant.model)
+
+
+def cell_name(variant: Variant) -> str:
+    """Return a folder name that differs whenever the settings do; the base is one cell for all tables."""
+    content = json.dumps([variant.preset, settings_of(variant), variant.shots], sort_keys=True)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+    words = re.sub(r"[^a-z0-9]+", "-", f"{variant.preset} {variant.name}".lower()).strip("-")
+    return f"{words[:60]}-{digest}"
+
+
+# ------------------------------------------------------------------------------------------- figures
+
+
+def nearest_neighbours(train: Tensor, labels: Tensor, test: Tensor, k: int) -> Tensor:
+    """Return the classes, int64 (M,), that the k nearest of `train` (N, L) give `test` (M, L)."""
+    distances, nearest = torch.cdist(test, train).topk(k, largest=False)
+    # A tie goes to the class of the nearer ones.
+    votes = 1.0 + 1e-3 / (1.0 + torch.arange(k))
+    counts = torch.zeros(len(test), int(labels.max()) + 1)
+    counts.scatter_add_(1, labels[nearest], votes.expand_as(distances))
+    return counts.argmax(1)
+
+
+def gradient_shares(method: Any, train: ImageSet, seed: int) -> dict[str, float]:
+    """Return each weighted term's share of the summed gradient norms, on one batch of 64 training images."""
+    batch = train.subset(torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:64])
+    terms = method.objective(batch.floats(), batch.labels, torch.Generator().manual_seed(seed))
+    parameters = [p for p in method.parameters() if p.requires_grad]
+    norms = {}
+    for name, value in terms.values.items():
+        if not value.requires_grad or terms.weight(name) == 0:
+            norms[name] = 0.0
+            continue
+        found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+        squares = sum(float(g.square().sum()) for g in found if g is not None)
+        norms[name] = terms.weight(name) * math.sqrt(squares)
+    total = math.fsum(norms.values()) or 1.0
+    return {name: norm / total for name, norm in norms.items()}
+
+
+def last_terms(run_dir: Path, n_lines: int = 5) -> dict[str, float]:
+    """Return the means of the last logged training terms, unweighted."""
+    lines = [
+        json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    lines = [line for line in lines if line["kind"] == "train"][-n_lines:]
+    names = [name for name in lines[-1] if name.startswith("vae/") and name.count("/") == 1]
+    return {name.split("/")[1]: math.fsum(line[name] for line in lines) / len(lines) for name in names}
+
+
+class Judge:
+    """The classifier of the whole data set, and what it says about the test images, computed once."""
+
+    def __init__(self, pool: ImageSet, test: ImageSet) -> None:
+        self.extractor = ClassifierFeatures.of(pool, test, progress=_progress)
+        self.test = test.shots(min(PER_CLASS, int(test.counts().min())), seed=0)
+        features = self.extractor.features(self.test)
+        self.real = within_class_distance(features, self.test.labels, test.n_classes).mean
+
+    def measure(self, method: Any, train: ImageSet, shots: int, seed: int) -> dict[str, Any]:
+        """Return the figures of a trained model; all of `COLUMNS`."""
+        from fewgen.generate import GenerationRequest
+
+        generated = method.generate(
+            GenerationRequest.per_class(range(train.n_classes), PER_CLASS, seed)
+        ).to_image_set()
+        described = self.extractor.describe(generated)
+        spread = within_class_distance(described.features, generated.labels, train.n_classes).mean
+        x, k = self.test.floats(), min(5, shots)
+        with torch.no_grad():
+            found = nearest_neighbours(method.encode(train.floats()), train.labels, method.encode(x), k)
+            table = method.text_table
+            _, quantized, (mu_c, _) = method.encode_word(table)
+            # What the word autoencoder of this variant decodes: as in its objective, without noise.
+            source = mu_c if method.config.semantic_stats_from == "z_q" else quantized.codes
+            error = (method.semantic_decoder(source) - table).square().mean()
+            variance = (table - table.mean(0)).square().mean()
+            retrieved = method.retrieve(x).argmax(1)
+            back = to_uint8(method.reconstruct(x))
+        reconstruction = reconstruction_figures(self.test, back)
+        return {
+            "agreement": label_agreement(
+                described.predictions, generated.labels, train.class_names
+            ).overall.value,
+            "diversity": spread / self.real,
+            "knn": float((found == self.test.labels).double().mean()),
+            "knn_k": k,
+            "word_error": float(error / variance),
+            "perplexity": float(quantized.perplexity),
+            "retrieval": float((retrieved == self.test.labels).double().mean()),
+            "mse": reconstruction["mse"],
+            "ssim": reconstruction["ssim"],
+            "gradient": gradient_shares(method, train, seed),
+        }
+
+
+def _progress(step: int, steps: int, loss: float) -> None:
+    if step % 500 == 0:
+        print(f"evaluation classifier: step {step} of {steps}", flush=True)
+
+
+# --------------------------------------------------------------------------------------------- cells
+
+
+def asked(variant: Variant, options: argparse.Namespace) -> dict[str, Any]:
+    """Return what a cell is about, to compare with a finished one."""
+    return {
+        "data": options.data,
+        "shots": variant.shots or options.shots,
+        "steps_scale": options.steps_scale,
+        "text": options.text,
+        "preset": variant.preset,
+        "model": settings_of(variant),
+    }
+
+
+def check_same_question(cell: Mapping[str, Any], variant: Variant, options: argparse.Namespace) -> None:
+    """Refuse a finished cell that answers another question than the one asked now."""
+    different = [
+        f"{key} {cell['asked'].get(key)} there, {value} now"
+        for key, value in asked(variant, options).items()
+        if cell["asked"].get(key) != value
+    ]
+    if different:
+        raise ConfigError(
+            f'"{variant.name}", seed {cell["seed"]}, was computed with other settings '
+            f"({'; '.join(different)}). Choose another --out."
+        )
+
+
+def compute(
+    variant: Variant, seed: int, pool: ImageSet, judge: Judge, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Train and measure one cell."""
+    from fewgen import api
+
+    shots = variant.shots or options.shots
+    train = pool.shots(shots, seed)
+    started, cpu = time.perf_counter(), time.process_time()
+    # Only figures are kept: a grid of model files would fill a disk.
+    with tempfile.TemporaryDirectory() as folder:
+        run_dir = Path(folder) / "run"
+        run = api.train(
+            "cada_vqvae",
+            preset=variant.preset,
+            data=pool,
+            shots=shots,
+            holdout=0,
+            seed=seed,
+            text=options.text,
+            data_dir=options.data_dir,
+            out=run_dir,
+            steps_scale=options.steps_scale,
+            model=settings_of(variant),
+            training=TRAINING if variant.preset == "default" else {**TRAINING, "ema_decay": 0.0},
+            report=False,
+            progress=False,
+        )
+        trained, trained_cpu = time.perf_counter(), time.process_time()
+        figures = judge.measure(run.method, train, shots, seed)
+        terms = last_terms(run_dir)
+        text = run.method.spec.text
+        return {
+            "variant": variant.name,
+            "seed": seed,
+            "asked": asked(variant, options),
+            "text": text.encoder_name if text is not None else None,
+            "config": to_dict(run.method.config),
+            "figures": figures,
+            "last_terms": terms,
+            "train_seconds": round(trained - started, 1),
+            "train_cpu_seconds": round(trained_cpu - cpu, 1),
+            "measure_seconds": round(time.perf_counter() - trained, 1),
+            "environment": environment(),
+        }
+
+
+# --------------------------------------------------------------------------------------------- tables
+
+
+def mean_and_spread(values: list[float], decimals: int) -> str:
+    """Return "mean ± standard deviation"; "-" without values."""
+    if not values:
+        return "-"
+    mean = math.fsum(values) / len(values)
+    text = f"{mean:.{decimals}f}"
+    if len(values) > 1:
+        deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
+        text += f" ± {deviation:.{decimals}f}"
+    return text
+
+
+def _markdown(headings: list[str], rows: list[list[str]]) -> list[str]:
+    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows)]
+
+
+def table(question: Question, cells: Mapping[tuple[str, int], dict[str, Any]]) -> str:
+    """Return the Markdown of one question; rows without a finished cell show a dash."""
+    lines = [f"### {question.asks}", ""]
+    found = {
+        row.name: [cell for (name, _), cell in cells.items() if name == cell_name(row)]
+        for row in question.rows
+    }
+    headings = ["", "seeds", *(column[0] for column in COLUMNS)]
+    terms = [name for name in question.extra if name != "gradient"]
+    headings += [f"{name} term in training" for name in terms]
+    rows = []
+    for name, own in found.items():
+        row = [name, str(len(own))]
+        row += [
+            mean_and_spread([factor * c["figures"][key] for c in own], d) for _, key, factor, d in COLUMNS
+        ]
+        row += [mean_and_spread([c["last_terms"][term] for c in own], 3) for term in terms]
+        rows.append(row)
+    lines += _markdown(headings, rows)
+    if "gradient" in question.extra:
+        names = list(
+            dict.fromkeys(n for own in found.values() for c in own for n in c["figures"]["gradient"])
+        )
+        shares = [
+            [
+                name,
+                *(
+                    mean_and_spread([100 * c["figures"]["gradient"].get(n, 0.0) for c in own], 1)
+                    for n in names
+                ),
+            ]
+            for name, own in found.items()
+        ]
+        lines += ["", "Share of the summed gradient norms of the weighted terms, in %, after training:", ""]
+        lines += _markdown(["", *names], shares)
+    if "contrastive" in terms:
+        lines += [
+            "",
+            f"The contrastive term of 64 images of one class cannot fall below log 63 = {math.log(63):.3f}.",
+        ]
+    return "\n".join(lines)
+
+
+def provenance(
+    cells: Mapping[tuple[str, int], dict[str, Any]], judge: str, options: argparse.Namespace
+) -> str:
+    """Return the sentences that say where the numbers come from."""
+    environments = [cell["environment"] for cell in cells.values()]
+    commits = sorted({str(e["commit"])[:12] + ("+" if e["changed_files"] else "") for e in environments})
+    first = environments[0]
+    versions = ", ".join(f"{name} {v}" for name, v in first["versions"].items() if v)
+    # Where the cells lie says nothing about the numbers, and the path of one machine helps nobody.
+    command = re.sub(r" --(out|docs|data-dir) ('[^']*'|\S+)", "", str(first["command"]))
+    seconds = [cell["train_cpu_seconds"] for cell in cells.values()]
+    return "\n".join(
+        [
+            f"Data: {options.data}, {options.shots} images per class unless the row says otherwise, words by "
+            f"{', '.join(sorted({str(cell['text']) for cell in cells.values()}))}. Seeds: "
+            f"{', '.join(str(s) for s in sorted({seed for _, seed in cells}))}; mean ± standard deviation. "
+            f"Judge: {judge}. {PER_CLASS} generated images per class at temperature 1; kNN, retrieval, MSE "
+            f"and SSIM on {PER_CLASS} test images per class. k is 5, or the images per class "
+            "if they are fewer.",
+            "",
+            f"Command: `{command}`. Commit {', '.join(commits)} (+: with changes). Python {first['python']}; "
+            f"{versions}. {first['processor']}, {first['cores']} cores, {first['threads']} threads; a cell "
+            f"trained for {min(seconds):.0f} to {max(seconds):.0f} processor seconds.",
+        ]
+    )
+
+
+def write_docs(path: Path, section: str) -> None:
+    """Put the section between the markers of a page, which is made if it is missing."""
+    begin, end = MARKERS
+    block = f"{begin}\n{section}\n{end}\n"
+    page = path.read_text(encoding="utf-8") if path.exists() else "# CADA-VQ-VAE: results\n\n"
+    if (begin in page) != (end in page):
+        raise ConfigError(f'"{path}" holds one of the two markers of this table only. Put the other back.')
+    if begin in page:
+        before, rest = page.split(begin, 1)
+        after = rest.split(end, 1)[1].lstrip("\n")
+        page = before + block + ("\n" + after if after else "")
+    else:
+        page = page.rstrip("\n") + "\n\n## Ablations\n\n" + block
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+
+
+def _arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cada_vqvae_ablation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data", default="fashion_mnist", help="a named data set with a test part")
+    add("--shots", type=int, default=30, help="training images per class")
+    add("--seeds", type=int, default=3, help="number of seeds, from --first-seed on")
+    add("--first-seed", type=int, default=0)
+    add("--steps-scale", type=float, default=1.0, help="factor on the steps of every cell")
+    add("--text", default="auto", help="encoder of the class names")
+    add("--only", nargs="+", default=None, choices=[q.key for q in QUESTIONS], help="these tables only")
+    add("--out", default="runs/ablation", help="folder of the cells")
+    add("--docs", default="docs/results/cada_vqvae.md", help='page that gets the tables; "" for none')
+    add("--data-dir", default=None, help="folder of the data sets; by default FEWGEN_DATA_DIR")
+    add("--table-only", action="store_true", help="print the tables of the finished cells")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compute the missing cells, print the tables and write them into the page."""
+    options = _arguments(arguments)
+    out = Path(options.out)
+    questions = [q for q in QUESTIONS if options.only is None or q.key in options.only]
+    variants = {cell_name(row): row for question in questions for row in question.rows}
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    # Seed by seed, so that a stopped grid has every row once before any row twice.
+    wanted = {(name, seed): out / name / f"seed{seed}.json" for seed in seeds for name in variants}
+    judge: Judge | None = None
+    failed = 0
+    try:
+        for (name, _), path in wanted.items():
+            if path.exists():
+                check_same_question(read_json(path), variants[name], options)
+        pool, test = load_real(options.data, options.data_dir)
+        judge = Judge(pool, test)
+    except FewgenError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for i, ((name, seed), path) in enumerate(wanted.items(), start=1):
+        if path.exists() or options.table_only:
+            continue
+        print(f"{i} of {len(wanted)}: {variants[name].name}, seed {seed} ...", flush=True)
+        try:
+            cell = compute(variants[name], seed, pool, judge, options)
+        except (FewgenError, ImportError) as error:
+            # The others are still worth computing.
+            failed += 1
+            print(f"error: {variants[name].name}, seed {seed}: {error}", file=sys.stderr, flush=True)
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, cell)
+    cells = {key: read_json(path) for key, path in wanted.items() if path.exists()}
+    if not cells:
+        print("There are no finished cells.", file=sys.stderr)
+        return 2
+    about = judge.extractor.record()
+    described = (
+        f"{about['name']}, {100 * float(str(about['test_accuracy'])):.1f} % on {about['n_test']} test images"
+    )
+    section = "\n\n".join([*(table(q, cells) for q in questions), provenance(cells, described, options)])
+    print("\n" + section)
+    if options.docs:
+        try:
+            write_docs(Path(options.docs), section)
+        except FewgenError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+    return 2 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
