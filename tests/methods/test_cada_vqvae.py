@@ -857,6 +857,10 @@ def test_wrong_requests_are_refused(trained, hybrid):
         ask(trained, candidate=3)
     with pytest.raises(ConfigError, match="Label 3 is not a class of this model, which has 3"):
         trained.generate(GenerationRequest(labels=torch.tensor([3]), seeds=image_seeds(0, 1)))
+    with pytest.raises(ConfigError, match="candidates must be a whole number of 1 or more, got 0"):
+        ask(trained, candidates=0)
+    with pytest.raises(ConfigError, match=r"trust_noise must be in \[0, 1\], got 7"):
+        ask(hybrid, trust_noise=7)
     assert ask(hybrid, trust_noise=0.9)
 
 
