@@ -218,6 +218,24 @@ def test_bad_outputs(tmp_path, capsys, run):
     assert (tmp_path / "full" / "thesis.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_run_folder_and_its_images_stay_apart(tmp_path, capsys, monkeypatch, dry):
+    root = _toy_folder(tmp_path / "photos")
+    before = sorted(root.rglob("*"))
+    assert "inside the folder of the images" in mistake(capsys, *_train(root, root / "run"), *dry)
+    assert "is the folder of the images" in mistake(capsys, *_train(root, root / "cat" / ".."), *dry)
+    assert "lie inside the run folder" in mistake(capsys, *_train(root, tmp_path), *dry)
+    (tmp_path / "link").symlink_to(root)
+    assert "inside the folder" in mistake(capsys, *_train(tmp_path / "link", root / "runs" / "a"), *dry)
+    assert sorted(root.rglob("*")) == before
+    # A beginning in common is no folder in common, and a named data set is no folder.
+    assert run_cli(capsys, *_train(root, tmp_path / "photos2"), "--dry-run")[0] == 0
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    words = _train("digits", Path("digits") / "run", "--size", 8, "--shots", 3, "--dry-run")
+    assert run_cli(capsys, *words)[0] == 0
+
+
 @pytest.mark.skipif(os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="needs a user")
 def test_an_unwritable_folder(tmp_path, capsys):
     locked = tmp_path / "locked"

@@ -328,6 +328,33 @@ def check_run_dir(out: Path) -> None:
         )
 
 
+def check_apart(out: Path, data: Any) -> None:
+    """Refuse a run folder inside the folder of the images, around it, or equal to it.
+
+    The run's own files would become a class of the data, and the next training would learn from them.
+    """
+    from fewgen.data.registry import is_named
+
+    if not isinstance(data, (str, Path)) or is_named(data):
+        return
+    folder = Path(data).expanduser()
+    if not folder.is_dir():
+        return
+    run, images = Path(os.path.realpath(out)), Path(os.path.realpath(folder))
+    if run == images:
+        raise OutputError(f'"{out}" is the folder of the images. Nothing was changed. Choose another --out.')
+    if run.is_relative_to(images):
+        raise OutputError(
+            f'The run folder "{out}" lies inside the folder of the images, "{data}", where it would be taken '
+            "for a class. Nothing was changed. Choose another --out."
+        )
+    if images.is_relative_to(run):
+        raise OutputError(
+            f'The images "{data}" lie inside the run folder "{out}". Nothing was changed. '
+            "Choose another --out."
+        )
+
+
 def check_same_images(out: Path, prepared: Prepared) -> None:
     """Refuse to resume a run on other images; the trainer itself compares the settings."""
     from fewgen.files import read_json

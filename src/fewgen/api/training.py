@@ -9,7 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewgen.api.prepare import NOT_IN_CONFIG, PREPARE, check_run_dir, check_same_images, configs, prepare
+from fewgen.api.prepare import (
+    NOT_IN_CONFIG,
+    PREPARE,
+    check_apart,
+    check_run_dir,
+    check_same_images,
+    configs,
+    prepare,
+)
 from fewgen.api.run import Run
 from fewgen.api.using import generate
 from fewgen.config.call import accepts_config, call_settings, unwrapped
@@ -93,6 +101,7 @@ def train(
 
     out = Path(out)
     # Before anything slow: the folder is ours, or the command was wrong.
+    check_apart(out, data)
     check_run_dir(out)
     given = locals()
     prepared = prepare(**{key: given[key] for key in PREPARE})
@@ -191,6 +200,7 @@ def plan_training(**keywords: Any) -> Plan:
     The time is measured: a few real steps of each stage are taken in memory and thrown away.
     """
     settings = call_settings(unwrapped(train), keywords)
+    check_apart(Path(settings["out"]), settings["data"])
     check_run_dir(Path(settings["out"]))
     prepared = prepare(**{key: value for key, value in settings.items() if key in PREPARE})
     stages = prepared.method.stages(prepared.train, prepared.held_out)

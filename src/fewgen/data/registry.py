@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -194,6 +195,15 @@ def datasets(data_dir: str | os.PathLike[str] | None = None) -> list[DatasetInfo
     return infos
 
 
+def is_named(source: Any) -> bool:
+    """Tell whether `load_images` would take a source for the name of a data set."""
+    return isinstance(source, str) and _plain(source) in _NAMED
+
+
+def _plain(source: str) -> str:
+    return source.strip().lower().replace("-", "_")
+
+
 def _has_files(name: str, place: Path) -> bool:
     if name == "cifar10":
         return all(cifar_binary.find_cifar(place, split) for split in SPLITS)
@@ -290,9 +300,8 @@ def load_images(
         raise ConfigError(f'Unknown split "{split}".{suggest(split, SPLITS)} Choose "train" or "test".')
     check_size(size)
     check_fit(fit)
-    name = source.strip().lower().replace("-", "_") if isinstance(source, str) else ""
-    if name in _NAMED:
-        images = _load_named(name, split, size, data_dir, download)
+    if isinstance(source, str) and is_named(source):
+        images = _load_named(_plain(source), split, size, data_dir, download)
     else:
         path = Path(source).expanduser()
         if not path.exists():
