@@ -94,7 +94,6 @@ def test_train_leaves_a_whole_page(run):
     assert "--shots 20" in text
     assert "schonfeld2019cadavae" in text
     assert "latent_size" in text
-    assert "private" not in html.lower()
 
 
 def test_the_page_needs_nothing_from_outside(run):
@@ -125,7 +124,6 @@ def test_the_card_says_what_it_is_and_its_limits(run):
         "180 trained on",
     ):
         assert part in card
-    assert "private" not in card.lower()
 
 
 def test_the_first_picture_is_what_the_command_makes(run):
@@ -149,6 +147,36 @@ def hostile_run(tmp_path_factory):
     images = ImageSet(pixels, labels, HOSTILE, name="<b>data</b>")
     path = tmp_path_factory.mktemp("hostile") / "<i>run`$(x)"
     return api.train("fake", data=images, text="onehot", out=path, progress=False)
+
+
+def test_the_commands_can_be_pasted_where_the_training_ran(tmp_path, monkeypatch, capsys):
+    import shlex
+    from types import SimpleNamespace
+
+    from fewgen.cli.main import main
+    from fewgen.cli.train import finish
+
+    monkeypatch.chdir(tmp_path)
+    rng = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (16, 1, 8, 8), generator=rng, dtype=torch.uint8)
+    names = ("cat's $HOME `x`", "dog")
+    images = ImageSet(pixels, torch.arange(2).repeat_interleave(8), names)
+    path = "runs/my $(first) run"
+    run = api.train("fake", data=images, text="onehot", out=path, progress=False)
+    card = (run.path / "README.md").read_text(encoding="utf-8")
+    (use,) = [line for line in card.splitlines() if line.startswith("fewgen generate")]
+    assert shlex.split(use)[2:5] == [path, "--class-name", names[0]]
+    assert main(shlex.split(use)[1:]) == 0
+    page = " ".join(_parse((run.path / "report.html").read_text(encoding="utf-8")).text)
+    assert f"fewgen generate {shlex.quote(path)} -n 8" in page
+    assert f"fewgen train --config {shlex.quote(path + '/config.yaml')} --out NEW_RUN" in page
+    assert collect(run, images, None).command.endswith("--out NEW_RUN")
+    assert shlex.quote(path) in card
+    run.result = SimpleNamespace(interrupted=False, steps=1, seconds=1.0)
+    capsys.readouterr()
+    finish(run, {})
+    (following,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Next: ")]
+    assert shlex.split(following)[3:6] == [path, "--class-name", names[0]]
 
 
 def test_class_names_are_text_and_nothing_else(hostile_run):

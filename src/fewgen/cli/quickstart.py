@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ def _run(given: dict[str, Any]) -> int:
 
         return finish(run, given)
     out = Path(run.path)
+    quoted = shlex.quote(str(out))
     shots = run.info.extra.get("shots") or 30
     print(
         f"""
@@ -29,8 +31,8 @@ Look at
   {out / "report.html"}   what it can and cannot do, with figures
 
 Then try
-  fewgen generate {out} --class-name seven -n 64 --out sevens.npz
-  fewgen interpolate {out} one seven --out strip.png
+  fewgen generate {quoted} --class-name seven -n 64 --out sevens.npz
+  fewgen interpolate {quoted} one seven --out strip.png
   fewgen train cada_vqvae --data FOLDER_WITH_ONE_SUBFOLDER_PER_CLASS --size 32 --out runs/mine"""
     )
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -33,9 +34,8 @@ def finish(run: Any, given: dict[str, Any]) -> int:
     report = Path(run.path) / "report.html"
     if report.is_file():
         print(f"Report: {report}")
-    name = run.class_names[0]
-    shown = f'"{name}"' if " " in name or "/" in name else name
-    print(f"Next: fewgen generate {run.path} --class-name {shown} -n 64 --out images.npz")
+    path, name = shlex.quote(str(run.path)), shlex.quote(run.class_names[0])
+    print(f"Next: fewgen generate {path} --class-name {name} -n 64 --out images.npz")
     return 0
 
 

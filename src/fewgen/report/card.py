@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from fewgen.report.citations import bibtex
 from fewgen.report.findings import Findings
 
@@ -23,7 +25,8 @@ def render_card(findings: Findings) -> str:
         "## Use",
         "",
         "```",
-        f'fewgen generate {_shell(findings.title)} --class-name "{_code(first)}" -n 64 --out images.npz',
+        f"fewgen generate {_line(findings.shown_path)} --class-name {_line(shlex.quote(first))} -n 64 "
+        "--out images.npz",
         "```",
         "",
         "`model.safetensors` alone is enough to generate. `report.html` shows what the model can and",
@@ -40,7 +43,7 @@ def render_card(findings: Findings) -> str:
         "",
     ]
     if findings.command:
-        lines += ["```", findings.command.replace("`", "'"), "```", ""]
+        lines += ["```", _line(findings.command), "```", ""]
     if findings.figures:
         lines += [
             "## Figures",
@@ -98,11 +101,6 @@ def _plain(text: str) -> str:
     return escaped
 
 
-def _code(text: str) -> str:
-    return " ".join(text.split()).replace("`", "'").replace('"', '\\"').replace("$", "\\$")
-
-
-def _shell(text: str) -> str:
-    import shlex
-
-    return shlex.quote(text.replace("`", "'"))
+def _line(command: str) -> str:
+    """Return a command on one line, so that nothing in it can end the block of code around it."""
+    return " ".join(command.splitlines())

@@ -71,6 +71,11 @@ class Findings:
     data_name: str = ""
 
     @property
+    def shown_path(self) -> str:
+        """The run folder as it was given, quoted for a shell."""
+        return shlex.quote(str(self.run.path))
+
+    @property
     def method(self) -> Method:
         """The trained method."""
         return self.run.method
@@ -163,7 +168,9 @@ def training_command(run: Run) -> str:
         words += ["--minutes", f"{training['minutes']:g}"]
     if training.get("steps_scale", 1.0) != 1.0:
         words += ["--steps-scale", f"{training['steps_scale']:g}"]
-    return shlex.join([*words, "--out", run.path.name])
+    if config.get("convert"):
+        words.append("--convert")
+    return shlex.join([*words, "--out", "NEW_RUN"])
 
 
 def _in_groups(method: Method, images: ImageSet, function: Any) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -132,7 +133,7 @@ def _samples(findings: Findings) -> str:
     more = ""
     if len(generated.class_names) > MAX_SHOWN_CLASSES:
         more = f" The first {MAX_SHOWN_CLASSES} of {len(generated.class_names)} classes."
-    command = f"fewgen generate {findings.title} -n {findings.per_class} --out grid.png"
+    command = f"fewgen generate {findings.shown_path} -n {findings.per_class} --out grid.png"
     caption = f"Not chosen: the first {findings.per_class} of each class, as {command} makes them.{more}"
     return _figure(_png(picture), "new images, one row per class", caption, pixels=True)
 
@@ -286,10 +287,10 @@ def _settings(findings: Findings) -> str:
 def _commands(findings: Findings) -> str:
     if not findings.command:
         return ""
+    config = shlex.quote(str(findings.run.path / "config.yaml"))
     note = (
         "<p>Every setting, also those without a flag: "
-        "<code>fewgen train --config config.yaml --out NEW_RUN</code>, with the config.yaml of this "
-        "folder.</p>\n"
+        f"<code>{escape(f'fewgen train --config {config} --out NEW_RUN')}</code>.</p>\n"
     )
     return f"<pre>{escape(findings.command)}</pre>\n{note}"
 
