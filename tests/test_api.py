@@ -249,6 +249,26 @@ def test_any_image_comes_back_from_its_seed(run):
         fewgen.generate(run, seeds=[])
 
 
+@pytest.mark.parametrize("seed", [-1, 2**63, 10**21, 1.5, True, "one"])
+def test_seeds_beyond_64_bits_are_refused_with_their_limit(run, seed, tmp_path):
+    with pytest.raises(ConfigError, match="seeds must be a whole number from 0 to 9223372036854775807"):
+        fewgen.generate(run, class_names="one", seeds=[3, seed], out=tmp_path / "o.npz")
+    with pytest.raises(ConfigError, match=r"seed must be (between 0 and 9223372036853|a whole number)"):
+        fewgen.generate(run, class_names="one", seed=seed, n=1)
+    with pytest.raises(ConfigError, match="seed must be"):
+        fewgen.interpolate(run, "one", "two", seed=seed)
+    with pytest.raises(ConfigError, match=r"seed"):
+        fewgen.train("fake", **SMALL, out=tmp_path / "a", seed=seed)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_largest_seeds_work_and_the_limit_is_named(run, tmp_path):
+    assert fewgen.generate(run, class_names="one", seeds=[2**63 - 1]).seeds.tolist() == [2**63 - 1]
+    fewgen.train("fake", **SMALL, out=tmp_path / "a", report=False, seed=2**63 - 1)
+    with pytest.raises(ConfigError, match="seed must be from 0 to 9223372036854775807"):
+        fewgen.train("fake", **SMALL, out=tmp_path / "b", seed=2**63)
+
+
 def test_a_model_file_is_enough_to_generate(run, tmp_path):
     path = tmp_path / "alone.safetensors"
     path.write_bytes((run.path / "model.safetensors").read_bytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,23 @@ if TYPE_CHECKING:
     from fewgen.methods.base import Method
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+
+MAX_SEED = 2**63 - 1
+"""Of one image: seeds are stored in 64 bits with a sign."""
+
+
+def _whole(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
+    """Return a whole number between two limits, or say which keyword is not one."""
+    wanted = "a whole number"
+    if low is not None:
+        wanted += f" of {low} or more" if high is None else f" from {low} to {high}"
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or (low is not None and number < low) or (high is not None and number > high):
+        raise ConfigError(f"{name} must be {wanted}, got {value!r}.")
+    return number
 
 
 @accepts_config
@@ -80,13 +98,13 @@ def generate(
     if out is not None:
         check_output(out, overwrite)
     if seeds is not None:
-        own = torch.tensor([int(s) for s in seeds], dtype=torch.int64)
+        own = torch.tensor([_whole("seeds", s, 0, MAX_SEED) for s in seeds], dtype=torch.int64)
         if len(own) == 0:
             raise ConfigError("seeds is empty: give at least one, or leave it out.")
         n = len(own)
         every = own.repeat(len(chosen) + len(free))
     else:
-        every = image_seeds(seed, n * (len(chosen) + len(free)))
+        every = image_seeds(_whole("seed", seed), n * (len(chosen) + len(free)))
     common: dict[str, Any] = {"temperature": float(temperature), "options": dict(options or {})}
     parts = []
     if chosen:
@@ -179,7 +197,7 @@ def interpolate(
     positions = torch.linspace(0, 1, steps)
     weights = positions.to(first.device).unsqueeze(1)
     latents = (1 - weights) * first + weights * second
-    seeds = image_seeds(seed, 1).repeat(steps)
+    seeds = image_seeds(_whole("seed", seed), 1).repeat(steps)
     with torch.no_grad():
         pictures = loaded.method.decode(latents, seeds, float(temperature))  # type: ignore[operator]
     ends = (_shown(a), _shown(b))

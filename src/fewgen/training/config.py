@@ -65,7 +65,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         problems = ProblemList("Training settings", ConfigError)
         if not 0 <= self.seed < 2**63:
-            problems.add(f"seed must be 0 or more, got {self.seed}.")
+            problems.add(f"seed must be from 0 to {2**63 - 1}, got {self.seed}.")
         if not 0.0 <= self.ema_decay < 1.0:
             problems.add(f"ema_decay must be at least 0 and below 1, got {self.ema_decay}.")
         if self.log_every < 1:
