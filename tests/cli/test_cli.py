@@ -386,6 +386,33 @@ def test_train_then_use_it(tmp_path, capsys):
     Image.open(tmp_path / "s.png").verify()
 
 
+def test_a_finished_run_is_not_trained_again(tmp_path, capsys, monkeypatch):
+    made = []
+    monkeypatch.setattr("fewgen.report.write_report", lambda run, *_: made.append(run.path))
+    run = tmp_path / "run"
+    words = ["train", "fake", "--data", "digits", "--size", 8, "--shots", 12, "--text", "onehot"]
+    words += ["--out", run, "--no-progress"]
+    code, out, _ = run_cli(capsys, *words, "--minutes", "0.5")
+    assert code == 0
+    assert "Report:" not in out
+    model = (run / "model.safetensors").read_bytes()
+    (run / "report.html").write_text("mine")
+    code, out, _ = run_cli(capsys, *words, "--minutes", "0.5")
+    assert code == 0
+    assert "already finished; nothing trained" in out
+    assert "Trained" not in out
+    assert made == [run]
+    for more in (["--minutes", "0.75"], []):
+        err = mistake(capsys, *words, *more)
+        assert "finished with 0.5 minutes" in err
+        assert "choose a new --out" in err
+    assert (run / "model.safetensors").read_bytes() == model
+    (run / "report.html").unlink()
+    code, out, _ = run_cli(capsys, *words, "--minutes", "0.5")
+    assert made == [run, run]
+    assert "Report:" not in out
+
+
 def test_overwrite_is_needed_and_works(tmp_path, capsys, run):
     words = ["generate", run, "-n", 1, "--out", tmp_path / "o.png"]
     assert run_cli(capsys, *words)[0] == 0

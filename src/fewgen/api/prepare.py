@@ -355,6 +355,35 @@ def check_apart(out: Path, data: Any) -> None:
         )
 
 
+def is_finished(out: Path, minutes: float | None) -> bool:
+    """Tell whether a folder holds a finished run; refuse one that was given another time.
+
+    Another time would change nothing: a finished run is not trained further.
+
+    Args:
+        out: the run folder.
+        minutes: limit on the training time that is asked for now.
+    """
+    from fewgen.methods.base import read_method_info
+
+    if not (out / "state").is_dir() or not (out / "model.safetensors").is_file():
+        return False
+    extra = read_method_info(out).extra
+    if not extra.get("training", {}).get("finished"):
+        return False
+    then = extra.get("minutes")
+    if then != minutes:
+
+        def shown(limit: float | None) -> str:
+            return "no time limit" if limit is None else f"{limit:g} minutes"
+
+        raise OutputError(
+            f'The run "{out}" is finished with {shown(then)}, and this command asks for {shown(minutes)}. '
+            "A finished run is not trained further. Nothing was changed; choose a new --out."
+        )
+    return True
+
+
 def check_same_images(out: Path, prepared: Prepared) -> None:
     """Refuse to resume a run on other images; the trainer itself compares the settings."""
     from fewgen.files import read_json

@@ -25,6 +25,7 @@ class Run:
         path: the run folder, or the model file.
         notes: what a reader of the results should know (for example that words carry no meaning).
         result: what the trainer returned, for a run that was trained in this process.
+        was_finished: whether `train` found the run finished and trained nothing.
         is_main: False in the helper processes of a training on several devices, which report nothing.
     """
 
@@ -33,6 +34,7 @@ class Run:
         self.device = device
         self.notes = list(notes)
         self.result: Any = None
+        self.was_finished = False
         self.is_main = True
 
     def __repr__(self) -> str:

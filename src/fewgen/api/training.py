@@ -16,6 +16,7 @@ from fewgen.api.prepare import (
     check_run_dir,
     check_same_images,
     configs,
+    is_finished,
     prepare,
 )
 from fewgen.api.run import Run
@@ -106,6 +107,7 @@ def train(
     given = locals()
     prepared = prepare(**{key: given[key] for key in PREPARE})
     check_same_images(out, prepared)
+    finished = is_finished(out, prepared.train_config.minutes)
     for note in prepared.notes:
         _say(f"note: {note}")
     trainer = Trainer(
@@ -124,13 +126,16 @@ def train(
             "n_held_out": 0 if prepared.held_out is None else len(prepared.held_out),
             "shots": shots,
             "preset": preset,
+            "minutes": prepared.train_config.minutes,
         },
     )
     result = trainer.run()
     run = Run(out, notes=prepared.notes)
     run.result = result
     run.is_main = trainer.processes.is_main
-    if report and run.is_main and not result.interrupted:
+    run.was_finished = finished
+    made = finished and (out / "report.html").is_file()
+    if report and run.is_main and not result.interrupted and not made:
         from fewgen.report import write_report
 
         write_report(run, prepared.train, prepared.held_out)

@@ -22,9 +22,12 @@ def _run(given: dict[str, Any]) -> int:
     out = Path(run.path)
     quoted = shlex.quote(str(out))
     shots = run.info.extra.get("shots") or 30
+    done = f"Done in {time.monotonic() - start:.0f} s: learned from"
+    if run.was_finished:
+        done = f"{out} is already finished; nothing trained. It learned from"
     print(
         f"""
-Done in {time.monotonic() - start:.0f} s: learned from {shots} images of each digit, and drew new ones.
+{done} {shots} images of each digit, and drew new ones.
 
 Look at
   {out / "grid.png"}      ten new images of each digit

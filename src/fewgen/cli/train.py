@@ -30,7 +30,10 @@ def finish(run: Any, given: dict[str, Any]) -> int:
         )
         return 130
     minutes, seconds = divmod(round(result.seconds), 60)
-    print(f"Trained {result.steps} steps in {minutes} min {seconds} s: {run.path}")
+    if run.was_finished:
+        print(f"{run.path} is already finished; nothing trained.")
+    else:
+        print(f"Trained {result.steps} steps in {minutes} min {seconds} s: {run.path}")
     report = Path(run.path) / "report.html"
     if report.is_file():
         print(f"Report: {report}")
