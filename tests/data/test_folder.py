@@ -161,7 +161,7 @@ def test_mixed_sizes_need_a_size(tmp_path: Path) -> None:
     message = problem(tmp_path)
     assert "2 of 12x12" in message
     assert '1 of 20x10 (such as "b' in message
-    assert "pass size=28" in message
+    assert "set size to one number for all (such as --size 28)" in message
     for fit in ("crop", "pad", "stretch"):
         assert load_images(tmp_path, size=8, fit=fit).images.shape == (3, 3, 8, 8)
 
@@ -331,3 +331,26 @@ def test_meaningless_options_are_refused(tmp_path: Path, options: dict[str, obje
     make(tmp_path, GOOD)
     with pytest.raises(ConfigError):
         load_images(tmp_path, **options)
+
+
+@pytest.mark.parametrize("name", ["big\ncat", "big%0Acat", "tab\tcat"])
+def test_control_characters_in_class_names_are_a_problem_of_the_folder(tmp_path, name):
+    for folder in (name, "dog"):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (4, 4)).save(tmp_path / folder / "a.png")
+    with pytest.raises(DataError, match="control characters") as error:
+        load_images(tmp_path)
+    assert repr(name) in str(error.value)
+
+
+def test_advice_serves_the_command_line_and_python(tmp_path):
+    (tmp_path / "cat").mkdir()
+    Image.new("RGBA", (4, 4), (1, 2, 3, 4)).save(tmp_path / "cat" / "glass.png")
+    Image.new("CMYK", (4, 4)).save(tmp_path / "cat" / "print.jpg")
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "cat" / "deep.png")
+    with pytest.raises(DataError) as error:
+        load_images(tmp_path)
+    assert str(error.value).count("(--convert)") == 2
+    assert "(--alpha white)" in str(error.value)
+    assert "pass " not in str(error.value)
+    assert "True" not in str(error.value)

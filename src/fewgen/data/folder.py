@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import unicodedata
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -130,7 +131,9 @@ def _on_background(image: Image.Image, alpha: str) -> Image.Image:
     if isinstance(low, (int, float)) and low == 255:
         return image.convert("RGB")  # nothing is transparent, so nothing is lost
     if alpha == "error":
-        raise _Problem('is transparent; save it on a background, or pass alpha="white" or alpha="black"')
+        raise _Problem(
+            "is transparent; save it on a background, or set alpha to white or black (--alpha white)"
+        )
     paper = Image.new("RGBA", image.size, alpha)
     return Image.alpha_composite(paper, image).convert("RGB")
 
@@ -146,12 +149,12 @@ def _to_l_or_rgb(image: Image.Image, deep: bool, alpha: str, convert: bool) -> I
         if image.mode == "F":
             raise _Problem("has floating-point values, whose range is unknown; save it as 8-bit PNG")
         if not convert:
-            raise _Problem("has 16 bits per channel; save it with 8, or pass convert=True")
+            raise _Problem("has 16 bits per channel; save it with 8, or set convert (--convert)")
         image = _reduce_16_bit(image)
     mode = image.mode
     if mode in ("CMYK", "LAB", "HSV"):
         if not convert or mode != "CMYK":
-            also = ", or pass convert=True" if mode == "CMYK" else ""
+            also = ", or set convert (--convert)" if mode == "CMYK" else ""
             raise _Problem(f"is in the colour space {mode}; save it as RGB{also}")
         return image.convert("RGB")
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
@@ -239,6 +242,11 @@ def _collect(root: Path, problems: ProblemList) -> tuple[list[str], list[Path], 
         else:
             label = len(class_names)
             class_names.append(folder_to_class(entry.name))
+            if any(unicodedata.category(character) == "Cc" for character in class_names[-1]):
+                problems.add(
+                    f"the name of the class folder {entry.name!r} has control characters, such as a line "
+                    "break; rename it"
+                )
             before = len(files)
             inside = _visible(entry)
             for file in inside:
@@ -338,7 +346,7 @@ def load_folder(
             problems,
             lambda d: f"{d.original[0]}x{d.original[1]}",
             "sizes",
-            "size=28 (or another)",
+            "size to one number for all (such as --size 28)",
         )
     if channels is None:
         _check_same(
@@ -347,7 +355,7 @@ def load_folder(
             problems,
             lambda d: "grey" if d.array.shape[0] == 1 else "colour",
             "kinds",
-            "channels=1 or 3",
+            "channels to 1 or 3 (--channels 1 for grey)",
         )
     problems.raise_if_any()
     out = np.empty((len(good), *good[0][1].array.shape), dtype=np.uint8)
@@ -374,7 +382,7 @@ def _check_same(
         f'{n} of {kind} (such as "{first[kind].relative_to(root)}")' for kind, n in counts.most_common(4)
     ]
     more = f" and {len(counts) - 4} more {what}" if len(counts) > 4 else ""
-    problems.add(f"the images have mixed {what}: {', '.join(shown)}{more}; pass {advice}")
+    problems.add(f"the images have mixed {what}: {', '.join(shown)}{more}; set {advice}")
 
 
 def save_folder(
