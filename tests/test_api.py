@@ -197,6 +197,60 @@ def test_all_images_set_a_fifth_aside():
         api.split_indices(_images((5, 5, 0), ("cat", "dog", "bird")), None, "auto", seed=0)
 
 
+def _with_twins(*pairs):
+    images = _images((20, 20))
+    for a, b in pairs:
+        images.images[b] = images.images[a]
+    return images
+
+
+def test_identical_images_are_told_and_stay_on_one_side():
+    images = _with_twins(*((0, i) for i in range(1, 10)), (12, 13))
+    keywords = {"method": "fake", "data": images, "out": "x", "text": "onehot"}
+    plan = fewgen.plan_training(**keywords)
+    notes = [note for note in plan.notes if "pixel by pixel" in note]
+    assert len(notes) == 1
+    assert notes[0].startswith(
+        '10 images repeat another one pixel by pixel; the first pair is both in "cat".'
+    )
+    assert not any("more than one class" in note for note in plan.notes)
+    train, held_out = api.split_indices(images, None, "auto", seed=0)
+    assert any(i < 10 for i in held_out), "the example must have twins on both sides"
+    new_train, new_held, _ = prepare.identical_images(images, train, held_out, move=True)
+    assert sorted(new_train + new_held) == list(range(40))
+    seen = {images.images[i].numpy().tobytes() for i in new_train}
+    assert not any(images.images[i].numpy().tobytes() in seen for i in new_held)
+    assert plan.n_held_out == len(new_held)
+    # A number was asked for, so it is kept.
+    assert fewgen.plan_training(**keywords, holdout=4).n_held_out == 8
+
+
+def test_one_image_under_two_classes_is_told():
+    notes = fewgen.plan_training(method="fake", data=_with_twins((0, 25)), out="x", text="onehot").notes
+    assert any(
+        '1 image repeats another one pixel by pixel; the first pair is in "cat" and in "dog"' in n
+        for n in notes
+    )
+    assert any("1 image is under more than one class" in note for note in notes)
+    clean = fewgen.plan_training(method="fake", data=_images((20, 20)), out="x", text="onehot").notes
+    assert not any("pixel" in note or "more than one" in note for note in clean)
+
+
+def test_a_note_says_that_nothing_is_held_out():
+    few = {"method": "fake", "data": _images((4, 4)), "out": "x", "text": "onehot"}
+    assert any("too few images to hold any out" in note for note in fewgen.plan_training(**few).notes)
+    assert not any("hold any out" in note for note in fewgen.plan_training(**few, holdout=0).notes)
+    assert not any("hold any out" in note for note in fewgen.plan_training(**few, holdout=1).notes)
+
+
+def test_phrases_for_a_class_that_is_not_there_are_named(monkeypatch):
+    monkeypatch.setattr("fewgen.text.make_text_encoder", None)  # no encoder is tried
+    with pytest.raises(TextError, match='no class "catt".*Did you mean "cat"'):
+        fewgen.plan_training(method="fake", data=_images(), out="x", phrases={"catt": ["kitten"]})
+    with pytest.raises(ConfigError, match="phrases must"):
+        fewgen.plan_training(method="fake", data=_images(), out="x", phrases=["cat"])
+
+
 # ---------------------------------------------------------------------------------------------- text
 
 

@@ -12,7 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewgen.errors import ConfigError, DataError, MissingDependencyError, OutputError, TextError, suggest
+from fewgen.errors import (
+    ConfigError,
+    DataError,
+    MissingDependencyError,
+    OutputError,
+    ProblemList,
+    TextError,
+    suggest,
+)
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet
@@ -104,12 +112,23 @@ def prepare(**keywords: Any) -> Prepared:
         data = load_source(keywords, data, keywords["data_dir"], keywords["download"], min_classes=2)
     if keywords["classes"]:
         data = data.select_classes(class_list(keywords["classes"], data.class_names))
-    train_indices, held_indices = split_indices(data, keywords["shots"], keywords["holdout"], seed)
+    check_phrases(phrases, data.class_names)
+    holdout = keywords["holdout"]
+    train_indices, held_indices = split_indices(data, keywords["shots"], holdout, seed)
+    train_indices, held_indices, found = identical_images(
+        data, train_indices, held_indices, move=holdout == "auto"
+    )
     train_set = data.subset(train_indices)
     held_out = data.subset(held_indices) if held_indices else None
+    if held_out is None and holdout != 0:
+        found.append(
+            "there are too few images to hold any out, so training does not stop early and the report has no "
+            "figures. A larger --shots, more images or --holdout 1 changes that."
+        )
     table, notes = class_text(
         keywords["text"], keywords["text_path"], data.class_names, phrases, keywords["data_dir"]
     )
+    notes += found
     spec = DataSpec.of(train_set, table)
     import torch
 
@@ -247,6 +266,71 @@ def split_indices(
         for indices, part in zip((train, held_out), parts, strict=True):
             indices += [int(c) for c in part.captions or ()]
     return train, held_out
+
+
+def identical_images(
+    data: ImageSet, train: list[int], held_out: list[int], move: bool
+) -> tuple[list[int], list[int], list[str]]:
+    """Find images that are equal in every pixel.
+
+    Args:
+        data: all images at hand.
+        train: indices of those to learn from.
+        held_out: indices of those set aside.
+        move: whether a held-out image that is also trained on joins the training images, so that held-out
+            images stay unknown to the model.
+
+    Returns:
+        The indices, and notes on what was found.
+    """
+    array = data.images.numpy()
+    twins: dict[bytes, list[int]] = {}
+    for index in sorted([*train, *held_out]):
+        pixels = array[index].tobytes()
+        twins.setdefault(hashlib.blake2b(pixels, digest_size=16).digest(), []).append(index)
+    groups = [group for group in twins.values() if len(group) > 1]
+    if not groups:
+        return train, held_out, []
+    labels = data.labels.tolist()
+    in_train = set(train)
+    moved = (
+        {i for group in groups if in_train & set(group) for i in group if i not in in_train}
+        if move
+        else set()
+    )
+    crossing = [group for group in groups if len({labels[i] for i in group}) > 1]
+
+    def named(group: list[int]) -> str:
+        other = next((i for i in group if labels[i] != labels[group[0]]), group[1])
+        names = [data.class_names[labels[i]] for i in (group[0], other)]
+        return f'both in "{names[0]}"' if names[0] == names[1] else f'in "{names[0]}" and in "{names[1]}"'
+
+    n_more = sum(len(group) - 1 for group in groups)
+    count = "1 image repeats" if n_more == 1 else f"{n_more} images repeat"
+    note = f"{count} another one pixel by pixel; the first pair is {named(groups[0])}."
+    if moved:
+        note += f" {len(moved)} of the held-out images were learned from instead, as their twins are."
+    notes = [note]
+    if crossing:
+        how_many = "1 image is" if len(crossing) == 1 else f"{len(crossing)} images are"
+        notes.append(
+            f"{how_many} under more than one class, the first {named(crossing[0])}: such classes cannot be "
+            "told apart there. Keep each image in one class."
+        )
+    return [*train, *(i for i in held_out if i in moved)], [i for i in held_out if i not in moved], notes
+
+
+def check_phrases(phrases: Any, class_names: Sequence[str]) -> None:
+    """Refuse phrases for classes that do not exist, before any text encoder is tried."""
+    if not phrases:
+        return
+    if not isinstance(phrases, Mapping):
+        raise ConfigError("phrases must give words for class names, such as {sandal: [sandal, open shoe]}.")
+    problems = ProblemList("The phrases do not fit the classes", TextError)
+    for name in phrases:
+        if name not in class_names:
+            problems.add(f'there is no class "{name}".{suggest(str(name), class_names)}')
+    problems.raise_if_any()
 
 
 def class_text(
