@@ -409,6 +409,41 @@ def test_nan_before_the_first_checkpoint(tmp_path):
     assert read_state(tmp_path / "state") is None
 
 
+@pytest.mark.parametrize("every", [0, 5])
+def test_several_terms_are_named_and_the_advice_is_true(tmp_path, every):
+    method = make()
+    stages = break_at(method, 8, "term")
+    phase = stages[0].phases[0]
+    inner = phase.loss
+
+    def loss(batch, context):
+        terms = inner(batch, context)
+        values = dict(terms.values)
+        if context.step >= 7:
+            values["image"] = values["image"] * math.nan
+        return dataclasses.replace(terms, values=values)
+
+    phase.loss = loss
+    config = quiet(checkpoint_every=every)
+    with pytest.raises(TrainingError) as caught:
+        Trainer(method, stages, toy_images(), None, config, tmp_path).run()
+    message = str(caught.value)
+    assert message.startswith("The loss terms")
+    assert "are not finite at step 8" in message
+    assert '"image" (nan)' in message
+    assert "these terms" in message
+    other = dataclasses.replace(config, ema_decay=0.5)
+    method = make()
+    again = Trainer(method, method.stages(toy_images(), None), toy_images(), None, other, tmp_path)
+    if every:
+        assert "other settings need a new folder" in message
+        with pytest.raises(ConfigError):
+            again.run()
+    else:
+        assert "the same folder can be used again" in message
+        assert again.run().finished
+
+
 def test_a_term_that_is_switched_off_may_be_nan(tmp_path):
     method = make()
     stages = break_at(method, 10, "off")

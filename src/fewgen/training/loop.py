@@ -596,23 +596,31 @@ class Trainer:
             return
         run.settle()
         for entry in run.pending[-unchecked:]:
-            where = f'of phase "{entry.phase}" is not finite at step {entry.step} of stage "{run.stage.name}"'
+            phase = f'of phase "{entry.phase}"'
+            where = f'is not finite at step {entry.step} of stage "{run.stage.name}"'
             if is_finite(entry):
                 continue  # a term that is switched off may be anything
             bad = [name for name, value in entry.terms.items() if not math.isfinite(value)]
             lr = next(phase.lr for phase in run.stage.phases if phase.name == entry.phase)
             advice = (
-                f"Lower the learning rate (now {lr:g}), clip gradients, or lower the weight of this term, "
-                "and start in a new folder."
+                f"Lower the learning rate (now {lr:g}), clip gradients, or lower the weight of "
+                f"{'these terms' if len(bad) > 1 else 'this term' if bad else 'the largest term'}; "
+                f"{self._where_to_start()}."
             )
             if bad:
                 values = ", ".join(f'"{name}" ({entry.terms[name]})' for name in bad)
+                if len(bad) > 1:
+                    where = where.replace("is not", "are not", 1)
                 plural = "s" if len(bad) > 1 else ""
-                raise TrainingError(f"The loss term{plural} {values} {where}. {self._last_good()} {advice}")
+                raise TrainingError(
+                    f"The loss term{plural} {values} {phase} {where}. {self._last_good()} {advice}"
+                )
             if not math.isfinite(entry.total):
                 other = " All terms of this process are." if self.processes.size > 1 else ""
-                raise TrainingError(f"The weighted total {where}.{other} {self._last_good()} {advice}")
-            raise TrainingError(f"The gradient {where}. {self._last_good()} {advice}")
+                raise TrainingError(
+                    f"The weighted total {phase} {where}.{other} {self._last_good()} {advice}"
+                )
+            raise TrainingError(f"The gradient {phase} {where}. {self._last_good()} {advice}")
 
     def _check_weights(self) -> None:
         """Raise `TrainingError` if a weight is not finite: such a state must not replace a good one."""
@@ -630,7 +638,7 @@ class Trainer:
         raise TrainingError(
             f'The weights "{name}" are not finite after step {self._position.total_steps}. '
             f"{self._last_good()} "
-            "Lower the learning rate or clip gradients, and start in a new folder."
+            f"Lower the learning rate or clip gradients; {self._where_to_start()}."
         )
 
     def _last_good(self) -> str:
@@ -639,6 +647,12 @@ class Trainer:
         return (
             f'Training stopped; the last good checkpoint, of step {self._saved_at}, is in "{self.run_dir}".'
         )
+
+    def _where_to_start(self) -> str:
+        """Say which folder other settings can use: one without a state takes them, another refuses them."""
+        if self._saved_at is None:
+            return "the same folder can be used again with other settings"
+        return "other settings need a new folder"
 
     def _note_failure(self, error: FewgenError) -> None:
         if self._metrics is not None and self._run is not None and isinstance(error, TrainingError):
