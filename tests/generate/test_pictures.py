@@ -67,3 +67,24 @@ def test_bad_input_is_named():
         grid(_images(1), 0)
     with pytest.raises(ShapeError, match="equal shapes"):
         pairs(_images(1), _images(2))
+
+
+def test_words_beyond_latin_are_letters_and_not_boxes():
+    from fewgen.generate.pictures import _has_glyphs, _Text
+
+    for word in ("кот", "γάτα", "kočka", "mačka → pes", "sandal"):
+        text = _Text(word, 28)
+        assert _has_glyphs(text.font, text.text), word
+        assert text.width > 10
+    assert _Text("sandal", 28).font.getname() == _Text("T-shirt/top", 28).font.getname()
+
+
+def test_words_are_drawn_without_importing_matplotlib():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from fewgen.generate.pictures import _Text; _Text('кот', 28); "
+        "assert 'matplotlib' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

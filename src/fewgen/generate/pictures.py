@@ -6,8 +6,11 @@ Made from pixels only: no plotting library, so that writing a grid is fast and e
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -146,6 +149,26 @@ def _cells(images: Tensor) -> np.ndarray:
     return np.ascontiguousarray(np.repeat(array, 3, axis=3) if array.shape[3] == 1 else array)
 
 
+def _has_glyphs(font: Any, text: str) -> bool:
+    """Tell whether a font can draw a text: what it lacks, it draws as the box of an unassigned character."""
+    unusual = {character for character in text if not character.isascii()}
+    if not unusual:
+        return True
+    box = bytes(font.getmask("\U0010ffff"))
+    return all(bytes(font.getmask(character)) != box for character in unusual)
+
+
+@functools.cache
+def _wide_font() -> str | None:
+    """Return the font file that matplotlib ships, which knows many alphabets; matplotlib is not imported."""
+    spec = importlib.util.find_spec("matplotlib")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(place) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if path.is_file():
+            return str(path)
+    return None
+
+
 class _Text:
     """One line of text, shortened to `MAX` characters, measured before it is drawn."""
 
@@ -159,6 +182,8 @@ class _Text:
         size = max(10, min(16, height // 3))
         try:
             self.font = ImageFont.load_default(size)
+            if not _has_glyphs(self.font, self.text) and (path := _wide_font()) is not None:
+                self.font = ImageFont.truetype(path, size)
         except (TypeError, OSError):  # Pillow without FreeType has one small bitmap font
             self.font = ImageFont.load_default()
         try:
