@@ -338,6 +338,21 @@ def test_generate_writes_and_marks_sharpening(run, tmp_path):
         fewgen.generate(run, n=2, out=tmp_path / "o.npz")
 
 
+@pytest.mark.parametrize("out", ["images", "new/images", "new/o.npz"])
+def test_an_interruption_leaves_no_empty_folder(run, tmp_path, monkeypatch, out):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(run.method), "generate", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fewgen.generate(run, n=1, out=tmp_path / out)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "new").mkdir()  # not ours to remove
+    with pytest.raises(KeyboardInterrupt):
+        fewgen.generate(run, n=1, out=tmp_path / "new")
+    assert (tmp_path / "new").is_dir()
+
+
 def test_free_texts_need_vectors_with_meaning(run):
     with pytest.raises(TextError):
         fewgen.generate(run, texts=["a round thing"], n=1)
@@ -388,6 +403,46 @@ def test_reconstruct(run, tmp_path):
         fewgen.reconstruct(run, out=tmp_path / "folder")
     with pytest.raises(DataError, match="model needs"):
         fewgen.reconstruct(run, data=_images())
+
+
+def test_reconstructing_some_images_shows_every_class(run):
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        some = fewgen.reconstruct(run, data="digits", n=25).originals
+    assert some.counts().tolist() == [3] * 5 + [2] * 5
+    every = fewgen.load_images("digits", size=some.size[0]).images
+    places = [int((every == image).flatten(1).all(1).nonzero()[0]) for image in some.images]
+    assert places == sorted(places)  # the order of the data
+    strange = ImageSet(some.images, some.labels.clamp(max=1), ("one", "violin"))
+    with pytest.warns(UserWarning, match='"violin"'):
+        fewgen.reconstruct(run, data=strange)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"n": 2.5}, "n must be a whole number of 1 or more"),
+        ({"n": "3"}, "n must be a whole number"),
+        ({"n": True}, "n must be a whole number"),
+        ({"n": 0}, "n must be a whole number of 1 or more, got 0"),
+        ({"temperature": "hot"}, "temperature must be a number of 0 or more"),
+        ({"temperature": float("nan")}, "temperature must be"),
+        ({"temperature": float("inf")}, "temperature must be"),
+        ({"temperature": -1}, "temperature must be"),
+        ({"class_names": []}, "class_names is empty"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_told(run, keywords, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        fewgen.generate(run, out=tmp_path / "o.npz", **keywords)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_generated_images_show_themselves_in_a_line(run):
+    images = fewgen.generate(run, class_names=["one", "two"], n=np.int64(2), temperature=np.float32(0.5))
+    assert repr(images) == "GeneratedImages(4 grey images of 8x8, 2 classes or texts)"
 
 
 def test_retrieve(run, tmp_path):

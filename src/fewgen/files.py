@@ -72,6 +72,24 @@ def make_dir(path: str | os.PathLike[str]) -> Path:
 
 
 @contextlib.contextmanager
+def no_empty_folders(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Remove the folders that the block made for `path` and left empty, if the block fails.
+
+    Args:
+        path: where the block writes; it and its parents are removed only if they were not there before.
+    """
+    target = Path(path)
+    missing = [place for place in (target, *target.parents) if not place.exists()]
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            with contextlib.suppress(OSError):  # not a folder, or something is in it
+                folder.rmdir()
+        raise
+
+
+@contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; after the block it takes the place of `path` at once.
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import math
+import numbers
 import operator
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fewgen.api.prepare import class_list
 from fewgen.api.run import Run, load_run
 from fewgen.config.call import accepts_config
 from fewgen.errors import ConfigError, DataError, OutputError, TextError, suggest
+from fewgen.files import no_empty_folders
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,6 +26,8 @@ if TYPE_CHECKING:
     from fewgen.data import ImageSet
     from fewgen.generate import GeneratedImages
     from fewgen.methods.base import Method
+
+T = TypeVar("T")
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
@@ -41,7 +49,30 @@ def _whole(name: str, value: Any, low: int | None = None, high: int | None = Non
     return number
 
 
+def _temperature(value: Any) -> float:
+    """Return a finite number of 0 or more, or say that this is none."""
+    fits = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (fits and math.isfinite(value) and value >= 0):
+        raise ConfigError(
+            f"temperature must be a number of 0 or more, got {value!r}. 1 is the learned spread."
+        )
+    return float(value)
+
+
+def _tidy(function: Callable[..., T]) -> Callable[..., T]:
+    """Let a function that fails, or is interrupted, leave no empty folder behind at `out`."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **keywords: Any) -> T:
+        out = keywords.get("out")
+        with no_empty_folders(out) if out is not None else contextlib.nullcontext():
+            return function(*args, **keywords)
+
+    return wrapper
+
+
 @accepts_config
+@_tidy
 def generate(
     run: str | Path | Run,
     *,
@@ -86,8 +117,12 @@ def generate(
     from fewgen.generate.sharpen import check_strength
 
     check_strength(sharpen)
-    if n < 1:
-        raise ConfigError(f"n must be 1 or more, got {n}.")
+    n = _whole("n", n, 1)
+    temperature = _temperature(temperature)
+    if class_names is not None and not class_names:
+        raise ConfigError(
+            "class_names is empty: name at least one class, or leave it out to draw every class."
+        )
     loaded = load_run(run, device)
     chosen = class_list(class_names, loaded.class_names) if class_names else []
     free = [texts] if isinstance(texts, str) else list(texts or [])
@@ -147,6 +182,7 @@ def _joined(parts: list[GeneratedImages]) -> GeneratedImages:
 
 
 @accepts_config
+@_tidy
 def interpolate(
     run: str | Path | Run,
     a: str | Path,
@@ -187,8 +223,9 @@ def interpolate(
     from fewgen.generate.writers import output_kind
 
     check_strength(sharpen)
-    if steps < 2:
+    if _whole("steps", steps) < 2:
         raise ConfigError(f"steps must be 2 or more (both ends count), got {steps}.")
+    temperature = _temperature(temperature)
     loaded = load_run(run, device)
     loaded.method.require("interpolate")
     if out is not None:
@@ -246,6 +283,7 @@ class Reconstructions:
 
 
 @accepts_config
+@_tidy
 def reconstruct(
     run: str | Path | Run,
     *,
@@ -266,7 +304,7 @@ def reconstruct(
         run: a run folder, or a model file.
         data: a data set, folder, .npz or single image file; the run's held-out images if left out.
         split: train or test, the part of a data set.
-        n: only the first n images; all if left out (40 in a picture).
+        n: only so many images, evenly over the classes; all if left out (40 in a picture).
         fit: how other shapes become square: crop, pad or stretch.
         out: a .png (originals above, reconstructions below), or an .npz (in the order of the data).
         overwrite: replace an existing output.
@@ -278,6 +316,7 @@ def reconstruct(
     Returns:
         Originals and reconstructions.
     """
+    from fewgen.data.imageset import evenly
     from fewgen.generate import check_output, write_npz, write_picture
     from fewgen.generate.writers import output_kind
 
@@ -290,12 +329,17 @@ def reconstruct(
             )
         check_output(out, overwrite)
     images = _images_for(loaded, data, split, fit, data_dir, download)
+    unknown = [name for name in images.class_names if name not in loaded.class_names]
+    if unknown and not _is_image_file(data):
+        warnings.warn(
+            f'The data have classes that the model did not learn, such as "{unknown[0]}" ({len(unknown)} of '
+            f"{images.n_classes}): their images come back as the model's own classes allow.",
+            stacklevel=4,
+        )
     if n is not None:
-        if n < 1:
-            raise ConfigError(f"n must be 1 or more, got {n}.")
-        images = images.subset(range(min(n, len(images))))
+        images = images.subset(sorted(evenly(images.labels.tolist(), _whole("n", n, 1))))
     elif out is not None and output_kind(out) == "png":
-        images = images.subset(range(min(40, len(images))))
+        images = images.subset(sorted(evenly(images.labels.tolist(), 40)))
     result = Reconstructions(images, _reconstruct(loaded.method, images))
     if out is not None:
         provenance = {"method": loaded.info.method, "run": loaded.path.name, "reconstructed": images.name}

@@ -38,6 +38,20 @@ def to_uint8(x: Tensor) -> Tensor:
     return x.detach().float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+def evenly(labels: Sequence[int], n: int) -> list[int]:
+    """Return up to `n` indices that visit the classes in turn, so that each is seen.
+
+    >>> evenly([0, 0, 0, 1, 1], 3)
+    [0, 3, 1]
+    """
+    seen: dict[int, int] = {}
+    turns = []
+    for index, label in enumerate(labels):
+        turns.append((seen.get(label, 0), label, index))
+        seen[label] = seen.get(label, 0) + 1
+    return [index for _, _, index in sorted(turns)[:n]]
+
+
 def name_key(name: str) -> str:
     """Return the form under which two class names count as the same: case and Unicode form ignored."""
     return unicodedata.normalize("NFC", name).casefold()

@@ -126,6 +126,12 @@ class GeneratedImages:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __repr__(self) -> str:
+        channels, height, width = self.images.shape[1:]
+        kind = "grey" if channels == 1 else "colour"
+        n_names = len(set(self.named()[0].tolist()))
+        return f"GeneratedImages({len(self)} {kind} images of {height}x{width}, {n_names} classes or texts)"
+
     def named(self) -> tuple[Tensor, tuple[str, ...]]:
         """Return (labels, names) in which free texts are names too, after the classes in use.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from fewgen.data.imageset import evenly, to_uint8
 from fewgen.generate.pictures import class_grid, pairs, strip
 from fewgen.report import plots
 from fewgen.report.citations import bibtex
@@ -162,7 +163,7 @@ def _reconstructions(findings: Findings) -> str:
     if findings.reconstructed is None:
         return ""
     originals, images = findings.reconstructed
-    shown = _spread(originals.labels.tolist(), 20)
+    shown = evenly(originals.labels.tolist(), 20)
     picture = pairs(originals.images[shown], images[shown], columns=10, scale=_scale(findings))
     if findings.held_out is None:
         caption = "No image was held out, so these are training images: they look better than new ones would."
@@ -187,8 +188,6 @@ def _interpolations(findings: Findings) -> str:
             weights = torch.linspace(0, 1, 9, device=ends.device).unsqueeze(1)
             latents = (1 - weights) * ends[:1] + weights * ends[1:]
             images = method.decode(latents, torch.zeros(9, dtype=torch.int64), 0.0)  # type: ignore[operator]
-            from fewgen.data.imageset import to_uint8
-
             names = (method.spec.class_names[a], method.spec.class_names[b])
             picture = strip(to_uint8(images).cpu(), names, scale=_scale(findings))
             figures.append(_figure(_png(picture), f"from {names[0]} to {names[1]}", "", pixels=True))
@@ -241,7 +240,7 @@ def _latents(findings: Findings) -> str:
         for images, is_held in ((findings.train, False), (findings.held_out, True)):
             if images is None:
                 continue
-            chosen = images.subset(_spread(images.labels.tolist(), 600))
+            chosen = images.subset(evenly(images.labels.tolist(), 600))
             parts.append(method.encode(chosen.floats().to(method.device)).cpu())  # type: ignore[operator]
             labels += chosen.labels.tolist()
             held += [is_held] * len(chosen)
@@ -305,16 +304,6 @@ def _citations(findings: Findings) -> str:
 def _scale(findings: Findings) -> int:
     """Return how much to enlarge images: a row of ten should fill a page, not more."""
     return max(1, round(64 / max(findings.method.spec.height, findings.method.spec.width)))
-
-
-def _spread(labels: Sequence[int], n: int) -> list[int]:
-    """Return up to `n` indices that visit the classes in turn, so that each is seen."""
-    seen: dict[int, int] = {}
-    turns = []
-    for index, label in enumerate(labels):
-        turns.append((seen.get(label, 0), label, index))
-        seen[label] = seen.get(label, 0) + 1
-    return [index for _, _, index in sorted(turns)[:n]]
 
 
 def _png(picture: Image) -> bytes:
