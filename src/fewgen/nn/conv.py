@@ -50,9 +50,11 @@ def norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(8, channels), channels)
 
 
-def _channels_last(x: Tensor) -> Tensor:
-    # Convolutions with few channels on large maps run about twice as fast in this layout on processors.
-    return x.contiguous(memory_format=torch.channels_last)
+def _fast_layout(x: Tensor) -> Tensor:
+    # On processors, channels-last halves the cost of the backward convolutions with few channels on large
+    # maps, and costs a third more forward, where group normalisation is slow in it.
+    layout = torch.channels_last if torch.is_grad_enabled() else torch.contiguous_format
+    return x.contiguous(memory_format=layout)
 
 
 class ResBlock(nn.Module):
@@ -103,7 +105,7 @@ class ConvDown(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, width, h, w)."""
-        result: Tensor = super().forward(_channels_last(x))
+        result: Tensor = super().forward(_fast_layout(x))
         return result
 
 
@@ -136,7 +138,7 @@ class ConvUp(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, width, h, w) to (B, C, H, W)."""
-        image: Tensor = super().forward(_channels_last(x))
+        image: Tensor = super().forward(_fast_layout(x))
         return image.contiguous()
 
 
