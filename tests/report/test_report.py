@@ -94,6 +94,8 @@ def test_train_leaves_a_whole_page(run):
     assert "--shots 20" in text
     assert "schonfeld2019cadavae" in text
     assert "latent_size" in text
+    # The page shows where the run lies, and what a folder is called is the user's.
+    assert "private" not in html.replace(str(run.path), "").lower()
 
 
 def test_the_page_needs_nothing_from_outside(run):
@@ -124,6 +126,7 @@ def test_the_card_says_what_it_is_and_its_limits(run):
         "180 trained on",
     ):
         assert part in card
+    assert "private" not in card.replace(str(run.path), "").lower()
 
 
 def test_the_first_picture_is_what_the_command_makes(run):

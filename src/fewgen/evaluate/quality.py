@@ -50,8 +50,8 @@ def ssim(
     """Structural similarity of each pair of images, averaged over pixels and channels.
 
     The default (Gaussian window of 11 pixels and sigma 1.5, images continued by mirroring, the mean over
-    all pixels) is the setting under which PCA fitted on 300 Fashion-MNIST images gives 0.557 with 20 and
-    0.709 with 200 components on held-out images (`benchmarks/reconstruction.py` prints it); without the
+    all pixels) is the setting under which PCA fitted on 300 Fashion-MNIST images gives 0.564 with 20 and
+    0.717 with 200 components on held-out images (`benchmarks/reconstruction.py` prints it); without the
     border it would be about 0.52 and 0.76, with the uniform window 0.56 and 0.76.
 
     Args:
