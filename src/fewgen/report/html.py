@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import io
+import functools
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,44 +16,13 @@ from fewgen.generate.pictures import class_grid, pairs, strip
 from fewgen.report import plots
 from fewgen.report.citations import bibtex
 from fewgen.report.findings import MAX_SHOWN_CLASSES, Findings
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c1c1e; --soft: #60646c; --paper: #ffffff; --card: #f5f5f4;
-  --line: #dddddb; --warn: #fff3d6; --warn-ink: #6b4a00; }
-@media (prefers-color-scheme: dark) { :root { --ink: #ececec; --soft: #a5a9b0; --paper: #17181a;
-  --card: #222427; --line: #383b40; --warn: #43370f; --warn-ink: #ffe3a0; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 60rem; padding: 1rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
-h1 { font-size: 1.6rem; margin: .5rem 0 0; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .4rem; }
-p { margin: .4rem 0; } .soft { color: var(--soft); font-size: .9rem; }
-figure { margin: .6rem 0; padding: .5rem; background: #fff; border: 1px solid var(--line);
-  border-radius: .4rem; overflow-x: auto; }
-figure img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
-figure img.pixels { image-rendering: pixelated; }
-figcaption { color: var(--soft); font-size: .85rem; margin: 0 0 .6rem; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-td, th { text-align: left; vertical-align: top; padding: .25rem .6rem .25rem 0;
-  border-bottom: 1px solid var(--line); }
-.wide { overflow-x: auto; } .warn { background: var(--warn); color: var(--warn-ink);
-  padding: .5rem .8rem; border-radius: .4rem; margin: .6rem 0; }
-pre { background: var(--card); padding: .6rem; border-radius: .4rem; overflow-x: auto; font-size: .82rem; }
-details { margin: .4rem 0; } summary { cursor: pointer; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .9rem; margin: .8rem 0; }
-dt { color: var(--soft); } dd { margin: 0; }
-"""
-
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""The page needs nothing from outside, and says so to the browser."""
+from fewgen.report.page import figure, flat, folded, page, png, section, shown, table, warning
 
 
 def render_report(findings: Findings) -> str:
     """Return the page. A section appears if the method can do what it shows."""
     sections = [
-        _section(title, make, findings)
+        section(title, functools.partial(make, findings))
         for title, make in (
             ("New images", _samples),
             ("Nearest real images", _nearest),
@@ -69,31 +37,7 @@ def render_report(findings: Findings) -> str:
             ("Cite", _citations),
         )
     ]
-    return (
-        "<!DOCTYPE html>\n"
-        '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        f"<title>{escape(findings.title)} - fewgen</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + _header(findings)
-        + "".join(sections)
-        + f'<p class="soft">Made by {escape(findings.versions)}.</p>\n</body>\n</html>\n'
-    )
-
-
-def _section(title: str, make: Callable[[Findings], str], findings: Findings) -> str:
-    """Return a section, or nothing if there is nothing to show.
-
-    A fault in one section must not cost the others, least of all after hours of training.
-    """
-    try:
-        body = make(findings)
-    except Exception as error:
-        body = (
-            f'<p class="warn">This section could not be made: {escape(type(error).__name__)}: '
-            f"{escape(str(error))}</p>\n"
-        )
-    return f"<h2>{escape(title)}</h2>\n{body}" if body else ""
+    return page(findings.title, _header(findings) + "".join(sections), findings.versions)
 
 
 def _header(findings: Findings) -> str:
@@ -122,7 +66,7 @@ def _header(findings: Findings) -> str:
         ("model", f"{findings.parameters:,} numbers"),
     ]
     items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts)
-    warnings = "".join(f'<p class="warn">{escape(text)}</p>\n' for text in findings.warnings)
+    warnings = "".join(warning(text) for text in findings.warnings)
     return f"<h1>{escape(findings.title)}</h1>\n<dl>{items}</dl>\n{warnings}"
 
 
@@ -136,7 +80,7 @@ def _samples(findings: Findings) -> str:
         more = f" The first {MAX_SHOWN_CLASSES} of {len(generated.class_names)} classes."
     command = f"fewgen generate {findings.shown_path} -n {findings.per_class} --out grid.png"
     caption = f"Not chosen: the first {findings.per_class} of each class, as {command} makes them.{more}"
-    return _figure(_png(picture), "new images, one row per class", caption, pixels=True)
+    return figure(png(picture), "new images, one row per class", caption, pixels=True)
 
 
 def _nearest(findings: Findings) -> str:
@@ -156,7 +100,7 @@ def _nearest(findings: Findings) -> str:
         "The ten of the new images above that are nearest to a training image, by their pixels, each over "
         "that training image. Look for copies. This is a picture, not a test."
     )
-    return _figure(_png(picture), "new images over the nearest real ones", caption, pixels=True)
+    return figure(png(picture), "new images over the nearest real ones", caption, pixels=True)
 
 
 def _reconstructions(findings: Findings) -> str:
@@ -171,7 +115,7 @@ def _reconstructions(findings: Findings) -> str:
         caption = (
             "Images that were not trained on, each over its reconstruction: the best that the model can show."
         )
-    return _figure(_png(picture), "images over their reconstructions", caption, pixels=True)
+    return figure(png(picture), "images over their reconstructions", caption, pixels=True)
 
 
 def _interpolations(findings: Findings) -> str:
@@ -190,7 +134,7 @@ def _interpolations(findings: Findings) -> str:
             images = method.decode(latents, torch.zeros(9, dtype=torch.int64), 0.0)  # type: ignore[operator]
             names = (method.spec.class_names[a], method.spec.class_names[b])
             picture = strip(to_uint8(images).cpu(), names, scale=_scale(findings))
-            figures.append(_figure(_png(picture), f"from {names[0]} to {names[1]}", "", pixels=True))
+            figures.append(figure(png(picture), f"from {names[0]} to {names[1]}", "", pixels=True))
     caption = '<p class="soft">Equal steps through the latent space, without noise.</p>\n'
     return "".join(figures) + caption
 
@@ -203,7 +147,7 @@ def _figures(findings: Findings) -> str:
         f'<p class="soft">On the {held} held-out images. They also decided which weights were kept, so the '
         "figures are a little too good, and with so few images rough.</p>\n"
     )
-    return _table(("figure", "value", ""), findings.figures) + note
+    return table(("figure", "value", ""), findings.figures) + note
 
 
 def _training(findings: Findings) -> str:
@@ -216,12 +160,12 @@ def _training(findings: Findings) -> str:
         )
         for stage in findings.stages
     ]
-    table = _table(("stage", "steps", "time", ""), rows) if rows else ""
+    stages = table(("stage", "steps", "time", ""), rows) if rows else ""
     curves = [
-        _figure(picture, f"curves of stage {stage}", f"Stage {stage}: each term over the steps, unweighted.")
+        figure(picture, f"curves of stage {stage}", f"Stage {stage}: each term over the steps, unweighted.")
         for stage, picture in plots.loss_curves(findings.lines)
     ]
-    return table + "".join(curves)
+    return stages + "".join(curves)
 
 
 def _best(stage: Mapping[str, Any]) -> str:
@@ -258,7 +202,7 @@ def _latents(findings: Findings) -> str:
         "names. A star among the dots of its colour is a word that the model can draw. Distances between "
         "groups mean little."
     )
-    return _figure(picture, "map of the latent space", caption)
+    return figure(picture, "map of the latent space", caption)
 
 
 def _codebooks(findings: Findings) -> str:
@@ -272,15 +216,15 @@ def _codebooks(findings: Findings) -> str:
             f"{name}: {used} of {len(counts)} codes are used on the training images; perplexity "
             f"{plots.perplexity(counts):.1f}."
         )
-        parts.append(_figure(plots.usage_bars(counts), f"usage of codebook {name}", caption))
+        parts.append(figure(plots.usage_bars(counts), f"usage of codebook {name}", caption))
     return "".join(parts)
 
 
 def _settings(findings: Findings) -> str:
-    rows = [(key, _value(value)) for key, value in _flat(findings.config)]
+    rows = [(key, shown(value)) for key, value in flat(findings.config)]
     if not rows:
         return ""
-    return f"<details><summary>{len(rows)} settings</summary>{_table(('setting', 'value'), rows)}</details>\n"
+    return folded(f"{len(rows)} settings", table(("setting", "value"), rows))
 
 
 def _commands(findings: Findings) -> str:
@@ -304,44 +248,3 @@ def _citations(findings: Findings) -> str:
 def _scale(findings: Findings) -> int:
     """Return how much to enlarge images: a row of ten should fill a page, not more."""
     return max(1, round(64 / max(findings.method.spec.height, findings.method.spec.width)))
-
-
-def _png(picture: Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def _figure(png: bytes, alt: str, caption: str, pixels: bool = False) -> str:
-    data = base64.b64encode(png).decode("ascii")
-    kind = ' class="pixels"' if pixels else ""
-    text = f"<figcaption>{escape(caption)}</figcaption>\n" if caption else ""
-    image = f'<img{kind} alt="{escape(alt, quote=True)}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}</figure>\n{text}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><tr>{cells}</tr>{body}</table></div>\n'
-
-
-def _flat(values: Mapping[str, Any], where: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        name = f"{where}{key}"
-        if isinstance(value, Mapping) and value:
-            rows += _flat(value, f"{name}.")
-        else:
-            rows.append((name, value))
-    return rows
-
-
-def _value(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_value(item) for item in value)
-    return str(value)
