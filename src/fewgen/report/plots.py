@@ -158,6 +158,35 @@ def usage_bars(counts: Tensor) -> bytes:
     return _png(figure)
 
 
+def learning_curve(
+    points: Sequence[tuple[float, float, float, float]], level: tuple[float, float, float] | None
+) -> bytes:
+    """Return accuracy over the number of real images per class.
+
+    Args:
+        points: (images per class, accuracy, low, high), in rising order.
+        level: (accuracy, low, high) to compare with, as a line across; or None.
+    """
+    from matplotlib.ticker import NullFormatter
+
+    counts, means, lows, highs = (np.array(column, dtype=np.float64) for column in zip(*points, strict=True))
+    figure = _figure(7.2, 3.2)
+    axes = figure.add_subplot(1, 1, 1)
+    bars = np.stack([means - lows, highs - means]).clip(min=0)
+    axes.errorbar(counts, means, yerr=bars, marker="o", capsize=3, color="#3465a4", label="real images alone")
+    if level is not None:
+        axes.axhline(level[0], color="#cc5500", label="with the generated images")
+        axes.axhspan(level[1], level[2], color="#cc5500", alpha=0.15, linewidth=0)
+    axes.set_xscale("log")
+    axes.set_xticks(counts, [f"{count:g}" for count in counts])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("real images per class", fontsize=8)
+    axes.set_ylabel("accuracy", fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.legend(fontsize=7, frameon=False)
+    return _png(figure)
+
+
 def perplexity(counts: Tensor) -> float:
     """Return exp of the entropy of code usage: the number of codes in effective use."""
     shares = counts.double() / counts.sum().clamp(min=1)
