@@ -133,9 +133,11 @@ def test_unbiased_estimate_is_zero_on_average():
 
 def test_blocks_average_to_the_whole():
     x, y = draws(200, 8, 0), draws(200, 8, 1, shift=0.3)
-    blocks = kernel_distance_blocks(x, y, block_size=50, n_blocks=60, rng=torch.Generator().manual_seed(0))
-    assert blocks.shape == (60,)
-    assert float(blocks.mean()) == pytest.approx(kernel_distance(x, y), rel=0.15)
+    blocks = kernel_distance_blocks(x, y, block_size=50, n_blocks=400, rng=torch.Generator().manual_seed(0))
+    assert blocks.shape == (400,)
+    error = float(blocks.std()) / 400**0.5
+    assert error < 0.03 * kernel_distance(x, y)
+    assert float(blocks.mean()) == pytest.approx(kernel_distance(x, y), abs=3 * error)
     with pytest.raises(DataError, match="at most 200"):
         kernel_distance_blocks(x, y, block_size=201, n_blocks=1, rng=torch.Generator())
 

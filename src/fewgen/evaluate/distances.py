@@ -1,4 +1,4 @@
-"""Distances between two sets of feature vectors: Frechet, kernel (KID), precision to coverage.
+"""Distances between two sets of feature vectors: Frechet, kernel (KID) with its test, precision to coverage.
 
 Everything is computed in float64 and in blocks of rows, so that the order of the samples and the size of
 the blocks change a figure by rounding only and memory stays bounded. A figure that cannot be computed is
@@ -7,16 +7,24 @@ an error that says what is missing; none of these functions returns NaN.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fewgen.errors import DataError, ShapeError
+from fewgen.errors import ConfigError, DataError, ShapeError
 
-# Rows times columns of one block of a distance or kernel matrix: 2**23 float64 numbers are 64 MiB.
-BLOCK_ENTRIES = 2**23
+# Rows times columns of one block of a distance or kernel matrix. 2**18 float64 numbers are 2 MiB: the passes
+# over a block after its matrix product then run in the processor's cache, not in memory (twice as fast).
+BLOCK_ENTRIES = 2**18
+
+# Fewer rows than this make the matrix product itself slow; at 50,000 columns they are 13 MiB.
+_LEAST_ROWS = 32
 
 # Squared distances come from a matrix product, whose rounding is about 1e-14 of the squared norms. Below
 # this share of them two vectors count as equal, so that an exact copy has distance zero, not 1e-7.
@@ -32,6 +40,8 @@ def _check(name: str, features: Tensor, at_least: int = 1) -> Tensor:
         raise ShapeError(f"{name} must be (N, D) features, got shape {tuple(features.shape)}.")
     if len(features) < at_least:
         raise DataError(f"{name} holds {len(features)} samples, but this figure needs at least {at_least}.")
+    if features.shape[1] == 0:
+        raise ShapeError(f"{name} has no features per sample: shape {tuple(features.shape)}.")
     features = features.detach().to(torch.float64)
     if not torch.isfinite(features).all():
         bad = int((~torch.isfinite(features).all(dim=1)).sum())
@@ -47,16 +57,52 @@ def _check_pair(x: Tensor, y: Tensor, at_least: int, names: tuple[str, str]) -> 
 
 
 def _row_blocks(n_rows: int, n_columns: int, block_rows: int | None) -> Iterator[slice]:
-    rows = block_rows or max(1, BLOCK_ENTRIES // max(1, n_columns))
+    rows = block_rows or max(_LEAST_ROWS, BLOCK_ENTRIES // max(1, n_columns))
     for start in range(0, n_rows, rows):
         yield slice(start, min(start + rows, n_rows))
 
 
-def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """Return squared Euclidean distances (N, M) of rows; exactly zero for equal rows."""
-    squares = (x * x).sum(dim=1)[:, None] + (y * y).sum(dim=1)[None, :]
-    distances = squares - 2.0 * (x @ y.T)
-    return torch.where(distances <= _SAME_POINT * squares, torch.zeros_like(distances), distances)
+def _squared_distances(
+    x: Tensor, y: Tensor, squares_x: Tensor | None = None, squares_y: Tensor | None = None
+) -> Tensor:
+    """Return squared Euclidean distances (N, M) of rows; exactly zero for equal rows.
+
+    The squared norms (N,) and (M,) may be passed where many blocks share them.
+    """
+    squares_x = (x * x).sum(dim=1) if squares_x is None else squares_x
+    squares_y = (y * y).sum(dim=1) if squares_y is None else squares_y
+    squares = squares_x[:, None] + squares_y[None, :]
+    distances = torch.addmm(squares, x, y.T, alpha=-2.0)
+    return distances.masked_fill_(distances <= squares.mul_(_SAME_POINT), 0.0)
+
+
+def _check_labels(name: str, labels: Tensor, n: int) -> Tensor:
+    if labels.shape != (n,):
+        raise ShapeError(f"{name} must be ({n},), one label per sample, got shape {tuple(labels.shape)}.")
+    return labels.detach().to(torch.int64)
+
+
+def canonical_order(features: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Return the order (N,) that sorts samples by label, then by feature values, first feature first.
+
+    Whatever is drawn from samples in this order depends on what they are, not on how they were listed.
+
+    Args:
+        features: finite, (N, D).
+        labels: int64 (N,), or None.
+
+    Returns:
+        int64 (N,): indices into the rows.
+    """
+    values = np.ascontiguousarray(features.detach().to(torch.float64).numpy() + 0.0)  # -0.0 becomes 0.0
+    bits = values.view(np.uint64)
+    # Flipped so that the bits, read as bytes from the left, sort as the numbers do: one sort for all columns.
+    sign = np.uint64(1 << 63)
+    keys = np.where(bits & sign, ~bits, bits | sign).astype(">u8")
+    order = np.argsort(keys.view(f"V{8 * keys.shape[1]}").ravel(), kind="stable")
+    if labels is not None:
+        order = order[np.argsort(labels.numpy()[order], kind="stable")]
+    return torch.from_numpy(order)
 
 
 # --------------------------------------------------------------------------------------------- Frechet
@@ -141,10 +187,24 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
 # ------------------------------------------------------------------------------------------------- KID
 
 
+def _kernel(x: Tensor, y: Tensor, degree: int) -> Tensor:
+    return (x @ y.T).div_(x.shape[1]).add_(1.0).pow_(degree)
+
+
 def _kernel_sum(x: Tensor, y: Tensor, degree: int, block_rows: int | None) -> Tensor:
     total = torch.zeros((), dtype=torch.float64)
     for rows in _row_blocks(len(x), len(y), block_rows):
-        total += (x[rows] @ y.T / x.shape[1] + 1.0).pow(degree).sum()
+        total += _kernel(x[rows], y, degree).sum()
+    return total
+
+
+def _kernel_sum_within(x: Tensor, degree: int, block_rows: int | None) -> Tensor:
+    """Sum over pairs of different samples; each unordered pair is computed once."""
+    total = torch.zeros((), dtype=torch.float64)
+    for rows in _row_blocks(len(x), len(x), block_rows):
+        square = _kernel(x[rows], x[rows], degree)
+        total += square.sum() - square.diagonal().sum()
+        total += 2 * _kernel(x[rows], x[rows.stop :], degree).sum()
     return total
 
 
@@ -174,14 +234,12 @@ def kernel_distance(
     """
     x, y = _check_pair(x, y, 2, ("x", "y"))
     n, m = len(x), len(y)
-    within_x, within_y = (_kernel_sum(s, s, degree, block_rows) for s in (x, y))
+    within_x, within_y = (_kernel_sum_within(s, degree, block_rows) for s in (x, y))
     between = _kernel_sum(x, y, degree, block_rows) / (n * m)
-    if not unbiased:
-        return float(within_x / n**2 + within_y / m**2 - 2 * between)
-    diagonal_x, diagonal_y = (((s * s).sum(dim=1) / s.shape[1] + 1.0).pow(degree).sum() for s in (x, y))
-    within_x = (within_x - diagonal_x) / (n * (n - 1))
-    within_y = (within_y - diagonal_y) / (m * (m - 1))
-    return float(within_x + within_y - 2 * between)
+    if unbiased:
+        return float(within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * between)
+    own_x, own_y = (((s * s).sum(dim=1) / s.shape[1] + 1.0).pow(degree).sum() for s in (x, y))
+    return float((within_x + own_x) / n**2 + (within_y + own_y) / m**2 - 2 * between)
 
 
 def kernel_distance_blocks(
@@ -198,7 +256,7 @@ def kernel_distance_blocks(
         degree: of the kernel.
 
     Returns:
-        One distance per subset, (n_blocks,), float64.
+        One distance per subset, (n_blocks,), float64; the order of the samples does not enter.
 
     Raises:
         DataError: a set is smaller than `block_size`.
@@ -211,12 +269,217 @@ def kernel_distance_blocks(
             f"block_size is {block_size}, but the sets hold {len(x)} and {len(y)} samples. "
             f"Set block_size to at most {min(len(x), len(y))}."
         )
+    x, y = x[canonical_order(x)], y[canonical_order(y)]
     values = []
     for _ in range(n_blocks):
         i = torch.randperm(len(x), generator=rng)[:block_size]
         j = torch.randperm(len(y), generator=rng)[:block_size]
         values.append(kernel_distance(x[i], y[j], degree=degree))
     return torch.tensor(values, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class KernelInterval:
+    """Kernel distance from random subsets: their `mean`, and the interval from `low` to `high` around it.
+
+    block_size: samples per subset and set.
+    n_blocks: number of subsets.
+    """
+
+    mean: float
+    low: float
+    high: float
+    block_size: int
+    n_blocks: int
+
+
+def kernel_distance_interval(
+    x: Tensor,
+    y: Tensor,
+    rng: torch.Generator,
+    *,
+    confidence: float = 0.95,
+    n_blocks: int = 100,
+    max_block: int = 1000,
+    degree: int = 3,
+) -> KernelInterval:
+    """Interval of the kernel distance from subsets of half the smaller set, 1,000 samples at most.
+
+    Subsets of b out of s samples, drawn without replacement, spread by sqrt(1/b - 1/s) where the whole
+    estimate errs by sqrt(1/s); their spread is scaled by the ratio of the two. At b = s / 2 the ratio is 1.
+    The interval is too wide rather than too narrow where the sets are of unequal size, and for two samples
+    of one distribution, whose estimate converges faster.
+
+    Args:
+        x: features, (N, D), at least 4.
+        y: features, (M, D), at least 4.
+        rng: random stream of the subsets.
+        confidence: of the two-sided interval.
+        n_blocks: number of subsets, at least 2.
+        max_block: most samples per subset.
+        degree: of the kernel.
+
+    Returns:
+        `KernelInterval`, in units of the kernel; the order of the samples does not enter.
+
+    Raises:
+        DataError: fewer than four samples in a set, or non-finite features.
+        ConfigError: confidence outside (0, 1), fewer than two blocks, or blocks below two samples.
+
+    Source: Binkowski et al. 2018, arXiv:1801.01401, Sec. 4, for the blocks; Politis & Romano 1994, Annals of
+    Statistics 22(4), Sec. 2, for intervals from subsets.
+    Differs: scaled to the whole sets instead of the error of the mean over blocks, which overlap.
+    """
+    if not 0 < confidence < 1 or n_blocks < 2 or max_block < 2:
+        raise ConfigError(
+            f"an interval needs a confidence between 0 and 1 and at least two blocks of two samples, "
+            f"got {confidence}, {n_blocks} and {max_block}."
+        )
+    x, y = _check_pair(x, y, 4, ("x", "y"))
+    smaller = min(len(x), len(y))
+    size = min(max_block, smaller // 2)
+    values = kernel_distance_blocks(x, y, block_size=size, n_blocks=n_blocks, rng=rng, degree=degree)
+    mean, spread = float(values.mean()), float(values.std())
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) * spread * math.sqrt(size / (smaller - size))
+    return KernelInterval(mean, mean - half, mean + half, size, n_blocks)
+
+
+@dataclass(frozen=True)
+class KernelTest:
+    """Kernel distance of two samples and the p-value of "both come from one distribution".
+
+    value: unbiased squared discrepancy of the samples used; can be negative.
+    p_value: in [1 / (n_permutations + 1), 1]; near 1 if the sets are more alike than two draws would be.
+    n_permutations: number of permutations.
+    n_x: samples of the first set that were used.
+    n_y: samples of the second set that were used.
+    """
+
+    value: float
+    p_value: float
+    n_permutations: int
+    n_x: int
+    n_y: int
+
+
+def _drawn(features: Tensor, labels: Tensor, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return the samples in canonical order, or n of them drawn with every class in proportion."""
+    order = canonical_order(features, labels)
+    if len(order) > n:
+        order = order[torch.rand(len(order), generator=rng).argsort()]
+        order = order[labels[order].argsort(stable=True)]
+        order = order[torch.arange(n) * len(order) // n]
+    return features[order], labels[order]
+
+
+def _permuted_distances(kernel: Tensor, in_x: Tensor) -> Tensor:
+    """Unbiased discrepancy for each column of in_x (N, P), 1 for samples of the first set; (P,).
+
+    The kernel matrix (N, N) must have a zero diagonal.
+    """
+    n = in_x.sum(dim=0)
+    m = len(in_x) - n
+    rows = kernel.sum(dim=1)
+    within_x = (in_x * (kernel @ in_x)).sum(dim=0)
+    between = rows @ in_x - within_x
+    within_y = rows.sum() - 2 * between - within_x
+    return within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * between / (n * m)
+
+
+def kernel_test(
+    x: Tensor,
+    y: Tensor,
+    *,
+    rng: torch.Generator,
+    n_permutations: int = 200,
+    max_per_set: int = 1000,
+    labels_x: Tensor | None = None,
+    labels_y: Tensor | None = None,
+    statistic: str = "pooled",
+    degree: int = 3,
+) -> KernelTest:
+    """Permutation test on the unbiased kernel distance (KID): are x and y draws of one distribution?
+
+    ``p = (1 + number of permutations with at least the observed distance) / (1 + n_permutations)``
+
+    The kernel of the pooled samples is computed once; a permutation is a column of zeros and ones.
+
+    Args:
+        x: features, (N, D).
+        y: features, (M, D).
+        rng: random stream of subsets and permutations.
+        n_permutations: number of permutations; the smallest p-value is 1 / (n_permutations + 1).
+        max_per_set: larger sets are represented by so many samples, classes in proportion.
+        labels_x: int64 (N,); with labels, samples are exchanged within their class only, so that unequal
+            class counts are no difference. Give both or neither.
+        labels_y: int64 (M,).
+        statistic: "pooled" (distance of the whole sets) or "per_class" (distances of each class that has two
+            samples on both sides, weighted by n m / (n + m): it also sees images under the wrong label).
+        degree: of the kernel.
+
+    Returns:
+        `KernelTest`; the order of the samples does not enter.
+
+    Raises:
+        DataError: fewer than two samples in a set, no class with samples on both sides ("per_class": two on
+            both sides), or non-finite features.
+        ShapeError: different feature sizes, or labels of another length.
+        ConfigError: labels for one set only, an unknown statistic, "per_class" without labels, no
+            permutations, or max_per_set below 2.
+
+    Source: Gretton et al. 2012, JMLR 13, Sec. 6 (quadratic-time test); Phipson & Smyth 2010,
+    arXiv:1603.05766, Sec. 3 (p-values that are never zero); kernel of Binkowski et al. 2018.
+    """
+    if statistic not in ("pooled", "per_class"):
+        raise ConfigError(f'statistic must be "pooled" or "per_class", got "{statistic}".')
+    if n_permutations < 1 or max_per_set < 2:
+        raise ConfigError(
+            f"a test needs at least one permutation and two samples per set, got n_permutations "
+            f"{n_permutations} and max_per_set {max_per_set}."
+        )
+    if (labels_x is None) != (labels_y is None) or (labels_x is None and statistic == "per_class"):
+        raise ConfigError('give labels_x and labels_y together; the statistic "per_class" needs both.')
+    x, y = _check_pair(x, y, 2, ("x", "y"))
+    labels_x = torch.zeros(len(x)) if labels_x is None else labels_x
+    labels_y = torch.zeros(len(y)) if labels_y is None else labels_y
+    x, classes_x = _drawn(x, _check_labels("labels_x", labels_x, len(x)), max_per_set, rng)
+    y, classes_y = _drawn(y, _check_labels("labels_y", labels_y, len(y)), max_per_set, rng)
+    pool, classes = torch.cat([x, y]), torch.cat([classes_x, classes_y])
+    from_x = torch.arange(len(pool)) < len(x)
+
+    # Column 0 is what was observed.
+    in_x = from_x[:, None].repeat(1, n_permutations + 1).to(torch.float64)
+    groups = []
+    for c in classes.unique():
+        members = (classes == c).nonzero()[:, 0]
+        n = int(from_x[members].sum())
+        m = len(members) - n
+        least = 2 if statistic == "per_class" else 1
+        if min(n, m) < least:
+            continue
+        groups.append((members, n * m / (n + m)))
+        ranks = torch.rand(n_permutations, len(members), generator=rng).argsort(dim=1).argsort(dim=1)
+        in_x[members, 1:] = (ranks < n).T.to(torch.float64)
+    if not groups:
+        raise DataError(
+            f"the sets of {len(x)} and {len(y)} samples share no class with "
+            f"{'two samples' if statistic == 'per_class' else 'a sample'} on both sides, so nothing can be "
+            "exchanged between them."
+        )
+    kernel = _kernel(pool, pool, degree)
+    scale = float(kernel.abs().mean())
+    kernel.fill_diagonal_(0.0)
+    if statistic == "pooled":
+        values = _permuted_distances(kernel, in_x)
+    else:
+        total = math.fsum(weight for _, weight in groups)
+        values = torch.zeros(n_permutations + 1, dtype=torch.float64)
+        for members, weight in groups:
+            part = kernel[members[:, None], members[None, :]]
+            values += weight / total * _permuted_distances(part, in_x[members])
+    # Permutations that only exchange equal samples give the observed distance up to rounding: they count.
+    extreme = int((values[1:] >= values[0] - 1e-12 * scale).sum())
+    return KernelTest(float(values[0]), (1 + extreme) / (1 + n_permutations), n_permutations, len(x), len(y))
 
 
 # ----------------------------------------------------------------- precision, recall, density, coverage
@@ -258,8 +521,9 @@ def neighbour_radii(features: Tensor, k: int, block_rows: int | None = None) -> 
     if not 1 <= k < len(features):
         raise DataError(f"k is {k}, but it must lie between 1 and {len(features) - 1} (samples minus one).")
     radii = torch.empty(len(features), dtype=torch.float64)
+    squares = (features * features).sum(dim=1)
     for rows in _row_blocks(len(features), len(features), block_rows):
-        distances = _squared_distances(features[rows], features)
+        distances = _squared_distances(features[rows], features, squares[rows], squares)
         # The point itself is one of the k + 1 smallest (with duplicates any of them may stand for it).
         radii[rows] = distances.topk(k + 1, dim=1, largest=False).values[:, -1]
     return radii
@@ -299,8 +563,9 @@ def neighbour_scores(
     balls_per_generated = torch.zeros(len(generated), dtype=torch.int64)
     covered = torch.zeros(len(real), dtype=torch.bool)
     recalled = torch.zeros(len(real), dtype=torch.bool)
+    squares_real, squares_generated = ((s * s).sum(dim=1) for s in (real, generated))
     for rows in _row_blocks(len(real), len(generated), block_rows):
-        distances = _squared_distances(real[rows], generated)
+        distances = _squared_distances(real[rows], generated, squares_real[rows], squares_generated)
         inside = distances <= real_radii[rows, None]
         balls_per_generated += inside.sum(dim=0)
         covered[rows] = inside.any(dim=1)
@@ -322,7 +587,59 @@ def nearest_distances(x: Tensor, y: Tensor, block_rows: int | None = None) -> tu
     x, y = _check_pair(x, y, 1, ("x", "y"))
     distances = torch.empty(len(x), dtype=torch.float64)
     indices = torch.empty(len(x), dtype=torch.int64)
+    squares_x, squares_y = ((s * s).sum(dim=1) for s in (x, y))
     for rows in _row_blocks(len(x), len(y), block_rows):
-        nearest = _squared_distances(x[rows], y).min(dim=1)
+        nearest = _squared_distances(x[rows], y, squares_x[rows], squares_y).min(dim=1)
         distances[rows], indices[rows] = nearest.values.sqrt(), nearest.indices
     return distances, indices
+
+
+# ----------------------------------------------------------------------------------------- class by class
+
+
+class PerClass(NamedTuple):
+    """A figure class by class: `values` (None where it was left out) and `omitted`, the reason for each."""
+
+    values: dict[str, float | None]
+    omitted: dict[str, str]
+
+
+def per_class(
+    figure: Callable[[Tensor, Tensor], float],
+    x: Tensor,
+    labels_x: Tensor,
+    y: Tensor,
+    labels_y: Tensor,
+    class_names: Sequence[str],
+) -> PerClass:
+    """Compute a figure of two sets of features for each class; too few samples leave a class out by name.
+
+    Args:
+        figure: function of features (n, D) and (m, D), such as `kernel_distance`.
+        x: features, (N, D).
+        labels_x: int64 (N,), in [0, len(class_names)).
+        y: features, (M, D).
+        labels_y: int64 (M,).
+        class_names: names of the classes.
+
+    Returns:
+        `PerClass`: every class name is a key of `values`.
+
+    Raises:
+        DataError: labels outside the classes, or non-finite features (a fault of the input, not of a class).
+        ShapeError: different feature sizes, or labels of another length.
+    """
+    x, y = _check_pair(x, y, 0, ("x", "y"))
+    labels_x = _check_labels("labels_x", labels_x, len(x))
+    labels_y = _check_labels("labels_y", labels_y, len(y))
+    for name, labels in (("labels_x", labels_x), ("labels_y", labels_y)):
+        if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(class_names)):
+            raise DataError(f"{name} must lie in [0, {len(class_names)}), the number of class names.")
+    values: dict[str, float | None] = {}
+    omitted: dict[str, str] = {}
+    for c, name in enumerate(class_names):
+        try:
+            values[name] = figure(x[labels_x == c], y[labels_y == c])
+        except DataError as reason:
+            values[name], omitted[name] = None, str(reason)
+    return PerClass(values, omitted)

@@ -1,4 +1,4 @@
-"""Figures of pairs of images: SSIM, MSE, PSNR, diversity within a class, nearness to training images."""
+"""Figures of pairs of images: SSIM, MSE, PSNR, nearness to training images."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from torch.nn import functional
 
 from fewgen.errors import ConfigError, DataError, ShapeError
 from fewgen.evaluate.distances import nearest_distances
+from fewgen.evaluate.diversity import (
+    within_class_distance as within_class_distance,
+)  # moved; the old name stays
 
 # ------------------------------------------------------------------------------------- reconstructions
 
@@ -138,48 +141,6 @@ def psnr(x: Tensor, y: Tensor, *, data_range: float = 255.0) -> Tensor:
     Source: ITU-T J.247 (2008), Annex; 10 log10(range^2 / MSE).
     """
     return 10 * torch.log10(data_range**2 / mean_squared_error(x, y))
-
-
-# ------------------------------------------------------------------------------------------- diversity
-
-
-@dataclass(frozen=True)
-class ClassDistance:
-    """Mean distance of two different images of a class: `per_class` (None: fewer than two) and its `mean`."""
-
-    mean: float
-    per_class: tuple[float | None, ...]
-
-
-def within_class_distance(features: Tensor, labels: Tensor, n_classes: int) -> ClassDistance:
-    """Mean Euclidean distance of all pairs of different samples within a class: how diverse a class is.
-
-    Compare with the same figure on held-out real images: far below it means collapse, far above it junk.
-
-    Args:
-        features: (N, D).
-        labels: int64 (N,), in [0, n_classes).
-        n_classes: number of classes.
-
-    Returns:
-        `ClassDistance`, in units of the features; the mean weighs classes equally.
-
-    Raises:
-        DataError: no class has two samples, or features are not finite.
-
-    Source: the pairwise diversity of few-shot generation papers (LPIPS among samples of one class), as in
-    Hong et al. 2020, arXiv:2008.01999, Sec. 4, here with any features.
-    """
-    if not torch.isfinite(features).all():
-        raise DataError("features hold NaN or infinity.")
-    per_class: list[float | None] = []
-    for c in range(n_classes):
-        members = features[labels == c].detach().to(torch.float64)
-        per_class.append(float(functional.pdist(members).mean()) if len(members) > 1 else None)
-    known = [value for value in per_class if value is not None]
-    if not known:
-        raise DataError("no class has two images, so there is no distance within a class.")
-    return ClassDistance(mean=math.fsum(known) / len(known), per_class=tuple(per_class))
 
 
 # --------------------------------------------------------------------------------------------- copying
