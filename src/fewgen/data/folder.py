@@ -266,38 +266,10 @@ def _collect(root: Path, problems: ProblemList) -> tuple[list[str], list[Path], 
     return class_names, files, labels
 
 
-def load_folder(
-    path: str | os.PathLike[str],
-    *,
-    split: str = "train",
-    size: int | None = None,
-    channels: int | None = None,
-    fit: str = "crop",
-    alpha: str = "error",
-    convert: bool = False,
-    min_classes: int = 1,
-    name: str = "",
-) -> ImageSet:
-    """Read a folder with one subfolder per class, named as the class.
-
-    Args:
-        path: the folder. If it holds only `train` and `test` (or `val`), these are its parts.
-        split: "train" or "test"; a folder without parts has only "train".
-        size: side of the square images in pixels; None keeps the size, which must then be one for all.
-        channels: 1, 3, or None to keep grey or colour, which must then be one for all.
-        fit: "crop", "pad" or "stretch", see `transforms.fit_image`.
-        alpha: what to do with transparent images: "error", or put them on "white" or "black".
-        convert: True reduces 16-bit images to 8 bits and converts CMYK to RGB; else they are problems.
-        min_classes: fewer classes are a problem.
-        name: where the images came from; the folder name if empty.
-
-    Returns:
-        Images ordered by class name, then by file name. Files are turned upright as their EXIF data says.
-
-    Raises:
-        DataError: lists every problem of the folder at once: unusable files, empty classes, names that
-            differ only by case, links that leave the folder, mixed sizes, grey among colour.
-    """
+def _checked_root(
+    path: str | os.PathLike[str], size: int | None, channels: int | None, fit: str, alpha: str
+) -> Path:
+    """Return the folder as a path, after the checks of the arguments."""
     check_size(size)
     check_fit(fit)
     if alpha not in ALPHAS:
@@ -311,18 +283,20 @@ def load_folder(
         raise DataError(
             f'The folder "{root}" does not exist.' if not root.exists() else f'"{root}" is not a folder.'
         )
-    root = _find_split(root, split)
-    problems = ProblemList(f'The images in "{root}" cannot be used')
-    class_names, files, labels = _collect(root, problems)
-    if not class_names:
-        problems.add(
-            "there is no class folder; make one subfolder per class, named as the class, with its images"
-        )
-    elif len(class_names) < min_classes:
-        problems.add(
-            f"{min_classes} classes are needed, but there is only: {', '.join(class_names)}; "
-            "add a folder with images of another class"
-        )
+    return root
+
+
+def _read(
+    files: list[Path],
+    root: Path,
+    problems: ProblemList,
+    size: int | None,
+    channels: int | None,
+    fit: str,
+    alpha: str,
+    convert: bool,
+) -> torch.Tensor:
+    """Return the images of all files, uint8 (N, C, H, W), or raise one error with all problems."""
 
     def decode(file: Path) -> _Decoded | _Problem:
         try:
@@ -361,13 +335,115 @@ def load_folder(
     out = np.empty((len(good), *good[0][1].array.shape), dtype=np.uint8)
     for i, (_, decoded) in enumerate(good):
         out[i] = decoded.array
+    return torch.from_numpy(out)
+
+
+def load_folder(
+    path: str | os.PathLike[str],
+    *,
+    split: str = "train",
+    size: int | None = None,
+    channels: int | None = None,
+    fit: str = "crop",
+    alpha: str = "error",
+    convert: bool = False,
+    min_classes: int = 1,
+    name: str = "",
+) -> ImageSet:
+    """Read a folder with one subfolder per class, named as the class.
+
+    Args:
+        path: the folder. If it holds only `train` and `test` (or `val`), these are its parts.
+        split: "train" or "test"; a folder without parts has only "train".
+        size: side of the square images in pixels; None keeps the size, which must then be one for all.
+        channels: 1, 3, or None to keep grey or colour, which must then be one for all.
+        fit: "crop", "pad" or "stretch", see `transforms.fit_image`.
+        alpha: what to do with transparent images: "error", or put them on "white" or "black".
+        convert: True reduces 16-bit images to 8 bits and converts CMYK to RGB; else they are problems.
+        min_classes: fewer classes are a problem.
+        name: where the images came from; the folder name if empty.
+
+    Returns:
+        Images ordered by class name, then by file name. Files are turned upright as their EXIF data says.
+
+    Raises:
+        DataError: lists every problem of the folder at once: unusable files, empty classes, names that
+            differ only by case, links that leave the folder, mixed sizes, grey among colour.
+    """
+    root = _checked_root(path, size, channels, fit, alpha)
+    root = _find_split(root, split)
+    problems = ProblemList(f'The images in "{root}" cannot be used')
+    class_names, files, labels = _collect(root, problems)
+    if not class_names:
+        problems.add(
+            "there is no class folder; make one subfolder per class, named as the class, with its images"
+        )
+    elif len(class_names) < min_classes:
+        problems.add(
+            f"{min_classes} classes are needed, but there is only: {', '.join(class_names)}; "
+            "add a folder with images of another class"
+        )
+
+    out = _read(files, root, problems, size, channels, fit, alpha, convert)
     return ImageSet(
-        torch.from_numpy(out),
+        out,
         torch.tensor(labels, dtype=torch.int64),
         tuple(class_names),
         None,
         name or root.resolve().name,
     )
+
+
+def is_flat_folder(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a folder holds files, and no subfolder that could be a class."""
+    root = Path(path)
+    if not root.is_dir():
+        return False
+    entries = _visible(root)
+    return bool(entries) and not any(entry.is_dir() for entry in entries)
+
+
+def load_flat_folder(
+    path: str | os.PathLike[str],
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    fit: str = "crop",
+    alpha: str = "error",
+    convert: bool = False,
+) -> torch.Tensor:
+    """Read the images that lie directly in a folder; they have no class.
+
+    Args:
+        path: the folder; it may hold nothing else.
+        size: as in `load_folder`.
+        channels: as in `load_folder`.
+        fit: as in `load_folder`.
+        alpha: as in `load_folder`.
+        convert: as in `load_folder`.
+
+    Returns:
+        uint8, (N, C, H, W), ordered by file name.
+
+    Raises:
+        DataError: lists every problem of the folder at once, as `load_folder`.
+    """
+    root = _checked_root(path, size, channels, fit, alpha)
+    problems = ProblemList(f'The images in "{root}" cannot be used')
+    real_root = Path(os.path.realpath(root))
+    files = []
+    for entry in _visible(root):
+        if not Path(os.path.realpath(entry)).is_relative_to(real_root):
+            problems.add(f'"{entry.name}" is a link that leads out of the folder; copy what it points to')
+        elif entry.is_dir():
+            problems.add(f'"{entry.name}" is a folder among images without a class; move it away')
+        elif not entry.is_file():
+            problems.add(f'"{entry.name}" is not an ordinary file; delete it')
+        else:
+            files.append(entry)
+    if not files:
+        problems.add("there is no image")
+    return _read(files, root, problems, size, channels, fit, alpha, convert)
 
 
 def _check_same(
