@@ -30,9 +30,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.environment import environment
-from benchmarks.generation import load_real
 from benchmarks.reconstruction import figures as reconstruction_figures
+from fewgen.benchmark.environment import environment
+from fewgen.benchmark.sets import load_real
 from fewgen.config import to_dict
 from fewgen.data.imageset import ImageSet, to_uint8
 from fewgen.errors import ConfigError, FewgenError
@@ -582,7 +582,8 @@ def main(arguments: list[str] | None = None) -> int:
         for (name, _), path in wanted.items():
             if path.exists():
                 check_same_question(read_json(path), variants[name], options)
-        pool, test = load_real(options.data, options.data_dir)
+        real = load_real(options.data, data_dir=options.data_dir)
+        pool, test = real.training, real.held_out
         judge = Judge(pool, test)
     except FewgenError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -19,9 +19,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.environment import environment
-from benchmarks.generation import load_real
-from benchmarks.references import Budget, SpatialCodebook
+from fewgen.benchmark.budget import Budget
+from fewgen.benchmark.environment import environment
+from fewgen.benchmark.references.spatial_codebook import SpatialCodebook
+from fewgen.benchmark.sets import load_real
 from fewgen.data.imageset import ImageSet, to_uint8
 from fewgen.errors import FewgenError
 from fewgen.evaluate import mean_squared_error, psnr, ssim
@@ -98,7 +99,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     found: dict[str, list[dict[str, float]]] = {}
     try:
-        pool, test = load_real(options.data, options.data_dir)
+        real = load_real(options.data, data_dir=options.data_dir)
+        pool, test = real.training, real.held_out
         held_out = test.subset(torch.arange(min(options.n, len(test))))
         for seed in range(options.seeds):
             train = pool.shots(options.shots, seed)

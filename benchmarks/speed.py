@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.environment import environment
+from fewgen.benchmark.environment import environment
 from fewgen.errors import FewgenError
 from fewgen.files import write_json
 
