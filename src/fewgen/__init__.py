@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fewgen.api import (
         Run,
+        evaluate,
         generate,
         interpolate,
         load_run,
@@ -45,6 +46,7 @@ __all__ = [
     "ImageSet",
     "Run",
     "__version__",
+    "evaluate",
     "generate",
     "interpolate",
     "load_images",
@@ -58,8 +60,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "generate":
-        return importlib.import_module("fewgen.generate")  # a package that can be called
+    if name in ("evaluate", "generate"):
+        return importlib.import_module(f"fewgen.{name}")  # a package that can be called
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

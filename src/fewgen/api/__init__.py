@@ -4,6 +4,7 @@ Nothing heavy is imported at the top of these files, because the command line re
 docstrings to print its help. The `Args` sections are that help.
 """
 
+from fewgen.api.evaluating import evaluate, plan_evaluation
 from fewgen.api.prepare import split_indices
 from fewgen.api.run import Run, load_run
 from fewgen.api.training import (
@@ -21,9 +22,11 @@ __all__ = [
     "Reconstructions",
     "Retrieved",
     "Run",
+    "evaluate",
     "generate",
     "interpolate",
     "load_run",
+    "plan_evaluation",
     "plan_training",
     "quickstart",
     "quickstart_keywords",

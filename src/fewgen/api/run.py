@@ -73,22 +73,34 @@ class Run:
         return read_config(path) if path.is_file() else {}
 
     def images(
-        self, data_dir: str | Path | None = None, download: bool = False
+        self,
+        data_dir: str | Path | None = None,
+        download: bool = False,
+        source: str | Path | ImageSet | None = None,
     ) -> tuple[ImageSet, ImageSet | None]:
         """Return the training images and the held-out images of the run, read again from their source.
+
+        Args:
+            data_dir: folder of the named data sets; None for the usual one.
+            download: whether a missing data set may be fetched.
+            source: where the images are now, or the images; None for where they were.
 
         Raises:
             DataError: the source is gone, or its images are not those of the training.
         """
+        from fewgen.data import ImageSet
         from fewgen.files import read_json
 
         if not self.config or not (self.path / SPLIT_NAME).is_file():
             raise DataError(f'"{self.path}" does not say which images it was trained on.')
         split = read_json(self.path / SPLIT_NAME)
-        source = self.config.get("data")
+        source = self.config.get("data") if source is None else source
         if not source:
             raise DataError(f'"{self.path}" was trained on images given in Python, which it does not keep.')
-        images = load_source(self.config, source, data_dir, download)
+        if isinstance(source, ImageSet):
+            images, source = source, source.name or "the images given"
+        else:
+            images = load_source(self.config, source, data_dir, download)
         try:
             if self.config.get("classes"):
                 images = images.select_classes(self.config["classes"])

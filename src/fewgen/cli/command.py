@@ -182,7 +182,8 @@ class Command:
             extra.append(("--config FILE", texts.get("config", "")))
             extra.append(("--print_config", "print every setting as YAML, ready for --config, and stop."))
         if self.dry_run is not None:
-            extra.append(("--dry-run", "print what would be done, with time and memory, and stop."))
+            dry = texts.get("dry_run", "print what would be done, with time and memory, and stop.")
+            extra.append(("--dry-run", dry))
         if not any(not a.positional for a in self.arguments):
             lines += ["", "flags:"]
         for name, text in [*extra, ("-h, --help", "show this page.")]:
@@ -315,7 +316,7 @@ def _normal(word: str) -> str:
     name, rest = match.group(1).replace("_", "-"), match.group(2)
     if name == "print-config":
         return f"--print_config{rest}"
-    if name in ("no-report", "no-progress") and not rest:
+    if name in ("no-report", "no-progress", "no-html") and not rest:
         return f"--{name[3:]}=false"
     return f"--{name}{rest}"
 

@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "interpolate": "walk from one word or image to another",
     "reconstruct": "send images through the model and back",
     "retrieve": "find the nearest word of an image",
+    "evaluate": "say whether images are real, diverse, new, useful and of the wanted class",
     "methods": "list the methods and their presets",
     "datasets": "list the data sets that have a name, and which are there",
     "doctor": "check this machine: Python, torch, memory, optional parts, data",

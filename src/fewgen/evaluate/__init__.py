@@ -3,6 +3,12 @@
 This package knows images, labels and features; it does not know who made the images.
 """
 
+from __future__ import annotations
+
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
 from fewgen.evaluate.agreement import Agreement, Share, label_agreement, wilson_interval
 from fewgen.evaluate.distances import (
     NeighbourScores,
@@ -22,6 +28,9 @@ from fewgen.evaluate.features import (
 from fewgen.evaluate.protocol import FIGURES, RealSide, measure_generated
 from fewgen.evaluate.quality import copy_share, mean_squared_error, psnr, ssim, within_class_distance
 from fewgen.evaluate.usefulness import UsefulnessSettings, usefulness
+
+if TYPE_CHECKING:
+    from fewgen.evaluate.evaluation import Evaluation
 
 __all__ = [
     "FIGURES",
@@ -50,3 +59,18 @@ __all__ = [
     "wilson_interval",
     "within_class_distance",
 ]
+
+
+class _CallableModule(types.ModuleType):
+    """`fewgen.evaluate` is this package and, as with `fewgen.generate`, the function of the same name."""
+
+    def __call__(self, *args: Any, **keywords: Any) -> Evaluation:
+        """Evaluate a run or any images; see `fewgen.api.evaluate`."""
+        from fewgen.api import evaluate
+
+        return evaluate(*args, **keywords)
+
+
+# Python sets the attribute `fewgen.evaluate` to this package whenever any part of it is imported, which
+# would hide a plain function of that name.
+sys.modules[__name__].__class__ = _CallableModule

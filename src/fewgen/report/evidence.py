@@ -254,7 +254,7 @@ def learning_curve(
             mean = _first(point, "accuracy", "mean", "value")
             if n is None or mean is None:
                 continue
-            points.append((n, mean, *(_or(point.get(side), mean) for side in ("low", "high"))))
+            points.append((n, mean, _or(point.get("low"), mean), _or(point.get("high"), mean)))
         if len(points) >= 2:
             useful = figures.get("usefulness", {})
             value = _or(useful.get("value"), math.nan)

@@ -1,0 +1,585 @@
+"""`evaluate`: are images real, diverse, new, useful and of the wanted class? For a run and for any images."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewgen.api.prepare import SPLIT_NAME, class_list, load_source, split_indices
+from fewgen.api.run import MODEL_NAME, Run, load_run
+from fewgen.api.using import _tidy, _whole
+from fewgen.config.call import accepts_config, call_settings, unwrapped
+from fewgen.errors import ConfigError, DataError, OutputError, suggest
+
+if TYPE_CHECKING:
+    from fewgen.data import ImageSet
+    from fewgen.evaluate.evaluation import Evaluation
+    from fewgen.evaluate.features import FeatureExtractor
+    from fewgen.generate import GeneratedImages
+
+    Progress = Callable[[str, float], None]
+
+PER_CLASS = 100
+"""Images per class that a run makes, unless another number is asked for."""
+
+AT_LEAST = 300
+"""Images that a run makes in all, however few its classes: zero copies in 300 bound their share at 1 %."""
+
+MAX_OVERLAP = 0.1
+"""Share of held-out images that may also be training images; those are left out. More is a mistake."""
+
+
+@accepts_config
+@_tidy
+def evaluate(
+    images: str | Path | Run | ImageSet | GeneratedImages,
+    *,
+    data: str | Path | ImageSet | None = None,
+    holdout: int | str | Path | ImageSet | None = None,
+    pool: str | Path | ImageSet = "auto",
+    shots: int | None = None,
+    classes: Sequence[str] | None = None,
+    seed: int = 0,
+    n: int | None = None,
+    features: str = "classifier",
+    useful_draws: int = 10,
+    size: int | None = None,
+    channels: int | None = None,
+    fit: str = "crop",
+    alpha: str = "error",
+    convert: bool = False,
+    out: str | Path | None = None,
+    html: bool = True,
+    overwrite: bool = False,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    device: str = "auto",
+    progress: bool = True,
+    config: str | Path | Mapping[str, Any] | None = None,
+) -> Evaluation:
+    """Say whether images are real-looking, diverse, new, useful and of the wanted class.
+
+    Works for a run and for any images, also from another program. Each test is tried on held-out real images,
+    exact copies, augmented copies and noise first; where it cannot tell these apart, it says so.
+
+    Args:
+        images: a run or a model file, which then draws new images; or a folder with one subfolder per class,
+            or an .npz.
+        data: the images that were learned from: a data set, folder or .npz. A run knows its own.
+        holdout: real images that were not learned from: a folder, an .npz, a data set; "test", the test part
+            of the data; or a number of images per class of the data to set aside (not for a run, which uses
+            its own held-out images). Without any, "new" cannot be told.
+        pool: further real images with labels, for the judge and the learning curve: a folder, an .npz, rest
+            (what the data have besides) or none; auto is the rest of a data set with a name, else none.
+        shots: images per class that were learned from, chosen as fewgen train does.
+        classes: only these classes, in this order.
+        seed: of the choice of training images, as in fewgen train, of new images, and of the tests.
+        n: images per class that a run draws; 100 if left out, and at least 300 in all.
+        features: where images are compared: classifier, pixels, dino:FOLDER, clip:FOLDER or inception:FILE.
+        useful_draws: paired trainings of a classifier that show usefulness; 0 leaves it out.
+        size: side of the square images in pixels; the images' own if left out.
+        channels: 1 for grey, 3 for colour; the images' own if left out.
+        fit: how other shapes become square: crop, pad or stretch.
+        alpha: transparent images: error, or put them on white or black.
+        convert: accept 16-bit and CMYK images and convert them.
+        out: a .json; the page goes beside it, as .html. The command writes evaluation.json if left out.
+        html: write the page, too.
+        overwrite: replace an existing output.
+        data_dir: folder of the named data sets; the environment variable FEWGEN_DATA_DIR if left out.
+        download: fetch a missing data set from its official address.
+        device: where a run draws: auto (CUDA where there is one), cpu or cuda.
+        progress: show which part is being measured.
+        config: YAML file (or dictionary) with any of these keywords; what is given directly wins.
+
+    Returns:
+        Verdicts, figures between their controls, what was left out and why, and the nearest pairs.
+    """
+    given = locals()
+    targets = _outputs(out, html, overwrite)
+    sets = gather(**{key: given[key] for key in _GATHER})
+    for note in sets.notes:
+        warnings.warn(note, stacklevel=4)
+    extractor = _extractor(features, sets)
+    report = _Progress(progress)
+    evaluation = evaluate_sets(
+        sets, n=n, seed=seed, extractor=extractor, useful_draws=useful_draws, progress=report
+    )
+    report.close()
+    evaluation.protocol["loading"] = {
+        "data": _shown(data),
+        "holdout": _shown(holdout),
+        "pool": _shown(pool),
+        "shots": shots,
+        "size": size,
+        "channels": channels,
+        "fit": fit,
+    }
+    if "json" in targets:
+        evaluation.save(targets["json"])
+    if "html" in targets:
+        from fewgen.files import write_text
+        from fewgen.report.evidence import render_evaluation
+
+        write_text(targets["html"], render_evaluation(evaluation))
+    return evaluation
+
+
+_GATHER = (
+    "images",
+    "data",
+    "holdout",
+    "pool",
+    "shots",
+    "classes",
+    "seed",
+    "n",
+    "features",
+    "useful_draws",
+    "size",
+    "channels",
+    "fit",
+    "alpha",
+    "convert",
+    "data_dir",
+    "download",
+    "device",
+)
+_LOADING = ("split", "size", "channels", "fit", "alpha", "convert")
+
+
+@dataclasses.dataclass
+class Sets:
+    """Everything that an evaluation compares, checked; a run has not drawn its images yet.
+
+    Attributes:
+        subject: what is evaluated, in the user's words.
+        run: the run that draws the images, or None.
+        generated: the images at hand, or None for a run.
+        train: images that were learned from.
+        held_out: real images that were not, or None.
+        pool: further real images, or None.
+        notes: what a reader should know.
+    """
+
+    subject: str
+    run: Run | None
+    generated: ImageSet | None
+    train: ImageSet
+    held_out: ImageSet | None
+    pool: ImageSet | None
+    notes: list[str]
+
+
+def plan_evaluation(**keywords: Any) -> str:
+    """Return what `evaluate` would compare with the same keywords; draws, measures and writes nothing."""
+    settings = call_settings(unwrapped(evaluate), keywords)
+    _outputs(settings["out"], settings["html"], settings["overwrite"], write=False)
+    sets = gather(**{key: settings[key] for key in _GATHER})
+    if sets.generated is None:
+        per_class = images_per_class(settings["n"], sets.train.n_classes)
+        made = f"{per_class * sets.train.n_classes} images that {sets.subject} would draw"
+    else:
+        made = repr(sets.generated)
+    lines = [f"generated   {made}", f"learned     {sets.train!r}"]
+    lines.append(f"held out    {'none' if sets.held_out is None else repr(sets.held_out)}")
+    lines.append(f"pool        {'none' if sets.pool is None else repr(sets.pool)}")
+    lines.append(f"features    {settings['features']}")
+    draws = settings["useful_draws"]
+    lines.append(f"useful      {f'{draws} paired draws' if draws else 'left out'}")
+    return "\n".join([*lines, *(f"note        {note}" for note in sets.notes)])
+
+
+def images_per_class(n: int | None, n_classes: int) -> int:
+    """Return how many images of each class a run draws for an evaluation.
+
+    >>> images_per_class(None, 10), images_per_class(None, 2), images_per_class(7, 2)
+    (100, 150, 7)
+    """
+    return max(PER_CLASS, math.ceil(AT_LEAST / n_classes)) if n is None else n
+
+
+def gather(**keywords: Any) -> Sets:
+    """Find and check the sets of an evaluation: nothing slow happens before a mistake is known."""
+    if keywords["n"] is not None:
+        _whole("n", keywords["n"], 1)
+    _whole("useful_draws", keywords["useful_draws"], 0)
+    _whole("seed", keywords["seed"], 0)
+    from fewgen.evaluate.matching import match_images
+
+    run = _as_run(keywords["images"], keywords["device"])
+    notes: list[str] = []
+    if run is not None and (run.path / SPLIT_NAME).is_file():
+        source, settings, train, held_out = _of_run(run, keywords)
+    else:
+        source, settings, train, held_out = _of_data(run, keywords)
+    generated = None
+    if run is None:
+        generated = match_images(_foreign(keywords, settings), train)
+    elif run.class_names != train.class_names:
+        raise DataError(
+            f'"{run.path}" draws the classes {list(run.class_names)}, but the training images have '
+            f"{list(train.class_names)}. Give the images it was trained on, or choose --class-name."
+        )
+    if held_out is not None:
+        held_out = _apart(match_images(held_out, train, partial=True), train, notes)
+    else:
+        notes.append(_offer(run, source))
+    pool = _pool(keywords, source, settings, train, held_out, notes)
+    subject = _subject(keywords["images"])
+    if generated is not None:
+        generated = dataclasses.replace(generated, name=subject)
+    return Sets(subject, run, generated, train, held_out, pool, notes)
+
+
+def evaluate_sets(
+    sets: Sets,
+    *,
+    n: int | None = None,
+    seed: int = 0,
+    extractor: FeatureExtractor | None = None,
+    useful_draws: int = 10,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Draw the images of a run if there is one, measure, and add what only a run can be asked.
+
+    Args:
+        sets: what to compare.
+        n: images per class that a run draws; None for the default.
+        seed: of the drawn images and of the tests.
+        extractor: features; None for the small classifier.
+        useful_draws: paired draws of the usefulness test; 0 leaves it out.
+        progress: told the name of the part and the share of it that is done.
+    """
+    from fewgen.evaluate.evaluation import evaluate_images
+
+    generated = sets.generated
+    if generated is None:
+        if sets.run is None:
+            raise DataError("there are neither images nor a run to evaluate.")
+        if progress is not None:
+            progress("drawing images", 0.0)
+        generated = _drawn(sets.run, images_per_class(n, sets.train.n_classes), seed, sets.subject)
+    evaluation = evaluate_images(
+        generated,
+        sets.train,
+        sets.held_out,
+        extractor=extractor,
+        pool=sets.pool,
+        useful_draws=useful_draws,
+        seed=seed,
+        progress=progress,
+    )
+    evaluation.protocol["subject"] = sets.subject
+    return evaluation
+
+
+# ------------------------------------------------------------------------------------------- the sets
+
+
+def _as_run(images: Any, device: str) -> Run | None:
+    """Return the run that is meant, or None if these are images."""
+    from fewgen.data.registry import is_named
+    from fewgen.files import is_run_dir
+
+    if isinstance(images, Run):
+        return images
+    if not isinstance(images, (str, Path)) or is_named(images):
+        return None
+    path = Path(images).expanduser()
+    if not path.exists():
+        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise DataError(
+            f'There is neither a run nor a folder nor an .npz "{images}".{suggest(path.name, siblings)}'
+        )
+    if path.is_file():
+        return load_run(path, device) if path.suffix == ".safetensors" else None
+    return load_run(path, device) if is_run_dir(path) or (path / MODEL_NAME).is_file() else None
+
+
+def _of_run(run: Run, keywords: Mapping[str, Any]) -> tuple[Any, dict[str, Any], ImageSet, ImageSet | None]:
+    """Return the source, how it is read, and the training and held-out images that a run names."""
+    for key in ("shots", "classes", "size", "channels"):
+        if keywords[key] is not None:
+            raise ConfigError(
+                f'"{run.path}" knows its training images, so {key} has no meaning here. Leave it out.'
+            )
+    holdout = keywords["holdout"]
+    if _is_number(holdout):
+        raise ConfigError(
+            f"holdout is {holdout}, a number of images to set aside, but the images of a run are chosen "
+            "already. Leave it out for the run's own held-out images, or name others."
+        )
+    try:
+        train, held_out = run.images(keywords["data_dir"], keywords["download"], source=keywords["data"])
+    except DataError as error:
+        more = "" if keywords["data"] is not None else " Name the training images with --data."
+        raise DataError(f"{error}{more}") from None
+    source = run.config.get("data") if keywords["data"] is None else keywords["data"]
+    settings = {key: run.config[key] for key in _LOADING if run.config.get(key) is not None}
+    if holdout is not None:
+        classes = run.config.get("classes")
+        held_out = _real(holdout, source, settings, classes, train, keywords)
+    return source, settings, train, held_out
+
+
+def _of_data(
+    run: Run | None, keywords: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any], ImageSet, ImageSet | None]:
+    """Return the same for images of another program, or for a model file without its folder."""
+    from fewgen.data import ImageSet
+
+    source, holdout = keywords["data"], keywords["holdout"]
+    if source is None:
+        raise ConfigError(
+            "data is missing: name the images that were learned from, such as --data digits --shots 30."
+        )
+    settings = {key: keywords[key] for key in _LOADING if key in keywords}
+    if run is not None:
+        _, height, width = _shape_of(run)
+        if height == width:
+            settings |= {"size": height, "channels": _shape_of(run)[0]}
+    if not isinstance(source, ImageSet):
+        source_images = load_source(settings, source, keywords["data_dir"], keywords["download"])
+    else:
+        source_images = source
+    classes = keywords["classes"]
+    if classes is None and run is not None and set(run.class_names) <= set(source_images.class_names):
+        classes = run.class_names
+    if classes:
+        source_images = source_images.select_classes(class_list(classes, source_images.class_names))
+    aside = int(holdout) if _is_number(holdout) else 0
+    chosen, rest = split_indices(source_images, keywords["shots"], aside, keywords["seed"])
+    train = source_images.subset(chosen)
+    if aside:
+        return source, settings, train, source_images.subset(rest)
+    held_out = None
+    if holdout is not None and not _is_number(holdout):
+        held_out = _real(holdout, source, settings, classes, train, keywords)
+    return source, settings, train, held_out
+
+
+def _shape_of(run: Run) -> tuple[int, int, int]:
+    """Return (C, H, W) of a run's images, without building the model."""
+    spec = run.info.spec
+    return int(spec["channels"]), int(spec["height"]), int(spec["width"])
+
+
+def _is_number(holdout: Any) -> bool:
+    if isinstance(holdout, str):
+        return holdout.strip().isdigit()
+    return isinstance(holdout, int) and not isinstance(holdout, bool)
+
+
+def _real(
+    wanted: Any,
+    source: Any,
+    settings: Mapping[str, Any],
+    classes: Sequence[str] | None,
+    train: ImageSet,
+    keywords: Mapping[str, Any],
+) -> ImageSet:
+    """Return real images by "test", name, path or as given, in the size of the training images."""
+    from fewgen.data import ImageSet
+
+    if isinstance(wanted, ImageSet):
+        return wanted
+    settings = dict(settings)
+    height, width = train.size
+    if height == width:
+        settings |= {"size": height, "channels": train.channels}
+    if wanted == "test":
+        if source is None or isinstance(source, ImageSet):
+            raise ConfigError('holdout is "test", but the data are given in Python and have no test part.')
+        settings["split"], wanted = "test", source
+    else:
+        settings["split"] = "train"
+    images = load_source(settings, wanted, keywords["data_dir"], keywords["download"])
+    return images.select_classes(class_list(classes, images.class_names)) if classes else images
+
+
+def _foreign(keywords: Mapping[str, Any], settings: Mapping[str, Any]) -> ImageSet:
+    """Return images that no run of ours has to draw first."""
+    from fewgen.data import ImageSet
+    from fewgen.data.foreign import load_foreign
+    from fewgen.data.registry import is_named
+    from fewgen.generate import GeneratedImages
+
+    images = keywords["images"]
+    if isinstance(images, GeneratedImages):
+        return images.to_image_set()
+    if isinstance(images, ImageSet):
+        return images
+    if is_named(images):
+        loaded = load_source(settings, images, keywords["data_dir"], keywords["download"])
+    else:
+        reading = {key: settings[key] for key in _LOADING if key in settings and key != "split"}
+        loaded = load_foreign(images, **reading)
+    wanted = keywords["classes"]
+    return loaded.select_classes(class_list(wanted, loaded.class_names)) if wanted else loaded
+
+
+def _keys(images: ImageSet) -> list[bytes]:
+    """Return a digest per image, equal for equal pixels."""
+    array = images.images.contiguous().numpy()
+    return [hashlib.blake2b(pixels.tobytes(), digest_size=16).digest() for pixels in array]
+
+
+def without(images: ImageSet, *others: ImageSet | None) -> tuple[ImageSet, int]:
+    """Return the images that are, pixel by pixel, in none of the other sets, and how many others there were.
+
+    Args:
+        images: to choose from.
+        others: sets of the same image shape; None is an empty one.
+    """
+    known = {key for other in others if other is not None for key in _keys(other)}
+    kept = [index for index, key in enumerate(_keys(images)) if key not in known]
+    return (images, 0) if len(kept) == len(images) else (images.subset(kept), len(images) - len(kept))
+
+
+def _apart(held_out: ImageSet, train: ImageSet, notes: list[str]) -> ImageSet | None:
+    """Leave out held-out images that are training images too; many of them are a mistake."""
+    kept, twins = without(held_out, train)
+    if twins > MAX_OVERLAP * len(held_out):
+        raise DataError(
+            f"{twins} of the {len(held_out)} held-out images are, pixel by pixel, training images too, so "
+            "they cannot show what an unseen image looks like. Name images that were not learned from."
+        )
+    if twins:
+        count = "1 of the held-out images is a training image" if twins == 1 else f"{twins} of the held-out"
+        count += "" if twins == 1 else " images are training images"
+        notes.append(f"{count}, pixel by pixel, and {'is' if twins == 1 else 'are'} left out.")
+    return kept
+
+
+def _offer(run: Run | None, source: Any) -> str:
+    """Return what a user without held-out images can do."""
+    from fewgen.data.registry import is_named
+
+    text = 'there are no held-out real images, so "new" cannot be told. '
+    if is_named(source):
+        return (
+            text + "Add --holdout test, or set 6 to 10 images per class aside: fewgen train ... --holdout 8."
+        )
+    if run is not None:
+        return text + "Set 6 to 10 images per class aside when training: fewgen train ... --holdout 8."
+    return text + "Name some with --holdout; 6 to 10 per class are enough to begin with."
+
+
+def _pool(
+    keywords: Mapping[str, Any],
+    source: Any,
+    settings: Mapping[str, Any],
+    train: ImageSet,
+    held_out: ImageSet | None,
+    notes: list[str],
+) -> ImageSet | None:
+    """Return further real images, none of which is among the training or held-out images."""
+    from fewgen.data import ImageSet
+    from fewgen.data.registry import is_named
+    from fewgen.evaluate.matching import match_images
+
+    wanted = keywords["pool"]
+    if wanted == "none" or (wanted == "auto" and not is_named(source)):
+        return None
+    if isinstance(wanted, str) and wanted in ("auto", "rest"):
+        if source is None:
+            raise ConfigError('pool is "rest", but it is not known of what. Name the data with --data.')
+        if isinstance(source, ImageSet):
+            images = source
+        else:
+            images = load_source(settings, source, keywords["data_dir"], keywords["download"])
+        if images.class_names != train.class_names:
+            images = images.select_classes(train.class_names)
+        images, _ = without(images, train, held_out)
+        if int(images.counts().min()) == 0:
+            if wanted == "rest":
+                notes.append("the data have no further images of some classes, so there is no pool.")
+            return None
+        return images
+    images = match_images(_real(wanted, source, settings, keywords["classes"], train, keywords), train)
+    images, twins = without(images, train, held_out)
+    if twins:
+        notes.append(f"{twins} images of the pool are training or held-out images too, and are left out.")
+    return images if len(images) else None
+
+
+def _extractor(name: str, sets: Sets) -> FeatureExtractor | None:
+    """Return the features by name; None stands for the small classifier, which the evaluation trains."""
+    if name == "classifier":
+        return None
+    from fewgen.evaluate.features import make_extractor
+
+    return make_extractor(name, sets.train if sets.pool is None else sets.pool)
+
+
+# ----------------------------------------------------------------------------------- what a run is asked
+
+
+def _drawn(run: Run, n: int, seed: int, subject: str) -> ImageSet:
+    from fewgen.generate import GenerationRequest
+
+    request = GenerationRequest.per_class(range(len(run.class_names)), n, seed)
+    return dataclasses.replace(run.method.generate(request).to_image_set(), name=subject)
+
+
+# ------------------------------------------------------------------------------------------- the output
+
+
+def _outputs(out: str | Path | None, html: bool, overwrite: bool, write: bool = True) -> dict[str, Path]:
+    """Return the files to write, by kind, after checking that they may be written."""
+    from fewgen.files import prepare_output_file
+
+    if out is None:
+        return {}
+    path = Path(out)
+    if path.suffix.lower() != ".json":
+        raise OutputError(f'"{out}" must end in .json, such as evaluation.json; the page goes beside it.')
+    targets = {"json": path, **({"html": path.with_suffix(".html")} if html else {})}
+    for target in targets.values():
+        if not overwrite and (target.exists() or target.is_symlink()):
+            raise OutputError(
+                f'"{target}" exists already and was left as it is. Choose another name, or add --overwrite.'
+            )
+        if write:
+            prepare_output_file(target, overwrite=overwrite)
+    return targets
+
+
+def _subject(images: Any) -> str:
+    if isinstance(images, Run):
+        return str(images.path)
+    if isinstance(images, (str, Path)):
+        return str(images)
+    return getattr(images, "name", "") or "generated images"
+
+
+def _shown(source: Any) -> Any:
+    """Return a source as the record of an evaluation can hold it."""
+    return source if source is None or isinstance(source, (int, str)) else str(source)
+
+
+class _Progress:
+    """Names the part that is being measured, on standard error; on a terminal it rewrites one line."""
+
+    def __init__(self, show: bool) -> None:
+        self.show, self.part, self.terminal = show, "", sys.stderr.isatty()
+
+    def __call__(self, part: str, share: float) -> None:
+        if not self.show:
+            return
+        if self.terminal:
+            print(f"\r\x1b[K{part} {share:.0%}", end="", file=sys.stderr, flush=True)
+        elif part != self.part:
+            print(part, file=sys.stderr, flush=True)
+        self.part = part
+
+    def close(self) -> None:
+        """Leave the line free for what follows."""
+        if self.show and self.terminal and self.part:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

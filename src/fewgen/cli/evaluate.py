@@ -1,0 +1,89 @@
+"""`fewgen evaluate`: verdicts on a run or on any images, with the evidence as a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fewgen.cli.command import Argument, Command
+
+OUT = "evaluation.json"
+
+
+def _run(given: dict[str, Any]) -> int:
+    from fewgen import api
+
+    settings = _with_out(given)
+    evaluation = api.evaluate(**settings)
+    for line in evaluation.lines():
+        print(line)
+    out = Path(settings["out"])
+    page = out.with_suffix(".html")
+    shown = f"{out} and {page}" if settings["html"] else str(out)
+    print(f"Wrote {shown}")
+    return 0
+
+
+def _with_out(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the keywords with the name of the output, which the command, unlike Python, always has."""
+    from fewgen import api
+    from fewgen.config.call import call_settings, unwrapped
+
+    settings = call_settings(unwrapped(api.evaluate), given)
+    return {**settings, "out": settings["out"] or OUT}
+
+
+def _dry_run(given: dict[str, Any]) -> str:
+    from fewgen import api
+
+    found = api.plan_evaluation(**_with_out(given))
+    return f"{found}\nNothing was written. Without --dry-run, measuring starts."
+
+
+COMMAND = Command(
+    name="evaluate",
+    function="evaluate",
+    summary="say whether images are real, diverse, new, useful and of the wanted class",
+    arguments=(
+        Argument("images", positional=True, metavar="IMAGES_OR_RUN"),
+        Argument("data", metavar="D"),
+        Argument("holdout", int | str | None, "H"),
+        Argument("pool", metavar="P"),
+        Argument("shots", int | None, "K"),
+        Argument("classes", str, "NAME", flag="--class-name", repeat=True),
+        Argument("seed", int, "N"),
+        Argument("n", int | None, "N", short="-n"),
+        Argument("features", metavar="NAME"),
+        Argument("useful_draws", int, "N"),
+        Argument("size", int | None, "PIXELS"),
+        Argument("channels", int | None, "C"),
+        Argument("fit", metavar="HOW"),
+        Argument("alpha", metavar="HOW"),
+        Argument("convert", bool),
+        Argument("out", str | None, "OUT"),
+        Argument("html", bool),
+        Argument("overwrite", bool),
+        Argument("data_dir", metavar="DIR"),
+        Argument("download", bool),
+        Argument("device", metavar="NAME"),
+        Argument("progress", bool),
+    ),
+    examples=(
+        ("fewgen evaluate runs/digits --out digits.json", "a run, against its own held-out images"),
+        (
+            "fewgen evaluate images.npz --data digits --shots 30 --holdout test",
+            "images from any program, that learned from 30 digits each; the test part is held out",
+        ),
+        (
+            "fewgen evaluate made --data photos --holdout more_photos --size 32 --out made.json",
+            "folders with one subfolder per class",
+        ),
+        (
+            "fewgen evaluate images.npz --data digits --shots 30 --holdout test --dry-run",
+            "what would be compared",
+        ),
+    ),
+    run=_run,
+    dry_run=_dry_run,
+    help_texts=(("dry_run", "print what would be compared, and stop."),),
+)

@@ -1,0 +1,334 @@
+"""`fewgen evaluate`: which images it compares, what it refuses, what it writes; measuring is replaced here."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+import warnings
+
+import pytest
+import torch
+from PIL import Image
+from tests.fake_evaluation import fake_evaluation
+from tests.fake_method import Fake
+
+import fewgen
+from fewgen.api.evaluating import images_per_class, without
+from fewgen.cli.main import main
+from fewgen.data import ImageSet, load_images, save_images
+from fewgen.errors import ConfigError, DataError, OutputError
+
+assert Fake.name == "fake"
+SMALL = {"data": "digits", "size": 8, "shots": 12, "text": "onehot", "progress": False, "report": False}
+
+
+def _images(n=24, names=("cat", "dog"), seed=0, size=6):
+    rng = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (n, 1, size, size), generator=rng, dtype=torch.uint8)
+    return ImageSet(pixels, torch.arange(n) % len(names), names, name="toy")
+
+
+def _same(a, b):
+    return torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return fewgen.train("fake", out=tmp_path_factory.mktemp("run") / "a", **SMALL)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Replace the measuring; return the arguments it is called with."""
+    seen = []
+
+    def evaluate_images(generated, train, held_out=None, **keywords):
+        seen.append({"generated": generated, "train": train, "held_out": held_out, **keywords})
+        if keywords.get("progress"):
+            keywords["progress"]("copies", 0.5)
+        return fake_evaluation(generated, train, held_out)
+
+    module = types.ModuleType("fewgen.evaluate.evaluation")
+    module.evaluate_images = evaluate_images
+    monkeypatch.setitem(sys.modules, "fewgen.evaluate.evaluation", module)
+    return seen
+
+
+# ------------------------------------------------------------------------------------ which images
+
+
+def test_the_package_is_also_the_function(calls):
+    evaluation = fewgen.evaluate(_images(seed=1), data=_images(), progress=False)
+    assert evaluation.verdicts["real"].answer == "partly"
+    assert fewgen.evaluate.frechet_distance is not None
+    assert "evaluate" in dir(fewgen)
+
+
+def test_a_run_is_compared_with_its_own_images(run, calls):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fewgen.evaluate(run.path, n=3, seed=2, useful_draws=0, progress=False)
+    (call,) = calls
+    train, held_out = run.images()
+    assert _same(call["train"], train)
+    assert _same(call["held_out"], held_out)
+    assert _same(call["generated"], fewgen.generate(run, n=3, seed=2).to_image_set())
+    assert call["useful_draws"] == 0
+    assert call["seed"] == 2
+    assert call["extractor"] is None
+    # The pool is what the data set has besides, in the run's form, and shares no image with the others.
+    every = load_images("digits", size=8)
+    _, repeated = without(every, train, held_out)
+    assert len(call["pool"]) == len(every) - repeated
+    assert without(call["pool"], train, held_out)[1] == 0
+
+
+def test_how_many_images_a_run_draws():
+    assert images_per_class(None, 10) == 100
+    assert images_per_class(None, 2) == 150
+    assert images_per_class(None, 7) * 7 >= 300
+    assert images_per_class(5, 2) == 5
+
+
+def test_a_run_finds_its_images_in_another_place_and_refuses_others(run, calls, tmp_path):
+    save_images(load_images("digits", size=8), tmp_path / "moved.npz")
+    fewgen.evaluate(run, data=tmp_path / "moved.npz", n=1, progress=False)
+    assert _same(calls[0]["train"], run.images()[0])
+    assert calls[0]["pool"] is None, "a file has no rest unless it is asked for"
+    with pytest.raises(DataError, match="not those that"):
+        fewgen.evaluate(
+            run, data=load_images("digits", size=8).subset(range(1441, -1, -1)), n=1, progress=False
+        )
+    for key, value in (("shots", 3), ("size", 8), ("channels", 1), ("classes", ["one"])):
+        with pytest.raises(ConfigError, match=f"so {key} has no meaning"):
+            fewgen.evaluate(run, progress=False, **{key: value})
+    with pytest.raises(ConfigError, match="number of images to set aside"):
+        fewgen.evaluate(run, holdout=3, progress=False)
+    assert len(calls) == 1
+
+
+def test_a_run_against_the_test_part(run, calls):
+    fewgen.evaluate(run, holdout="test", n=1, progress=False)
+    test = load_images("digits", split="test", size=8)
+    assert _same(calls[0]["held_out"], without(test, run.images()[0])[0])
+
+
+def test_a_model_file_alone_needs_its_data(run, calls, tmp_path):
+    path = tmp_path / "alone.safetensors"
+    path.write_bytes((run.path / "model.safetensors").read_bytes())
+    with pytest.raises(ConfigError, match="data is missing"):
+        fewgen.evaluate(path, progress=False)
+    with pytest.warns(UserWarning, match="--holdout test"):
+        fewgen.evaluate(path, data="digits", shots=4, n=2, progress=False)
+    assert _same(calls[0]["train"], load_images("digits", size=8).shots(4, 0))
+    assert len(calls[0]["generated"]) == 20
+
+
+def test_training_images_are_those_that_train_chooses(calls):
+    data = _images(60)
+    fewgen.evaluate(_images(seed=1), data=data, shots=9, holdout=5, seed=3, pool="rest", progress=False)
+    train, held_out = data.split_shots(9, 5, 3)
+    (call,) = calls
+    assert _same(call["train"], train)
+    assert _same(call["held_out"], held_out)
+    assert len(call["pool"]) == 60 - 18 - 10
+
+
+def test_files_folders_and_generated_images(calls, tmp_path, run):
+    save_images(_images(seed=1), tmp_path / "made.npz")
+    save_images(_images(seed=2), tmp_path / "real")
+    save_images(_images(12, seed=3), tmp_path / "other")
+    save_images(_images(12, seed=4), tmp_path / "pool.npz")
+    fewgen.evaluate(
+        tmp_path / "made.npz",
+        data=str(tmp_path / "real"),
+        holdout=tmp_path / "other",
+        pool=tmp_path / "pool.npz",
+        progress=False,
+    )
+    (call,) = calls
+    assert _same(call["generated"], _images(seed=1))
+    assert call["generated"].name == str(tmp_path / "made.npz")
+    assert len(call["train"]) == 24
+    assert len(call["held_out"]) == 12
+    assert len(call["pool"]) == 12
+    fewgen.evaluate(fewgen.generate(run, n=2), data=run.images()[0], holdout=run.images()[1], progress=False)
+    assert len(calls[1]["generated"]) == 20
+
+
+def test_classes_are_matched_by_name_and_the_size_may_be_set(calls, tmp_path):
+    made = _images(seed=1, size=9)
+    save_images(ImageSet(made.images, made.labels, ("Dog", "CAT")), tmp_path / "made.npz")
+    with pytest.raises(DataError, match="9x9 pixels"):
+        fewgen.evaluate(tmp_path / "made.npz", data=_images(), progress=False)
+    save_images(_images(), tmp_path / "real.npz")
+    with pytest.warns(UserWarning, match="no held-out"):
+        evaluation = fewgen.evaluate(
+            tmp_path / "made.npz", data=tmp_path / "real.npz", size=6, progress=False
+        )
+    assert calls[0]["generated"].class_names == ("cat", "dog")
+    assert calls[0]["generated"].labels.tolist()[:2] == [1, 0]
+    assert evaluation.protocol["loading"]["size"] == 6
+
+
+def test_unknown_classes_and_missing_files_are_told(tmp_path):
+    with pytest.raises(DataError, match="bird"):
+        fewgen.evaluate(_images(names=("cat", "bird")), data=_images(), progress=False)
+    (tmp_path / "imagse").mkdir()
+    with pytest.raises(DataError, match='Did you mean "imagse"'):
+        fewgen.evaluate(tmp_path / "images", data="digits", progress=False)
+    with pytest.raises(DataError, match="neither an .npz"):
+        Image.new("L", (4, 4)).save(tmp_path / "x.png")
+        fewgen.evaluate(tmp_path / "x.png", data="digits", progress=False)
+
+
+# ------------------------------------------------------------------------------------------ overlap
+
+
+def test_held_out_images_that_were_learned_from(calls):
+    train, other = _images(), _images(40, seed=5)
+    few = ImageSet(
+        torch.cat([other.images, train.images[:2]]),
+        torch.cat([other.labels, train.labels[:2]]),
+        train.class_names,
+    )
+    with pytest.warns(UserWarning, match="2 of the held-out images are training images, pixel by pixel"):
+        fewgen.evaluate(_images(seed=1), data=train, holdout=few, progress=False)
+    assert _same(calls[0]["held_out"], other)
+    with pytest.raises(DataError, match="24 of the 24 held-out images are, pixel by pixel, training images"):
+        fewgen.evaluate(_images(seed=1), data=train, holdout=train, progress=False)
+
+
+def test_the_pool_gives_way_to_the_other_sets(calls):
+    train, held_out, more = _images(), _images(10, seed=5), _images(8, seed=6)
+    pool = ImageSet(
+        torch.cat([train.images, held_out.images, more.images]),
+        torch.cat([train.labels, held_out.labels, more.labels]),
+        train.class_names,
+    )
+    with pytest.warns(UserWarning, match="34 images of the pool"):
+        fewgen.evaluate(_images(seed=1), data=train, holdout=held_out, pool=pool, progress=False)
+    assert _same(calls[0]["pool"], more)
+
+
+def test_without_counts_every_twin():
+    images = _images(6)
+    doubled = images.subset([0, 0, 1, 2])
+    kept, twins = without(doubled, images.subset([0]), None)
+    assert (len(kept), twins) == (2, 2)
+    assert without(images, None) == (images, 0)
+
+
+# ------------------------------------------------------------------------------------------- output
+
+
+def test_json_and_page_are_written_and_never_replaced_unasked(calls, tmp_path):
+    out = tmp_path / "deep" / "e.json"
+    keywords = {"data": _images(), "holdout": _images(10, seed=5), "progress": False}
+    fewgen.evaluate(_images(seed=1), out=out, **keywords)
+    record = json.loads(out.read_text(encoding="utf-8"))
+    assert record["format"] == "fewgen-evaluation"
+    assert record["protocol"]["subject"] == "toy"
+    assert "<h2>Verdicts</h2>" in out.with_suffix(".html").read_text(encoding="utf-8")
+    with pytest.raises(OutputError, match="exists already.*--overwrite"):
+        fewgen.evaluate(_images(seed=1), out=out, **keywords)
+    out.unlink()
+    with pytest.raises(OutputError, match=r"e\.html.*exists already"):
+        fewgen.evaluate(_images(seed=1), out=out, **keywords)
+    fewgen.evaluate(_images(seed=1), out=out, html=False, **keywords)
+    fewgen.evaluate(_images(seed=1), out=out, overwrite=True, **keywords)
+    with pytest.raises(OutputError, match=r"must end in \.json"):
+        fewgen.evaluate(_images(seed=1), out=tmp_path / "e.html", **keywords)
+    assert len(calls) == 3, "what may not be written is known before anything is measured"
+
+
+def test_a_failure_leaves_no_folder_behind(calls, tmp_path):
+    with pytest.raises(DataError):
+        fewgen.evaluate(
+            _images(names=("a", "b")), data=_images(), out=tmp_path / "deep" / "e.json", progress=False
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n": 0}, "n must be"),
+        ({"useful_draws": -1}, "useful_draws must be"),
+        ({"seed": 1.5}, "seed must be"),
+    ],
+)
+def test_numbers_out_of_range(change, message):
+    with pytest.raises(ConfigError, match=message):
+        fewgen.evaluate(_images(seed=1), data=_images(), **change)
+
+
+def test_features_by_name(calls):
+    fewgen.evaluate(_images(seed=1), data=_images(), features="pixels", progress=False)
+    assert calls[0]["extractor"].name == "pixels"
+    with pytest.raises(ConfigError, match="pixles"):
+        fewgen.evaluate(_images(seed=1), data=_images(), features="pixles", progress=False)
+
+
+# ------------------------------------------------------------------------------------- command line
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_images(_images(seed=1), "made.npz")
+    save_images(_images(60), "real.npz")
+    return tmp_path
+
+
+def test_the_command_prints_verdicts_and_writes(files, calls, capsys):
+    words = ["evaluate", "made.npz", "--data", "real.npz", "--shots", "8", "--holdout", "6"]
+    assert main([*words, "--useful-draws", "0"]) == 0, "whatever the verdicts"
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0] == "real partly"
+    assert "Wrote evaluation.json and evaluation.html" in out
+    assert "copies" in err
+    assert len(calls[0]["train"]) == 16
+    assert len(calls[0]["held_out"]) == 12
+    assert calls[0]["useful_draws"] == 0
+    assert main(words) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main([*words, "--overwrite", "--no-html", "--no-progress"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == "Wrote evaluation.json"
+    assert err == ""
+
+
+def test_mistakes_on_the_command_line_are_one_line(files, calls, capsys):
+    for words, message in (
+        (["evaluate"], "needs IMAGES_OR_RUN"),
+        (["evaluate", "made.npz"], "data is missing"),
+        (["evaluate", "none.npz", "--data", "real.npz"], 'nor an .npz "none.npz"'),
+        (["evaluate", "made.npz", "--data", "real.npz", "--holdout", "500"], "images"),
+        (["evaluate", "made.npz", "--data", "real.npz", "--useful-draws", "some"], "must be a whole number"),
+    ):
+        assert main(words) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("error: ")
+        assert message in err
+    assert sorted(path.name for path in files.iterdir()) == ["made.npz", "real.npz"]
+
+
+def test_a_dry_run_says_what_would_be_compared(files, calls, capsys, run):
+    assert main(["evaluate", "made.npz", "--data", "real.npz", "--holdout", "6", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "24 grey images" in out
+    assert "12 grey images" in out
+    assert "Nothing was written" in out
+    assert main(["evaluate", str(run.path), "--dry-run"]) == 0
+    assert "1000 images that" in capsys.readouterr().out
+    assert calls == []
+    assert not (files / "evaluation.json").exists()
+
+
+def test_a_settings_file_gives_any_keyword(files, calls):
+    (files / "e.yaml").write_text("data: real.npz\nshots: 7\nout: mine.json\n", encoding="utf-8")
+    assert main(["evaluate", "made.npz", "--config", "e.yaml", "--no-progress"]) == 0
+    assert len(calls[0]["train"]) == 14
+    assert (files / "mine.json").is_file()
