@@ -139,8 +139,8 @@ def measure_generated(
     fake, truth = made.features, real.test_described.features
 
     def agreement() -> dict[str, object]:
-        found = label_agreement(made.predictions, generated.labels, generated.class_names)
-        reference = label_agreement(real.test_described.predictions, test.labels, test.class_names)
+        found = label_agreement(extractor.classes_of(fake), generated.labels, generated.class_names)
+        reference = label_agreement(extractor.classes_of(truth), test.labels, test.class_names)
         return {
             **_share(found.overall),
             "per_class": {name: _share(share) for name, share in found.per_class.items()},
@@ -210,7 +210,7 @@ def measure_generated(
         return compute
 
     augmented = usefulness_settings or UsefulnessSettings()
-    plain = dataclasses.replace(augmented, max_shift=0)
+    plain = dataclasses.replace(augmented, augmentation="none")
     computers: dict[str, Callable[[], dict[str, object]]] = {
         "class_agreement": agreement,
         "frechet_distance": lambda: {
