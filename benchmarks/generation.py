@@ -99,7 +99,7 @@ def _real_arms(train: ImageSet, test: ImageSet, path: Path) -> dict[str, ArmResu
     augmented = UsefulnessSettings()
     for name, settings in (
         ("usefulness", augmented),
-        ("usefulness_unaugmented", dataclasses.replace(augmented, max_shift=0)),
+        ("usefulness_unaugmented", dataclasses.replace(augmented, augmentation="none")),
     ):
         wanted = dataclasses.asdict(settings)
         entry = kept.get(name)

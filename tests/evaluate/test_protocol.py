@@ -10,7 +10,6 @@ from fewgen.data.imageset import ImageSet
 from fewgen.errors import ConfigError, DataError
 from fewgen.evaluate import ClassifierFeatures, ClassifierSettings, RealSide, UsefulnessSettings
 from fewgen.evaluate.protocol import FIGURES, measure_generated, reference_subset
-from fewgen.evaluate.usefulness import ArmResult, _shifted, paired_gain, train_arm, usefulness
 
 NAMES = ("down", "across", "dot")
 TINY = UsefulnessSettings(width=8, dim=8, steps=20, batch_size=16)
@@ -123,61 +122,3 @@ def test_reference_subset_is_by_content():
     chosen, again = reference_subset(images, 20), reference_subset(images.subset(order), 20)
     assert set(chosen.tolist()) == set(order[again].tolist())
     assert torch.equal(reference_subset(images, 99), torch.arange(50))
-
-
-# ------------------------------------------------------------------------------------------- usefulness
-
-
-def test_more_real_images_help_and_wrong_labels_hurt():
-    few, many, test = shapes(9, 1, hard=True), shapes(300, 2, hard=True), shapes(300, 3, hard=True)
-    settings = UsefulnessSettings(width=8, dim=8, steps=60, batch_size=16)
-    helped = usefulness(few, many, test, seeds=(0, 1), settings=settings)
-    assert helped.gain.mean > 0.02
-    assert set(helped.to_dict()["arms"]) == {"real", "generated", "both"}
-    shuffled = ImageSet(many.images, (many.labels + 1) % 3, NAMES)
-    hurt = usefulness(
-        few, shuffled, test, seeds=(0, 1), settings=settings, generated_only=False, real=helped.real
-    )
-    assert hurt.generated is None
-    assert hurt.gain.mean < helped.gain.mean - 0.1
-
-
-def test_arms_are_repeatable():
-    train, test = shapes(12, 1), shapes(60, 2)
-    assert train_arm("real", [train], test, seeds=(3,), settings=TINY) == train_arm(
-        "real", [train], test, seeds=(3,), settings=TINY
-    )
-
-
-def test_paired_gain_equals_scipy():
-    from scipy.stats import ttest_rel
-
-    new = ArmResult("both", (0, 1, 2, 3), (0.8, 0.82, 0.79, 0.83), {})
-    old = ArmResult("real", (0, 1, 2, 3), (0.78, 0.79, 0.79, 0.8), {})
-    gain = paired_gain(new, old)
-    theirs = ttest_rel(new.accuracy, old.accuracy).confidence_interval(0.95)
-    assert (gain.low, gain.high) == pytest.approx((theirs.low, theirs.high), rel=1e-9)
-    single = paired_gain(ArmResult("both", (0,), (0.8,), {}), ArmResult("real", (0,), (0.7,), {}))
-    assert (single.low, single.high) == (None, None)
-    with pytest.raises(DataError, match="same seeds"):
-        paired_gain(new, ArmResult("real", (1, 2, 3, 4), old.accuracy, {}))
-
-
-def test_shifts_move_whole_images():
-    x = torch.arange(2 * 25.0).reshape(2, 1, 5, 5)
-    rng = torch.Generator().manual_seed(0)
-    moved = torch.stack([_shifted(x, 1, rng) for _ in range(40)])
-    assert any(torch.equal(m[0], x[0]) for m in moved)  # a shift of zero is the image itself
-    # Inside, an image is moved as one piece: neighbours keep their difference of 1.
-    assert torch.equal(moved[..., 1:-1, 2:-1] - moved[..., 1:-1, 1:-2], torch.ones(40, 2, 1, 3, 2))
-    assert _shifted(x, 0, rng) is x
-
-
-def test_usefulness_names_bad_sets():
-    train, test = shapes(6, 1), shapes(6, 2)
-    with pytest.raises(DataError, match="at least one image"):
-        train_arm("real", [train.subset([])], test, settings=TINY)
-    with pytest.raises(DataError, match="Both must be equal"):
-        train_arm("real", [shapes(6, 1, size=16)], test, settings=TINY)
-    with pytest.raises(ConfigError, match="at least one seed"):
-        usefulness(train, train, test, seeds=())

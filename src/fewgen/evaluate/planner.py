@@ -18,7 +18,9 @@ MOST = 10_000_000
 
 def _check_share(name: str, value: float, *, low: float = 0.0, high: float = 1.0) -> None:
     if not (math.isfinite(value) and low <= value <= high):
-        raise ConfigError(f"{name} must be a share from {low:g} to {high:g} (0.01 is one point), got {value!r}.")
+        raise ConfigError(
+            f"{name} must be a share from {low:g} to {high:g} (0.01 is one point), got {value!r}."
+        )
 
 
 def _check_count(name: str, value: int, low: int = 1) -> None:
@@ -173,9 +175,7 @@ def required_episodes(
         # One part in 10^12 is for the rounding of targets that were themselves computed from P.
         return _at_most(math.ceil(single / var_target * (1 - 1e-12)), "episodes")
     target: float = half_width  # type: ignore[assignment]
-    return _smallest(
-        2, lambda n: _critical(confidence, n - 1) * math.sqrt(single / n) <= target, "episodes"
-    )
+    return _smallest(2, lambda n: _critical(confidence, n - 1) * math.sqrt(single / n) <= target, "episodes")
 
 
 def _at_most(n: int, what: str) -> int:
