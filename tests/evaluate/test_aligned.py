@@ -11,8 +11,16 @@ from fewgen.evaluate.aligned import (
     CLASS_LEVEL,
     MARGIN,
     alignment_test,
+    class_retention,
+    cosine_scores,
     holm,
+    image_to_text_accuracy,
+    interpolation_smoothness,
+    mcnemar_p,
+    paired_difference,
+    prototype_scores,
     share_difference,
+    text_to_image_accuracy,
 )
 
 TEN = tuple(f"class {i}" for i in range(10))
@@ -227,3 +235,280 @@ def test_alignment_is_json_and_refuses_bad_labels():
         alignment_test(HUNDRED, HUNDRED, empty, empty, TEN)
     with pytest.raises(DataError, match=r"reach from 0 to 9, but must lie in \[0, 2\)"):
         alignment_test(HUNDRED, HUNDRED, HUNDRED, HUNDRED, ("a", "b"))
+
+
+# ------------------------------------------------------------------------------- texts and images, both ways
+
+
+def naive_ways(scores, labels, n_classes):
+    """Accuracy both ways by sorting lists, with every tie decided against the right answer."""
+    hits = []
+    for row, label in zip(scores, labels, strict=True):
+        order = sorted(range(n_classes), key=lambda c: (-row[c], c == label))
+        hits.append(order[0] == label)
+    ranks, precisions = {}, {}
+    for c in sorted(set(labels)):
+        order = sorted(range(len(labels)), key=lambda i: (-scores[i][c], labels[i] == c))
+        right = [labels[i] == c for i in order]
+        ranks[c] = right.index(True) + 1
+        precisions[c] = sum(right[: sum(right)])
+    return hits, ranks, precisions
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_both_ways_equal_sorting(coarse):
+    rng = torch.Generator().manual_seed(10)
+    names = ("a", "b", "c", "d", "e")
+    labels = torch.tensor([0, 0, 1, 1, 1, 3, 3, 4, 0, 3, 3])  # no image of class "c"
+    for _ in range(30):
+        scores = torch.randn(len(labels), 5, generator=rng, dtype=torch.float64)
+        scores[torch.arange(len(labels)), labels] += 1
+        if coarse:
+            scores = scores.round()  # many ties
+        hits, ranks, precisions = naive_ways(scores.tolist(), labels.tolist(), 5)
+        to_image = text_to_image_accuracy(scores, labels, names)
+        assert to_image.overall.successes == sum(hits)
+        for c, share in to_image.per_class.items():
+            members = [h for h, label in zip(hits, labels.tolist(), strict=True) if names[label] == c]
+            assert (share.successes, share.n) == (sum(members), len(members))
+        to_text = image_to_text_accuracy(scores, labels, names, ks=(1, 2, 3))
+        assert to_text.rank == {names[c]: r for c, r in ranks.items()}
+        assert {c: s.successes for c, s in to_text.precision.items()} == {
+            names[c]: n for c, n in precisions.items()
+        }
+        assert to_text.first.successes == sum(r == 1 for r in ranks.values())
+        for k in (1, 2, 3):
+            assert to_text.recall[k] == pytest.approx(np.mean([r <= k for r in ranks.values()]))
+        assert to_text.mean_recall == pytest.approx(np.mean(list(to_text.recall.values())))
+        order = torch.randperm(len(labels), generator=rng)
+        assert text_to_image_accuracy(scores[order], labels[order], names) == to_image
+        assert image_to_text_accuracy(scores[order], labels[order], names, ks=(1, 2, 3)) == to_text
+        classes = torch.tensor([4, 2, 0, 1, 3])
+        moved = torch.argsort(classes)[labels]
+        turned = text_to_image_accuracy(scores[:, classes], moved, [names[c] for c in classes])
+        assert turned.overall == to_image.overall
+
+
+def test_equal_scores_and_shuffled_labels_are_no_success():
+    names = ("a", "b", "c")
+    labels = torch.arange(300) % 3
+    flat = torch.zeros(300, 3)
+    assert text_to_image_accuracy(flat, labels, names).overall.value == 0
+    assert text_to_image_accuracy(flat, labels, names).n_ties == 300
+    assert image_to_text_accuracy(flat, labels, names).first.value == 0
+    rng = torch.Generator().manual_seed(11)
+    scores = torch.nn.functional.one_hot(labels, 3) + 0.1 * torch.rand(300, 3, generator=rng)
+    assert text_to_image_accuracy(scores, labels, names).overall.value == 1
+    good = image_to_text_accuracy(scores, labels, names)
+    assert (good.first.value, good.mean_recall) == (1, 1)
+    assert all(share.value == 1 for share in good.precision.values())
+    shuffled = labels[torch.randperm(300, generator=rng)]
+    found = text_to_image_accuracy(scores, shuffled, names)
+    assert found.overall.low < found.chance < found.overall.high
+    assert all(s.value < 0.5 for s in image_to_text_accuracy(scores, shuffled, names).precision.values())
+
+
+def test_scores_equal_loops():
+    rng = torch.Generator().manual_seed(12)
+    images, texts = torch.randn(7, 5, generator=rng), torch.randn(3, 5, generator=rng)
+    scores = cosine_scores(images, texts)
+    for i in range(7):
+        for c in range(3):
+            a, b = images[i].double().numpy(), texts[c].double().numpy()
+            assert float(scores[i, c]) == pytest.approx(a @ b / math.sqrt((a @ a) * (b @ b)), abs=1e-12)
+    assert torch.allclose(cosine_scores(images * 7, texts * 0.1), scores, atol=1e-6)
+    labels = torch.tensor([0, 0, 1, 1, 1])
+    train = torch.randn(5, 5, generator=rng)
+    near = prototype_scores(images, train, labels, 2)
+    for c, mean in enumerate((train[:2].double().mean(0), train[2:].double().mean(0))):
+        for i in range(7):
+            assert float(near[i, c]) == pytest.approx(-math.dist(images[i].double(), mean), abs=1e-9)
+
+
+def test_scores_refuse_bad_input():
+    ok = torch.ones(2, 3)
+    with pytest.raises(ShapeError, match="joint space"):
+        cosine_scores(ok, torch.ones(2, 4))
+    with pytest.raises(DataError, match="1 of 2 text vectors are zero"):
+        cosine_scores(ok, torch.tensor([[0.0, 0, 0], [1, 0, 0]]))
+    with pytest.raises(DataError, match="NaN"):
+        cosine_scores(ok * math.nan, ok)
+    with pytest.raises(DataError, match=r"classes \[1\] have no training image"):
+        prototype_scores(ok, ok, torch.tensor([0, 2]), 3)
+    with pytest.raises(ShapeError):
+        prototype_scores(ok, ok, torch.tensor([0]), 1)
+    with pytest.raises(DataError, match="single class"):
+        text_to_image_accuracy(torch.ones(2, 1), torch.zeros(2).long(), ("a",))
+    with pytest.raises(DataError, match="one class"):
+        image_to_text_accuracy(torch.ones(2, 2), torch.zeros(2).long(), ("a", "b"))
+    with pytest.raises(ConfigError, match="ks"):
+        image_to_text_accuracy(torch.ones(2, 2), torch.arange(2), ("a", "b"), ks=(0,))
+    for function in (text_to_image_accuracy, image_to_text_accuracy):
+        with pytest.raises(DataError, match="NaN"):
+            function(torch.full((2, 2), math.nan), torch.arange(2), ("a", "b"))
+        with pytest.raises(ShapeError):
+            function(torch.ones(2, 3), torch.arange(2), ("a", "b"))
+        with pytest.raises(DataError, match="no images"):
+            function(torch.ones(0, 2), torch.zeros(0).long(), ("a", "b"))
+        with pytest.raises(DataError, match=r"\[0, 2\)"):
+            function(torch.ones(1, 2), torch.tensor([2]), ("a", "b"))
+
+
+# --------------------------------------------------------------------------------------------------- walks
+
+
+def naive_walk(walk):
+    steps = [math.dist(a, b) for a, b in zip(walk[:-1], walk[1:], strict=True)]
+    shares = [s / sum(steps) for s in steps]
+    return {
+        "length": sum(steps),
+        "detour": sum(steps) / math.dist(walk[0], walk[-1]),
+        "largest_step": max(shares),
+        "evenness": -sum(p * math.log(p) for p in shares if p > 0) / math.log(len(steps)),
+        "variation": float(np.std(steps) / np.mean(steps)),
+    }
+
+
+def test_smoothness_equals_loops_and_summarises():
+    rng = torch.Generator().manual_seed(13)
+    walks = torch.randn(6, 9, 4, generator=rng, dtype=torch.float64)
+    found = interpolation_smoothness(walks)
+    naive = [naive_walk(walk) for walk in walks.tolist()]
+    for name in naive[0]:
+        values = [n[name] for n in naive]
+        assert getattr(found, name) == pytest.approx(values, abs=1e-9)
+        assert found.summary()[name]["mean"] == pytest.approx(np.mean(values))
+        assert found.summary()[name]["spread"] == pytest.approx(np.std(values, ddof=1))
+    alone = interpolation_smoothness(walks[2])
+    assert alone.detour[0] == pytest.approx(found.detour[2], abs=1e-12)
+    assert alone.summary()["detour"]["spread"] is None
+    steps = (walks[:, 1:] - walks[:, :-1]).norm(dim=2)
+    for w in range(6):  # the relation to the mean squared step, that of the perceptual path length
+        expected = (found.length[w] / 8) ** 2 * (1 + found.variation[w] ** 2)
+        assert float(steps[w].square().mean()) == pytest.approx(expected)
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["n_steps"] == 8
+
+
+def test_straight_even_walk_and_jump():
+    start, end = torch.zeros(3), torch.tensor([1.0, 2.0, 2.0])
+    even = interpolation_smoothness(torch.stack([start + (end - start) * t / 10 for t in range(11)]))
+    assert (even.detour[0], even.largest_step[0], even.evenness[0]) == pytest.approx((1, 0.1, 1))
+    assert even.variation[0] == pytest.approx(0, abs=1e-6)
+    assert even.jump == (False,)
+    leap = interpolation_smoothness(torch.stack([start] * 5 + [end] * 6))
+    assert (leap.detour[0], leap.largest_step[0], leap.evenness[0]) == pytest.approx((1, 1, 0))
+    assert leap.jump == (True,)
+    there = torch.stack([start, end])[torch.tensor([0, 1, 0, 1, 0, 1])]
+    assert interpolation_smoothness(there).detour[0] == pytest.approx(5)
+
+
+def test_still_and_closed_walks_are_named_and_not_nan():
+    walk = torch.arange(5.0)[:, None] * torch.ones(5, 2)
+    still = torch.full((5, 2), 1e4) + 1e-9 * torch.arange(5)[:, None]
+    closed = torch.stack([walk[0], walk[1], walk[2], walk[1], walk[0]])
+    found = interpolation_smoothness(torch.stack([walk, still, closed]))
+    assert found.n_still == 1
+    assert found.detour[1:] == (None, None)
+    assert (found.largest_step[1], found.evenness[1], found.jump[1]) == (None, None, False)
+    assert found.largest_step[2] == pytest.approx(0.25)
+    assert found.summary()["detour"] == {"mean": 1.0, "spread": None, "n": 1}
+    nothing = interpolation_smoothness(torch.zeros(2, 4, 3))
+    assert nothing.n_still == 2
+    assert set(nothing.summary()) == {"length"}
+    json.dumps(nothing.to_dict(), allow_nan=False)
+
+
+def test_smoothness_refuses_bad_input():
+    with pytest.raises(DataError, match="1 walks of 3 images"):
+        interpolation_smoothness(torch.zeros(3, 2))
+    with pytest.raises(ShapeError):
+        interpolation_smoothness(torch.zeros(3))
+    with pytest.raises(DataError, match="NaN"):
+        interpolation_smoothness(torch.full((4, 2), math.inf))
+
+
+# ----------------------------------------------------------------------------------------------- retention
+
+
+def test_mcnemar_equals_the_binomial_test():
+    for lost in range(0, 12):
+        for won in range(0, 12):
+            expected = 1.0 if lost + won == 0 else stats.binomtest(lost, lost + won, 0.5).pvalue
+            assert mcnemar_p(lost, won) == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(DataError, match="negative"):
+        mcnemar_p(-1, 2)
+
+
+@pytest.mark.parametrize(
+    ("p_lost", "p_won"), [(0.02, 0.02), (0.1, 0.1), (0.2, 0.05), (0.5, 0.02), (0.3, 0.3)]
+)
+@pytest.mark.parametrize("n", [10, 30])
+def test_paired_interval_covers(n, p_lost, p_won):
+    """Exact coverage over every possible outcome; Wald's plain interval does not keep it."""
+    covered = wald = 0.0
+    for lost in range(n + 1):
+        for won in range(n + 1 - lost):
+            weight = stats.multinomial.pmf(
+                [lost, won, n - lost - won], n, [p_lost, p_won, 1 - p_lost - p_won]
+            )
+            found = paired_difference(lost, won, n)
+            covered += weight * (found.low <= p_won - p_lost <= found.high)
+            half = 1.96 * math.sqrt(lost + won - (won - lost) ** 2 / n) / n
+            wald += weight * (abs((won - lost) / n - (p_won - p_lost)) <= half)
+    assert covered > 0.93
+    if (p_lost, p_won, n) == (0.2, 0.05, 10):
+        assert wald < 0.88
+
+
+def test_retention_by_hand():
+    names = ("cat", "dog", "owl", "emu")
+    labels = torch.tensor([0] * 20 + [1] * 20 + [2] * 20)
+    before = labels.clone()
+    before[40:52] = 0
+    after = labels.clone()
+    after[:15] = 4  # a class that did not exist before
+    after[20:22] = 0
+    found = class_retention(before, after, labels, names)
+    assert (found.lost, found.won) == (("cat",), ("owl",))
+    assert list(found.per_class) == ["cat", "dog", "owl"]
+    cat, dog, owl = found.per_class.values()
+    assert (cat.before.value, cat.after.value, cat.change.value) == (1.0, 0.25, -0.75)
+    assert cat.p_value == pytest.approx(2 * 0.5**15)
+    assert cat.p_adjusted == pytest.approx(3 * cat.p_value)
+    assert cat.change.high < 0 < owl.change.low
+    assert dog.change.low < 0 < dog.change.high
+    assert (owl.n_lost, owl.n_won, dog.n_lost, dog.n_won) == (0, 12, 2, 0)
+    assert (found.overall.n_lost, found.overall.n_won) == (17, 12)
+    assert found.overall.p_value == pytest.approx(stats.binomtest(12, 29).pvalue)
+    assert json.loads(json.dumps(found.to_dict()))["lost"] == ["cat"]
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
+    assert class_retention(before[order], after[order], labels[order], names) == found
+    swapped = class_retention(after, before, labels, names)
+    assert (swapped.lost, swapped.won) == (found.won, found.lost)
+    assert swapped.overall.change.low == pytest.approx(-found.overall.change.high)
+
+
+def test_retention_seldom_alarms_when_nothing_changed():
+    rng = torch.Generator().manual_seed(14)
+    wanted = torch.arange(300) % 10
+    alarms = 0
+    for _ in range(200):
+        found = class_retention(judged(wanted, 0.8, rng), judged(wanted, 0.8, rng), wanted, TEN)
+        alarms += bool(found.lost or found.won)
+    assert alarms <= 10
+    same = judged(wanted, 0.8, rng)
+    kept = class_retention(same, same, wanted, TEN)
+    assert kept.overall.p_value == 1
+    assert kept.overall.change.low < 0 < kept.overall.change.high
+
+
+def test_retention_refuses_bad_input():
+    one = torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ShapeError):
+        class_retention(one, one, torch.zeros(2).long(), ("a",))
+    with pytest.raises(DataError, match="no images"):
+        class_retention(one[:0], one[:0], one[:0], ("a",))
+    with pytest.raises(DataError, match=r"\[0, 1\)"):
+        class_retention(one, one, one + 1, ("a",))
+    with pytest.raises(DataError, match="cannot be"):
+        paired_difference(3, 3, 5)

@@ -402,3 +402,522 @@ def alignment_test(
         failing=failing,
         not_compared=tuple(class_names[c] for c in np.flatnonzero((counts > 0) & ~both).tolist()),
     )
+
+
+# ------------------------------------------------------------------------------- texts and images, both ways
+
+
+def _rows(x: Tensor, what: str) -> Tensor:
+    if x.ndim != 2:
+        raise ShapeError(f"{what} must be (N, D), got {tuple(x.shape)}.")
+    x = x.detach().to(torch.float64)
+    if not torch.isfinite(x).all():
+        raise DataError(f"{what} hold NaN or infinity.")
+    return x
+
+
+def cosine_scores(image_vectors: Tensor, text_vectors: Tensor) -> Tensor:
+    """Cosine of the angle between every image and every text of a joint space.
+
+    Args:
+        image_vectors: (N, D), such as CLIP's for images.
+        text_vectors: (n_classes, D), of the class texts in the order of the labels.
+
+    Returns:
+        Scores in [-1, 1], (N, n_classes), float64; higher is nearer.
+
+    Raises:
+        ShapeError: other shapes, or vectors of different length.
+        DataError: values that are not finite, or a vector of zeros, which has no direction.
+
+    Source: Radford et al. 2021, arXiv:2103.00020, Fig. 3.
+    Differs: no temperature, which changes no rank.
+    """
+    images, texts = _rows(image_vectors, "image vectors"), _rows(text_vectors, "text vectors")
+    if images.shape[1] != texts.shape[1]:
+        raise ShapeError(
+            f"image vectors have {images.shape[1]} numbers and text vectors {texts.shape[1]}; both must come "
+            "from one joint space."
+        )
+    for what, x in (("image", images), ("text", texts)):
+        n_zero = int((x.norm(dim=1) == 0).sum())
+        if n_zero:
+            raise DataError(f"{n_zero} of {len(x)} {what} vectors are zero and have no direction.")
+    unit = (x / x.norm(dim=1, keepdim=True) for x in (images, texts))
+    return (next(unit) @ next(unit).T).clamp(-1, 1)
+
+
+def prototype_scores(
+    features: Tensor, train_features: Tensor, train_labels: Tensor, n_classes: int
+) -> Tensor:
+    """Nearness of every image to every class mean of the training images, where no joint space exists.
+
+    Args:
+        features: of the images to judge, (N, D).
+        train_features: of real images, (M, D).
+        train_labels: int64 (M,), in [0, n_classes).
+        n_classes: number of classes.
+
+    Returns:
+        Minus the Euclidean distance, (N, n_classes), float64; higher is nearer.
+
+    Raises:
+        ShapeError: shapes that do not fit each other.
+        DataError: values that are not finite, or a class without training images.
+
+    Source: Snell et al. 2017, arXiv:1703.05175, Eq. 1.
+    Differs: the class mean stands in for the class text, so the score knows images, not words.
+    """
+    x, train = _rows(features, "features"), _rows(train_features, "training features")
+    if x.shape[1] != train.shape[1] or train_labels.shape != (len(train),):
+        raise ShapeError(
+            f"features (N, D), training features (M, D) and labels (M,) are needed, got {tuple(x.shape)}, "
+            f"{tuple(train.shape)} and {tuple(train_labels.shape)}."
+        )
+    if len(train_labels) and not 0 <= int(train_labels.min()) <= int(train_labels.max()) < n_classes:
+        raise DataError(f"training labels must lie in [0, {n_classes}).")
+    counts = torch.bincount(train_labels, minlength=n_classes)
+    if (counts == 0).any():
+        empty = (counts == 0).nonzero().flatten().tolist()
+        raise DataError(f"classes {empty} have no training image, so they have no mean to compare with.")
+    sums = torch.zeros(n_classes, train.shape[1], dtype=torch.float64).index_add_(0, train_labels, train)
+    # Exact differences: the product form loses digits where an image lies near a mean.
+    return -torch.cdist(x, sums / counts[:, None], compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _check_scores(scores: Tensor, labels: Tensor, class_names: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Return scores as float64 and one-hot labels as booleans, both (N, n_classes)."""
+    if scores.ndim != 2 or scores.shape[1] != len(class_names) or labels.shape != scores.shape[:1]:
+        raise ShapeError(
+            f"scores must be (N, {len(class_names)}) and labels (N,), got {tuple(scores.shape)} and "
+            f"{tuple(labels.shape)}."
+        )
+    if len(scores) == 0:
+        raise DataError("there are no images to score.")
+    if not torch.isfinite(scores).all():
+        raise DataError("scores hold NaN or infinity.")
+    if int(labels.min()) < 0 or int(labels.max()) >= len(class_names):
+        raise DataError(f"labels must lie in [0, {len(class_names)}), the number of class names.")
+    return scores.detach().to(torch.float64), labels[:, None] == torch.arange(len(class_names))
+
+
+@dataclass(frozen=True)
+class TextToImage:
+    """Share of images that are nearest to the text they were made from.
+
+    overall: of all images, with a Wilson interval.
+    per_class: the same within each class that has images.
+    chance: 1 / n_classes.
+    n_ties: images whose own text shares the highest score with another; they count as missed.
+    """
+
+    overall: Share
+    per_class: dict[str, Share]
+    chance: float
+    n_ties: int
+
+
+def text_to_image_accuracy(
+    scores: Tensor, labels: Tensor, class_names: Sequence[str], *, confidence: float = 0.95
+) -> TextToImage:
+    """Share of images made from a text for which this text scores higher than every other class text.
+
+    Args:
+        scores: similarity of every image and class text, (N, n_classes), higher is nearer; see
+            `cosine_scores` and `prototype_scores`.
+        labels: int64 (N,), the class whose text an image was made from.
+        class_names: names of the classes 0 ... len - 1, at least 2.
+        confidence: of the intervals.
+
+    Returns:
+        `TextToImage`.
+
+    Raises:
+        ShapeError: scores and labels that do not fit.
+        DataError: no images, a single class, scores that are not finite, labels outside the classes.
+
+    Source: Radford et al. 2021, arXiv:2103.00020, Sec. 3.1 (zero-shot classification by class texts).
+    Differs: it judges generated images, so a wrong answer may be the scorer's fault: compare with the same
+    figure of held-out real images. A tie is a miss, so the order of the classes does not matter, and equal
+    scores for everything give 0.
+    """
+    values, own = _check_scores(scores, labels, class_names)
+    if len(class_names) < 2:
+        raise DataError("a single class text is nearest to every image; at least 2 classes are needed.")
+    wanted = values[own]
+    others = values.masked_fill(own, -math.inf).amax(dim=1)
+    hits = wanted > others
+    per_class = {
+        name: wilson_interval(int(hits[own[:, c]].sum()), int(own[:, c].sum()), confidence)
+        for c, name in enumerate(class_names)
+        if bool(own[:, c].any())
+    }
+    return TextToImage(
+        overall=wilson_interval(int(hits.sum()), len(hits), confidence),
+        per_class=per_class,
+        chance=1 / len(class_names),
+        n_ties=int((wanted == others).sum()),
+    )
+
+
+@dataclass(frozen=True)
+class ImageToText:
+    """How well the class texts find their own images among all.
+
+    first: share of class texts whose first image is of their class, with a Wilson interval over texts.
+    recall: k -> share of class texts with an image of their class among the first k.
+    mean_recall: mean of `recall` over its k.
+    rank: class -> rank of its best image, 1 is the first.
+    precision: class of n images -> share of its own among the first n, with a Wilson interval.
+    chance: of `first` under a random order: the mean share of a class among the images.
+    """
+
+    first: Share
+    recall: dict[int, float]
+    mean_recall: float
+    rank: dict[str, int]
+    precision: dict[str, Share]
+    chance: float
+
+
+def image_to_text_accuracy(
+    scores: Tensor,
+    labels: Tensor,
+    class_names: Sequence[str],
+    *,
+    ks: Sequence[int] = (1, 5, 10),
+    confidence: float = 0.95,
+) -> ImageToText:
+    """Rank all images for each class text and look whether its own images come first.
+
+    Args:
+        scores: similarity of every image and class text, (N, n_classes), higher is nearer.
+        labels: int64 (N,), the class whose text an image was made from.
+        class_names: names of the classes 0 ... len - 1; those without images are left out.
+        ks: how many first images each recall looks at, each at least 1.
+        confidence: of the intervals.
+
+    Returns:
+        `ImageToText`.
+
+    Raises:
+        ShapeError: scores and labels that do not fit.
+        DataError: no images, images of one class only, scores that are not finite, labels outside the
+            classes.
+        ConfigError: a k below 1, or none.
+
+    Source: Karpathy & Fei-Fei 2015, arXiv:1412.2306, Sec. 4.1 (recall at k in image retrieval by text).
+    Differs: many images are right for a class text, and recall asks whether one of them is among the first
+    k, as there; with many images per class it is easy, so the share among the first n (R-precision) is given
+    per class. Images of other classes win every tie, so the order of the images does not matter.
+    """
+    values, own = _check_scores(scores, labels, class_names)
+    if not ks or min(ks) < 1:
+        raise ConfigError(f"ks must hold numbers from 1 on, got {list(ks)}.")
+    counts = own.sum(dim=0)
+    if int((counts > 0).sum()) < 2:
+        raise DataError("all images are of one class, so any ranking is right; at least 2 are needed.")
+    rank: dict[str, int] = {}
+    precision: dict[str, Share] = {}
+    for c, name in enumerate(class_names):
+        n = int(counts[c])
+        if n == 0:
+            continue
+        mine = values[own[:, c], c].sort(descending=True).values
+        rest = values[~own[:, c], c].sort().values
+        # Position of each own image if every equal image of another class comes before it.
+        before = len(rest) - torch.searchsorted(rest, mine, side="left")
+        position = before + torch.arange(1, n + 1)
+        rank[name] = int(position[0])
+        precision[name] = wilson_interval(int((position <= n).sum()), n, confidence)
+    recall = {k: sum(r <= k for r in rank.values()) / len(rank) for k in ks}
+    return ImageToText(
+        first=wilson_interval(sum(r == 1 for r in rank.values()), len(rank), confidence),
+        recall=recall,
+        mean_recall=math.fsum(recall.values()) / len(recall),
+        rank=rank,
+        precision=precision,
+        chance=1 / len(rank),
+    )
+
+
+# --------------------------------------------------------------------------------------------------- walks
+
+
+@dataclass(frozen=True)
+class Smoothness:
+    """How evenly the images of walks change; each list has one entry per walk.
+
+    Attributes:
+        length: length of the path through the features, in their units.
+        detour: length over the distance of the two ends, at least 1 (1 is a straight line); None where the
+            ends are equal or nothing moves.
+        largest_step: share of the length in the largest step, from 1 / steps to 1; None if nothing moves.
+        evenness: entropy of the steps' shares of the length over its maximum, 1 for equal steps and 0 for a
+            single jump; None if nothing moves.
+        variation: standard deviation of the step lengths over their mean, 0 for equal steps; None if nothing
+            moves. The mean squared step of the perceptual path length is
+            (length / steps)^2 (1 + variation^2).
+        jump: whether one step holds more than half of the path.
+        n_steps: steps of each walk.
+        n_still: walks whose images are all equal.
+    """
+
+    length: tuple[float, ...]
+    detour: tuple[float | None, ...]
+    largest_step: tuple[float | None, ...]
+    evenness: tuple[float | None, ...]
+    variation: tuple[float | None, ...]
+    jump: tuple[bool, ...]
+    n_steps: int
+    n_still: int
+
+    def summary(self) -> dict[str, dict[str, float | int | None]]:
+        """Return mean, spread (sample standard deviation, None below two) and n of each figure over walks.
+
+        A figure that no walk has is left out. `jump_share` is the share of the moving walks with a jump.
+        """
+        found: dict[str, dict[str, float | int | None]] = {}
+        for name in ("length", "detour", "largest_step", "evenness", "variation"):
+            values = [v for v in getattr(self, name) if v is not None]
+            if values:
+                mean = math.fsum(values) / len(values)
+                squares = math.fsum((v - mean) ** 2 for v in values)
+                spread = math.sqrt(squares / (len(values) - 1)) if len(values) > 1 else None
+                found[name] = {"mean": mean, "spread": spread, "n": len(values)}
+        moving = len(self.jump) - self.n_still
+        if moving:
+            found["jump_share"] = {"mean": sum(self.jump) / moving, "spread": None, "n": moving}
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, with the summary, as JSON-ready values."""
+        return {**asdict(self), "summary": self.summary()}
+
+
+def interpolation_smoothness(features: Tensor) -> Smoothness:
+    """Measure how evenly images change along walks between two points of a latent space.
+
+    Compare with the same walk through pixels (a cross-fade of the two end images): it is even, but its
+    images are not real. Smooth is not realistic.
+
+    Args:
+        features: of the images in the order of the walk, (S, D), or of several walks, (W, S, D); S >= 4.
+
+    Returns:
+        `Smoothness`. Images count as equal if all lie within a millionth of the largest feature vector.
+
+    Raises:
+        ShapeError: another shape.
+        DataError: fewer than 4 images per walk (with 2 steps the larger one always holds half), no walk, or
+            values that are not finite.
+
+    Source: Karras et al. 2019, arXiv:1812.04948, Sec. 4.1 (perceptual path length: how much images change
+    per step of the latent).
+    Differs: PPL divides the squared LPIPS-type distance of two images by a small squared step, 1e-4, averaged
+    over random places. Here it is the given walk with its finite steps, so that a jump within a step counts
+    with the step; the total length and its distribution over the steps are told apart; and the length is
+    relative to the distance of the ends, because PPL alone rewards a generator that hardly changes anything.
+    """
+    if features.ndim == 2:
+        features = features[None]
+    if features.ndim != 3:
+        raise ShapeError(f"features must be (S, D) or (W, S, D), got {tuple(features.shape)}.")
+    n_walks, n_images, _ = features.shape
+    if n_walks == 0 or n_images < 4:
+        raise DataError(f"{n_walks} walks of {n_images} images; at least 1 walk of 4 images is needed.")
+    x = features.detach().to(torch.float64)
+    if not torch.isfinite(x).all():
+        raise DataError("features hold NaN or infinity.")
+    steps = (x[:, 1:] - x[:, :-1]).norm(dim=2)
+    lengths = steps.sum(dim=1)
+    ends = (x[:, -1] - x[:, 0]).norm(dim=1)
+    smallest = 1e-6 * x.norm(dim=2).amax(dim=1)
+    still = (steps.sum(dim=1) <= smallest).tolist()
+    closed = (ends <= smallest).tolist()
+
+    detour: list[float | None] = []
+    largest: list[float | None] = []
+    evenness: list[float | None] = []
+    variation: list[float | None] = []
+    for w in range(n_walks):
+        if still[w]:
+            detour.append(None)
+            largest.append(None)
+            evenness.append(None)
+            variation.append(None)
+            continue
+        share = steps[w] / lengths[w]
+        detour.append(None if closed[w] else max(1.0, float(lengths[w] / ends[w])))
+        largest.append(float(share.max()))
+        evenness.append(float(-torch.xlogy(share, share).sum()) / math.log(n_images - 1))
+        variation.append(float(share.std(correction=0)) * (n_images - 1))
+    return Smoothness(
+        length=tuple(lengths.tolist()),
+        detour=tuple(detour),
+        largest_step=tuple(largest),
+        evenness=tuple(evenness),
+        variation=tuple(variation),
+        jump=tuple(v is not None and v > 0.5 for v in largest),
+        n_steps=n_images - 1,
+        n_still=sum(still),
+    )
+
+
+# ----------------------------------------------------------------------------------------------- retention
+
+
+@dataclass(frozen=True)
+class Retained:
+    """Agreement of the same images before and after a change.
+
+    change: after minus before, with its interval; below 0 is a loss.
+    n_lost: images that agreed before and no longer do; n_won: the other way round.
+    p_value: exact McNemar test, two-sided; p_adjusted: over classes (Holm; equal to p_value overall).
+    """
+
+    before: Share
+    after: Share
+    change: Difference
+    n_lost: int
+    n_won: int
+    p_value: float
+    p_adjusted: float
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Class agreement before and after an adaptation or an edit.
+
+    lost, won: classes with a significant change, 5 % over all classes together.
+    """
+
+    overall: Retained
+    per_class: dict[str, Retained]
+    lost: tuple[str, ...]
+    won: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON-ready values."""
+        return asdict(self)
+
+
+def mcnemar_p(n_lost: int, n_won: int) -> float:
+    """Two-sided p-value of the exact McNemar test: are `n_lost` and `n_won` heads and tails of a fair coin?
+
+    Source: McNemar 1947, Psychometrika 12(2), p. 153, with the binomial distribution in place of its limit.
+
+    >>> mcnemar_p(6, 0), mcnemar_p(0, 0)
+    (0.03125, 1.0)
+    """
+    if n_lost < 0 or n_won < 0:
+        raise DataError(f"counts cannot be negative, got {n_lost} and {n_won}.")
+    from scipy.stats import binom
+
+    return min(1.0, 2 * float(binom.cdf(min(n_lost, n_won), n_lost + n_won, 0.5)))
+
+
+def paired_difference(n_lost: int, n_won: int, n: int, confidence: float = 0.95) -> Difference:
+    """Change of a share between two looks at the same n images, (n_won - n_lost) / n, with an interval.
+
+    Args:
+        n_lost: images right at the first look only.
+        n_won: images right at the second look only.
+        n: all images.
+        confidence: of the interval.
+
+    Returns:
+        `Difference`, in [-1, 1].
+
+    Raises:
+        DataError: counts that cannot be.
+
+    Source: Bonett & Price 2012, J. Educational and Behavioral Statistics 37(4), p. 479 (adjusted Wald). An
+    interval from the exact test conditions on the changed images and has no width where nothing changed;
+    this one keeps its coverage for few images.
+    """
+    if n < 1 or n_lost < 0 or n_won < 0 or n_lost + n_won > n:
+        raise DataError(f"{n_lost} lost and {n_won} won of {n} images cannot be.")
+    lost, won = (n_lost + 1) / (n + 2), (n_won + 1) / (n + 2)
+    half = _z(confidence) * math.sqrt((lost + won - (won - lost) ** 2) / (n + 2))
+    return Difference((n_won - n_lost) / n, max(-1.0, won - lost - half), min(1.0, won - lost + half))
+
+
+def class_retention(
+    before: Tensor,
+    after: Tensor,
+    labels: Tensor,
+    class_names: Sequence[str],
+    *,
+    level: float = 0.05,
+    confidence: float = 0.95,
+) -> Retention:
+    """Whether old classes are still recognised after a model was adapted, or images were edited.
+
+    Row i must be the same case in both looks: the same seed and class generated by the model before and
+    after, or an image before and after its edit.
+
+    Args:
+        before: int64 (N,), classes an independent judge sees before.
+        after: int64 (N,), classes the same judge sees after. Numbers from len(class_names) on stand for new
+            classes and are never right.
+        labels: int64 (N,), wanted classes.
+        class_names: names of the old classes 0 ... len - 1.
+        level: chance, over all classes together, to call a class lost or won although nothing changed.
+        confidence: of the intervals.
+
+    Returns:
+        `Retention`; classes without images are left out.
+
+    Raises:
+        ShapeError: vectors of different lengths.
+        DataError: no images, or labels outside the classes.
+
+    Source: McNemar 1947, Psychometrika 12(2), p. 153, exact, with Holm's correction over classes. Forgetting
+    as the loss of accuracy on earlier classes: Chaudhry et al. 2018, arXiv:1801.10112, Sec. 3.
+    Differs: one step before and after, not a sequence of tasks, and images are compared in pairs.
+    """
+    if not before.shape == after.shape == labels.shape or labels.ndim != 1:
+        raise ShapeError(
+            f"before, after and labels must all be (N,), got {tuple(before.shape)}, {tuple(after.shape)} and "
+            f"{tuple(labels.shape)}."
+        )
+    if len(labels) == 0:
+        raise DataError("there are no images, so there is nothing to retain.")
+    n_classes = len(class_names)
+    if int(labels.min()) < 0 or int(labels.max()) >= n_classes:
+        raise DataError(f"labels must lie in [0, {n_classes}), the number of class names.")
+    first, second = before == labels, after == labels
+
+    def look(chosen: Tensor) -> tuple[int, int, int, int, int]:
+        a, b = first[chosen], second[chosen]
+        return int(chosen.sum()), int(a.sum()), int(b.sum()), int((a & ~b).sum()), int((~a & b).sum())
+
+    def retained(counts: tuple[int, int, int, int, int], p_value: float, p_adjusted: float) -> Retained:
+        n, n_before, n_after, n_lost, n_won = counts
+        return Retained(
+            before=wilson_interval(n_before, n, confidence),
+            after=wilson_interval(n_after, n, confidence),
+            change=paired_difference(n_lost, n_won, n, confidence),
+            n_lost=n_lost,
+            n_won=n_won,
+            p_value=p_value,
+            p_adjusted=p_adjusted,
+        )
+
+    overall = look(torch.ones_like(labels, dtype=torch.bool))
+    overall_p = mcnemar_p(*overall[3:])
+    present = [c for c in range(n_classes) if bool((labels == c).any())]
+    looks = [look(labels == c) for c in present]
+    p_values = [mcnemar_p(*counts[3:]) for counts in looks]
+    per_class = {
+        class_names[c]: retained(counts, p, adjusted)
+        for c, counts, p, adjusted in zip(present, looks, p_values, holm(p_values), strict=True)
+    }
+    changed = {name: r for name, r in per_class.items() if r.p_adjusted < level}
+    return Retention(
+        overall=retained(overall, overall_p, overall_p),
+        per_class=per_class,
+        lost=tuple(name for name, r in changed.items() if r.n_lost > r.n_won),
+        won=tuple(name for name, r in changed.items() if r.n_won > r.n_lost),
+    )
