@@ -19,9 +19,9 @@ from torch import Tensor
 
 from fewgen.errors import ConfigError, DataError, ShapeError
 
-# Rows times columns of one block of a distance or kernel matrix. 2**18 float64 numbers are 2 MiB: the passes
+# Rows times columns of one block of a distance or kernel matrix. 2**19 float64 numbers are 4 MiB: the passes
 # over a block after its matrix product then run in the processor's cache, not in memory (twice as fast).
-BLOCK_ENTRIES = 2**18
+BLOCK_ENTRIES = 2**19
 
 # Fewer rows than this make the matrix product itself slow; at 50,000 columns they are 13 MiB.
 _LEAST_ROWS = 32
@@ -403,6 +403,9 @@ def kernel_test(
     ``p = (1 + number of permutations with at least the observed distance) / (1 + n_permutations)``
 
     The kernel of the pooled samples is computed once; a permutation is a column of zeros and ones.
+
+    Pass the labels where both sets hold fixed numbers per class, as few-shot sets do. Without them the
+    permutations unbalance the classes, which the observed sets are not: differences are then overlooked.
 
     Args:
         x: features, (N, D).
