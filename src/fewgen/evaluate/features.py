@@ -255,7 +255,8 @@ class SmallConvNet(nn.Module):
         while not blocks or min(height, width_px) > 4:
             blocks.append(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False))
             rest: list[nn.Module] = [nn.BatchNorm2d(outputs), nn.ReLU()]
-            rest.insert(0 if pool_first else 2, nn.MaxPool2d(2))
+            # ReLU and max-pooling commute, and ReLU is cheaper after it.
+            rest.insert(0 if pool_first else 1, nn.MaxPool2d(2))
             blocks += rest
             height, width_px = height // 2, width_px // 2
             inputs, outputs = outputs, width
