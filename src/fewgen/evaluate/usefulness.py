@@ -708,10 +708,10 @@ def _curve_sets(train: _Set, pool: _Set, test: _Set, multiples: Sequence[float],
     sets = []
     for multiple in multiples:
         own, more = [], []
-        for c, order in own_order.items():
-            n = max(1, round(multiple * len(order)))
-            own.append(order[:n])
-            more.append(pool_order[c][: max(0, n - len(order))])
+        for c, members in own_order.items():
+            n = max(1, round(multiple * len(members)))
+            own.append(members[:n])
+            more.append(pool_order[c][: max(0, n - len(members))])
         kept = train.part(torch.cat(own).sort().values)
         sets.append(kept.with_images_of(pool, torch.cat(more)) if multiple > 1 else kept)
     return sets
