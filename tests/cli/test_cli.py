@@ -486,3 +486,17 @@ def test_a_set_with_a_single_image(tmp_path, capsys, run):
     code, out, _ = run_cli(capsys, "retrieve", run, tmp_path / "d.npz")
     assert code == 0
     assert "class for" not in out
+
+
+def test_train_ends_with_the_verdicts(tmp_path, capsys):
+    words = ["train", "fake", "--data", "digits", "--size", "8", "--shots", "10", "--text", "onehot"]
+    words += ["--out", tmp_path / "r", "--no-progress"]
+    for _ in range(2):  # a finished run says it again
+        code, out, _ = run_cli(capsys, *words)
+        assert code == 0
+        first = [line.split("?")[0] for line in out.splitlines() if "?" in line[:9]]
+        assert first == ["Real", "Diverse", "New", "Useful", "Aligned"]
+    (tmp_path / "r" / "evaluation.json").write_text("{}", encoding="utf-8")
+    code, out, _ = run_cli(capsys, *words)
+    assert code == 0
+    assert "Real?" not in out

@@ -34,6 +34,7 @@ SECTIONS = (
     "Settings",
     "Do it again",
     "Cite",
+    "Verdicts",
 )
 
 
@@ -96,6 +97,13 @@ def test_train_leaves_a_whole_page(run):
     assert "latent_size" in text
     # The page shows where the run lies, and what a folder is called is the user's.
     assert "private" not in html.replace(str(run.path), "").lower()
+    assert html.index("<h2>Verdicts</h2>") > html.index("<h2>Cite</h2>")
+    for question in ("Real", "Diverse", "New", "Useful", "Aligned"):
+        assert f"<strong>{question}?</strong>" in html
+    record = json.loads((run.path / "evaluation.json").read_text(encoding="utf-8"))
+    assert record["verdicts"]["useful"]["answer"] == "cannot tell"
+    assert record["protocol"]["n_generated"] == 300
+    assert html.count("most suspicious first") == 1
 
 
 def test_the_page_needs_nothing_from_outside(run):
@@ -122,6 +130,7 @@ def test_the_card_says_what_it_is_and_its_limits(run):
         "## Figures",
         "## Limits",
         "## Cite",
+        "## Verdicts",
         "fewgen train fake",
         "180 trained on",
     ):
@@ -227,6 +236,25 @@ def test_a_fault_in_one_section_does_not_cost_the_others(run, monkeypatch):
     _parse(html)
     assert "RuntimeError: &lt;boom&gt;" in html
     assert "<h2>Cite</h2>" in html
+
+
+def test_a_fault_in_the_evidence_does_not_cost_the_report(run, tmp_path, monkeypatch):
+    path = tmp_path / "copy"
+    shutil.copytree(run.path, path)
+    (path / "evaluation.json").unlink()
+    copy = api.load_run(path)
+
+    def broken(*_, **__):
+        raise RuntimeError("<boom>")
+
+    monkeypatch.setattr("fewgen.api.evaluating.evaluate_sets", broken)
+    write_report(copy, *copy.images())
+    html = (path / "report.html").read_text(encoding="utf-8")
+    _parse(html)
+    assert "The evidence could not be measured: RuntimeError: &lt;boom&gt;" in html
+    assert "by their pixels" in html, "the nearest images are shown all the same"
+    assert "## Verdicts" not in (path / "README.md").read_text(encoding="utf-8")
+    assert not (path / "evaluation.json").exists()
 
 
 def test_damaged_and_missing_logs_are_survived(run, tmp_path):

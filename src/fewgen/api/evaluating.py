@@ -106,11 +106,11 @@ def evaluate(
     for note in sets.notes:
         warnings.warn(note, stacklevel=4)
     extractor = _extractor(features, sets)
-    report = _Progress(progress)
+    shown = ShownProgress(progress)
     evaluation = evaluate_sets(
-        sets, n=n, seed=seed, extractor=extractor, useful_draws=useful_draws, progress=report
+        sets, n=n, seed=seed, extractor=extractor, useful_draws=useful_draws, progress=shown
     )
-    report.close()
+    shown.close()
     evaluation.protocol["loading"] = {
         "data": _shown(data),
         "holdout": _shown(holdout),
@@ -564,13 +564,14 @@ def _shown(source: Any) -> Any:
     return source if source is None or isinstance(source, (int, str)) else str(source)
 
 
-class _Progress:
+class ShownProgress:
     """Names the part that is being measured, on standard error; on a terminal it rewrites one line."""
 
     def __init__(self, show: bool) -> None:
         self.show, self.part, self.terminal = show, "", sys.stderr.isatty()
 
     def __call__(self, part: str, share: float) -> None:
+        """Take note that `share` of a part is done."""
         if not self.show:
             return
         if self.terminal:

@@ -90,7 +90,7 @@ def train(
         training: settings of the training loop, such as --training.ema_decay 0.99.
         data_dir: folder of the named data sets; the environment variable FEWGEN_DATA_DIR if left out.
         download: fetch a missing data set from its official address.
-        report: write report.html and README.md at the end.
+        report: write report.html, README.md and evaluation.json at the end.
         progress: show a progress bar, or progress lines where there is no terminal.
         config: YAML file (or dictionary) with any of these keywords; what is given directly wins.
 
@@ -136,9 +136,12 @@ def train(
     run.was_finished = finished
     made = finished and (out / "report.html").is_file()
     if report and run.is_main and not result.interrupted and not made:
+        from fewgen.api.evaluating import ShownProgress
         from fewgen.report import write_report
 
-        write_report(run, prepared.train, prepared.held_out)
+        shown = ShownProgress(progress)
+        write_report(run, prepared.train, prepared.held_out, shown)
+        shown.close()
     return run
 
 

@@ -12,6 +12,7 @@ from fewgen.cli.command import Argument, Command
 
 def _run(given: dict[str, Any]) -> int:
     from fewgen import api
+    from fewgen.cli.train import verdicts
 
     start = time.monotonic()
     run = api.quickstart(**given)
@@ -25,9 +26,11 @@ def _run(given: dict[str, Any]) -> int:
     done = f"Done in {time.monotonic() - start:.0f} s: learned from"
     if run.was_finished:
         done = f"{out} is already finished; nothing trained. It learned from"
+    said = "".join(f"\n  {line}" for line in verdicts(run))
+    said = f"\n\nWhat the evidence says{said}" if said else ""
     print(
         f"""
-{done} {shots} images of each digit, and drew new ones.
+{done} {shots} images of each digit, and drew new ones.{said}
 
 Look at
   {out / "grid.png"}      ten new images of each digit

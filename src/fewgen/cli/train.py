@@ -34,12 +34,28 @@ def finish(run: Any, given: dict[str, Any]) -> int:
         print(f"{run.path} is already finished; nothing trained.")
     else:
         print(f"Trained {result.steps} steps in {minutes} min {seconds} s: {run.path}")
+    for line in verdicts(run):
+        print(line)
     report = Path(run.path) / "report.html"
     if report.is_file():
         print(f"Report: {report}")
     path, name = shlex.quote(str(run.path)), shlex.quote(run.class_names[0])
     print(f"Next: fewgen generate {path} --class-name {name} -n 64 --out images.npz")
     return 0
+
+
+def verdicts(run: Any) -> list[str]:
+    """Return what the evidence in a run folder says, a line per question; nothing if there is none."""
+    from fewgen.errors import DataError
+    from fewgen.files import read_json
+    from fewgen.report.evidence import verdict_lines
+    from fewgen.report.write import EVALUATION_NAME
+
+    try:
+        record = read_json(Path(run.path) / EVALUATION_NAME)
+        return verdict_lines(record["verdicts"])
+    except (DataError, KeyError, TypeError):
+        return []
 
 
 def _dry_run(given: dict[str, Any]) -> str:

@@ -62,6 +62,7 @@ def render_card(findings: Findings) -> str:
     lines += ["## Limits", "", *(f"- {text}" for text in _limits(findings)), ""]
     if findings.citations:
         lines += ["## Cite", "", "```bibtex", bibtex(findings.citations).rstrip("\n"), "```", ""]
+    lines += _verdicts(findings)
     return "\n".join(lines)
 
 
@@ -91,6 +92,27 @@ def _limits(findings: Findings) -> list[str]:
         "also before training a classifier on them.",
         "Figures from so few held-out images are rough, and those images decided when training stopped.",
     ]
+
+
+def _verdicts(findings: Findings) -> list[str]:
+    """Return what the evidence says, as the last words of the card."""
+    evaluation = findings.evaluation
+    if evaluation is None:
+        return []
+    lines = [
+        "## Verdicts",
+        "",
+        f"On {len(evaluation.generated)} new images, each test tried on control images first; see "
+        "`report.html` and `evaluation.json`.",
+        "",
+        "| question | answer | why |",
+        "|---|---|---|",
+    ]
+    lines += [
+        f"| {_plain(question.capitalize())}? | {_plain(verdict.answer)} | {_plain(verdict.why)} |"
+        for question, verdict in evaluation.verdicts.items()
+    ]
+    return [*lines, ""]
 
 
 def _plain(text: str) -> str:

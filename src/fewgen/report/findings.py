@@ -21,6 +21,7 @@ from fewgen.report.citations import citation_keys
 
 if TYPE_CHECKING:
     from fewgen.api import Run
+    from fewgen.evaluate.evaluation import Evaluation
     from fewgen.generate import GeneratedImages
     from fewgen.methods.base import Method
 
@@ -51,6 +52,8 @@ class Findings:
         citations: keys of `citations.BIBTEX`.
         versions: of what made the run's report.
         data_name: what the run learned from, in the user's words.
+        evaluation: what the evidence says of new images, or None.
+        evaluation_fault: why there is no evaluation, if it was tried.
     """
 
     title: str
@@ -69,6 +72,8 @@ class Findings:
     citations: list[str] = field(default_factory=list)
     versions: str = ""
     data_name: str = ""
+    evaluation: Evaluation | None = None
+    evaluation_fault: str = ""
 
     @property
     def shown_path(self) -> str:

@@ -15,6 +15,7 @@ from fewgen.data.imageset import evenly, to_uint8
 from fewgen.generate.pictures import class_grid, pairs, strip
 from fewgen.report import plots
 from fewgen.report.citations import bibtex
+from fewgen.report.evidence import evidence_section, fault_section, pairs_figure, summary
 from fewgen.report.findings import MAX_SHOWN_CLASSES, Findings
 from fewgen.report.page import figure, flat, folded, page, png, section, shown, table, warning
 
@@ -35,6 +36,7 @@ def render_report(findings: Findings) -> str:
             ("Settings", _settings),
             ("Do it again", _commands),
             ("Cite", _citations),
+            ("Verdicts", _verdicts),
         )
     ]
     return page(findings.title, _header(findings) + "".join(sections), findings.versions)
@@ -65,6 +67,8 @@ def _header(findings: Findings) -> str:
         ("training", f"{steps} steps, {seconds / 60:.1f} minutes" if steps else "unknown"),
         ("model", f"{findings.parameters:,} numbers"),
     ]
+    if findings.evaluation is not None:
+        facts.append(("verdicts", f"{summary(findings.evaluation.verdicts)} (at the end of this page)"))
     items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts)
     warnings = "".join(warning(text) for text in findings.warnings)
     return f"<h1>{escape(findings.title)}</h1>\n<dl>{items}</dl>\n{warnings}"
@@ -85,6 +89,8 @@ def _samples(findings: Findings) -> str:
 
 def _nearest(findings: Findings) -> str:
     """Show the new images that are nearest to real ones: the eye is the best judge of a copy."""
+    if findings.evaluation is not None and findings.evaluation.worst:
+        return pairs_figure(findings.evaluation)
     new = findings.generated.images.flatten(1).float() / 255
     real = findings.train.images.flatten(1).float() / 255
     distances, nearest = torch.cat([torch.cdist(part, real) for part in new.split(256)]).min(dim=1)
@@ -236,6 +242,19 @@ def _commands(findings: Findings) -> str:
         f"<code>{escape(f'fewgen train --config {config} --out NEW_RUN')}</code>.</p>\n"
     )
     return f"<pre>{escape(findings.command)}</pre>\n{note}"
+
+
+def _verdicts(findings: Findings) -> str:
+    """End with what the evidence says; the nearest pairs have their place further up."""
+    if findings.evaluation is None:
+        return fault_section(findings.evaluation_fault) if findings.evaluation_fault else ""
+    n = len(findings.evaluation.generated)
+    command = f"fewgen evaluate {findings.shown_path}"
+    note = (
+        f'<p class="soft">On {n} new images. More images, and whether they help a classifier: '
+        f"<code>{escape(command)}</code>.</p>\n"
+    )
+    return note + evidence_section(findings.evaluation, with_pairs=not findings.evaluation.worst)
 
 
 def _citations(findings: Findings) -> str:
