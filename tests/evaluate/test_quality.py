@@ -3,8 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from tests.reference import naive_metrics as naive
 
 from fewgen.errors import ConfigError, DataError, ShapeError
+from fewgen.evaluate import quality
 from fewgen.evaluate.quality import copy_share, mean_squared_error, psnr, ssim, within_class_distance
 
 
@@ -47,6 +49,16 @@ def test_ssim_of_equal_and_scaled_images():
     assert torch.allclose(ssim(x, y), ssim(y, x))
     assert torch.allclose(ssim(x, y), ssim(x / 255.0, y / 255.0, data_range=1.0), atol=1e-6)
     assert torch.allclose(ssim(x, y)[1:2], ssim(x[1:2], y[1:2]))  # an image does not depend on the others
+
+
+def test_images_are_judged_alone_whatever_the_block(monkeypatch):
+    x, y = pictures(7, 3, 12, seed=6)
+    usual = [figure(x, y) for figure in (ssim, mean_squared_error, psnr)]
+    for entries in (1, 3 * 12 * 12 * 2):
+        monkeypatch.setattr(quality, "BLOCK_ENTRIES", entries)
+        for figure, value in zip((ssim, mean_squared_error, psnr), usual, strict=True):
+            assert torch.allclose(figure(x, y), value, rtol=1e-12)
+            assert torch.allclose(figure(x.flip(0), y.flip(0)).flip(0), value, rtol=1e-12)
 
 
 def test_signed_images_are_refused():
@@ -107,6 +119,15 @@ def test_copy_share_separates_copies_from_fresh_draws():
     half = copy_share(torch.cat([fresh[:100], train]), train, held_out)
     assert half.share == pytest.approx(0.5, abs=0.02)
     assert torch.equal(half.nearest_index[100:], torch.arange(100))
+
+
+@pytest.mark.parametrize("case", sorted(naive.CASES))
+def test_copy_share_equals_loops(case):
+    x, y = naive.sample_case(case)
+    train, held_out = y[: len(y) // 2], y[len(y) // 2 :]
+    found = copy_share(*map(torch.from_numpy, (x, train, held_out)), quantile=0.3)
+    share, threshold, ratio = naive.copy_share_by_loops(x, train, held_out, quantile=0.3)
+    assert (found.share, found.threshold, found.median_ratio) == pytest.approx((share, threshold, ratio))
 
 
 def test_copies_count_even_where_real_images_repeat():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fewgen.errors import ConfigError, DataError, ShapeError
-from fewgen.evaluate.distances import nearest_distances
+from fewgen.evaluate.distances import BLOCK_ENTRIES, nearest_distances
 from fewgen.evaluate.diversity import (
     within_class_distance as within_class_distance,
 )  # moved; the old name stays
@@ -23,7 +24,7 @@ def _check_images(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         raise ShapeError(f"images must both be (N, C, H, W), got {tuple(x.shape)} and {tuple(y.shape)}.")
     if len(x) == 0:
         raise DataError("there are no images to compare.")
-    x, y = x.detach().to(torch.float64), y.detach().to(torch.float64)
+    x, y = x.detach(), y.detach()
     if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
         raise DataError("images hold NaN or infinity.")
     return x, y
@@ -87,14 +88,37 @@ def ssim(
     if border not in ("mirror", "crop"):
         raise ConfigError(f'border must be "mirror" or "crop", got "{border}".')
     weights = _window(window)
-    pad = len(weights) // 2
-    n, channels, height, width = x.shape
+    height, width = x.shape[2:]
     if border == "crop" and min(height, width) < len(weights):
         raise ShapeError(
             f"images of {height} x {width} pixels are smaller than the window of {len(weights)}; "
             'use border="mirror" or larger images.'
         )
-    if border == "mirror":
+    # scikit-image and the paper agree: sample covariance for the uniform window, population for the Gaussian.
+    scale = 49 / 48 if window == "uniform" else 1.0
+    return torch.cat(
+        [
+            _ssim(x[rows], y[rows], data_range, weights, scale, mirrored=border == "mirror")
+            for rows in _image_blocks(x)
+        ]
+    )
+
+
+def _image_blocks(images: Tensor) -> Iterator[slice]:
+    """Blocks of images: about twelve tensors of a block live at once, which must not grow with the set."""
+    size = max(1, BLOCK_ENTRIES // images[0].numel())
+    for start in range(0, len(images), size):
+        yield slice(start, start + size)
+
+
+def _ssim(
+    x: Tensor, y: Tensor, data_range: float, weights: Tensor, scale: float, *, mirrored: bool
+) -> Tensor:
+    """SSIM (N,) of checked images; `scale` turns population into the wanted covariance."""
+    x, y = x.to(torch.float64), y.to(torch.float64)
+    pad = len(weights) // 2
+    n, channels, height, width = x.shape
+    if mirrored:
         rows, columns = _mirror(height, pad), _mirror(width, pad)
         x, y = (image[:, :, rows][:, :, :, columns] for image in (x, y))
 
@@ -104,8 +128,6 @@ def ssim(
         return functional.conv2d(flat, weights[None, None, None, :]).reshape(n, channels, *_inner(image, pad))
 
     mean_x, mean_y = blur(x), blur(y)
-    # scikit-image and the paper agree: sample covariance for the uniform window, population for the Gaussian.
-    scale = 49 / 48 if window == "uniform" else 1.0
     var_x = scale * (blur(x * x) - mean_x**2)
     var_y = scale * (blur(y * y) - mean_y**2)
     cov = scale * (blur(x * y) - mean_x * mean_y)
@@ -125,7 +147,12 @@ def mean_squared_error(x: Tensor, y: Tensor) -> Tensor:
     Raises: ShapeError for different shapes; DataError for empty or non-finite input.
     """
     x, y = _check_images(x, y)
-    return (x - y).square().mean(dim=(1, 2, 3))
+    return torch.cat(
+        [
+            (x[rows].to(torch.float64) - y[rows].to(torch.float64)).square_().mean(dim=(1, 2, 3))
+            for rows in _image_blocks(x)
+        ]
+    )
 
 
 def psnr(x: Tensor, y: Tensor, *, data_range: float = 255.0) -> Tensor:
