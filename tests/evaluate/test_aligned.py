@@ -132,6 +132,17 @@ def test_partly_between_and_a_failing_class_is_named():
     assert [c.fails for c in lost.per_class] == [i == 4 for i in range(10)]
 
 
+def test_yes_says_what_it_does_not_rule_out():
+    few = alignment_test(HUNDRED, HUNDRED, HUNDRED, HUNDRED, TEN)
+    assert few.answer == "yes"
+    assert few.why.endswith("not shown to be more than 5 points below real images.")
+    predicted = HUNDRED.clone()
+    predicted[:5] = 9
+    loss = alignment_test(predicted, HUNDRED, HUNDRED, HUNDRED, TEN)
+    assert loss.answer == "yes"
+    assert f"but {-100 * loss.difference.low:.0f} are not ruled out" in loss.why
+
+
 def test_numbers_by_hand():
     """Two classes, three of four and one of four right: against SciPy and the formulas, one by one."""
     wanted = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
