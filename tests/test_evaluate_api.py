@@ -14,10 +14,12 @@ from tests.fake_evaluation import fake_evaluation
 from tests.fake_method import Fake
 
 import fewgen
+from fewgen import api
 from fewgen.api.evaluating import images_per_class, without
 from fewgen.cli.main import main
 from fewgen.data import ImageSet, load_images, save_images
 from fewgen.errors import ConfigError, DataError, OutputError
+from fewgen.evaluate.features import PixelFeatures
 
 assert Fake.name == "fake"
 SMALL = {"data": "digits", "size": 8, "shots": 12, "text": "onehot", "progress": False, "report": False}
@@ -47,10 +49,18 @@ def calls(monkeypatch):
         seen.append({"generated": generated, "train": train, "held_out": held_out, **keywords})
         if keywords.get("progress"):
             keywords["progress"]("copies", 0.5)
+        real = keywords.pop("real_side")
+        seen[-1]["extractor"] = real.given
         return fake_evaluation(generated, train, held_out)
+
+    class RealSide:
+        def __init__(self, train, held_out, extractor, pool, seed, progress):
+            self.given = extractor
+            self.extractor = extractor or PixelFeatures(*train.images.shape[1:])
 
     module = types.ModuleType("fewgen.evaluate.evaluation")
     module.evaluate_images = evaluate_images
+    module.RealSide = RealSide
     monkeypatch.setitem(sys.modules, "fewgen.evaluate.evaluation", module)
     return seen
 
@@ -332,3 +342,55 @@ def test_a_settings_file_gives_any_keyword(files, calls):
     assert main(["evaluate", "made.npz", "--config", "e.yaml", "--no-progress"]) == 0
     assert len(calls[0]["train"]) == 14
     assert (files / "mine.json").is_file()
+
+
+def test_images_without_classes_are_measured_without_labels(calls, tmp_path):
+    (tmp_path / "flat").mkdir()
+    for i, pixels in enumerate(_images(seed=1).images):
+        Image.fromarray(pixels[0].numpy()).save(tmp_path / "flat" / f"{i:02d}.png")
+    with pytest.warns(UserWarning, match="have no class"):
+        fewgen.evaluate(tmp_path / "flat", data=_images(), holdout=_images(10, seed=5), progress=False)
+    assert calls[0]["labelled"] is False
+    assert calls[0]["generated"].class_names == ("cat", "dog")
+    assert torch.equal(calls[0]["generated"].images, _images(seed=1).images)
+
+
+# ------------------------------------------------------------------------------- what a run is asked
+
+
+def test_a_run_is_asked_about_its_words_and_walks(run, calls):
+    evaluation = fewgen.evaluate(run, n=4, pool="none", progress=False)
+    walks = evaluation.figures["interpolation_smoothness"]
+    assert walks["question"] == "aligned"
+    assert walks["n_walks"] == 10
+    # The fake is linear up to its tanh, so in pixels its walks are close to even.
+    assert 0.9 < walks["value"] <= 1
+    assert walks["summary"]["jump_share"]["mean"] == 0
+    share = evaluation.figures["text_to_image_accuracy"]
+    method, made = run.method, calls[0]["generated"]
+    right = method.retrieve(made.floats()).argmax(1) == made.labels
+    assert share["value"] == pytest.approx(float(right.double().mean()))
+    assert share["low"] <= share["value"] <= share["high"]
+    assert set(share["per_class"]) == set(run.class_names)
+    held_out = run.images()[1]
+    usual = api.retrieve(run, held_out).accuracy
+    assert evaluation.controls["held_out"]["text_to_image_accuracy"]["value"] == pytest.approx(usual)
+    assert 0 <= evaluation.figures["image_to_text_accuracy"]["mean_recall"] <= 1
+
+
+def test_what_a_method_cannot_do_is_not_asked(run, calls, monkeypatch):
+    monkeypatch.setattr(Fake, "capabilities", frozenset({"reconstruct"}))
+    evaluation = fewgen.evaluate(run, n=1, pool="none", progress=False)
+    assert not {"interpolation_smoothness", "text_to_image_accuracy"} & set(evaluation.figures)
+
+
+def test_walks_that_do_not_move_are_named(run, calls, monkeypatch):
+    monkeypatch.setattr(Fake, "decode", lambda self, z, *_: torch.zeros(len(z), *self.spec.shape))
+    evaluation = fewgen.evaluate(run, n=1, pool="none", progress=False)
+    assert "no image changes" in evaluation.omitted["interpolation_smoothness"]
+    assert "interpolation_smoothness" not in evaluation.figures
+
+
+def test_foreign_images_are_not_asked_what_only_a_run_can(calls):
+    evaluation = fewgen.evaluate(_images(seed=1), data=_images(), progress=False)
+    assert "interpolation_smoothness" not in evaluation.figures

@@ -70,7 +70,7 @@ def evaluate(
 
     Args:
         images: a run or a model file, which then draws new images; or a folder with one subfolder per class,
-            or an .npz.
+            or an .npz. A folder of images without classes can be measured, too, as far as that goes.
         data: the images that were learned from: a data set, folder or .npz. A run knows its own.
         holdout: real images that were not learned from: a folder, an .npz, a data set; "test", the test part
             of the data; or a number of images per class of the data to set aside (not for a run, which uses
@@ -165,6 +165,7 @@ class Sets:
         held_out: real images that were not, or None.
         pool: further real images, or None.
         notes: what a reader should know.
+        labelled: whether the images at hand have classes.
     """
 
     subject: str
@@ -174,6 +175,7 @@ class Sets:
     held_out: ImageSet | None
     pool: ImageSet | None
     notes: list[str]
+    labelled: bool = True
 
 
 def plan_evaluation(**keywords: Any) -> str:
@@ -210,6 +212,7 @@ def gather(**keywords: Any) -> Sets:
         _whole("n", keywords["n"], 1)
     _whole("useful_draws", keywords["useful_draws"], 0)
     _whole("seed", keywords["seed"], 0)
+    from fewgen.data.foreign import has_labels
     from fewgen.evaluate.matching import match_images
 
     run = _as_run(keywords["images"], keywords["device"])
@@ -218,9 +221,18 @@ def gather(**keywords: Any) -> Sets:
         source, settings, train, held_out = _of_run(run, keywords)
     else:
         source, settings, train, held_out = _of_data(run, keywords)
-    generated = None
+    generated, labelled = None, True
     if run is None:
-        generated = match_images(_foreign(keywords, settings), train)
+        found = _foreign(keywords, settings)
+        labelled = has_labels(found)
+        generated = match_images(found, train, labels_required=labelled)
+        if not labelled:
+            notes.append(
+                "the images have no class, so what needs one is left out: agreement, distances within a "
+                "class, usefulness, and every figure per class."
+            )
+            # The labels mean nothing and are not used; the names have to be those of the other sets.
+            generated = dataclasses.replace(generated, class_names=train.class_names)
     elif run.class_names != train.class_names:
         raise DataError(
             f'"{run.path}" draws the classes {list(run.class_names)}, but the training images have '
@@ -234,7 +246,7 @@ def gather(**keywords: Any) -> Sets:
     subject = _subject(keywords["images"])
     if generated is not None:
         generated = dataclasses.replace(generated, name=subject)
-    return Sets(subject, run, generated, train, held_out, pool, notes)
+    return Sets(subject, run, generated, train, held_out, pool, notes, labelled)
 
 
 def evaluate_sets(
@@ -256,7 +268,8 @@ def evaluate_sets(
         useful_draws: paired draws of the usefulness test; 0 leaves it out.
         progress: told the name of the part and the share of it that is done.
     """
-    from fewgen.evaluate.evaluation import evaluate_images
+    from fewgen.api.asking import ask_run
+    from fewgen.evaluate.evaluation import RealSide, evaluate_images
 
     generated = sets.generated
     if generated is None:
@@ -265,17 +278,25 @@ def evaluate_sets(
         if progress is not None:
             progress("drawing images", 0.0)
         generated = _drawn(sets.run, images_per_class(n, sets.train.n_classes), seed, sets.subject)
+    if progress is not None:
+        progress("real images", 0.0)
+    real = RealSide(sets.train, sets.held_out, extractor, sets.pool, seed, progress)
     evaluation = evaluate_images(
         generated,
         sets.train,
         sets.held_out,
-        extractor=extractor,
         pool=sets.pool,
         useful_draws=useful_draws,
         seed=seed,
         progress=progress,
+        real_side=real,
+        labelled=sets.labelled,
     )
     evaluation.protocol["subject"] = sets.subject
+    if sets.run is not None:
+        if progress is not None:
+            progress("words and walks", 0.0)
+        ask_run(sets.run, evaluation, sets.held_out, real.extractor)
     return evaluation
 
 
@@ -406,7 +427,7 @@ def _real(
 def _foreign(keywords: Mapping[str, Any], settings: Mapping[str, Any]) -> ImageSet:
     """Return images that no run of ours has to draw first."""
     from fewgen.data import ImageSet
-    from fewgen.data.foreign import load_foreign
+    from fewgen.data.foreign import has_labels, load_foreign
     from fewgen.data.registry import is_named
     from fewgen.generate import GeneratedImages
 
@@ -419,9 +440,11 @@ def _foreign(keywords: Mapping[str, Any], settings: Mapping[str, Any]) -> ImageS
         loaded = load_source(settings, images, keywords["data_dir"], keywords["download"])
     else:
         reading = {key: settings[key] for key in _LOADING if key in settings and key != "split"}
-        loaded = load_foreign(images, **reading)
+        loaded = load_foreign(images, labels_required=False, **reading)
     wanted = keywords["classes"]
-    return loaded.select_classes(class_list(wanted, loaded.class_names)) if wanted else loaded
+    if not wanted or not has_labels(loaded):
+        return loaded
+    return loaded.select_classes(class_list(wanted, loaded.class_names))
 
 
 def _keys(images: ImageSet) -> list[bytes]:
