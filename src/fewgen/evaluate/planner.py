@@ -57,7 +57,12 @@ def _check_confidence(confidence: float) -> None:
         raise ConfigError(f"confidence must lie between 0 and 1, got {confidence!r}.")
 
 
-def _critical(confidence: float, degrees: float) -> float:
+def student_factor(confidence: float, degrees: float) -> float:
+    """Return how many standard errors a two-sided Student interval reaches to each side.
+
+    >>> round(student_factor(0.95, 9), 3)
+    2.262
+    """
     from scipy.stats import t as student
 
     return float(student.ppf(0.5 + confidence / 2, degrees))
@@ -117,7 +122,7 @@ def half_width(a: float, s: float, episodes: int, queries: int, *, confidence: f
     """
     _check_count("episodes", episodes, 2)
     _check_confidence(confidence)
-    return _critical(confidence, episodes - 1) * math.sqrt(variance_of_mean(a, s, episodes, queries))
+    return student_factor(confidence, episodes - 1) * math.sqrt(variance_of_mean(a, s, episodes, queries))
 
 
 def _smallest(low: int, reached: object, what: str) -> int:
@@ -175,7 +180,9 @@ def required_episodes(
         # One part in 10^12 is for the rounding of targets that were themselves computed from P.
         return _at_most(math.ceil(single / var_target * (1 - 1e-12)), "episodes")
     target: float = half_width  # type: ignore[assignment]
-    return _smallest(2, lambda n: _critical(confidence, n - 1) * math.sqrt(single / n) <= target, "episodes")
+    return _smallest(
+        2, lambda n: student_factor(confidence, n - 1) * math.sqrt(single / n) <= target, "episodes"
+    )
 
 
 def _at_most(n: int, what: str) -> int:
@@ -222,7 +229,7 @@ def required_queries(
     _check_confidence(confidence)
     _check_count("episodes", episodes, 1 if half_width is None else 2)
     if half_width is not None:
-        var_target = (half_width / _critical(confidence, episodes - 1)) ** 2
+        var_target = (half_width / student_factor(confidence, episodes - 1)) ** 2
     assert var_target is not None
     within, left = a * (1 - a) - s * s, episodes * var_target - s * s
     if within <= 0:
@@ -309,7 +316,7 @@ def power_of_draws(gain: float, n_draws: int, sd: float, *, alpha: float = 0.05)
     _check_positive("the standard deviation of the gain", sd)
     if not 0 < alpha < 1:
         raise ConfigError(f"alpha must lie between 0 and 1, got {alpha!r}.")
-    critical = _critical(1 - alpha, n_draws - 1)
+    critical = student_factor(1 - alpha, n_draws - 1)
     shift = abs(gain) / sd * math.sqrt(n_draws)
     return _tail(critical, n_draws - 1, shift) + _tail(critical, n_draws - 1, -shift)
 

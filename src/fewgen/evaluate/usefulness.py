@@ -28,7 +28,7 @@ from fewgen.data.imageset import ImageSet
 from fewgen.errors import ConfigError, DataError, suggest
 from fewgen.evaluate.curve import LearningCurve, Worth, worth
 from fewgen.evaluate.features import SmallConvNet, fit_classifier, shift_images
-from fewgen.evaluate.planner import smallest_gain
+from fewgen.evaluate.planner import smallest_gain, student_factor
 
 ARMS = ("real", "generated", "both")
 MOST_TEST_IMAGES = 10_000
@@ -240,12 +240,6 @@ def _deviation(values: Sequence[float]) -> float | None:
     return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
 
 
-def _student(confidence: float, degrees: float) -> float:
-    from scipy.stats import t as student
-
-    return float(student.ppf(0.5 + confidence / 2, degrees))
-
-
 def paired_gain(new: ArmResult, old: ArmResult, confidence: float = 0.95) -> Gain:
     """Mean difference of accuracy, paired by seed, with a Student interval over seeds.
 
@@ -271,7 +265,7 @@ def paired_gain(new: ArmResult, old: ArmResult, confidence: float = 0.95) -> Gai
     deviation = _deviation(differences)
     if deviation is None:
         return Gain(mean, None, None, n)
-    half = _student(confidence, n - 1) * deviation / math.sqrt(n)
+    half = student_factor(confidence, n - 1) * deviation / math.sqrt(n)
     return Gain(mean, mean - half, mean + half, n)
 
 
@@ -297,7 +291,7 @@ def crossed_gain(differences: Tensor, confidence: float = 0.95) -> Gain:
     n = differences.shape[0]
     if variance is None:
         return Gain(mean, None, None, n)
-    half = _student(confidence, degrees) * math.sqrt(variance) if variance > 0 else 0.0
+    half = student_factor(confidence, degrees) * math.sqrt(variance) if variance > 0 else 0.0
     return Gain(mean, mean - half, mean + half, n)
 
 
