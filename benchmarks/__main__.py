@@ -1,4 +1,4 @@
-"""Run a benchmark by name: `python -m benchmarks generation --data fashion_mnist --shots 30`."""
+"""Run a benchmark by name: `python -m benchmarks speed --run runs/shoes`; see also `fewgen benchmark`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 NAMES = {
     "cada_vqvae_ablation": "what each part of CADA-VQ-VAE contributes, one setting at a time",
-    "generation": "quality of generated images: fewgen beside what a user would take instead",
+    "evaluation_cost": "seconds and memory of an evaluation, from 1,000 to 50,000 images",
     "reconstruction": "SSIM of held-out images as they come back",
     "speed": "images per second of a run, and the time of `fewgen --help`",
 }
