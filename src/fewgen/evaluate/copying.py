@@ -32,8 +32,9 @@ N_OTHERS = 10
 # Contrast below which an image counts as flat, as a share of the spread of the training images.
 _FLAT = 0.05
 
-# Float32 numbers of one block of transformed queries; 2**25 are 128 MiB.
-_BLOCK = 2**25
+# Float32 numbers of one block of transformed queries; 2**23 are 32 MiB. Blocks of 128 MiB take twice as long:
+# each of their many copies is fresh memory from the system.
+_BLOCK = 2**23
 
 
 @dataclass(frozen=True)
