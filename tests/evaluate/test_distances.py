@@ -178,19 +178,22 @@ def test_subset_draws_do_not_see_the_order():
     assert torch.allclose(blocks(x, y), blocks(x[i], y[j]), rtol=1e-9)
 
 
-def test_interval_holds_the_true_distance():
+@pytest.mark.parametrize(("n", "m"), [(60, 60), (30, 200)])
+def test_interval_holds_the_true_distance(n, m):
     # From samples so large that their own error is a tenth of an interval.
     true = kernel_distance(draws(4000, 2, 900), draws(4000, 2, 901, shift=0.7))
-    hits = 0
+    hits, values, halves = 0, [], []
     for s in range(60):
         rng = torch.Generator().manual_seed(s)
-        found = kernel_distance_interval(
-            draws(60, 2, 2 * s), draws(60, 2, 2 * s + 1, shift=0.7), rng, n_blocks=60
-        )
-        assert found.block_size == 30
+        x, y = draws(n, 2, 2 * s), draws(m, 2, 2 * s + 1, shift=0.7)
+        found = kernel_distance_interval(x, y, rng, n_blocks=60)
+        assert found.block_sizes == (n // 2, m // 2)
         assert found.low < found.mean < found.high
         hits += found.low <= true <= found.high
+        values.append(kernel_distance(x, y))
+        halves.append((found.high - found.low) / 2)
     assert hits >= 51  # 95 % of 60 is 57; fewer than 51 has probability below 0.5 %
+    assert np.mean(halves) == pytest.approx(1.96 * np.std(values), rel=0.35)  # nor is it idly wide
 
 
 def test_interval_shrinks_with_the_samples():

@@ -243,14 +243,21 @@ def kernel_distance(
 
 
 def kernel_distance_blocks(
-    x: Tensor, y: Tensor, *, block_size: int, n_blocks: int, rng: torch.Generator, degree: int = 3
+    x: Tensor,
+    y: Tensor,
+    *,
+    block_size: int | tuple[int, int],
+    n_blocks: int,
+    rng: torch.Generator,
+    degree: int = 3,
 ) -> Tensor:
     """Unbiased kernel distance on random subsets; their mean is the usual KID, their spread its error.
 
     Args:
         x: features, (N, D).
         y: features, (M, D).
-        block_size: samples per subset and set, drawn without replacement.
+        block_size: samples per subset, drawn without replacement: of each set, or a number for x and one
+            for y.
         n_blocks: number of subsets.
         rng: random stream of the subsets.
         degree: of the kernel.
@@ -259,12 +266,13 @@ def kernel_distance_blocks(
         One distance per subset, (n_blocks,), float64; the order of the samples does not enter.
 
     Raises:
-        DataError: a set is smaller than `block_size`.
+        DataError: a set is smaller than its `block_size`.
 
     Source: Binkowski et al. 2018, arXiv:1801.01401, Sec. 4.
     """
     x, y = _check_pair(x, y, 2, ("x", "y"))
-    if block_size > min(len(x), len(y)):
+    size_x, size_y = block_size if isinstance(block_size, tuple) else (block_size, block_size)
+    if size_x > len(x) or size_y > len(y):
         raise DataError(
             f"block_size is {block_size}, but the sets hold {len(x)} and {len(y)} samples. "
             f"Set block_size to at most {min(len(x), len(y))}."
@@ -272,8 +280,8 @@ def kernel_distance_blocks(
     x, y = x[canonical_order(x)], y[canonical_order(y)]
     values = []
     for _ in range(n_blocks):
-        i = torch.randperm(len(x), generator=rng)[:block_size]
-        j = torch.randperm(len(y), generator=rng)[:block_size]
+        i = torch.randperm(len(x), generator=rng)[:size_x]
+        j = torch.randperm(len(y), generator=rng)[:size_y]
         values.append(kernel_distance(x[i], y[j], degree=degree))
     return torch.tensor(values, dtype=torch.float64)
 
@@ -282,14 +290,14 @@ def kernel_distance_blocks(
 class KernelInterval:
     """Kernel distance from random subsets: their `mean`, and the interval from `low` to `high` around it.
 
-    block_size: samples per subset and set.
+    block_sizes: samples of x and of y per subset.
     n_blocks: number of subsets.
     """
 
     mean: float
     low: float
     high: float
-    block_size: int
+    block_sizes: tuple[int, int]
     n_blocks: int
 
 
@@ -303,12 +311,12 @@ def kernel_distance_interval(
     max_block: int = 1000,
     degree: int = 3,
 ) -> KernelInterval:
-    """Interval of the kernel distance from subsets of half the smaller set, 1,000 samples at most.
+    """Interval of the kernel distance from subsets of half of each set, 1,000 samples at most.
 
-    Subsets of b out of s samples, drawn without replacement, spread by sqrt(1/b - 1/s) where the whole
-    estimate errs by sqrt(1/s); their spread is scaled by the ratio of the two. At b = s / 2 the ratio is 1.
-    The interval is too wide rather than too narrow where the sets are of unequal size, and for two samples
-    of one distribution, whose estimate converges faster.
+    Subsets of b out of n samples, drawn without replacement, add to the variance in proportion to
+    1/b - 1/n, the whole set to that of the whole estimate in proportion to 1/n; the variance of the subsets
+    is scaled by the ratio of the two, b / (n - b), which is 1 for halves. The larger ratio of the two sets is
+    taken. The interval is too wide for large samples of one distribution, whose estimate converges faster.
 
     Args:
         x: features, (N, D), at least 4.
@@ -336,12 +344,12 @@ def kernel_distance_interval(
             f"got {confidence}, {n_blocks} and {max_block}."
         )
     x, y = _check_pair(x, y, 4, ("x", "y"))
-    smaller = min(len(x), len(y))
-    size = min(max_block, smaller // 2)
-    values = kernel_distance_blocks(x, y, block_size=size, n_blocks=n_blocks, rng=rng, degree=degree)
+    sizes = min(max_block, len(x) // 2), min(max_block, len(y) // 2)
+    values = kernel_distance_blocks(x, y, block_size=sizes, n_blocks=n_blocks, rng=rng, degree=degree)
     mean, spread = float(values.mean()), float(values.std())
-    half = NormalDist().inv_cdf(0.5 + confidence / 2) * spread * math.sqrt(size / (smaller - size))
-    return KernelInterval(mean, mean - half, mean + half, size, n_blocks)
+    ratio = max(size / (len(s) - size) for size, s in zip(sizes, (x, y), strict=True))
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) * spread * math.sqrt(ratio)
+    return KernelInterval(mean, mean - half, mean + half, sizes, n_blocks)
 
 
 @dataclass(frozen=True)
