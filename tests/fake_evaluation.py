@@ -91,10 +91,7 @@ def fake_evaluation(generated, train, held_out=None, *, evil="", **changes):
         )
         for question, answer in answers.items()
     }
-    curve = [
-        {"per_class": n, "value": 0.5 + i / 10, "low": 0.45 + i / 10, "high": 0.55 + i / 10}
-        for i, n in enumerate((3, 6, 12))
-    ]
+    curve = [{"images_per_class": n, "accuracy": 0.5 + i / 10} for i, n in enumerate((3, 6, 12))]
     figures = {
         "frechet_distance": {"value": 12.5, "question": "real", "note": f"biased {evil}"},
         "class_agreement": {
@@ -105,7 +102,14 @@ def fake_evaluation(generated, train, held_out=None, *, evil="", **changes):
             "per_class": {name: None if i == 0 else 0.5 for i, name in enumerate(names)},
         },
         "usefulness": {"value": 0.62, "low": 0.6, "high": 0.64, "question": "useful"},
-        "worth_images": {"value": 7.0, "low": 5.0, "high": 9.0, "question": "useful", "curve": curve},
+        "worth_images": {
+            "value": 7.0,
+            "low": 5.0,
+            "high": 9.0,
+            "question": "useful",
+            "accuracy": 0.62,
+            "curve": curve,
+        },
     }
     worst = [
         WorstPair(i, i % len(train), 0.1 * i, 0.2, f"mirrored {evil}", names[0], i < 2)

@@ -13,6 +13,7 @@ from tests.fake_evaluation import fake_evaluation
 
 from fewgen.data import ImageSet
 from fewgen.report.evidence import (
+    _number,
     evidence_section,
     learning_curve,
     pairs_figure,
@@ -166,14 +167,33 @@ def test_lines_for_a_terminal_from_objects_and_from_json(evaluation):
     assert summary(evaluation.verdicts).startswith("real: partly, diverse: yes, new: no")
 
 
-def test_a_learning_curve_is_read_and_nonsense_is_not():
-    points = [{"per_class": 30, "value": 0.8, "low": 0.7, "high": 0.9}, {"per_class": 10, "value": 0.6}]
-    assert learning_curve({"worth_images": {"curve": points}}) == (
-        [(10, 0.6, 0.6, 0.6), (30, 0.8, 0.7, 0.9)],
-        None,
-    )
-    found = learning_curve({"usefulness": {"value": 0.7, "low": 0.6, "high": 0.8, "curve": points}})
-    assert found is not None
-    assert found[1] == (0.7, 0.6, 0.8)
-    for curve in (None, [], points[:1], "text", [{"x": 1}, {"y": 2}]):
-        assert learning_curve({"usefulness": {"value": 0.7, "curve": curve}}) is None
+def test_a_learning_curve_is_shown_only_if_there_is_one():
+    points = [{"images_per_class": 30, "accuracy": 0.8}, {"images_per_class": 10.0, "accuracy": 0.6}]
+    assert learning_curve({"curve": points}) == [(10, 0.6), (30, 0.8)]
+    for worth in ({}, {"curve": None}, {"curve": points[:1]}):
+        assert learning_curve(worth) == []
+
+
+def test_numbers_are_short_and_never_false():
+    assert [_number(v) for v in (2.8e-17, 0.0004567, 1e6, 12, True, "x", None)] == [
+        "0", "0.000457", "1,000,000", "12", "True", "x", "-",
+    ]  # fmt: skip
+
+
+def test_it_shows_what_the_real_evaluation_returns():
+    """The stand-in of the other tests has the form of the real one; here measuring is real, on noise."""
+    from fewgen.evaluate.evaluation import Evaluation, evaluate_images
+    from fewgen.evaluate.features import PixelFeatures
+
+    sets = [_set(n, seed=n) for n in (40, 24, 26)]
+    evaluation = evaluate_images(*sets, extractor=PixelFeatures(1, 8, 8), useful_draws=0)
+    stand_in = fake_evaluation(*sets)
+    own = set(Evaluation.__dataclass_fields__)
+    assert set(type(stand_in).__dataclass_fields__) <= own
+    html = render_evaluation(evaluation)
+    text = " ".join(_Page(html).text)
+    assert "could not be made" not in html
+    assert 'class="card' in html
+    assert len(verdict_lines(evaluation.verdicts)) == 5
+    assert evaluation.lines() == verdict_lines(evaluation.to_dict()["verdicts"])
+    assert "nan" not in text.lower().split()

@@ -5,7 +5,6 @@ Works from any `fewgen.evaluate.evaluation.Evaluation`; the same pieces end the 
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -26,7 +25,9 @@ CONTROLS = {
     "augmented_copies": "augmented copies",
     "noise": "noise",
 }
-"""Control -> how the pages call it."""
+"""Controls between which every figure stands -> how the pages call them."""
+
+_MORE_CONTROLS = {"one_per_class": "one image per class"}
 
 ANSWERS = ("yes", "partly", "no", "cannot tell")
 
@@ -40,11 +41,12 @@ _FIGURES = {
     "vendi": "Vendi score",
     "within_class_distance": "distance within a class",
     "collapse_share": "share of collapsed pairs",
-    "copy_share": "share of near-copies",
+    "copy_share": "share of near-copies in pixels",
+    "copy_share_features": "share of near-copies in features",
     "copy_test_p_value": "near-copies, p",
     "c_t": "C_T (below 0: nearer to the training images than real images are)",
-    "usefulness": "accuracy with generated images added",
-    "usefulness_generated_only": "accuracy with generated images only",
+    "usefulness": "gain of a classifier by generated images",
+    "usefulness_generated_only": "the same by generated images in place of real ones",
     "worth_images": "worth of the images, in real images per class",
 }
 
@@ -212,7 +214,12 @@ def _tests(tests: Sequence[Mapping[str, Any]]) -> str:
         )
         for test in tests
     ]
-    head = ("test", "generated", *(CONTROLS.get(name, _words(name)) for name in names), "why")
+    head = (
+        "test",
+        "generated",
+        *({**CONTROLS, **_MORE_CONTROLS}.get(name, _words(name)) for name in names),
+        "why",
+    )
     title = "1 test" if len(tests) == 1 else f"{len(tests)} tests"
     said = ", and what each says of its controls" if names else ""
     return folded(f"{title}{said}", table(head, rows))
@@ -221,46 +228,28 @@ def _tests(tests: Sequence[Mapping[str, Any]]) -> str:
 def _curve(evaluation: Evaluation) -> str:
     from fewgen.report import plots
 
-    found = learning_curve(evaluation.figures)
-    if found is None:
-        return ""
-    points, level = found
     worth = evaluation.figures.get("worth_images", {})
-    text = str(worth.get("text") or worth.get("note") or "")
+    points = learning_curve(worth)
+    if not points:
+        return ""
+    level = worth.get("accuracy")
+    line = "" if level is None else " The line is its accuracy with the generated images added."
     caption = (
-        "Accuracy of the same small classifier on real images alone, by their number per class; bars are "
-        f"intervals. The line is its accuracy with the generated images added. {text}"
+        "Accuracy of the same small classifier on real images alone, by their number per class."
+        f"{line} {worth.get('note', '')}"
     )
-    return figure(plots.learning_curve(points, level), "learning curve on real images", caption.strip())
+    picture = plots.learning_curve(points, None if level is None else float(level))
+    return figure(picture, "learning curve on real images", caption.strip())
 
 
-def learning_curve(
-    figures: Mapping[str, Mapping[str, Any]],
-) -> tuple[list[tuple[float, float, float, float]], tuple[float, float, float] | None] | None:
-    """Return a learning curve as points (images per class, accuracy, low, high), and the level to compare.
+def learning_curve(worth: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """Return the points (real images per class, accuracy) of the figure `worth_images`, in rising order.
 
     Returns:
-        None if no figure holds a curve of two points or more.
+        An empty list if there is no curve of two points or more.
     """
-    for name in ("worth_images", "usefulness"):
-        curve = figures.get(name, {}).get("curve")
-        if isinstance(curve, Mapping):
-            curve = curve.get("points")
-        if not isinstance(curve, Sequence) or isinstance(curve, str) or len(curve) < 2:
-            continue
-        points = []
-        for point in curve:
-            n = _first(point, "images_per_class", "per_class", "n", "k")
-            mean = _first(point, "accuracy", "mean", "value")
-            if n is None or mean is None:
-                continue
-            points.append((n, mean, _or(point.get("low"), mean), _or(point.get("high"), mean)))
-        if len(points) >= 2:
-            useful = figures.get("usefulness", {})
-            value = _or(useful.get("value"), math.nan)
-            level = (value, _or(useful.get("low"), value), _or(useful.get("high"), value))
-            return sorted(points), None if math.isnan(value) else level
-    return None
+    points = sorted((float(p["images_per_class"]), float(p["accuracy"])) for p in worth.get("curve") or [])
+    return points if len(points) > 1 else []
 
 
 def _figures(evaluation: Evaluation) -> str:
@@ -331,7 +320,7 @@ def figure_name(name: str) -> str:
     """Return a figure's name for readers.
 
     >>> figure_name("vendi"), figure_name("copy_share"), figure_name("precision")
-    ('Vendi score', 'share of near-copies', 'precision')
+    ('Vendi score', 'share of near-copies in pixels', 'precision')
     """
     return _FIGURES.get(name, _words(name))
 
@@ -370,12 +359,6 @@ def _number(value: Any) -> str:
         return str(value)
     if isinstance(value, int) or abs(value) >= 1000:
         return f"{value:,.0f}"
+    if abs(value) < 1e-9:  # what rounding leaves of a limit at 0
+        return "0"
     return f"{value:.3g}"
-
-
-def _first(point: Mapping[str, Any], *names: str) -> float | None:
-    return next((float(point[name]) for name in names if isinstance(point.get(name), (int, float))), None)
-
-
-def _or(value: Any, other: float) -> float:
-    return float(value) if isinstance(value, (int, float)) else other

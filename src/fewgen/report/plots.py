@@ -158,25 +158,21 @@ def usage_bars(counts: Tensor) -> bytes:
     return _png(figure)
 
 
-def learning_curve(
-    points: Sequence[tuple[float, float, float, float]], level: tuple[float, float, float] | None
-) -> bytes:
+def learning_curve(points: Sequence[tuple[float, float]], level: float | None) -> bytes:
     """Return accuracy over the number of real images per class.
 
     Args:
-        points: (images per class, accuracy, low, high), in rising order.
-        level: (accuracy, low, high) to compare with, as a line across; or None.
+        points: (images per class, accuracy), in rising order.
+        level: accuracy to compare with, as a line across; or None.
     """
     from matplotlib.ticker import NullFormatter
 
-    counts, means, lows, highs = (np.array(column, dtype=np.float64) for column in zip(*points, strict=True))
+    counts, accuracies = zip(*points, strict=True)
     figure = _figure(7.2, 3.2)
     axes = figure.add_subplot(1, 1, 1)
-    bars = np.stack([means - lows, highs - means]).clip(min=0)
-    axes.errorbar(counts, means, yerr=bars, marker="o", capsize=3, color="#3465a4", label="real images alone")
+    axes.plot(counts, accuracies, marker="o", color="#3465a4", label="real images alone")
     if level is not None:
-        axes.axhline(level[0], color="#cc5500", label="with the generated images")
-        axes.axhspan(level[1], level[2], color="#cc5500", alpha=0.15, linewidth=0)
+        axes.axhline(level, color="#cc5500", label="with the generated images")
     axes.set_xscale("log")
     axes.set_xticks(counts, [f"{count:g}" for count in counts])
     axes.xaxis.set_minor_formatter(NullFormatter())
