@@ -9,6 +9,7 @@ NAMES = {
     "cada_vqvae_ablation": "what each part of CADA-VQ-VAE contributes, one setting at a time",
     "evaluation_cost": "seconds and memory of an evaluation, from 1,000 to 50,000 images",
     "reconstruction": "SSIM of held-out images as they come back",
+    "verdicts": "false alarms and misses of the verdicts over repeated draws of five data sets",
     "speed": "images per second of a run, and the time of `fewgen --help`",
 }
 

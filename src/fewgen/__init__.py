@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fewgen.api import (
         Run,
+        benchmark,
         evaluate,
         generate,
         interpolate,
         load_run,
+        plan,
         plan_training,
         quickstart,
         reconstruct,
@@ -35,6 +37,7 @@ _HOMES = {
     "interpolate": "fewgen.api",
     "load_images": "fewgen.data",
     "load_run": "fewgen.api",
+    "plan": "fewgen.api",
     "plan_training": "fewgen.api",
     "quickstart": "fewgen.api",
     "reconstruct": "fewgen.api",
@@ -46,11 +49,13 @@ __all__ = [
     "ImageSet",
     "Run",
     "__version__",
+    "benchmark",
     "evaluate",
     "generate",
     "interpolate",
     "load_images",
     "load_run",
+    "plan",
     "plan_training",
     "quickstart",
     "reconstruct",
@@ -60,7 +65,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("evaluate", "generate"):
+    if name in ("benchmark", "evaluate", "generate"):
         return importlib.import_module(f"fewgen.{name}")  # a package that can be called
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)

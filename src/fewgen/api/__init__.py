@@ -4,7 +4,9 @@ Nothing heavy is imported at the top of these files, because the command line re
 docstrings to print its help. The `Args` sections are that help.
 """
 
+from fewgen.api.benchmarking import BenchmarkResult, benchmark, plan_benchmark
 from fewgen.api.evaluating import evaluate, plan_evaluation
+from fewgen.api.planning import SamplePlan, plan
 from fewgen.api.prepare import split_indices
 from fewgen.api.run import Run, load_run
 from fewgen.api.training import (
@@ -18,14 +20,19 @@ from fewgen.api.training import (
 from fewgen.api.using import Reconstructions, Retrieved, generate, interpolate, reconstruct, retrieve
 
 __all__ = [
+    "BenchmarkResult",
     "Plan",
     "Reconstructions",
     "Retrieved",
     "Run",
+    "SamplePlan",
+    "benchmark",
     "evaluate",
     "generate",
     "interpolate",
     "load_run",
+    "plan",
+    "plan_benchmark",
     "plan_evaluation",
     "plan_training",
     "quickstart",

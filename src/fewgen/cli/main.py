@@ -25,6 +25,8 @@ COMMANDS: dict[str, str] = {
     "reconstruct": "send images through the model and back",
     "retrieve": "find the nearest word of an image",
     "evaluate": "say whether images are real, diverse, new, useful and of the wanted class",
+    "benchmark": "compare generators on the same images, time and judge",
+    "plan": "say how many episodes, queries or draws a result needs",
     "methods": "list the methods and their presets",
     "datasets": "list the data sets that have a name, and which are there",
     "doctor": "check this machine: Python, torch, memory, optional parts, data",
@@ -96,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         fail(str(error))
         return 2
     except KeyboardInterrupt:
-        resume = " Run the same command again to resume." if words[:1] in (["train"], ["quickstart"]) else ""
+        resumes = words[:1] in (["train"], ["quickstart"], ["benchmark"])
+        resume = " Run the same command again to resume." if resumes else ""
         print(f"\nInterrupted.{resume}", file=sys.stderr)
         return 130
     except BrokenPipeError:

@@ -1,0 +1,284 @@
+"""From cells to a table: means and spreads over seeds, verdicts, and usefulness in the last column."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+HELD_OUT = "held-out real images"
+"""Name of the row with the figures of real images that nobody learned from: what perfection would get."""
+
+Figures = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of the table.
+
+    key: name in `benchmark.json`.
+    heading: in the table, with its unit.
+    read: figures of a cell -> value, None if it was omitted.
+    factor: between value and what is shown.
+    decimals: shown.
+    """
+
+    key: str
+    heading: str
+    read: Callable[[Figures], float | None]
+    factor: float
+    decimals: int
+
+
+def _entry(name: str, key: str = "value") -> Callable[[Figures], float | None]:
+    def read(figures: Figures) -> float | None:
+        value = figures.get(name, {}).get(key)
+        return None if value is None else float(value)
+
+    return read
+
+
+COLUMNS = (
+    Column("class_agreement", "class agreement %", _entry("class_agreement"), 100, 1),
+    Column("frechet_distance", "Frechet", _entry("frechet_distance"), 1, 2),
+    Column("kernel_distance", "KID x1000", _entry("kernel_distance"), 1000, 2),
+    Column("coverage", "coverage", _entry("coverage"), 1, 3),
+    Column("vendi_ratio", "Vendi ratio", _entry("vendi", "ratio"), 1, 2),
+    Column("copy_share", "near copies %", _entry("copy_share"), 100, 1),
+)
+
+VERDICTS = ("new", "diverse")
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return mean and sample standard deviation, None for one value.
+
+    >>> mean_and_spread([1.0, 3.0])
+    (2.0, 1.4142135623730951)
+    """
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return mean, None
+    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
+
+
+def student_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
+    """Return the interval of the mean of independent values, None for fewer than two.
+
+    Source: Student 1908, Biometrika 6(1).
+    """
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return None
+    mean, spread = mean_and_spread(values)
+    assert spread is not None
+    half = float(t.ppf(0.5 + confidence / 2, len(values) - 1)) * spread / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
+def summarise(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return generator -> what the table says of it, JSON-ready; failed cells are left out.
+
+    With several seeds every seed is one draw of the training images, and usefulness is paired over them:
+    its interval is Student's over the gains of the seeds. With one seed it is the interval of the cell.
+
+    Args:
+        cells: records of cells, as `run_cell` returns them.
+    """
+    finished = [cell for cell in cells if "evaluation" in cell]
+    summary: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(cell["generator"] for cell in finished):
+        rows = sorted((cell for cell in finished if cell["generator"] == name), key=lambda c: int(c["seed"]))
+        figures = [row["evaluation"]["figures"] for row in rows]
+        summary[name] = {
+            "seeds": [row["seed"] for row in rows],
+            "figures": _figures(figures),
+            "verdicts": {
+                question: dict(Counter(answers))
+                for question in _questions(rows)
+                if (answers := _answers(rows, question))
+            },
+            "train_minutes": _spread([row["made"]["train_seconds"] / 60 for row in rows]),
+            "usefulness": _usefulness(figures),
+            "worth_images": _worth(figures),
+        }
+    if finished:
+        controls = {
+            cell["seed"]: cell["evaluation"].get("controls", {}).get("held_out", {}) for cell in finished
+        }
+        summary[HELD_OUT] = {"seeds": sorted(controls), "figures": _figures(list(controls.values()))}
+        if not summary[HELD_OUT]["figures"]:
+            del summary[HELD_OUT]
+    return summary
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    mean, spread = mean_and_spread(values)
+    return {"mean": mean, "spread": spread, "values": list(values)}
+
+
+def _figures(figures: Sequence[Figures]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for column in COLUMNS:
+        values = [value for own in figures if (value := column.read(own)) is not None]
+        if values:
+            found[column.key] = _spread(values)
+    return found
+
+
+def _questions(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row["evaluation"].get("verdicts", {})))
+
+
+def _answers(rows: Sequence[Mapping[str, Any]], question: str) -> list[str]:
+    return [
+        str(row["evaluation"]["verdicts"][question]["answer"])
+        for row in rows
+        if question in row["evaluation"].get("verdicts", {})
+    ]
+
+
+def _usefulness(figures: Sequence[Figures]) -> dict[str, Any] | None:
+    """Return the gain of a classifier by the generated images, as a share, with its interval."""
+    own = [figure["usefulness"] for figure in figures if "usefulness" in figure]
+    if not own:
+        return None
+    gains = [float(figure["value"]) for figure in own]
+    interval = student_interval(gains)
+    speaks_of = "other training images (Student over the seeds)"
+    if interval is None:
+        interval = (own[0]["low"], own[0]["high"]) if "low" in own[0] and "high" in own[0] else None
+        speaks_of = "this one draw of training images"
+    low, high = interval or (None, None)
+    return _spread(gains) | {"low": low, "high": high, "speaks_of": speaks_of}
+
+
+def _worth(figures: Sequence[Figures]) -> dict[str, Any] | None:
+    """Return how many real images per class the classifier's accuracy is worth.
+
+    Numbers of images are compared by ratio, so the mean is geometric and the interval Student's in log n.
+    """
+    own = [figure["worth_images"] for figure in figures if "worth_images" in figure]
+    own = [figure for figure in own if figure["value"] > 0]
+    if not own:
+        return None
+    logs = [math.log(float(figure["value"])) for figure in own]
+    interval = student_interval(logs)
+    ends: tuple[float | None, float | None] = (own[0].get("low"), own[0].get("high"))
+    if interval is not None:
+        ends = (math.exp(interval[0]), math.exp(interval[1]))
+    return {
+        "mean": math.exp(math.fsum(logs) / len(logs)),
+        "low": ends[0],
+        "high": ends[1],
+        "values": [float(figure["value"]) for figure in own],
+        "k": own[0].get("k"),
+        # Beyond an end of the learning curve the number is a bound, not a value.
+        "outside_curve": sum(bool(figure.get("outside_curve")) for figure in own),
+    }
+
+
+# ---------------------------------------------------------------------------------------------- the table
+
+HEADINGS = (
+    "generator",
+    "seeds",
+    *(column.heading for column in COLUMNS),
+    *(f"{question}?" for question in VERDICTS),
+    "train minutes",
+    "usefulness: gain in points",
+)
+
+
+def table_rows(summary: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Return the cells of the table as text, one row per generator, in the order of `HEADINGS`."""
+    rows = []
+    for name, own in summary.items():
+        row = [name, str(len(own["seeds"]))]
+        for column in COLUMNS:
+            row.append(_shown(own["figures"].get(column.key), column.factor, column.decimals))
+        row += [_verdict(own.get("verdicts", {}).get(question)) for question in VERDICTS]
+        row.append(_shown(own.get("train_minutes"), 1, 1))
+        row.append(_useful(own.get("usefulness"), own.get("worth_images")))
+        rows.append(row)
+    return rows
+
+
+def _shown(figure: Mapping[str, Any] | None, factor: float, decimals: int) -> str:
+    if figure is None:
+        return "-"
+    text = f"{factor * figure['mean']:.{decimals}f}"
+    if figure["spread"] is not None:
+        text += f" ± {factor * figure['spread']:.{decimals}f}"
+    return text
+
+
+def _verdict(answers: Mapping[str, int] | None) -> str:
+    """Return "no" if all seeds say so, else "yes 2, partly 1"."""
+    if not answers:
+        return "-"
+    if len(answers) == 1:
+        return next(iter(answers))
+    return ", ".join(f"{answer} {count}" for answer, count in sorted(answers.items(), key=lambda i: -i[1]))
+
+
+def _useful(gain: Mapping[str, Any] | None, worth: Mapping[str, Any] | None) -> str:
+    if gain is None:
+        return "-"
+    text = f"{100 * gain['mean']:+.1f}"
+    if gain["low"] is not None:
+        text += f" ({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})"
+    if worth is None:
+        return text
+    bound = " or so, beyond the curve" if worth["outside_curve"] else ""
+    interval = (
+        f" ({worth['low']:.0f}-{worth['high']:.0f})"
+        if worth["low"] is not None and worth["high"] is not None and not bound
+        else ""
+    )
+    return f"{text}; works like {worth['mean']:.0f} images{interval}{bound}"
+
+
+def markdown(summary: Mapping[str, Mapping[str, Any]], notes: Sequence[str] = ()) -> str:
+    """Return the table and the notes below it as Markdown."""
+    lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
+    for row in table_rows(summary):
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
+    return "\n".join([*lines, *(f"\n{note}" for note in notes)])
+
+
+def notes(cells: Sequence[Mapping[str, Any]], shots: int) -> list[str]:
+    """Return what a reader of the table must know, from the protocol of the cells."""
+    finished = [cell for cell in cells if "evaluation" in cell]
+    if not finished:
+        return []
+    protocol = finished[0]["evaluation"].get("protocol", {})
+    judge = protocol.get("extractor", {})
+    accuracy = judge.get("test_accuracy")
+    text = f"Judge: {judge.get('name', 'unknown')}, {judge.get('dim', '?')} features"
+    if accuracy is not None:
+        text += f", {100 * accuracy:.1f} % right on {judge.get('n_test', '?')} held-out images"
+    n = finished[0]["made"].get("n_images", "?")
+    found = [
+        f"{text}; {shots} training images per class; {n} generated images; mean ± standard deviation over "
+        "seeds. Frechet distances of few images are biased upwards: compare them only within this table.",
+        '"new" and "diverse" are verdicts of tests that proved themselves on copies, noise and held-out '
+        'images of these data; "yes" for new means: no copies found by these tests.',
+    ]
+    useful = [c["evaluation"]["figures"].get("usefulness") for c in finished]
+    alone = {
+        c["seed"]: f["accuracy"]["real"]
+        for c, f in zip(finished, useful, strict=True)
+        if f and "real" in f.get("accuracy", {})
+    }
+    if alone:
+        mean, spread = mean_and_spread([100 * value for value in alone.values()])
+        found.append(
+            f"Usefulness: gain in accuracy of a small classifier over training images alone, "
+            f"{mean:.1f}{'' if spread is None else f' ± {spread:.1f}'} %, with the standard augmentation "
+            "that suits it best; equal steps."
+        )
+    return found
