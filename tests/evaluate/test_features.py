@@ -55,6 +55,8 @@ def test_features_depend_on_the_image_alone(extractor):
     shuffled = extractor.describe(images.subset(order))
     assert torch.allclose(shuffled.features, whole.features[order], atol=1e-5)
     assert torch.equal(shuffled.predictions, whole.predictions[order])
+    nothing = extractor.describe(images.subset([]))
+    assert (nothing.features.shape, nothing.predictions.shape) == ((0, 8), (0,))
     alone = ClassifierFeatures(
         extractor.network, extractor.image_shape, extractor.class_names, QUICK, {}, batch_size=1
     )

@@ -596,6 +596,8 @@ def _shrink(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _shrink_all(images: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(images.shape[2:]) == size:
+        return images
     return torch.cat([_shrink(images[start : start + 256], size) for start in range(0, len(images), 256)])
 
 
