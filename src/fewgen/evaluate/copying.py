@@ -139,10 +139,11 @@ class Aligner:
     def _block(self, x: Tensor, exclude: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         turned = self._turned(x)  # (N, 2 * rotations, C, H, W)
         candidates = self._candidates(turned, exclude)  # (N, K)
-        windows = self._windows(turned)  # (N, V, P)
-        bank = self.train[candidates]  # (N, K, P)
-        squares = windows.square().sum(2)[:, :, None] + bank.square().sum(2)[:, None, :]
-        squared = (squares - 2 * windows @ bank.transpose(1, 2)).clamp_min_(0)  # (N, V, K)
+        windows, deviation = self._windows(turned)  # (N, V, P), (N, V)
+        bank = self.train[candidates]  # (N, K, P), mean 0, so that the windows' means drop out of the product
+        squares = bank.square().sum(2)[:, None, :] + self._squares(deviation)[:, :, None]
+        product = torch.bmm(windows, bank.transpose(1, 2))
+        squared = (squares - product.mul_(2 / deviation[:, :, None])).clamp_min_(0)  # (N, V, K)
         best = squared.min(dim=1)  # over transforms: (N, K)
         order = best.values.argsort(dim=1, stable=True)
         count = min(order.shape[1], 1 + N_OTHERS)
@@ -150,7 +151,7 @@ class Aligner:
         first = order[:, 0]
         transform = best.indices[rows, first]
         # The product above rounds at 1e-6; the one distance that decides is computed from the difference.
-        difference = windows[rows, transform].double() - bank[rows, first].double()
+        difference = self._standard(windows[rows, transform].double()) - bank[rows, first].double()
         distance = difference.square().mean(1).sqrt()
         ordered = best.values.gather(1, order[:, 1:count]).double()
         if exclude is not None:
@@ -181,11 +182,24 @@ class Aligner:
             versions.append(moved.reshape(both.shape))
         return torch.stack(versions, dim=2).flatten(1, 2)
 
-    def _windows(self, turned: Tensor) -> Tensor:
-        """Return all windows of all versions, standardised, (N, V, P), in the order of `transforms`."""
+    def _windows(self, turned: Tensor) -> tuple[Tensor, Tensor]:
+        """Return all windows of all versions, (N, V, P), in the order of `transforms`, as they are.
+
+        Also the deviations by which `_standard` divides, (N, V).
+        """
         m, (height, width) = self.margin, self.window
         crops = [turned[..., m + dy : m + dy + height, m + dx : m + dx + width] for dy, dx in self.shifts]
-        return self._standard(torch.stack(crops, dim=2).flatten(1, 2).flatten(2))
+        windows = torch.stack(crops, dim=2).flatten(1, 2).flatten(2)
+        flat = turned.flatten(0, 1).double()
+        means = functional.avg_pool2d(flat, self.window, stride=1).mean(1)
+        squares = functional.avg_pool2d(flat.square(), self.window, stride=1).mean(1)
+        deviation = (squares - means.square()).clamp_min(0).add(self.flat**2).sqrt()
+        places = torch.tensor([(m + dy) * (2 * m + 1) + m + dx for dy, dx in self.shifts])
+        return windows, deviation.flatten(1)[:, places].reshape(len(turned), -1).float()
+
+    def _squares(self, deviation: Tensor) -> Tensor:
+        """Return the sum of squares of standardised windows with these deviations."""
+        return self.train.shape[1] * (1 - (self.flat / deviation.double()).square()).float()
 
     def _coarse(self, centre: Tensor) -> Tensor:
         """Return blurred, reduced, standardised windows (N, c)."""

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -62,6 +62,7 @@ N_CONTROL = 1000
 N_WORST = 10
 
 Progress = Callable[[str, float], None]
+T = TypeVar("T")
 
 
 @dataclass
@@ -276,7 +277,9 @@ class RealSide:
         """Return the tests of real, diverse, new and aligned for images with these labels."""
         key = self._key(labels)
         if key not in self._tests:
-            self._tests[key] = standard_tests(lambda: self.controls(labels)["augmented_copies"][0], self.seed)
+            self._tests[key] = standard_tests(
+                _known(self.held_out), lambda: self.controls(labels)["augmented_copies"][0], self.seed
+            )
         return self._tests[key]
 
     def control_outcomes(self, labels: Tensor) -> dict[str, dict[str, Outcome]]:
@@ -599,7 +602,7 @@ def _measure(
         "frechet_distance",
         "real",
         lambda: {
-            "value": frechet_distance(_some(truth), fake),
+            "value": frechet_distance(_known(truth), fake),
             "n": len(fake),
             "note": f"biased upwards for few images; compare only with others of {len(fake)} images",
         },
@@ -622,7 +625,7 @@ def _measure(
     put("authenticity", "new", authentic)
 
 
-def _some(value: Tensor | None) -> Tensor:
+def _known(value: T | None) -> T:
     assert value is not None
     return value
 

@@ -9,6 +9,7 @@ has to catch. Otherwise the test says "cannot tell", and which control it failed
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from torch import Tensor
 from fewgen.data.imageset import ImageSet
 from fewgen.errors import DataError
 from fewgen.evaluate.aligned import alignment_test
+from fewgen.evaluate.controls import halves
 from fewgen.evaluate.copying import Nearest, c_t, clear_copies, reduced, tail_test
 from fewgen.evaluate.distances import kernel_test, neighbour_scores
 from fewgen.evaluate.diversity import collapse_share, vendi_ratio, within_class_distance
@@ -240,22 +242,28 @@ COLLAPSED = 0.5
 """Diversity below which images count as collapsed."""
 
 
-def is_diverse(n_splits: int = 20, seed: int = 0) -> Callable[[Side, Side], Outcome]:
+def is_diverse(every_held_out: Side, n_splits: int = 20, seed: int = 0) -> Callable[[Side, Side], Outcome]:
     """Return the test of "diverse": distances within a class and Vendi score, against held-out images.
 
     The error of the ratios comes from splitting the held-out images into halves many times and comparing
-    these; it is scaled to the counts at hand.
+    these; it is scaled to the counts at hand. Where they are too few to be split, it comes from how much
+    the classes differ among each other.
+
+    Args:
+        every_held_out: the held-out images to split.
+        n_splits: number of splits.
+        seed: of splits and subsets.
     """
+    n_classes = every_held_out.images.n_classes
 
     def ratios(side: Side, held_out: Side, rng: torch.Generator) -> tuple[float, float, list[float | None]]:
-        n_classes = held_out.images.n_classes
         own = within_class_distance(side.features, side.labels, n_classes)
         real = within_class_distance(held_out.features, held_out.labels, n_classes)
         per_class = [
             a / b if a is not None and b else None for a, b in zip(own.per_class, real.per_class, strict=True)
         ]
-        ratio = [value for value in per_class if value is not None]
-        if not ratio:
+        known = [value for value in per_class if value is not None]
+        if not known:
             raise DataError("no class has two generated and two held-out images, so diversity is not known.")
         vendi = vendi_ratio(
             side.features,
@@ -267,39 +275,46 @@ def is_diverse(n_splits: int = 20, seed: int = 0) -> Callable[[Side, Side], Outc
             max_per_class=100,
             n_classes=n_classes,
         )
-        return math.fsum(ratio) / len(ratio), vendi.mean, per_class
+        return math.fsum(known) / len(known), vendi.mean, per_class
 
-    def split_errors(held_out: Side, rng: torch.Generator) -> list[float]:
-        """Return the standard deviations of both log ratios between random halves of held-out images."""
+    @functools.cache
+    def errors() -> tuple[float, float] | None:
+        """Return the standard deviations of both log ratios for a single image per side, or None."""
+        rng = torch.Generator().manual_seed(seed)
         logs = []
         for _ in range(n_splits):
-            order = torch.randperm(len(held_out.labels), generator=rng)
-            order = order[held_out.labels[order].argsort(stable=True)]
+            first, second = split(every_held_out, rng)
             try:
-                pair, vendi, _ = ratios(held_out.at(order[0::2]), held_out.at(order[1::2]), rng)
+                pair, vendi, _ = ratios(first, second, rng)
             except DataError:
                 continue
             logs.append([math.log(max(pair, 1e-6)), math.log(max(vendi, 1e-6))])
         if len(logs) < 2:
-            raise DataError(
-                f"{len(held_out.labels)} held-out images leave no two of a class on each side of a split, so "
-                "the error of the diversity is not known; hold out at least 4 of each class."
-            )
-        return [float(v) for v in torch.tensor(logs, dtype=torch.float64).std(dim=0)]
-
-    known: dict[int, list[float]] = {}
+            return None
+        # Halves of m images: the error of their log ratio is that of one image times sqrt(2 / m + 2 / m).
+        scale = math.sqrt(len(every_held_out.labels) / 4)
+        pair, vendi = (
+            max(0.01, float(v)) * scale for v in torch.tensor(logs, dtype=torch.float64).std(dim=0)
+        )
+        return pair, vendi
 
     def run(side: Side, held_out: Side) -> Outcome:
         if bool((side.labels < 0).any()):
             raise DataError("the images have no class labels, so diversity within a class is not known.")
-        rng = torch.Generator().manual_seed(seed)
-        pair, vendi, per_class = ratios(side, held_out, rng)
-        if id(held_out) not in known:
-            known[id(held_out)] = split_errors(held_out, rng)
-        errors = known[id(held_out)]
-        n, m = len(side.labels), len(held_out.labels)
-        scale = math.sqrt((1 / n + 1 / m) / (4 / m))
-        slack = [2.6 * max(0.01, error) * scale for error in errors]
+        pair, vendi, per_class = ratios(side, held_out, torch.Generator().manual_seed(seed))
+        of_one = errors()
+        if of_one is not None:
+            scale = math.sqrt(1 / len(side.labels) + 1 / len(held_out.labels))
+            slack = [_SLACK * error * scale for error in of_one]
+        else:
+            known = [value for value in per_class if value is not None]
+            if len(known) < 3:
+                raise DataError(
+                    f"{len(held_out.labels)} held-out images of {len(known)} classes do not show how far "
+                    "diversity varies by chance; hold out at least 4 of each class."
+                )
+            spread = float(torch.tensor(known, dtype=torch.float64).std()) / math.sqrt(len(known))
+            slack = [_SLACK * max(0.05, spread)] * 2
         found = (pair, vendi)
         passes = all(v >= SPREAD_OF_REAL - s for v, s in zip(found, slack, strict=True))
         fails = any(v + s < COLLAPSED for v, s in zip(found, slack, strict=True))
@@ -328,42 +343,49 @@ def is_diverse(n_splits: int = 20, seed: int = 0) -> Callable[[Side, Side], Outc
     return run
 
 
-def repeats_itself(seed: int = 0) -> Callable[[Side, Side], Outcome]:
+_SLACK = 2.6
+"""Standard deviations that chance is given: one-sided, about the level `ALPHA`."""
+
+
+def split(side: Side, rng: torch.Generator) -> tuple[Side, Side]:
+    """Return two random halves, each class split evenly."""
+    first, second = halves(side.images, rng)
+    return side.at(first), side.at(second)
+
+
+def repeats_itself(every_held_out: Side, seed: int = 0) -> Callable[[Side, Side], Outcome]:
     """Return the second test of "diverse": are many pairs of a class nearer than real pairs ever are?
 
     How high the share gets for real images is found by comparing halves of the held-out ones.
     """
-    known: dict[int, float] = {}
+    n_classes = every_held_out.images.n_classes
+
+    def share(a: Side, b: Side) -> float:
+        return collapse_share(
+            a.features, a.labels, b.features, b.labels, n_classes=n_classes, max_real_per_class=200
+        ).share
+
+    @functools.cache
+    def limit() -> float:
+        rng = torch.Generator().manual_seed(seed)
+        usual = []
+        for _ in range(20):
+            try:
+                usual.append(share(*split(every_held_out, rng)))
+            except DataError:
+                break
+        return max(0.05, 2 * max(usual, default=0.05))
 
     def run(side: Side, held_out: Side) -> Outcome:
         if bool((side.labels < 0).any()):
             raise DataError("the images have no class labels, so pairs within a class are not known.")
-        n_classes = held_out.images.n_classes
-
-        def share(a: Side, b: Side) -> float:
-            return collapse_share(
-                a.features, a.labels, b.features, b.labels, n_classes=n_classes, max_real_per_class=200
-            ).share
-
         found = share(side, held_out)
-        if id(held_out) not in known:
-            rng = torch.Generator().manual_seed(seed)
-            usual = []
-            for _ in range(20):
-                order = torch.randperm(len(held_out.labels), generator=rng)
-                order = order[held_out.labels[order].argsort(stable=True)]
-                try:
-                    usual.append(share(held_out.at(order[0::2]), held_out.at(order[1::2])))
-                except DataError:
-                    break
-            known[id(held_out)] = max(0.05, 2 * max(usual, default=0.05))
-        limit = known[id(held_out)]
-        answer = "no" if found > max(0.5, limit) else "partly" if found > limit else "yes"
+        answer = "no" if found > max(0.5, limit()) else "partly" if found > limit() else "yes"
         return Outcome(
             answer,
             f"{_percent(found)} of the pairs of a class are nearer than the nearest 1 % of real pairs; up to "
-            f"{_percent(limit)} would be usual.",
-            {"collapse_share": found, "limit": limit},
+            f"{_percent(limit())} would be usual.",
+            {"collapse_share": found, "limit": limit()},
         )
 
     return run
@@ -503,17 +525,27 @@ def shows_its_class(side: Side, held_out: Side) -> Outcome:
     return Outcome(found.answer, found.why, {"figures": found.figures()})
 
 
-def standard_tests(augmented: Callable[[], Side] | None, seed: int = 0) -> list[VerdictTest]:
-    """Return the tests of real, diverse, new and aligned."""
+def standard_tests(held_out: Side, augmented: Callable[[], Side] | None, seed: int = 0) -> list[VerdictTest]:
+    """Return the tests of real, diverse, new and aligned.
+
+    Args:
+        held_out: the held-out images, which show how far figures vary by chance.
+        augmented: gives the augmented training images, or None.
+        seed: of subsets and permutations.
+    """
     return [
         VerdictTest("kernel distance", "real", looks_real(augmented, seed), ("held_out",), ("noise",)),
         VerdictTest(
-            "spread within classes", "diverse", is_diverse(seed=seed), ("held_out",), ("one_per_class",)
+            "spread within classes",
+            "diverse",
+            is_diverse(held_out, seed=seed),
+            ("held_out",),
+            ("one_per_class",),
         ),
         VerdictTest(
             "collapsed pairs",
             "diverse",
-            repeats_itself(seed),
+            repeats_itself(held_out, seed),
             ("held_out",),
             ("one_per_class",),
             primary=False,
