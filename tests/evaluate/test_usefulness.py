@@ -22,6 +22,7 @@ from fewgen.evaluate.usefulness import (
     measure_usefulness,
     paired_gain,
     train_arm,
+    usefulness_controls,
 )
 
 # `fewgen.evaluate` also exports a function of this name.
@@ -262,6 +263,7 @@ def test_sets_of_the_curve_are_nested_and_clean():
 # ------------------------------------------------------------------------------------- the whole thing
 
 
+@pytest.mark.slow
 def test_more_real_images_help_and_wrong_labels_hurt():
     few, many, test = shapes(9, 1), shapes(300, 2), shapes(300, 3)
     pool = shapes(150, 4)
@@ -300,6 +302,21 @@ def test_copies_of_the_training_images_are_no_gain():
     assert found.losing_classes == ()
 
 
+@pytest.mark.slow
+def test_controls_have_known_answers(trained):
+    train, test = shapes(60, 1), shapes(300, 3)
+    options = {"n_draws": 4, "settings": dataclasses.replace(SMALL, augmentation="shift1")}
+    gains = usefulness_controls(train, test, **options)
+    assert gains["more_real_images"].low > 0
+    assert gains["copies"].low <= 0
+    assert len(trained) == 12
+    # The real arm of a measurement with the same settings is there already.
+    trained.clear()
+    measure_usefulness([(train, shapes(30, 2))], test, augmentation="shift1", **options)
+    assert len(trained) == 8
+    assert set(usefulness_controls(shapes(3, 1), test, n_draws=2, settings=TINY)) == {"copies"}
+
+
 def test_order_of_images_changes_nothing():
     sets = [shapes(n, seed) for n, seed in ((12, 1), (30, 2), (40, 3), (40, 4))]
     rng = torch.Generator().manual_seed(9)
@@ -320,7 +337,7 @@ def test_real_arms_are_kept_and_the_rest_is_not(tmp_path, trained):
     first = measure_usefulness(
         [(train, shapes(30, 2))], test, progress=lambda part, share: shares.append(share), **options
     )
-    # 5 candidates x 3 folds, then 2 draws of 3 arms and 4 further points of the curve (half, 2, 4, and the end).
+    # 5 candidates x 3 folds, then 2 draws of 3 arms and 4 further points of the curve.
     assert len(trained) == 15 + 2 * (3 + 4)
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0.0, 1.0)
@@ -399,6 +416,7 @@ def test_one_draw_has_no_interval():
     assert "low" not in found.figures()["usefulness"]
 
 
+@pytest.mark.slow
 def test_tuning_prefers_what_the_data_allow():
     """Classes that are mirror images of each other: mirroring must not win. And it looks at no test image."""
     rng = torch.Generator().manual_seed(0)
