@@ -18,7 +18,7 @@ import fewgen
 from fewgen import api
 from fewgen.api.benchmarking import _KEYWORDS, run_benchmark
 from fewgen.benchmark.candidates import DEFAULT_METHODS, check_spec, folder_name, takes_time
-from fewgen.benchmark.cells import Settings, forget
+from fewgen.benchmark.cells import Settings
 from fewgen.benchmark.environment import environment
 from fewgen.benchmark.grid import plan_grid
 from fewgen.benchmark.plot import quality_against_copying
@@ -42,8 +42,8 @@ def _quick_judge(monkeypatch):
         return real(cls, train, test, ClassifierSettings(steps=2, width=8, dim=4), use_cache=False)
 
     monkeypatch.setattr(ClassifierFeatures, "of", classmethod(quick))
-    yield
-    forget()
+    # The digits are read once for all tests; a benchmark forgets its images at the end.
+    monkeypatch.setattr("fewgen.benchmark.cells.forget", lambda: None)
 
 
 def ask(out, **keywords):
@@ -489,14 +489,15 @@ def test_environment_is_complete_and_json():
     assert found["versions"]["joblib"]
 
 
-def test_commit_is_of_this_package_or_none(monkeypatch, tmp_path):
+def test_commit_is_of_this_package_or_none(monkeypatch):
     import fewgen.benchmark.environment as module
 
     # An installed copy inside somebody else's checkout: git knows the folder, but not this file.
-    monkeypatch.setattr(module, "_git", lambda *a: None if a[0] == "ls-files" else "0" * 40)
-    assert module.environment()["commit"] is None
-    monkeypatch.setattr(module, "_git", lambda *a: "__init__.py" if a[0] == "ls-files" else "0" * 40)
-    assert module.environment()["commit"] == "0" * 40
+    for tracked, commit in ((None, None), ("__init__.py", "0" * 40)):
+        module._checkout.cache_clear()
+        monkeypatch.setattr(module, "_git", lambda *a, t=tracked: t if a[0] == "ls-files" else "0" * 40)
+        assert module.environment()["commit"] == commit
+    module._checkout.cache_clear()
 
 
 def test_command_prints_the_table_and_tells_failures(capsys, monkeypatch, copied):

@@ -215,6 +215,10 @@ def run_benchmark(asked: Mapping[str, Any], evaluate: Evaluate | None = None) ->
         cells_module.forget()
 
 
+def _without(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name != key}
+
+
 def write_benchmark(out: Path, settings: Settings, cells: Sequence[Mapping[str, Any]]) -> BenchmarkResult:
     """Write benchmark.json, table.md, plot.png and benchmark.html for these cells, and return the same.
 
@@ -248,7 +252,8 @@ def write_benchmark(out: Path, settings: Settings, cells: Sequence[Mapping[str, 
         "seeds": sorted({cell["seed"] for cell in cells}),
         "summary": summary,
         "failed": failed,
-        "cells": finished,
+        # The score of every single image stays in the folder of its cell.
+        "cells": [cell | {"evaluation": _without(cell["evaluation"], "copy_scores")} for cell in finished],
     }
     table = markdown(summary, below)
     plot = quality_against_copying(summary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -27,11 +28,13 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
+@functools.cache
 def _checkout() -> tuple[str | None, bool | None]:
     """Return commit and whether tracked files differ from it; None unless git knows this very package.
 
     An installed package may lie inside the checkout of something else (a virtual environment in a
-    project's folder), whose commit says nothing about it.
+    project's folder), whose commit says nothing about it. Asked once: the code that runs is the code that
+    was there at the start.
     """
     if not _git("ls-files", "--error-unmatch", "__init__.py"):
         return None, None

@@ -62,6 +62,7 @@ def quality_against_copying(summary: Mapping[str, Mapping[str, Any]]) -> bytes |
     # Labels of markers at the right edge need room.
     left, right = axes.get_xlim()
     axes.set_xlim(min(left, -2), right + 0.25 * (right - left))
+    axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= 100])
     axes.set_xlabel("near copies of training images, %")
     axes.set_ylabel("Frechet distance to held-out images (lower is nearer)")
     axes.grid(alpha=0.3)
