@@ -91,10 +91,12 @@ class Aligner:
         self.window = (x.shape[2] - 2 * self.margin, x.shape[3] - 2 * self.margin)
         if min(self.window) < 2:
             raise ShapeError(f"images of {x.shape[2]} x {x.shape[3]} pixels are too small; 4 x 4 are needed.")
-        self.flat = _FLAT * float(x.double().std())
+        # Half a grey value at least: training images that are all one flat image have no spread.
+        self.flat = max(_FLAT * float(x.double().std()), 0.5 / 255)
         m = self.margin
         centre = x[:, :, m : m + self.window[0], m : m + self.window[1]]
-        self.train = self._standard(centre.flatten(1))
+        self.centres = centre.flatten(1)
+        self.train = self._standard(self.centres)
         self.coarse_train = self._coarse(centre)
         shifts = sorted(
             ((dy, dx) for dy in range(-m, m + 1) for dx in range(-m, m + 1)),
@@ -150,14 +152,17 @@ class Aligner:
         rows = torch.arange(len(x))
         first = order[:, 0]
         transform = best.indices[rows, first]
-        # The product above rounds at 1e-6; the one distance that decides is computed from the difference.
-        difference = self._standard(windows[rows, transform].double()) - bank[rows, first].double()
+        index = candidates[rows, first]
+        # The product above rounds at 1e-6; the one distance that decides is computed from the difference,
+        # both sides standardised in float64 alike, so that an exact copy has distance 0.
+        chosen, source = windows[rows, transform].double(), self.centres[index].double()
+        difference = self._standard(chosen) - self._standard(source)
         distance = difference.square().mean(1).sqrt()
+        if count == 1:  # of two training images one was excluded: there is no next one
+            return distance, index, distance, transform
         ordered = best.values.gather(1, order[:, 1:count]).double()
-        if exclude is not None:
-            ordered = torch.where(torch.isinf(ordered), torch.nan, ordered)
-        others = (ordered / self.train.shape[1]).sqrt().nanmedian(dim=1).values
-        return distance, candidates[rows, first], torch.maximum(others, distance), transform
+        others = (ordered / self.train.shape[1]).sqrt().median(dim=1).values
+        return distance, index, torch.maximum(others, distance), transform
 
     def _standard(self, flat: Tensor) -> Tensor:
         centred = flat - flat.mean(dim=-1, keepdim=True)
@@ -229,12 +234,13 @@ class Aligner:
 
 def reduced(images: Tensor) -> Tensor:
     """Return float images (N, C, h, w) of at most `MAX_SIDE` pixels, values in [0, 1]."""
-    x = images.to(torch.float32) / 255
+    x = images.to(torch.float32)
     side = max(x.shape[2:])
-    if side <= MAX_SIDE:
-        return x
-    height, width = (max(4, round(v * MAX_SIDE / side)) for v in x.shape[2:])
-    return functional.adaptive_avg_pool2d(x, (height, width))
+    if side > MAX_SIDE:
+        height, width = (max(4, round(v * MAX_SIDE / side)) for v in x.shape[2:])
+        # Sums of whole numbers are exact, so that a mirrored image is reduced to the mirrored reduced image.
+        x = functional.adaptive_avg_pool2d(x, (height, width))
+    return x / 255
 
 
 def _describe(mirrored: bool, angle: float, shift: tuple[int, int]) -> str:
