@@ -65,25 +65,6 @@ def generation_speed(run_dir: Path, n: int, repeats: int) -> dict[str, float]:
     return found | {"n": n, "images_per_second": n / found["median_s"], "best": n / found["fastest_s"]}
 
 
-def measuring_speed(n: int) -> dict[str, float]:
-    """Time everything but usefulness on n generated and n test images of 28 px (random pixels)."""
-    from fewgen.data.imageset import ImageSet
-    from fewgen.evaluate import FIGURES, ClassifierFeatures, ClassifierSettings, measure_generated
-
-    rng = torch.Generator().manual_seed(0)
-
-    def images(count: int) -> ImageSet:
-        pixels = torch.randint(0, 256, (count, 1, 28, 28), generator=rng, dtype=torch.uint8)
-        return ImageSet(pixels, torch.arange(count) % 10, tuple("0123456789"))
-
-    train, test, generated = images(300), images(n), images(n)
-    extractor = ClassifierFeatures.of(train, settings=ClassifierSettings(steps=2), use_cache=False)
-    wanted = [name for name in FIGURES if not name.startswith("usefulness")]
-    started = time.perf_counter()
-    measure_generated(generated, train, test, extractor, figures=wanted, n_reference=n)
-    return {"n": n, "seconds": time.perf_counter() - started}
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Print the timings as lines of JSON and write them to a file."""
     parser = argparse.ArgumentParser(
@@ -93,7 +74,6 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--run", nargs="*", default=[], help="run folders whose generation is timed")
     parser.add_argument("--n", type=int, default=10_000, help="images per timing")
-    parser.add_argument("--measure", nargs="*", type=int, default=[], help="counts for timing the protocol")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", default="runs/benchmark/speed.json")
     options = parser.parse_args(arguments)
@@ -104,8 +84,6 @@ def main(arguments: list[str] | None = None) -> int:
             results[f"generate, {Path(folder).name}"] = generation_speed(
                 Path(folder), options.n, options.repeats
             )
-        for n in options.measure:
-            results[f"measure {n} against {n}"] = measuring_speed(n)
     except (FewgenError, subprocess.SubprocessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -3,11 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.reference import naive_metrics as naive
 
 from fewgen.errors import ConfigError, DataError, ShapeError
 from fewgen.evaluate import quality
-from fewgen.evaluate.quality import copy_share, mean_squared_error, psnr, ssim, within_class_distance
+from fewgen.evaluate.diversity import within_class_distance
+from fewgen.evaluate.quality import mean_squared_error, psnr, ssim
 
 
 def pictures(n, channels, size, seed):
@@ -107,39 +107,3 @@ def test_within_class_distance_equals_loops():
     assert within_class_distance(torch.ones(4, 2), torch.zeros(4, dtype=torch.int64), 1).mean == 0
     with pytest.raises(DataError, match="no class"):
         within_class_distance(features[:2], torch.tensor([0, 1]), 2)
-
-
-def test_copy_share_separates_copies_from_fresh_draws():
-    rng = torch.Generator().manual_seed(0)
-    train, held_out, fresh = (torch.randn(n, 6, generator=rng) for n in (100, 2000, 2000))
-    assert copy_share(train.repeat(3, 1), train, held_out).share == 1.0
-    natural = copy_share(fresh, train, held_out)
-    assert natural.share < 0.025
-    assert natural.median_ratio == pytest.approx(1, abs=0.05)
-    half = copy_share(torch.cat([fresh[:100], train]), train, held_out)
-    assert half.share == pytest.approx(0.5, abs=0.02)
-    assert torch.equal(half.nearest_index[100:], torch.arange(100))
-
-
-@pytest.mark.parametrize("case", sorted(naive.CASES))
-def test_copy_share_equals_loops(case):
-    x, y = naive.sample_case(case)
-    train, held_out = y[: len(y) // 2], y[len(y) // 2 :]
-    found = copy_share(*map(torch.from_numpy, (x, train, held_out)), quantile=0.3)
-    share, threshold, ratio = naive.copy_share_by_loops(x, train, held_out, quantile=0.3)
-    assert (found.share, found.threshold, found.median_ratio) == pytest.approx((share, threshold, ratio))
-
-
-def test_copies_count_even_where_real_images_repeat():
-    train = torch.arange(6.0)[:, None]
-    held_out = train.repeat(20, 1)  # every held-out image is a duplicate of a training image
-    assert copy_share(train, train, held_out).threshold == 0
-    assert copy_share(train, train, held_out).share == 1.0
-
-
-def test_copy_share_needs_enough_held_out_images():
-    x = torch.randn(50, 3)
-    with pytest.raises(DataError, match="at least 100"):
-        copy_share(x, x, x)
-    with pytest.raises(ConfigError):
-        copy_share(x, x, x, quantile=0.0)

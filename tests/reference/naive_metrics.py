@@ -179,21 +179,6 @@ def collapse_by_loops(
     return near / count
 
 
-def copy_share_by_loops(
-    x: np.ndarray, train: np.ndarray, held_out: np.ndarray, quantile: float
-) -> tuple[float, float, float]:
-    """Share of x below the lower quantile of held-out-to-training distances, that threshold, ratio of medians."""
-
-    def nearest(points: np.ndarray) -> list[float]:
-        return sorted(min(float(np.linalg.norm(p - t)) for t in train) for p in points)
-
-    made, natural = nearest(x), nearest(held_out)
-    threshold = natural[math.floor(quantile * (len(natural) - 1))]
-    # The lower of two middle values, as torch.median takes it.
-    ratio = made[(len(made) - 1) // 2] / natural[(len(natural) - 1) // 2]
-    return float(np.mean([m < threshold for m in made])), threshold, ratio
-
-
 def all_values() -> dict[str, dict[str, float]]:
     """Return every figure of every case."""
     values = {}

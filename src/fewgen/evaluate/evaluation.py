@@ -32,7 +32,7 @@ from fewgen.evaluate.distances import (
 )
 from fewgen.evaluate.diversity import collapse_share, vendi_ratio, within_class_distance
 from fewgen.evaluate.features import ClassifierFeatures, FeatureExtractor, class_predictor
-from fewgen.evaluate.usefulness import Gain, UsefulnessResult, measure_usefulness, paired_gain, train_arm
+from fewgen.evaluate.usefulness import Gain, UsefulnessResult, measure_usefulness, usefulness_controls
 from fewgen.evaluate.verdicts import (
     OFFER,
     QUESTIONS,
@@ -733,7 +733,7 @@ def _usefulness(
             progress=tell,
             **dict(options or {}),
         )
-        controls = _useful_controls(real, result, n_draws)
+        controls = _useful_controls(real, result, n_draws, dict(options or {}))
     except DataError as missing:
         omitted["usefulness"] = str(missing)
         verdicts["useful"] = Verdict("useful", "cannot tell", _sentence(str(missing)))
@@ -751,28 +751,17 @@ def _usefulness(
     verdicts["useful"] = useful_verdict(result, controls)
 
 
-def _useful_controls(real: RealSide, result: UsefulnessResult, n_draws: int) -> dict[str, Gain]:
+def _useful_controls(
+    real: RealSide, result: UsefulnessResult, n_draws: int, options: Mapping[str, Any]
+) -> dict[str, Gain]:
     """Return the gain of twice as many real images, and of copies as generated images; kept per real side."""
     held = real.held_out_images
     assert held is not None
     n = max(2, min(5, n_draws))
     key = (n, result.settings)
     if key not in real.useful_controls:
-        order = torch.arange(len(real.train))
-        counts = torch.bincount(real.train.labels, minlength=real.train.n_classes)
-        starts = counts.cumsum(0) - counts
-        rank = order - starts[real.train.labels]
-        half = real.train.subset((rank < ((counts + 1) // 2)[real.train.labels]).nonzero().flatten())
-        arms = {
-            name: train_arm(name, sources, held, seeds=range(n), settings=result.settings)
-            for name, sources in (
-                ("half", [half]),
-                ("all", [real.train]),
-                ("with copies", [real.train, real.train]),
-            )
-        }
-        real.useful_controls[key] = {
-            "more_real_images": paired_gain(arms["all"], arms["half"]),
-            "copies": paired_gain(arms["with copies"], arms["all"]),
-        }
+        kept = {name: options[name] for name in ("jobs", "real_cache") if name in options}
+        real.useful_controls[key] = usefulness_controls(
+            real.train, held, n_draws=n, settings=result.settings, seed=real.seed, **kept
+        )
     return real.useful_controls[key]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from fewgen.errors import ConfigError, DataError, ShapeError
-from fewgen.evaluate.distances import BLOCK_ENTRIES, nearest_distances
+from fewgen.evaluate.distances import BLOCK_ENTRIES
 from fewgen.evaluate.diversity import (
     within_class_distance as within_class_distance,
 )  # moved; the old name stays
@@ -168,72 +166,3 @@ def psnr(x: Tensor, y: Tensor, *, data_range: float = 255.0) -> Tensor:
     Source: ITU-T J.247 (2008), Annex; 10 log10(range^2 / MSE).
     """
     return 10 * torch.log10(data_range**2 / mean_squared_error(x, y))
-
-
-# --------------------------------------------------------------------------------------------- copying
-
-
-@dataclass(frozen=True)
-class CopyShare:
-    """How many generated images lie suspiciously near a training image.
-
-    share: of generated images nearer to a training image than `threshold` (0 to 1).
-    threshold: the `quantile` of held-out-to-training nearest distances, in units of the features.
-    quantile: so the share expected of real images is about this number.
-    nearest: distance of each generated image to its nearest training image, (N,).
-    nearest_index: index of that training image, (N,).
-    median_ratio: median nearest distance of generated over that of held-out images; 1 for real images.
-    """
-
-    share: float
-    threshold: float
-    quantile: float
-    nearest: Tensor
-    nearest_index: Tensor
-    median_ratio: float
-
-
-def copy_share(generated: Tensor, train: Tensor, held_out: Tensor, *, quantile: float = 0.01) -> CopyShare:
-    """Share of generated images nearer to a training image than all but 1 % of held-out real images are.
-
-    An indicator, not a proof: it sees exact and near copies in the given features, not shifted, mirrored
-    or re-coloured ones, and a generator of blurred averages also lies near the training images.
-
-    Args:
-        generated: features, (N, D).
-        train: features of the images the generator learned from, (M, D).
-        held_out: features of real images it has not seen, (K, D); at least 1 / quantile of them.
-        quantile: of the held-out distances that serves as threshold.
-
-    Returns:
-        `CopyShare`.
-
-    Raises:
-        DataError: fewer held-out images than the quantile needs, empty or non-finite features.
-        ConfigError: quantile outside (0, 1).
-
-    Source: Meehan et al. 2020, arXiv:2004.05675, compare the same two distance samples by rank.
-    Differs: the lower tail only, per image, because a rank average hides a few copies among junk.
-    """
-    if not 0 < quantile < 1:
-        raise ConfigError(f"quantile must lie between 0 and 1, got {quantile}.")
-    needed = math.ceil(1 / quantile)
-    if len(held_out) < needed:
-        raise DataError(
-            f"{len(held_out)} held-out images cannot show a {quantile:.0%} quantile; "
-            f"at least {needed} are needed."
-        )
-    nearest, index = nearest_distances(generated, train)
-    natural, _ = nearest_distances(held_out, train)
-    threshold = float(torch.quantile(natural, quantile, interpolation="lower"))
-    middle = float(natural.median())
-    # A threshold of zero (held-out duplicates of training images) must still catch exact copies.
-    is_copy = (nearest < threshold) | (nearest == 0)
-    return CopyShare(
-        share=float(is_copy.double().mean()),
-        threshold=threshold,
-        quantile=quantile,
-        nearest=nearest,
-        nearest_index=index,
-        median_ratio=float(nearest.median()) / middle if middle > 0 else math.inf,
-    )

@@ -422,14 +422,14 @@ def useful_verdict(result: UsefulnessResult, controls: Mapping[str, Gain]) -> Ve
         answer, why = ("partly" if result.losing_classes else "yes"), what
         if result.losing_classes:
             why += f" It lowers the accuracy of: {_named(result.losing_classes)}."
-        if heard["copies"] == "yes":
-            answer = "cannot tell"
+        if heard.get("copies") == "yes":
             why = f"the test would say {answer}, but plain copies seem useful to it as well. {what}"
+            answer = "cannot tell"
     elif gain.high < 0 or result.smallest_gain is not None and result.smallest_gain <= SMALL_GAIN:
         answer, why = "no", what
     else:
         answer, why = "cannot tell", f"{what} More draws or more held-out images would tell."
-    if answer == "no" and heard["more_real_images"] != "yes":
+    if answer == "no" and heard.get("more_real_images") != "yes":
         answer = "cannot tell"
         why = f"on this data not even twice as many real images are seen to help. {what}"
     record = {
