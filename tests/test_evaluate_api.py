@@ -394,3 +394,34 @@ def test_walks_that_do_not_move_are_named(run, calls, monkeypatch):
 def test_foreign_images_are_not_asked_what_only_a_run_can(calls):
     evaluation = fewgen.evaluate(_images(seed=1), data=_images(), progress=False)
     assert "interpolation_smoothness" not in evaluation.figures
+
+
+def test_the_command_with_nothing_replaced(files, capsys):
+    words = ["evaluate", "made.npz", "--data", "real.npz", "--shots", "8", "--holdout", "8"]
+    assert main([*words, "--features", "pixels", "--useful-draws", "0", "--no-progress"]) == 0
+    out, _ = capsys.readouterr()
+    assert [line.split("?")[0] for line in out.splitlines()[:5]] == [
+        "Real",
+        "Diverse",
+        "New",
+        "Useful",
+        "Aligned",
+    ]
+    record = json.loads((files / "evaluation.json").read_text(encoding="utf-8"))
+    assert record["format_version"] == 1
+    assert (record["protocol"]["n_train"], record["protocol"]["n_held_out"]) == (16, 16)
+    assert record["verdicts"]["new"]["answer"] != "no", "noise is no copy"
+    page = (files / "evaluation.html").read_text(encoding="utf-8")
+    assert "could not be made" not in page
+    assert "<h2>Nearest pairs</h2>" in page
+
+
+def test_exact_copies_are_called_copies(files, capsys):
+    """A negative control through the whole command: the training images handed back."""
+    train, _ = _images(60).split_shots(12, 12, 0)
+    save_images(train, "copies.npz")
+    words = ["evaluate", "copies.npz", "--data", "real.npz", "--shots", "12", "--holdout", "12"]
+    assert main([*words, "--features", "pixels", "--useful-draws", "0", "--no-progress", "--no-html"]) == 0
+    record = json.loads((files / "evaluation.json").read_text(encoding="utf-8"))
+    assert record["verdicts"]["new"]["answer"] == "no", record["verdicts"]["new"]
+    assert [pair["score"] for pair in record["worst_pairs"]] == [0] * 10, record["worst_pairs"]
