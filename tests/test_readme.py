@@ -17,6 +17,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUICK = {
     "train": ["--steps-scale", "0.003", "--no-progress"],
     "quickstart": ["--steps-scale", "0.003", "--no-progress"],
+    "benchmark": ["--n", "40", "--no-progress"],
+    "evaluate": ["--no-progress"],
 }
 
 
@@ -28,14 +30,14 @@ def commands():
     return [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
 
 
-def _photos(folder):
-    """Make the folder that the README speaks of, from bundled images in colour and of another size."""
+def _photos(folder, first=0, count=12):
+    """Make a folder that the README speaks of, from bundled images in colour and of another size."""
     from fewgen.data import load_images
 
     digits = load_images("digits", size=40, channels=3)
     for label, name in enumerate(("ankle boot", "sandal")):
         (folder / name).mkdir(parents=True)
-        chosen = digits.subset((digits.labels == label).nonzero().flatten()[:12])
+        chosen = digits.subset((digits.labels == label).nonzero().flatten()[first : first + count])
         for i, pixels in enumerate(chosen.images, start=1):
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / name / f"{i}.jpg")
 
@@ -56,6 +58,8 @@ def test_every_command_and_the_python_code_run(tmp_path, monkeypatch, data_dir, 
     monkeypatch.setenv("FEWGEN_DATA_DIR", str(data_dir))
     monkeypatch.chdir(tmp_path)
     _photos(tmp_path / "photos")
+    _photos(tmp_path / "kept", first=12, count=6)
+    _photos(tmp_path / "others", first=18, count=6)
     ran = []
     for line in commands():
         words = shlex.split(line)
@@ -69,8 +73,11 @@ def test_every_command_and_the_python_code_run(tmp_path, monkeypatch, data_dir, 
         assert code == 0, (line, capsys.readouterr().err)
         ran.append(words[1])
     assert {"quickstart", "train", "generate", "interpolate", "retrieve", "reconstruct"} <= set(ran)
+    assert {"evaluate", "benchmark", "plan"} <= set(ran)
     for name in ("grid.png", "report.html", "README.md", "model.safetensors"):
         assert (tmp_path / "runs" / "quickstart" / name).is_file()
+    for name in ("photos.json", "photos.html", "others.json", "others.html"):
+        assert (tmp_path / name).is_file()
     for name in ("sandals.npz", "strip.png", "sneakers.png", "fashion.png", "pairs.png"):
         assert (tmp_path / name).is_file()
     (code,) = blocks("python")
@@ -78,5 +85,6 @@ def test_every_command_and_the_python_code_run(tmp_path, monkeypatch, data_dir, 
     names = {}
     exec(compile(code.replace("minutes=5", "steps_scale=0.003, progress=False"), "README.md", "exec"), names)
     assert tuple(names["images"].images.shape) == (8, 3, 32, 32)
+    assert names["evaluation"].verdicts["new"].answer in ("yes", "partly", "no", "cannot tell")
     assert (names["again"].images[0] == names["images"].images[3]).all()
     shutil.rmtree(tmp_path / "runs")

@@ -12,14 +12,13 @@ from PIL import Image
 from tests.fake_evaluation import fake_evaluation
 
 from fewgen.data import ImageSet
+from fewgen.evaluate.verdicts import summary, verdict_lines
 from fewgen.report.evidence import (
     _number,
     evidence_section,
     learning_curve,
     pairs_figure,
     render_evaluation,
-    summary,
-    verdict_lines,
 )
 
 EVIL = "<script>alert('1')</script>&amp;\"`"

@@ -322,7 +322,7 @@ def quickstart(
     Args:
         out: the run folder.
         preset: settings of the method cada_vqvae.
-        shots: images per digit.
+        shots: images per digit to learn from; eight more of each are held out for the verdicts.
         seed: of the choice of images and of the training.
         steps_scale: factor on the preset's number of steps.
         minutes: limit on the training time; on a slow machine fewer steps are taken.
@@ -347,4 +347,5 @@ _QUICKSTART = ("out", "preset", "shots", "seed", "steps_scale", "minutes", "text
 def quickstart_keywords(**keywords: Any) -> dict[str, Any]:
     """Return the keywords of `train` that `quickstart` with these keywords stands for."""
     settings = call_settings(unwrapped(quickstart), keywords)
-    return {"method": "cada_vqvae", "data": "digits", **settings}
+    # Eight more of each digit than are learned from: enough for the verdicts at the end to mean something.
+    return {"method": "cada_vqvae", "data": "digits", "holdout": 8, **settings}

@@ -47,8 +47,8 @@ def finish(run: Any, given: dict[str, Any]) -> int:
 def verdicts(run: Any) -> list[str]:
     """Return what the evidence in a run folder says, a line per question; nothing if there is none."""
     from fewgen.errors import DataError
+    from fewgen.evaluate.verdicts import verdict_lines
     from fewgen.files import read_json
-    from fewgen.report.evidence import verdict_lines
     from fewgen.report.write import EVALUATION_NAME
 
     try:

@@ -220,8 +220,11 @@ class Aligner:
         nearest = torch.full((len(turned), self.n_train), math.inf)
         train_squares = self.coarse_train.square().sum(1)
         half = len(ROTATIONS)
+        moves = [(0, 0), (m, 0), (-m, 0), (0, m), (0, -m)]
+        if min(self.window) < 24:  # hardly blurred, so that the corners are far from all of these
+            moves += [(m, m), (m, -m), (-m, m), (-m, -m)]
         for version in (0, half, half + 1, half + 4, 1, 4):  # straight and turned by 10, both ways round
-            for dy, dx in ((0, 0), (m, 0), (-m, 0), (0, m), (0, -m)):
+            for dy, dx in moves:
                 crop = turned[:, version, :, m + dy : m + dy + height, m + dx : m + dx + width]
                 query = self._coarse(crop)
                 squared = query.square().sum(1)[:, None] + train_squares - 2 * query @ self.coarse_train.T

@@ -45,6 +45,7 @@ from fewgen.evaluate.verdicts import (
     run_controls,
     standard_tests,
     useful_verdict,
+    verdict_lines,
 )
 
 FORMAT = "fewgen-evaluation"
@@ -132,8 +133,6 @@ class Evaluation:
 
     def lines(self) -> list[str]:
         """Return one line per question, for a terminal."""
-        from fewgen.report.evidence import verdict_lines
-
         return verdict_lines(self.verdicts)
 
     def save(self, path: str | Path) -> None:

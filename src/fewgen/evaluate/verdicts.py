@@ -680,3 +680,36 @@ def _combine(
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+# ------------------------------------------------------------------------------------------- in words
+
+
+def verdict_lines(verdicts: Mapping[str, Any]) -> list[str]:
+    """Return a line per verdict, for a terminal.
+
+    Args:
+        verdicts: question -> `Verdict`, or its form in evaluation.json.
+
+    >>> verdict_lines({"new": {"answer": "cannot tell", "why": "no held-out images."}})
+    ['New?      cannot tell  no held-out images.']
+    """
+    return [
+        f"{question.capitalize() + '?':<10}{_of(verdicts[question], 'answer'):<13}"
+        f"{' '.join(str(_of(verdicts[question], 'why')).split())}"
+        for question in (*QUESTIONS, *(name for name in verdicts if name not in QUESTIONS))
+        if question in verdicts
+    ]
+
+
+def summary(verdicts: Mapping[str, Any]) -> str:
+    """Return the answers in one line.
+
+    >>> summary({"real": {"answer": "yes"}, "new": {"answer": "cannot tell"}})
+    'real: yes, new: cannot tell'
+    """
+    return ", ".join(f"{name}: {_of(verdicts[name], 'answer')}" for name in QUESTIONS if name in verdicts)
+
+
+def _of(verdict: Any, name: str) -> str:
+    return str(verdict[name] if isinstance(verdict, Mapping) else getattr(verdict, name))

@@ -11,13 +11,11 @@ from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from fewgen.evaluate.verdicts import QUESTIONS, summary
 from fewgen.report.page import figure, flat, folded, page, png, section, shown, table, warning
 
 if TYPE_CHECKING:
     from fewgen.evaluate.evaluation import Evaluation
-
-QUESTIONS = ("real", "diverse", "new", "useful", "aligned")
-"""In the order in which they are shown."""
 
 CONTROLS = {
     "held_out": "held-out real images",
@@ -72,23 +70,6 @@ def evidence_section(evaluation: Evaluation, *, with_pairs: bool = True) -> str:
     """
     cards, *rest = _parts(evaluation, with_pairs)
     return cards[1]() + "".join(section(title, make, 3) for title, make in rest)
-
-
-def verdict_lines(verdicts: Mapping[str, Any]) -> list[str]:
-    """Return a line per verdict, for a terminal.
-
-    Args:
-        verdicts: question -> `Verdict`, or its form in evaluation.json.
-
-    >>> verdict_lines({"new": {"answer": "cannot tell", "why": "no held-out images."}})
-    ['New?      cannot tell  no held-out images.']
-    """
-    return [
-        f"{question.capitalize() + '?':<10}{_of(verdicts[question], 'answer'):<13}"
-        f"{' '.join(str(_of(verdicts[question], 'why')).split())}"
-        for question in (*QUESTIONS, *(name for name in verdicts if name not in QUESTIONS))
-        if question in verdicts
-    ]
 
 
 def pairs_figure(evaluation: Evaluation) -> str:
@@ -163,15 +144,6 @@ def _facts(evaluation: Evaluation) -> str:
     ]
     items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts)
     return f"<dl>{items}</dl>\n"
-
-
-def summary(verdicts: Mapping[str, Any]) -> str:
-    """Return the answers in one line.
-
-    >>> summary({"real": {"answer": "yes"}, "new": {"answer": "cannot tell"}})
-    'real: yes, new: cannot tell'
-    """
-    return ", ".join(f"{name}: {_of(verdicts[name], 'answer')}" for name in QUESTIONS if name in verdicts)
 
 
 def _set(images: Any) -> str:
@@ -331,10 +303,6 @@ def _words(name: str) -> str:
 
 def _rank(question: str) -> int:
     return QUESTIONS.index(question) if question in QUESTIONS else len(QUESTIONS)
-
-
-def _of(verdict: Any, name: str) -> str:
-    return str(verdict[name] if isinstance(verdict, Mapping) else getattr(verdict, name))
 
 
 def _cell(own: Any) -> str:

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from fewgen.data.imageset import evenly, to_uint8
+from fewgen.evaluate.verdicts import summary
 from fewgen.generate.pictures import class_grid, pairs, strip
 from fewgen.report import plots
 from fewgen.report.citations import bibtex
-from fewgen.report.evidence import evidence_section, fault_section, pairs_figure, summary
+from fewgen.report.evidence import evidence_section, fault_section, pairs_figure
 from fewgen.report.findings import MAX_SHOWN_CLASSES, Findings
 from fewgen.report.page import figure, flat, folded, page, png, section, shown, table, warning
 
