@@ -425,3 +425,15 @@ def test_exact_copies_are_called_copies(files, capsys):
     record = json.loads((files / "evaluation.json").read_text(encoding="utf-8"))
     assert record["verdicts"]["new"]["answer"] == "no", record["verdicts"]["new"]
     assert [pair["score"] for pair in record["worst_pairs"]] == [0] * 10, record["worst_pairs"]
+
+
+def test_other_runs_are_further_draws(run, calls, tmp_path):
+    other = fewgen.train("fake", out=tmp_path / "b", **{**SMALL, "seed": 5})
+    fewgen.evaluate(run, other_runs=[other.path], holdout="test", useful_draws=2, n=3)
+    ((own, made),) = calls[-1]["draws"]
+    assert torch.equal(own.images, other.images()[0].images)
+    assert made.counts().tolist() == [3] * own.n_classes
+    with pytest.raises(DataError, match="same images"):
+        fewgen.evaluate(run, other_runs=[run.path], holdout="test")
+    with pytest.raises(ConfigError, match="single draw"):
+        fewgen.evaluate(run.images()[0], data=run.images()[0], other_runs=[other.path])

@@ -49,6 +49,7 @@ def evaluate(
     n: int | None = None,
     features: str = "classifier",
     useful_draws: int = 10,
+    other_runs: Sequence[str | Path | Run] | None = None,
     size: int | None = None,
     channels: int | None = None,
     fit: str = "crop",
@@ -83,6 +84,8 @@ def evaluate(
         n: images per class that a run draws; 100 if left out, and at least 300 in all.
         features: where images are compared: classifier, pixels, dino:FOLDER, clip:FOLDER or inception:FILE.
         useful_draws: paired trainings of a classifier that show usefulness; 0 leaves it out.
+        other_runs: runs of the same method on other draws of the training images (other seeds), so that
+            usefulness speaks of the method and not of one draw.
         size: side of the square images in pixels; the images' own if left out.
         channels: 1 for grey, 3 for colour; the images' own if left out.
         fit: how other shapes become square: crop, pad or stretch.
@@ -141,6 +144,7 @@ _GATHER = (
     "n",
     "features",
     "useful_draws",
+    "other_runs",
     "size",
     "channels",
     "fit",
@@ -166,6 +170,7 @@ class Sets:
         pool: further real images, or None.
         notes: what a reader should know.
         labelled: whether the images at hand have classes.
+        others: further runs with their training images, for usefulness.
     """
 
     subject: str
@@ -176,6 +181,7 @@ class Sets:
     pool: ImageSet | None
     notes: list[str]
     labelled: bool = True
+    others: tuple[tuple[Run, ImageSet], ...] = ()
 
 
 def plan_evaluation(**keywords: Any) -> str:
@@ -242,11 +248,23 @@ def gather(**keywords: Any) -> Sets:
         held_out = _apart(match_images(held_out, train, partial=True), train, notes)
     else:
         notes.append(_offer(run, source))
+    others = _others(keywords, run, train)
+    for other, own in others:
+        if held_out is not None:
+            held_out, twins = without(held_out, own)
+            if twins:
+                notes.append(
+                    f'{twins} held-out images are left out, as "{other.path.name}" learned from them.'
+                )
+    if held_out is not None and len(held_out) == 0:
+        raise DataError(
+            "no held-out image is left that no run learned from. Name others, such as --holdout test."
+        )
     pool = _pool(keywords, source, settings, train, held_out, notes)
     subject = _subject(keywords["images"])
     if generated is not None:
         generated = dataclasses.replace(generated, name=subject)
-    return Sets(subject, run, generated, train, held_out, pool, notes, labelled)
+    return Sets(subject, run, generated, train, held_out, pool, notes, labelled, others)
 
 
 def evaluate_sets(
@@ -278,6 +296,10 @@ def evaluate_sets(
         if progress is not None:
             progress("drawing images", 0.0)
         generated = _drawn(sets.run, images_per_class(n, sets.train.n_classes), seed, sets.subject)
+    per_class = images_per_class(n, sets.train.n_classes)
+    draws = [
+        (own, _drawn(other, per_class, seed, other.path.name)) for other, own in sets.others if useful_draws
+    ]
     if progress is not None:
         progress("real images", 0.0)
     real = RealSide(sets.train, sets.held_out, extractor, sets.pool, seed, progress)
@@ -287,6 +309,7 @@ def evaluate_sets(
         sets.held_out,
         pool=sets.pool,
         useful_draws=useful_draws,
+        draws=draws,
         seed=seed,
         progress=progress,
         real_side=real,
@@ -542,6 +565,32 @@ def _extractor(name: str, sets: Sets) -> FeatureExtractor | None:
 
 
 # ----------------------------------------------------------------------------------- what a run is asked
+
+
+def _others(
+    keywords: Mapping[str, Any], run: Run | None, train: ImageSet
+) -> tuple[tuple[Run, ImageSet], ...]:
+    """Return further runs with their training images, which have to be other ones of the same kind."""
+    names = keywords["other_runs"] or ()
+    if names and run is None:
+        raise ConfigError("other_runs needs a run to stand beside: the images at hand are a single draw.")
+    found = []
+    for name in [names] if isinstance(names, (str, Path)) else names:
+        other = load_run(name, keywords["device"])
+        own, _ = other.images(keywords["data_dir"], keywords["download"])
+        if own.class_names != train.class_names or own.images.shape[1:] != train.images.shape[1:]:
+            raise DataError(
+                f'"{other.path}" has the classes {list(own.class_names)} and images of '
+                f"{tuple(own.images.shape[1:])}, the run that is evaluated {list(train.class_names)} and "
+                f"{tuple(train.images.shape[1:])}. Both must be equal."
+            )
+        if sorted(_keys(own)) == sorted(_keys(train)):
+            raise DataError(
+                f'"{other.path}" learned from the same images as the run that is evaluated, so it is no other '
+                "draw of them. Train it with another --seed."
+            )
+        found.append((other, own))
+    return tuple(found)
 
 
 def _drawn(run: Run, n: int, seed: int, subject: str) -> ImageSet:

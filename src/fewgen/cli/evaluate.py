@@ -55,6 +55,7 @@ COMMAND = Command(
         Argument("n", int | None, "N", short="-n"),
         Argument("features", metavar="NAME"),
         Argument("useful_draws", int, "N"),
+        Argument("other_runs", str, "RUN", flag="--other-run", repeat=True),
         Argument("size", int | None, "PIXELS"),
         Argument("channels", int | None, "C"),
         Argument("fit", metavar="HOW"),
@@ -70,6 +71,10 @@ COMMAND = Command(
     ),
     examples=(
         ("fewgen evaluate runs/digits --out digits.json", "a run, against its own held-out images"),
+        (
+            "fewgen evaluate runs/a --other-run runs/b --other-run runs/c --holdout test",
+            "usefulness over three draws of the training images (seeds 0, 1 and 2)",
+        ),
         (
             "fewgen evaluate images.npz --data digits --shots 30 --holdout test",
             "images from any program, that learned from 30 digits each; the test part is held out",
