@@ -586,8 +586,8 @@ def _others(
             )
         if sorted(_keys(own)) == sorted(_keys(train)):
             raise DataError(
-                f'"{other.path}" learned from the same images as the run that is evaluated, so it is no other '
-                "draw of them. Train it with another --seed."
+                f'"{other.path}" learned from the same images as the run that is evaluated: it is no '
+                "other draw of them. Train it with another --seed."
             )
         found.append((other, own))
     return tuple(found)
