@@ -62,6 +62,9 @@ N_CONTROL = 1000
 
 N_WORST = 10
 
+SEEN = 0.01
+"""Share of held-out images that a classifier may have learned from before its accuracy says nothing."""
+
 Progress = Callable[[str, float], None]
 T = TypeVar("T")
 
@@ -230,7 +233,9 @@ class RealSide:
         return torch.tensor([self._nearest_train[int(i)] for i in indices], dtype=torch.float64)
 
     def _key(self, labels: Tensor) -> tuple[int, ...]:
-        return tuple(torch.bincount(labels[labels >= 0], minlength=self.train.n_classes).tolist())
+        """Return the images of each class, and last those without a class."""
+        counts = torch.bincount(labels[labels >= 0], minlength=self.train.n_classes).tolist()
+        return (*counts, int((labels < 0).sum()))
 
     def controls(self, labels: Tensor) -> dict[str, tuple[Side, Side]]:
         """Return control -> (its images, the held-out images it is judged by), in the classes of `labels`."""
@@ -239,8 +244,8 @@ class RealSide:
         key = self._key(labels)
         if key not in self._sides:
             rng = torch.Generator().manual_seed(self.seed)
-            counts = torch.tensor(key)
-            wanted = torch.arange(self.train.n_classes).repeat_interleave(counts) if sum(key) else labels
+            counts = torch.tensor(key[:-1])
+            wanted = torch.arange(self.train.n_classes).repeat_interleave(counts) if sum(key[:-1]) else labels
             if len(wanted) > N_CONTROL:
                 stand_in = ImageSet(
                     torch.zeros(len(wanted), 1, 1, 1, dtype=torch.uint8), wanted, self.train.class_names
@@ -357,6 +362,8 @@ def evaluate_images(
     _check_sets({"training": train, "generated": generated, "held-out": held_out, "pool": pool})
     tell = progress or (lambda name, share: None)
     tell("real images", 0.0)
+    if real_side is not None:
+        _check_real_side(real_side, train, held_out)
     real = real_side or RealSide(train, held_out, extractor, pool, seed, progress)
     order = content_order(generated)
     ordered = generated.subset(order)
@@ -405,6 +412,28 @@ def evaluate_images(
         generated=generated,
         train=train,
     )
+
+
+def _check_real_side(real: RealSide, train: ImageSet, held_out: ImageSet | None) -> None:
+    """Raise unless a real side was made of these images; what it says of others would be believed."""
+    if held_out is not None and len(held_out) == 0:
+        held_out = None
+    for name, own, given in (
+        ("training", real.train, train),
+        ("held-out", real.held_out_images, held_out),
+    ):
+        if own is given:
+            continue
+        same = own is not None and given is not None and len(own) == len(given)
+        if same and own is not None and given is not None:
+            order = content_order(given)
+            same = torch.equal(own.images, given.images[order]) and torch.equal(
+                own.labels, given.labels[order]
+            )
+        if not same:
+            raise ConfigError(
+                f"real_side was made of other {name} images than those given. Make one of the same images."
+            )
 
 
 def _without_labels(images: ImageSet) -> ImageSet:
@@ -747,7 +776,16 @@ def _usefulness(
         found["worth_images"]["accuracy"] = result.arms["both"].mean
         if result.worth_generated is not None:
             found["worth_images"]["generated_only"] = result.worth_generated.text
+    found["usefulness"]["n_seen"] = result.n_seen
     verdicts["useful"] = useful_verdict(result, controls)
+    if result.n_seen > SEEN * result.n_test:
+        # A classifier that learned from its test images says nothing of others.
+        verdicts["useful"].answer = "cannot tell"
+        verdicts["useful"].why = (
+            f"{result.n_seen} of {result.n_test} held-out images are, pixel by pixel, among the generated or "
+            "the training images, so the classifier was tested on what it had learned. Name other held-out "
+            "images."
+        )
 
 
 def _useful_controls(
