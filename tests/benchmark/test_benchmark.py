@@ -19,6 +19,7 @@ from fewgen import api
 from fewgen.api.benchmarking import _KEYWORDS, run_benchmark
 from fewgen.benchmark.candidates import DEFAULT_METHODS, check_spec, folder_name, takes_time
 from fewgen.benchmark.cells import Settings
+from fewgen.benchmark.cells import _load_real as load_real_cached
 from fewgen.benchmark.environment import environment
 from fewgen.benchmark.grid import plan_grid
 from fewgen.benchmark.plot import quality_against_copying
@@ -231,6 +232,27 @@ def test_images_of_other_data_are_noticed(copied):
     result = ask(copied, useful_draws=0, remeasure=True)
     (failed,) = result.failed
     assert "made from other training images" in failed["error"]
+
+
+def test_finished_cells_of_a_file_that_has_changed_are_refused(tmp_path):
+    def save(seed):
+        (tmp_path / "own.npz").unlink(missing_ok=True)
+        rng = torch.Generator().manual_seed(seed)
+        pixels = torch.randint(0, 256, (24, 1, 8, 8), generator=rng).to(torch.uint8)
+        save_images(ImageSet(pixels, torch.arange(24) % 2, ("a", "b")), tmp_path / "own.npz")
+
+    keywords = {"data": tmp_path / "own.npz", "methods": ["copies"], "seeds": 1, "size": None}
+    save(0)
+    assert ask(tmp_path / "out", **keywords).failed == []
+    assert ask(tmp_path / "out", **keywords).failed == []
+    save(1)
+    load_real_cached.cache_clear()
+    with pytest.raises(ConfigError, match=r"(?s)other training images.*copies, seed 0"):
+        ask(tmp_path / "out", **keywords)
+    # Without cells the judge alone tells.
+    shutil.rmtree(tmp_path / "out" / "cells")
+    with pytest.raises(ConfigError, match="The judge in .* learned from other images"):
+        ask(tmp_path / "out", **keywords)
 
 
 def test_the_table_alone_reads_no_data(finished, monkeypatch):

@@ -152,6 +152,7 @@ def plan_grid(
     check_out(out)
     check_same_settings(out, settings, remeasure)
     cells = listed(methods, seeds, out, remeasure)
+    check_same_images(cells, settings)
     if any(cell.to_do for cell in cells):
         real = settings.real()
         real.draw(settings.shots, 0)  # names every class that has too few images
@@ -221,6 +222,34 @@ def check_same_settings(out: Path, settings: Settings, remeasure: bool) -> None:
     problems.raise_if_any()
 
 
+def check_same_images(cells: Sequence[Cell], settings: Settings) -> None:
+    """Refuse finished cells whose training images are not those that the data hold now.
+
+    Cells that are to be measured are checked when they are. Data sets with a name do not change.
+
+    Raises:
+        ConfigError: names the cells.
+        DataError: the data cannot be read.
+    """
+    from fewgen.api.prepare import fingerprint
+    from fewgen.data.registry import is_named
+
+    finished = [cell for cell in cells if not cell.to_do]
+    if not finished or is_named(settings.data):
+        return
+    problems = ProblemList(
+        "Finished cells were made from other training images than the data hold", ConfigError
+    )
+    real = settings.real()
+    of_seed = {
+        seed: fingerprint(real.draw(settings.shots, seed)[0]) for seed in {cell.seed for cell in finished}
+    }
+    for cell in finished:
+        if read_cell(cell.folder)["made"]["train_fingerprint"] != of_seed[cell.seed]:
+            problems.add(f"{cell.spec}, seed {cell.seed}: choose another --out.")
+    problems.raise_if_any()
+
+
 def run_grid(
     plan: GridPlan,
     out: Path,
@@ -287,9 +316,14 @@ def _prepare_judge(settings: Settings, out: Path, progress: bool) -> None:
     """Train the judge once, before cells that would all train it at the same time; keep it in the folder."""
     from fewgen.evaluate.features import ClassifierFeatures
 
-    if (out / JUDGE_NAME).is_file():
-        return
     real = settings.real()
+    if (out / JUDGE_NAME).is_file():
+        if not ClassifierFeatures.load(out / JUDGE_NAME).learned_from(real.training):
+            raise ConfigError(
+                f'The judge in "{out}" learned from other images than the training part of "{settings.data}" '
+                "holds now. Choose another --out."
+            )
+        return
     if progress:
         print(
             f"[judge] a classifier trained on {len(real.training)} real images ...",

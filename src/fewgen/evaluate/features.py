@@ -496,6 +496,10 @@ class ClassifierFeatures:
         self._about |= {"test_accuracy": accuracy, "n_test": len(test), "tested_on": test.name}
         return accuracy
 
+    def learned_from(self, train: ImageSet) -> bool:
+        """Tell whether it was trained on exactly these images, in whatever order."""
+        return self._about.get("key") == _data_key(train.subset(_order_by_content(train)), self.settings)
+
     def record(self) -> dict[str, object]:
         """Return name, settings, training data, accuracy on the last measured test set, parameters."""
         return {
