@@ -445,6 +445,9 @@ def test_authenticity_against_a_loop():
     hits = round(40 * share + 30 * null)
     assert found.p_value == pytest.approx(stats.hypergeom.cdf(round(40 * share), 70, hits, 40))
     assert found.p_value < 0.005 < authenticity(real, real, usual).p_value
+    for pair in ((near, some(0, 1.0)), (some(0, 1.0), real)):
+        with pytest.raises(DataError, match="0 "):
+            authenticity(*pair, usual)
 
 
 @pytest.mark.parametrize("n_train", [2, 7, 11, 30])

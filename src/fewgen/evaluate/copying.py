@@ -466,6 +466,9 @@ def authenticity(generated: Nearest, held_out: Nearest, train: Tensor) -> Authen
         held_out: of held-out images.
         train: distance of each training image to its nearest other training image, (M,).
 
+    Raises:
+        DataError: no generated or no held-out images.
+
     Source: Alaa et al. 2022, arXiv:2102.08921, Sec. 3.3.
     Differs: distances over mirrors, shifts and rotations; the null share is measured, as it is not 50 %.
     """
@@ -473,6 +476,8 @@ def authenticity(generated: Nearest, held_out: Nearest, train: Tensor) -> Authen
 
     hits = [int((found.distance > train[found.index]).sum()) for found in (generated, held_out)]
     sizes = [len(generated.distance), len(held_out.distance)]
+    if 0 in sizes:
+        raise DataError(f"{sizes[0]} generated and {sizes[1]} held-out images cannot be compared.")
     table = [[hits[0], sizes[0] - hits[0]], [hits[1], sizes[1] - hits[1]]]
     return Authenticity(hits[0] / sizes[0], hits[1] / sizes[1], float(fisher_exact(table, "less")[1]))
 

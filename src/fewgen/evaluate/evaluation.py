@@ -62,6 +62,9 @@ N_CONTROL = 1000
 
 N_WORST = 10
 
+MAX_SEEN = 0.01
+"""Share of generated images that may be held-out images; beyond it nothing can be told from them."""
+
 SEEN = 0.01
 """Share of held-out images that a classifier may have learned from before its accuracy says nothing."""
 
@@ -160,7 +163,7 @@ class RealSide:
         seed: of controls, subsets and permutations.
 
     Raises:
-        DataError: empty sets or other classes.
+        DataError: empty sets or other classes; a single class without `extractor`.
         ShapeError: other image shapes.
     """
 
@@ -180,15 +183,29 @@ class RealSide:
         self.order = content_order(train)
         self.train = train.subset(self.order)
         self.held_out_images = None if held_out is None else held_out.subset(content_order(held_out))
+        known = self.train if pool is None else pool
+        n_classes = len(known.labels.unique())
         if extractor is None:
+            if n_classes < 2:
+                raise DataError(
+                    f"the small classifier that judges the images needs two classes with images, but there "
+                    f"is {n_classes}. Choose features that know no classes, such as --features pixels."
+                )
             extractor = ClassifierFeatures.of(
-                self.train if pool is None else pool,
+                known,
                 progress=None if progress is None else lambda i, n, _: progress("judge", i / n),
             )
         self.judged_by_training = pool is None and isinstance(extractor, ClassifierFeatures)
         self.extractor = extractor
-        self._predict = class_predictor(extractor, self.train if pool is None else pool)
-        if held_out is not None and isinstance(extractor, ClassifierFeatures):
+        # Of a single class there is nothing to predict; all that needs no classes is still judged.
+        self._predict: Callable[[Tensor], Tensor | None] = (
+            class_predictor(extractor, known) if n_classes > 1 else lambda features: None
+        )
+        if (
+            held_out is not None
+            and isinstance(extractor, ClassifierFeatures)
+            and extractor.class_names == held_out.class_names
+        ):
             extractor.measure(held_out)
         self.aligner = Aligner(self.train.images)
         self.train_features = extractor.features(self.train)
@@ -208,8 +225,6 @@ class RealSide:
             rng = torch.Generator().manual_seed(seed)
             chosen = spread_over_classes(held, N_TESTED, rng)
             self.held_out = self.side(held.subset(chosen), self.held_features[chosen])
-            reference = spread_over_classes(held, N_REFERENCE, rng)
-            self.reference_features = self.held_features[reference]
 
     def side(self, images: ImageSet, features: Tensor | None = None) -> Side:
         """Describe images: features, classes, nearest training images."""
@@ -248,7 +263,9 @@ class RealSide:
             wanted = torch.arange(self.train.n_classes).repeat_interleave(counts) if sum(key[:-1]) else labels
             if len(wanted) > N_CONTROL:
                 stand_in = ImageSet(
-                    torch.zeros(len(wanted), 1, 1, 1, dtype=torch.uint8), wanted, self.train.class_names
+                    torch.zeros(len(wanted), 1, 1, 1, dtype=torch.uint8),
+                    wanted.clamp_min(0),
+                    self.train.class_names,
                 )
                 wanted = wanted[spread_over_classes(stand_in, N_CONTROL, rng)]
             made = make_controls(self.train, self.held_out.images, wanted, self.seed)
@@ -259,11 +276,35 @@ class RealSide:
             self._sides[key] = sides
         return self._sides[key]
 
+    def counted(self, labels: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return control -> (its features, those of the real images), at the counts of the generated images.
+
+        Frechet distance, precision, recall, density and coverage depend on how many images are compared. So
+        the controls have as many images as were generated, or for held-out images, which must not meet
+        themselves, as many as half of them allow.
+        """
+        assert self.held_out_images is not None
+        assert self.held_features is not None
+        rng = torch.Generator().manual_seed(self.seed)
+        n, held = len(labels), self.held_out_images
+        wanted = torch.where(labels < 0, torch.arange(n) % self.train.n_classes, labels)
+        made = make_controls(self.train, held, wanted, self.seed)
+        found = {
+            name: (self.extractor.features(made[name]), self.held_features)
+            for name in ("copies", "augmented_copies", "noise")
+        }
+        chosen = spread_over_classes(held, min(n, len(held) // 2), rng)
+        rest = torch.ones(len(held), dtype=torch.bool)
+        rest[chosen] = False
+        found["held_out"] = (self.held_features[chosen], self.held_features[rest])
+        return found
+
     def control_figures(self, labels: Tensor) -> dict[str, dict[str, dict[str, Any]]]:
         """Return control -> figure, computed once for each count of classes."""
         key = self._key(labels)
         if key not in self._figures:
             self._figures[key] = {}
+            counted = self.counted(labels)
             for name, (images, reference) in self.controls(labels).items():
                 self._figures[key][name] = {}
                 _measure(
@@ -274,6 +315,7 @@ class RealSide:
                     reference.predictions,
                     self._figures[key][name],
                     {},
+                    counted.get(name),
                 )
         return self._figures[key]
 
@@ -393,6 +435,18 @@ def evaluate_images(
         tests = real.tests(labels)
         outcomes = {test.name: _attempted(test, side, real.held_out) for test in tests}
         verdicts = decide(tests, outcomes, real.control_outcomes(labels))
+        known = _seen(ordered, _known(real.held_out_images))
+        found["held_out_share"] = {
+            "question": "new",
+            "value": known / len(ordered),
+            "note": "generated images that are held-out images, pixel by pixel; should be 0",
+        }
+        if known > MAX_SEEN * len(ordered):
+            why = (
+                f"{known} of the {len(ordered)} images are held-out images, pixel by pixel, so the comparison "
+                "with held-out images means nothing. Hold out others."
+            )
+            verdicts = {name: Verdict(name, "cannot tell", why, v.tests) for name, v in verdicts.items()}
         _from_tests(outcomes, found)
     _usefulness(
         verdicts, found, omitted, generated, real, draws, useful_draws, tell, labelled, usefulness_options
@@ -443,6 +497,12 @@ def _without_labels(images: ImageSet) -> ImageSet:
     return blank
 
 
+def _seen(images: ImageSet, held_out: ImageSet) -> int:
+    """Return how many images equal a held-out image in every pixel."""
+    kept = {image.tobytes() for image in held_out.images.numpy()}
+    return sum(image.tobytes() in kept for image in images.images.numpy())
+
+
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -465,8 +525,12 @@ def _measure(
     truth_predictions: Tensor | None,
     found: dict[str, dict[str, Any]],
     omitted: dict[str, str],
+    counted: tuple[Tensor, Tensor] | None = None,
 ) -> None:
-    """Compute every figure of a set of images into `found`, or say in `omitted` why not."""
+    """Compute every figure of a set of images into `found`, or say in `omitted` why not.
+
+    `counted` are features of the set and of real images for the figures that depend on how many there are.
+    """
     names = real.train.class_names
     labelled = not bool((side.labels < 0).any())
     fake = side.features
@@ -491,6 +555,7 @@ def _measure(
     def kernel() -> dict[str, Any]:
         assert truth is not None
         assert tested is not None
+        value = kernel_distance(truth, fake)
         interval = kernel_distance_interval(
             truth, fake, torch.Generator().manual_seed(real.seed), n_blocks=50
         )
@@ -500,21 +565,33 @@ def _measure(
                 kernel_distance, tested.features, tested.labels, fake, side.labels, names
             ).values
         return {
-            "value": kernel_distance(truth, fake),
-            "low": interval.low,
-            "high": interval.high,
+            "value": value,
+            "low": value - (interval.high - interval.low) / 2,
+            "high": value + (interval.high - interval.low) / 2,
             "per_class": classes,
             "note": "unbiased; may be negative",
+        }
+
+    def frechet(made: Tensor, reference: Tensor) -> dict[str, Any]:
+        return {
+            "value": frechet_distance(reference, made),
+            "n": len(made),
+            "n_reference": len(reference),
+            "note": f"biased upwards for few images; compare only with others of {len(made)} images",
         }
 
     def neighbours(field: str) -> Callable[[], dict[str, Any]]:
         def run() -> dict[str, Any]:
             if "scores" not in memo:
-                reference = real.reference_features if truth is real.held_features else truth
-                assert reference is not None
-                memo["scores"] = neighbour_scores(reference, fake), len(reference)
-            scores, n = memo["scores"]
-            return {"value": getattr(scores, field), "k": scores.k, "n_reference": n}
+                made, reference = counted or (fake, _known(truth))
+                # Both are in an order that depends on the seed and the images alone.
+                memo["scores"] = (
+                    neighbour_scores(_at_most(reference, N_REFERENCE), made),
+                    len(made),
+                    min(len(reference), N_REFERENCE),
+                )
+            scores, n, n_reference = memo["scores"]
+            return {"value": getattr(scores, field), "k": scores.k, "n": n, "n_reference": n_reference}
 
         return run
 
@@ -584,6 +661,7 @@ def _measure(
                 "threshold": test.threshold,
                 "p_value": test.p_value,
                 "detectable": test.detectable,
+                "n_used": len(own),
                 "per_class": {
                     name: float(flagged[side.labels == c].double().mean())
                     for c, name in enumerate(names)
@@ -629,11 +707,7 @@ def _measure(
     put(
         "frechet_distance",
         "real",
-        lambda: {
-            "value": frechet_distance(_known(truth), fake),
-            "n": len(fake),
-            "note": f"biased upwards for few images; compare only with others of {len(fake)} images",
-        },
+        lambda: frechet(*(counted or (fake, _known(truth)))),
     )
     put("kernel_distance", "real", kernel)
     for field, question in (
@@ -651,6 +725,13 @@ def _measure(
     put("copy_share_features", "new", copies("features"))
     put("c_t", "new", ranks)
     put("authenticity", "new", authentic)
+
+
+def _at_most(features: Tensor, n: int) -> Tensor:
+    """Return every so-manieth row, so that n are left at most; classes in proportion where rows are sorted."""
+    if len(features) <= n:
+        return features
+    return features[torch.arange(n) * len(features) // n]
 
 
 def _known(value: T | None) -> T:

@@ -22,7 +22,7 @@ from fewgen.data.imageset import ImageSet
 from fewgen.errors import DataError
 from fewgen.evaluate.aligned import alignment_test
 from fewgen.evaluate.controls import halves
-from fewgen.evaluate.copying import Nearest, c_t, clear_copies, reduced, tail_test
+from fewgen.evaluate.copying import MAX_SHIFT, ROTATIONS, Nearest, c_t, clear_copies, reduced, tail_test
 from fewgen.evaluate.distances import kernel_test, neighbour_scores
 from fewgen.evaluate.diversity import collapse_share, vendi_ratio, within_class_distance
 from fewgen.evaluate.usefulness import Gain, UsefulnessResult
@@ -125,14 +125,14 @@ def matched(labels: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
     """Return indices of both sides such that both have the same proportions of the classes both have.
 
     The reference keeps all its images of the shared classes; the other side as many as the scarcest class
-    allows. Without a shared class, or without labels (-1), everything is kept.
+    allows. Without a shared class, or without labels (-1), or with an empty side, everything is kept.
 
     Args:
         labels: int64 (N,).
         reference: int64 (M,).
     """
     every = torch.arange(len(labels)), torch.arange(len(reference))
-    if bool((labels < 0).any()):
+    if bool((labels < 0).any()) or len(labels) == 0 or len(reference) == 0:
         return every
     n = max(int(labels.max()), int(reference.max())) + 1
     own, other = torch.bincount(labels, minlength=n), torch.bincount(reference, minlength=n)
@@ -233,7 +233,7 @@ def looks_real(augmented: Callable[[], Side] | None, seed: int = 0) -> Callable[
 
 
 SMALL_GAIN = 0.02
-"""Gain in accuracy; if one of this size would have been seen and none was, images count as not useful."""
+"""Gain in accuracy; images whose interval of the gain reaches 0 and lies below this count as not useful."""
 
 SPREAD_OF_REAL = 0.8
 """Diversity, as a share of that of held-out real images, from which it counts as real-like."""
@@ -391,11 +391,33 @@ def repeats_itself(every_held_out: Side, seed: int = 0) -> Callable[[Side, Side]
     return run
 
 
+REPEATS = 0.05
+"""Share of images that may repeat another one of the set; beyond it, and beyond half, images count as few."""
+
+
+def no_repeats(side: Side, held_out: Side) -> Outcome:
+    """Test of "diverse": images that equal another image of the set in every pixel."""
+    own, usual = (1 - n_distinct(s.images) / len(s.images) for s in (side, held_out))
+    limit = max(REPEATS, 2 * usual)
+    answer = "no" if own > max(0.5, limit) else "partly" if own > limit else "yes"
+    return Outcome(
+        answer,
+        f"{_percent(own)} of the images repeat another one in every pixel (held-out real images: "
+        f"{_percent(usual)}).",
+        {"repeated_share": own, "limit": limit},
+    )
+
+
+def n_distinct(images: ImageSet) -> int:
+    """Return how many different images a set holds."""
+    return len(images.images.flatten(1).unique(dim=0))
+
+
 def useful_verdict(result: UsefulnessResult, controls: Mapping[str, Gain]) -> Verdict:
     """Return the verdict "useful" from a measurement and its controls.
 
-    Yes if the interval of the gain lies above 0, no if it lies below 0 or if a gain of 2 points would have
-    been seen; otherwise it cannot be told. Classes that lose make a "yes" a "partly".
+    Yes if the interval of the gain lies above 0, no if it lies below a gain of 2 points and reaches 0;
+    otherwise it cannot be told. Classes that lose make a "yes" a "partly".
 
     Args:
         result: of `measure_usefulness`.
@@ -409,7 +431,7 @@ def useful_verdict(result: UsefulnessResult, controls: Mapping[str, Gain]) -> Ve
     what = (
         f"generated images change a small classifier's accuracy by {numbers}, from "
         f"{result.arms['real'].mean:.1%} with the training images and tuned augmentation alone; "
-        f"{result.power()}."
+        f"{result.power()}. The interval speaks of {result.speaks_of}."
     )
     if result.worth is not None:
         what += f" {result.worth.text}."
@@ -425,8 +447,8 @@ def useful_verdict(result: UsefulnessResult, controls: Mapping[str, Gain]) -> Ve
         if heard.get("copies") == "yes":
             why = f"the test would say {answer}, but plain copies seem useful to it as well. {what}"
             answer = "cannot tell"
-    elif gain.high < 0 or result.smallest_gain is not None and result.smallest_gain <= SMALL_GAIN:
-        answer, why = "no", what
+    elif gain.high < SMALL_GAIN:
+        answer, why = "no", f"{what} A gain of {100 * SMALL_GAIN:.0f} points or more is ruled out."
     else:
         answer, why = "cannot tell", f"{what} More draws or more held-out images would tell."
     if answer == "no" and heard.get("more_real_images") != "yes":
@@ -485,9 +507,15 @@ def _copies_in(
     return Outcome("yes", f"{space}: no copies found; {what}.{blind}", numbers)
 
 
+SEARCHED = (
+    f"pixels, over mirrors, shifts of up to {MAX_SHIFT} and turns of up to {max(ROTATIONS):.0f} degrees"
+)
+"""What the search for copies covers, in words: it says nothing of other changes."""
+
+
 def no_copies_in_pixels(side: Side, held_out: Side) -> Outcome:
     """Test of "new": near-copies over mirrors, shifts and small rotations, by `tail_test`."""
-    return _copies_in(side.nearest.score, side.labels, held_out.nearest.score, held_out.labels, "pixels")
+    return _copies_in(side.nearest.score, side.labels, held_out.nearest.score, held_out.labels, SEARCHED)
 
 
 def no_copies_in_features(side: Side, held_out: Side) -> Outcome:
@@ -558,6 +586,9 @@ def standard_tests(held_out: Side, augmented: Callable[[], Side] | None, seed: i
         ),
         VerdictTest(
             "nearness on average", "new", not_nearer_on_average, ("held_out",), ("copies",), primary=False
+        ),
+        VerdictTest(
+            "repeated images", "diverse", no_repeats, ("held_out",), ("one_per_class",), primary=False
         ),
         VerdictTest("class agreement", "aligned", shows_its_class, ("held_out",), ("shuffled_labels",)),
     ]
