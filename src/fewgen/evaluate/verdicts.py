@@ -397,6 +397,8 @@ REPEATS = 0.05
 
 def no_repeats(side: Side, held_out: Side) -> Outcome:
     """Test of "diverse": images that equal another image of the set in every pixel."""
+    if 0 in (len(side.images), len(held_out.images)):
+        raise DataError("there are no held-out images to say how many repeats are usual.")
     own, usual = (1 - n_distinct(s.images) / len(s.images) for s in (side, held_out))
     limit = max(REPEATS, 2 * usual)
     answer = "no" if own > max(0.5, limit) else "partly" if own > limit else "yes"
