@@ -61,6 +61,12 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--data", nargs="+", default=list(DATA), choices=list(DATA))
     add("--draws", type=int, default=60, help="draws of each data set")
+    add(
+        "--first",
+        type=int,
+        default=4,
+        help="first draw; the rules were settled on draws 0 to 3, which do not count",
+    )
     add("--jobs", type=int, default=1, help="processes")
     add("--out", default="runs/verdicts", help="folder of the draws")
     add("--data-dir", default=None, help="folder of the data sets; by default FEWGEN_DATA_DIR")
@@ -226,6 +232,8 @@ def table(draws: list[dict[str, Any]]) -> str:
                 text += f"; cannot tell {counted['cannot tell']}"
             cells.append(text)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    commits = sorted({str(draw["environment"]["commit"])[:7] for draw in draws})
+    lines += ["", f"Commit {', '.join(commits)}; draws {draws[0]['draw']} and later of each data set."]
     return "\n".join(lines)
 
 
@@ -238,7 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
     paths = {
         (name, draw): out / name / f"draw{draw:03d}.json"
         for name in options.data
-        for draw in range(options.draws)
+        for draw in range(options.first, options.first + options.draws)
     }
     if not options.table_only:
         for name in options.data:

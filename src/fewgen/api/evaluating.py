@@ -248,6 +248,11 @@ def gather(**keywords: Any) -> Sets:
         held_out = _apart(match_images(held_out, train, partial=True), train, notes)
     else:
         notes.append(_offer(run, source))
+    if run is None and _is_number(keywords["holdout"]):
+        notes.append(
+            "the images set aside by --holdout are only held out if the program that made these images did "
+            "not learn from them; if it learned from all of them, name other real images."
+        )
     others = _others(keywords, run, train)
     for other, own in others:
         if held_out is not None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import sys
 import time
 import traceback
@@ -181,6 +182,7 @@ def run_cell(
     threads: int | None = None,
     progress: bool = True,
     evaluate: Evaluate | None = None,
+    command: tuple[int, str] | None = None,
 ) -> dict[str, Any]:
     """Compute what is missing of one cell.
 
@@ -193,6 +195,7 @@ def run_cell(
         threads: of torch, during this cell; None leaves them as they are.
         progress: whether to say on standard error what is being done.
         evaluate: `evaluate_images`, or a stand-in.
+        command: process number and command that started this; records of another process name it.
 
     Returns:
         {"generator", "seed", "made", "evaluation"}; or {"generator", "seed", "error"}: whatever goes wrong
@@ -200,8 +203,12 @@ def run_cell(
     """
     import torch
 
+    from fewgen.benchmark.environment import COMMAND_VARIABLE
+
     cell = cell_dir(Path(out), spec, seed)
     before = torch.get_num_threads()
+    if command is not None and command[0] != os.getpid():
+        os.environ[COMMAND_VARIABLE] = command[1]
 
     def say(text: str) -> None:
         if progress:

@@ -66,8 +66,14 @@ def _version(library: str) -> str | None:
         return None
 
 
+COMMAND_VARIABLE = "FEWGEN_COMMAND"
+"""Environment variable that tells worker processes the command that started them."""
+
+
 def command_line() -> str:
-    """Return the command of this process without the place of the interpreter and the scripts."""
+    """Return the command of this process, or of the one it works for, without the place of the interpreter."""
+    if os.environ.get(COMMAND_VARIABLE):
+        return os.environ[COMMAND_VARIABLE]
     name = Path(sys.argv[0]).name
     module = getattr(sys.modules["__main__"], "__spec__", None)
     if module is not None:

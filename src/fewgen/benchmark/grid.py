@@ -266,6 +266,7 @@ def run_grid(
     """
     from joblib import Parallel, cpu_count, delayed
 
+    from fewgen.benchmark.environment import command_line
     from fewgen.files import make_dir
 
     todo = [cell for cell in plan.cells if cell.to_do]
@@ -274,6 +275,7 @@ def run_grid(
         make_dir(out / "cells")
         _prepare_judge(plan.settings, out, progress)
         threads = max(1, cpu_count() // plan.jobs) if plan.jobs > 1 else None
+        command = os.getpid(), command_line()
         for result in Parallel(n_jobs=jobs)(
             delayed(run_cell)(
                 cell.spec,
@@ -281,6 +283,7 @@ def run_grid(
                 plan.settings,
                 str(out),
                 remeasure=remeasure,
+                command=command,
                 threads=threads,
                 progress=progress,
                 evaluate=evaluate,

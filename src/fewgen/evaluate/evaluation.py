@@ -443,8 +443,8 @@ def evaluate_images(
         }
         if known > MAX_SEEN * len(ordered):
             why = (
-                f"{known} of the {len(ordered)} images are held-out images, pixel by pixel, so the comparison "
-                "with held-out images means nothing. Hold out others."
+                f"{known} of the {len(ordered)} images are held-out images, pixel by pixel: comparing with "
+                "held-out images means nothing then. Hold out others."
             )
             verdicts = {name: Verdict(name, "cannot tell", why, v.tests) for name, v in verdicts.items()}
         _from_tests(outcomes, found)
@@ -728,7 +728,7 @@ def _measure(
 
 
 def _at_most(features: Tensor, n: int) -> Tensor:
-    """Return every so-manieth row, so that n are left at most; classes in proportion where rows are sorted."""
+    """Return every so-manieth row, n at most; classes stay in proportion where rows are sorted."""
     if len(features) <= n:
         return features
     return features[torch.arange(n) * len(features) // n]

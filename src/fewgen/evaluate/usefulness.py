@@ -577,12 +577,13 @@ def _folds(train: ImageSet, n_folds: int, seed: int) -> Tensor:
 def _tuning(trains: Sequence[_Set], settings: UsefulnessSettings, seed: int) -> tuple[int, list[_Training]]:
     """The trainings of the cross-validation: candidates by folds, none if a class has a single image."""
     least = min(int(t.images.counts().min()) for t in trains)
-    n_folds = min(3, least)
+    n_folds = min(4, least)
     if n_folds < 2:
         return 0, []
     trainings = []
     for name in AUGMENTATIONS:
-        chosen = dataclasses.replace(settings, augmentation=name, steps=max(1, settings.steps // 2))
+        # As many steps as in the arms: with fewer, weak augmentation looks better than it is.
+        chosen = dataclasses.replace(settings, augmentation=name)
         for i in range(n_folds):
             # With several training sets, the folds take them in turn.
             train = trains[i % len(trains)]
@@ -597,13 +598,19 @@ def _best_augmentation(n_folds: int, hits: Sequence[Tensor]) -> TunedAugmentatio
     if not n_folds:
         note = "not tuned: a class has a single training image, and cross-validation needs two"
         return TunedAugmentation(UsefulnessSettings.augmentation, note=note)
-    scores = {}
-    for i, name in enumerate(AUGMENTATIONS):
-        right = torch.cat(list(hits[i * n_folds : (i + 1) * n_folds])).to(torch.float64)
-        scores[name] = float(right.mean())
-    # The first, weakest candidate of equally good ones.
+    right = {
+        name: torch.cat(list(hits[i * n_folds : (i + 1) * n_folds])).to(torch.float64)
+        for i, name in enumerate(AUGMENTATIONS)
+    }
+    scores = {name: float(found.mean()) for name, found in right.items()}
     best = max(scores, key=lambda name: scores[name])
+    usual = UsefulnessSettings.augmentation
+    lead = right[best] - right[usual]
+    error = float(lead.std()) / math.sqrt(len(lead))
     note = f"best of {len(scores)} by {n_folds}-fold cross-validation inside the training images"
+    if best != usual and float(lead.mean()) <= error:
+        best = usual
+        note += f"; {usual}, as none is better by more than one standard error"
     return TunedAugmentation(best, scores, n_folds, note)
 
 
