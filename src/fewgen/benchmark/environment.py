@@ -71,7 +71,7 @@ COMMAND_VARIABLE = "FEWGEN_COMMAND"
 
 
 def command_line() -> str:
-    """Return the command of this process, or of the one it works for, without the place of the interpreter."""
+    """Return the command of this process or the one it works for, without the place of the interpreter."""
     if os.environ.get(COMMAND_VARIABLE):
         return os.environ[COMMAND_VARIABLE]
     name = Path(sys.argv[0]).name
