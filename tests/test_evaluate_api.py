@@ -437,3 +437,14 @@ def test_other_runs_are_further_draws(run, calls, tmp_path):
         fewgen.evaluate(run, other_runs=[run.path], holdout="test")
     with pytest.raises(ConfigError, match="single draw"):
         fewgen.evaluate(run.images()[0], data=run.images()[0], other_runs=[other.path])
+
+
+def test_a_dry_run_finds_mistakes_that_measuring_would_meet(calls):
+    from fewgen.api import plan_evaluation
+
+    toy = _images()
+    with pytest.raises(ConfigError, match="pixels"):
+        plan_evaluation(images=toy, data=_images(seed=1), features="pixel")
+    with pytest.raises(ConfigError, match="holdout must be a whole number of 0 or more"):
+        plan_evaluation(images=toy, data=_images(seed=1), holdout=-3)
+    assert "features    pixels" in plan_evaluation(images=toy, data=_images(seed=1), features="pixels")

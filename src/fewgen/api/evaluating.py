@@ -194,6 +194,9 @@ def plan_evaluation(**keywords: Any) -> str:
         made = f"{per_class * sets.train.n_classes} images that {sets.subject} would draw"
     else:
         made = repr(sets.generated)
+        if not sets.labelled:
+            made = f"{len(sets.generated)} images of {sets.subject}, without classes"
+    _extractor(settings["features"], sets)  # features that are not there are better known now
     lines = [f"generated   {made}", f"learned     {sets.train!r}"]
     lines.append(f"held out    {'none' if sets.held_out is None else repr(sets.held_out)}")
     lines.append(f"pool        {'none' if sets.pool is None else repr(sets.pool)}")
@@ -218,6 +221,8 @@ def gather(**keywords: Any) -> Sets:
         _whole("n", keywords["n"], 1)
     _whole("useful_draws", keywords["useful_draws"], 0)
     _whole("seed", keywords["seed"], 0)
+    if isinstance(keywords["holdout"], int):
+        _whole("holdout", keywords["holdout"], 0)
     from fewgen.data.foreign import has_labels
     from fewgen.evaluate.matching import match_images
 
@@ -248,7 +253,7 @@ def gather(**keywords: Any) -> Sets:
         held_out = _apart(match_images(held_out, train, partial=True), train, notes)
     else:
         notes.append(_offer(run, source))
-    if run is None and _is_number(keywords["holdout"]):
+    if run is None and _is_number(keywords["holdout"]) and int(keywords["holdout"]) > 0:
         notes.append(
             "the images set aside by --holdout are only held out if the program that made these images did "
             "not learn from them; if it learned from all of them, name other real images."

@@ -260,7 +260,7 @@ def split_indices(
         if count <= n_held:
             raise DataError(
                 f'Class "{name}" has {count} images, and {n_held} of them would be held out: none would be '
-                "left to learn from. Add images, or set --holdout lower (0 turns it off)."
+                "left to learn from. Add images, or set --holdout lower."
             )
         parts = stand_in.select_classes([name]).split_shots(count - n_held, n_held, seed)
         for indices, part in zip((train, held_out), parts, strict=True):
