@@ -307,7 +307,8 @@ def test_the_command_prints_verdicts_and_writes(files, calls, capsys):
     assert main([*words, "--overwrite", "--no-html", "--no-progress"]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[-1] == "Wrote evaluation.json"
-    assert err == ""
+    assert err.count("\n") == 1, "the one note on images set aside, and no progress"
+    assert "did not learn from them" in err
 
 
 def test_mistakes_on_the_command_line_are_one_line(files, calls, capsys):

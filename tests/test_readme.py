@@ -18,7 +18,7 @@ QUICK = {
     "train": ["--steps-scale", "0.003", "--no-progress"],
     "quickstart": ["--steps-scale", "0.003", "--no-progress"],
     "benchmark": ["--n", "40", "--no-progress"],
-    "evaluate": ["--no-progress"],
+    "evaluate": ["--no-progress", "--useful-draws", "0"],
 }
 
 

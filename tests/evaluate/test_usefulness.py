@@ -337,8 +337,8 @@ def test_real_arms_are_kept_and_the_rest_is_not(tmp_path, trained):
     first = measure_usefulness(
         [(train, shapes(30, 2))], test, progress=lambda part, share: shares.append(share), **options
     )
-    # 5 candidates x 3 folds, then 2 draws of 3 arms and 4 further points of the curve.
-    assert len(trained) == 15 + 2 * (3 + 4)
+    # 5 candidates x 4 folds, then 2 draws of 3 arms and 4 further points of the curve.
+    assert len(trained) == 20 + 2 * (3 + 4)
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0.0, 1.0)
     for step in range(2):
@@ -352,11 +352,11 @@ def test_real_arms_are_kept_and_the_rest_is_not(tmp_path, trained):
     # Another training image, or another setting, and everything is trained again.
     trained.clear()
     measure_usefulness([(shapes(12, 6), shapes(30, 2))], test, **options)
-    assert len(trained) == 15 + 2 * (3 + 4)
+    assert len(trained) == 20 + 2 * (3 + 4)
     trained.clear()
     wider = dataclasses.replace(TINY, width=10)
     measure_usefulness([(train, shapes(30, 2))], test, **{**options, "settings": wider})
-    assert len(trained) == 15 + 2 * (3 + 4)
+    assert len(trained) == 20 + 2 * (3 + 4)
 
 
 @pytest.mark.parametrize(
@@ -403,7 +403,7 @@ def test_very_few_images(k):
         [(shapes(3 * k, 1), shapes(3, 2))], shapes(30, 3), n_draws=2, pool=shapes(20, 4), settings=TINY
     )
     assert found.k == k
-    assert found.tuning.folds == (0 if k == 1 else min(k, 3))
+    assert found.tuning.folds == (0 if k == 1 else min(k, 4))
     assert ("single training image" in found.tuning.note) == (k == 1)
     assert all(0 <= arm.mean <= 1 for arm in found.arms.values())
     json.dumps(found.to_dict(), allow_nan=False)

@@ -435,7 +435,7 @@ def evaluate_images(
         tests = real.tests(labels)
         outcomes = {test.name: _attempted(test, side, real.held_out) for test in tests}
         verdicts = decide(tests, outcomes, real.control_outcomes(labels))
-        known = _seen(ordered, _known(real.held_out_images))
+        known = _seen(ordered, _known(real.held_out_images), real.train)
         found["held_out_share"] = {
             "question": "new",
             "value": known / len(ordered),
@@ -497,9 +497,10 @@ def _without_labels(images: ImageSet) -> ImageSet:
     return blank
 
 
-def _seen(images: ImageSet, held_out: ImageSet) -> int:
-    """Return how many images equal a held-out image in every pixel."""
+def _seen(images: ImageSet, held_out: ImageSet, train: ImageSet) -> int:
+    """Return how many images equal a held-out image that is no training image, in every pixel."""
     kept = {image.tobytes() for image in held_out.images.numpy()}
+    kept -= {image.tobytes() for image in train.images.numpy()}
     return sum(image.tobytes() in kept for image in images.images.numpy())
 
 
