@@ -1,0 +1,284 @@
+"""The benchmark of the verdicts: its sets have the faults they are named after, its tables count right."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from benchmarks.verdicts import (
+    BEYOND,
+    DATA,
+    QUESTIONS,
+    TARGETS,
+    faulty_sets,
+    main,
+    one_draw,
+    sets_beyond,
+    table,
+    three_sets,
+)
+
+from benchmarks import verdicts as benchmark
+from fewgen.data.imageset import ImageSet
+from fewgen.evaluate import evaluation
+from fewgen.evaluate.features import ClassifierFeatures
+from fewgen.evaluate.verdicts import Verdict
+from fewgen.files import read_json
+
+FAULTS = (*TARGETS, *BEYOND)
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def images():
+    """12 noisy images of each of 25 classes, in mixed order; every image is another one."""
+    labels = torch.arange(300) % 25
+    noise = torch.randint(0, 256, (300, 1, 8, 8), generator=rng())
+    return ImageSet(noise.to(torch.uint8), labels, tuple(f"class {i}" for i in range(25)))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    for name in ("digits", "omniglot"):
+        monkeypatch.setitem(DATA, name, (4, 4, 4))
+
+
+@pytest.fixture
+def sets(images, small):
+    return three_sets(images, "digits", 0)
+
+
+def keys(images):
+    return {
+        (int(label), image.numpy().tobytes())
+        for image, label in zip(images.images, images.labels, strict=True)
+    }
+
+
+# ---------------------------------------------------------------------------------------------- sets
+
+
+@pytest.mark.parametrize(("name", "n_classes"), [("digits", 25), ("omniglot", 20)])
+def test_three_sets_are_apart_and_hold_as_many_of_each_class(images, small, name, n_classes):
+    for draw in (0, 1):
+        parts = three_sets(images, name, draw)
+        for part, n in zip(parts, DATA[name], strict=True):
+            assert part.counts().tolist() == [n] * n_classes
+        train, held_out, judged = map(keys, parts)
+        assert not train & held_out
+        assert not train & judged
+        assert not held_out & judged
+
+
+def test_draws_differ_and_repeat(images, small):
+    first, again, other = (three_sets(images, "omniglot", draw) for draw in (3, 3, 4))
+    assert [keys(part) for part in first] == [keys(part) for part in again]
+    assert keys(first[0]) != keys(other[0])
+    assert first[0].class_names != other[0].class_names
+
+
+def test_every_fault_has_as_many_images_of_each_class_as_the_real_images(sets):
+    train, _, real = sets
+    faulty = faulty_sets(train, real, 0)
+    made = {**faulty, **sets_beyond(train, real, faulty["exact copies"], 0)}
+    assert set(made) == set(FAULTS)
+    assert set(TARGETS.values()) <= set(QUESTIONS)
+    for name, images in made.items():
+        assert len(images) == len(real), name
+        assert torch.equal(images.counts(), real.counts()), name
+        assert images.images.shape == real.images.shape, name
+        assert images.class_names == real.class_names, name
+
+
+def test_the_faults_are_what_they_are_called(sets):
+    train, held_out, real = sets
+    made = faulty_sets(train, real, 0)
+    source = made["exact copies"]
+    assert keys(source) <= keys(train)
+    assert len(keys(source)) == len(real)
+    assert torch.equal(made["mirrored copies"].images.flip(3), source.images)
+    assert not keys(made["augmented copies"]) & keys(train)
+    assert len(made["one image per class"].images.unique(dim=0)) == real.n_classes
+    assert keys(made["one image per class"]) <= keys(real)
+    shuffled = made["shuffled labels"]
+    assert torch.equal(shuffled.images, real.images)
+    assert float((shuffled.labels == real.labels).double().mean()) < 0.2
+    assert not keys(made["noise"]) & (keys(real) | keys(train) | keys(held_out))
+
+
+def test_shifted_copies_are_moved_by_one_pixel_and_repeat_their_border(sets):
+    train, _, real = sets
+    made = faulty_sets(train, real, 0)
+    directions = set()
+    for image, source in zip(
+        made["shifted by one pixel"].images[:, 0], made["exact copies"].images[:, 0], strict=True
+    ):
+        moved = {
+            "down": torch.cat([source[:1], source[:-1]]),
+            "up": torch.cat([source[1:], source[-1:]]),
+            "right": torch.cat([source[:, :1], source[:, :-1]], dim=1),
+            "left": torch.cat([source[:, 1:], source[:, -1:]], dim=1),
+        }
+        fitting = [name for name, other in moved.items() if torch.equal(image, other)]
+        assert len(fitting) == 1
+        directions.update(fitting)
+    assert directions == {"down", "up", "right", "left"}
+
+
+def test_the_faults_beyond_the_controls(sets):
+    train, _, real = sets
+    source = faulty_sets(train, real, 0)["exact copies"]
+    assert torch.equal(source.labels, real.labels)
+    made = sets_beyond(train, real, source, 0)
+    equal = [
+        [bool((a == b).all()) for a, b in zip(made["a fifth are copies"].images, other.images, strict=True)]
+        for other in (source, real)
+    ]
+    assert sum(equal[0]) == len(real) // 5
+    assert sum(equal[1]) == len(real) - len(real) // 5
+    assert not any(a and b for a, b in zip(*equal, strict=True))
+    turned = made["copies turned by 90 degrees"].images
+    assert torch.equal(turned.rot90(-1, (2, 3)), source.images)
+    twice = made["each image twice"]
+    assert torch.equal(twice.images[0], twice.images[1])
+    assert len(twice.images.unique(dim=0)) == (len(real) + 1) // 2
+    for name in ("copies enlarged by 15 %", "mixtures of two training images"):
+        assert not bool((made[name].images == source.images).flatten(1).all(dim=1).all()), name
+    # Half of a mixture is its source: the rest lies in [0, 127.5], up to rounding.
+    rest = made["mixtures of two training images"].images.double() - source.images.double() / 2
+    assert float(rest.min()) >= -0.5
+    assert float(rest.max()) <= 128
+
+
+# ---------------------------------------------------------------------------------------------- draws
+
+
+def test_one_draw_judges_every_set_by_the_same_real_images(images, small, monkeypatch):
+    calls = []
+
+    def evaluate_images(generated, train, held_out, *, real_side, useful_draws, seed):
+        calls.append((generated, train, held_out, real_side, useful_draws, seed))
+        tests = [{"name": "test", "answer": "yes", "controls": {}, "numbers": {}, "why": ""}]
+        return SimpleNamespace(verdicts={q: Verdict(q, "yes", f"{q} because", tests) for q in QUESTIONS})
+
+    judge = SimpleNamespace(record=lambda: {"test_accuracy": 0.75})
+    sides = []
+
+    def real_side(train, held_out, extractor, seed):
+        sides.append((train, held_out, extractor, seed))
+        return "side"
+
+    monkeypatch.setattr(ClassifierFeatures, "of", lambda train, use_cache: judge)
+    monkeypatch.setattr(evaluation, "RealSide", real_side)
+    monkeypatch.setattr(evaluation, "evaluate_images", evaluate_images)
+    found = one_draw("digits", 2, images)
+    json.dumps(found, allow_nan=False)
+    assert list(found["subjects"]) == ["real images", *FAULTS]
+    assert found["counts"] == {"train": 100, "held_out": 100, "judged": 100}
+    assert (found["data"], found["draw"], found["judge_accuracy"]) == ("digits", 2, 0.75)
+    assert found["subjects"]["noise"]["real"]["why"] == "real because"
+    ((train, held_out, extractor, seed),) = sides
+    assert extractor is judge
+    assert seed == 2
+    assert keys(train) == keys(three_sets(images, "digits", 2)[0])
+    for _, own_train, own_held, side, useful_draws, own_seed in calls:
+        assert own_train is train
+        assert own_held is held_out
+        assert (side, useful_draws, own_seed) == ("side", 0, 2)
+
+
+def drawn(name, draw, answers=None, *, beyond=True):
+    """A finished draw: every verdict as it should be, but for {(subject, question): answer}."""
+    subjects = {}
+    for subject in ("real images", *TARGETS, *(BEYOND if beyond else ())):
+        subjects[subject] = {question: {"answer": "yes"} for question in QUESTIONS}
+        if subject in TARGETS:
+            subjects[subject][TARGETS[subject]] = {"answer": "no"}
+    for (subject, question), answer in (answers or {}).items():
+        subjects[subject][question] = {"answer": answer}
+    return {
+        "data": name,
+        "draw": draw,
+        "judge_accuracy": 0.8,
+        "subjects": subjects,
+        "environment": {"commit": "0123456789"},
+    }
+
+
+def rows(text):
+    """Return row name -> cells of each table."""
+    tables, current = [], {}
+    for line in text.splitlines():
+        if line.startswith("|"):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            current[cells[0]] = cells[1:]
+        elif current:
+            tables, current = [*tables, current], {}
+    return [*tables, current] if current else tables
+
+
+def test_the_table_counts_false_alarms_and_misses():
+    draws = [
+        drawn("digits", 4, {("real images", "new"): "no", ("real images", "real"): "partly"}),
+        drawn("digits", 5, {("real images", "new"): "cannot tell", ("noise", "real"): "partly"}),
+        drawn("digits", 6, {("exact copies", "new"): "yes", ("noise", "real"): "cannot tell"}),
+        drawn("mnist", 4, {("a fifth are copies", "new"): "partly"}, beyond=True),
+    ]
+    alarms, misses, beyond = rows(table(draws))
+    head = alarms["data"]
+    cell = {name: dict(zip(head, alarms[name], strict=True)) for name in ("digits", "mnist", "all")}
+    assert cell["digits"]["new"].startswith("1 of 3 ")
+    assert cell["digits"]["real"].startswith("1 of 3 ")
+    assert cell["digits"]["diverse"].startswith("0 of 3 (up to 56 %)")
+    assert cell["digits"]["any"].startswith("1 of 3 ")  # both in one draw
+    assert cell["digits"]["of these cannot tell"] == "new 1"
+    assert cell["digits"]["judge %"] == "80"
+    assert cell["mnist"]["any"].startswith("0 of 1 ")
+    assert cell["all"]["new"].startswith("1 of 4 ")
+    assert cell["all"]["draws"] == "4"
+
+    miss = {name: dict(zip(misses["data"], misses[name], strict=True)) for name in ("digits", "all")}
+    assert miss["digits"]["exact copies (new)"].startswith("1 of 3 ")
+    assert miss["digits"]["mirrored copies (new)"].startswith("0 of 3 ")
+    noise = miss["digits"]["noise (real)"]
+    assert noise.startswith("1 of 3 ")
+    assert "1 of these partly" in noise
+    assert "cannot tell 1" in noise
+    assert miss["all"]["exact copies (new)"].startswith("1 of 4 ")
+
+    counts = dict(zip(beyond["fault (question)"], beyond["a fifth are copies (new)"], strict=True))
+    assert counts == {"draws": "4", "no": "0", "partly": "1", "yes": "3", "cannot tell": "0"}
+
+
+def test_the_table_of_draws_without_the_further_faults():
+    assert len(rows(table([drawn("digits", 4, beyond=False)]))) == 2
+
+
+def test_finished_draws_are_not_computed_again(tmp_path, monkeypatch, capsys):
+    computed = []
+
+    def one(name, draw, images):
+        computed.append((name, draw))
+        return drawn(name, draw)
+
+    monkeypatch.setattr(benchmark, "one_draw", one)
+    monkeypatch.setattr(benchmark, "_all_images", lambda name, data_dir: None)
+    out = tmp_path / "runs"
+    given = ["--data", "digits", "mnist", "--out", str(out), "--first", "4"]
+    assert main([*given, "--draws", "2", "--table-only"]) == 2
+    assert "no finished draws" in capsys.readouterr().err
+    assert main([*given, "--draws", "2"]) == 0
+    assert computed == [("digits", 4), ("digits", 5), ("mnist", 4), ("mnist", 5)]
+    assert read_json(out / "mnist" / "draw005.json")["draw"] == 5
+    computed.clear()
+    assert main([*given, "--draws", "3"]) == 0
+    assert computed == [("digits", 6), ("mnist", 6)]
+    computed.clear()
+    assert main([*given, "--draws", "3", "--table-only"]) == 0
+    assert not computed
+    text = capsys.readouterr().out
+    assert "0 of 6" in text
+    assert (out / "table.md").read_text(encoding="utf-8").strip() in text
