@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewgen.data.augment import Augment, AugmentConfig
-from fewgen.data.imageset import ImageSet, to_uint8
+from fewgen.data.imageset import ImageSet, evenly, to_uint8
 
 CONTROLS = ("held_out", "copies", "augmented_copies", "noise", "one_per_class", "shuffled_labels")
 """Names of the controls. The first four serve every question; the last two one question each."""
@@ -41,13 +41,7 @@ def spread_over_classes(images: ImageSet, n: int, rng: torch.Generator) -> Tenso
     if n >= len(images):
         return torch.arange(len(images))
     order = torch.randperm(len(images), generator=rng)
-    seen: dict[int, int] = {}
-    turns = []
-    for index in order.tolist():
-        label = int(images.labels[index])
-        turns.append((seen.get(label, 0), label, index))
-        seen[label] = seen.get(label, 0) + 1
-    return torch.tensor(sorted(index for _, _, index in sorted(turns)[:n]), dtype=torch.int64)
+    return order[evenly(images.labels[order].tolist(), n)].sort().values
 
 
 def halves(images: ImageSet, rng: torch.Generator) -> tuple[Tensor, Tensor]:

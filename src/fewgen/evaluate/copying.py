@@ -386,11 +386,17 @@ def clear_copies(generated: Tensor, held_out: Tensor) -> ClearCopies:
     """Find scores that are as far below the tail of the held-out ones as that lies below their median.
 
     With threshold t (of `tail_rank`) and median m the bound is t * t / m, never above the smallest held-out
-    score. Needs few held-out images, as it leans on their spread and not on their lowest values alone.
+    score. Below `FEWEST_FOR_CLEAR` held-out scores only exact copies (score 0) count.
 
     Args:
         generated: scores, (N,).
         held_out: scores, (M,).
+
+    Returns:
+        `ClearCopies`.
+
+    Raises:
+        DataError: an empty set, or scores that are not finite.
     """
     from scipy.stats import binom
 

@@ -40,9 +40,11 @@ from fewgen.evaluate.verdicts import (
     Side,
     Verdict,
     VerdictTest,
+    attempt,
     decide,
     matched,
     run_controls,
+    sentence,
     standard_tests,
     useful_verdict,
     verdict_lines,
@@ -420,7 +422,7 @@ def evaluate_images(
     _measure(side, real, real.held_out, real.held_features, real.held_predictions, found, omitted)
     controls: dict[str, dict[str, dict[str, Any]]] = {}
     if real.held_out is None:
-        verdicts = {name: Verdict(name, "cannot tell", _sentence(OFFER)) for name in QUESTIONS}
+        verdicts = {name: Verdict(name, "cannot tell", sentence(OFFER)) for name in QUESTIONS}
         exact = int((side.nearest.distance == 0).sum())
         if exact:
             verdicts["new"].why += (
@@ -433,7 +435,7 @@ def evaluate_images(
         controls = real.control_figures(labels)
         tell("verdicts", 0.0)
         tests = real.tests(labels)
-        outcomes = {test.name: _attempted(test, side, real.held_out) for test in tests}
+        outcomes = {test.name: attempt(test, side, real.held_out) for test in tests}
         verdicts = decide(tests, outcomes, real.control_outcomes(labels))
         known = _seen(ordered, _known(real.held_out_images), real.train)
         found["held_out_share"] = {
@@ -502,17 +504,6 @@ def _seen(images: ImageSet, held_out: ImageSet, train: ImageSet) -> int:
     kept = {image.tobytes() for image in held_out.images.numpy()}
     kept -= {image.tobytes() for image in train.images.numpy()}
     return sum(image.tobytes() in kept for image in images.images.numpy())
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _attempted(test: VerdictTest, side: Side, held_out: Side) -> Outcome:
-    try:
-        return test.run(side, held_out)
-    except DataError as reason:
-        return Outcome("cannot tell", str(reason))
 
 
 # ---------------------------------------------------------------------------------------------- figures
@@ -829,7 +820,7 @@ def _usefulness(
         reason = "the images have no class labels, so no classifier can learn from them"
     if reason is not None:
         omitted["usefulness"] = reason
-        verdicts["useful"] = Verdict("useful", "cannot tell", _sentence(reason) + ".")
+        verdicts["useful"] = Verdict("useful", "cannot tell", sentence(reason) + ".")
         return
     held = real.held_out_images
     assert held is not None
@@ -846,7 +837,7 @@ def _usefulness(
         controls = _useful_controls(real, result, n_draws, dict(options or {}))
     except DataError as missing:
         omitted["usefulness"] = str(missing)
-        verdicts["useful"] = Verdict("useful", "cannot tell", _sentence(str(missing)))
+        verdicts["useful"] = Verdict("useful", "cannot tell", sentence(str(missing)))
         return
     found |= result.figures()
     omitted |= result.omitted

@@ -6,9 +6,7 @@ Resizing and normalising are done here in plain torch: the processors of transfo
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +18,7 @@ from fewgen.data.imageset import ImageSet
 from fewgen.errors import CheckpointError, ConfigError, MissingDependencyError, suggest
 from fewgen.evaluate.features import Described, in_batches
 from fewgen.evaluate.trunks import as_colour, file_sha256
+from fewgen.text.transformer import quiet
 
 # What `model_type` in config.json may say; the second of CLIP is the image half alone.
 _MODEL_TYPES = {
@@ -222,7 +221,7 @@ def _load(transformers: Any, kind: str, model_type: str, folder: Path) -> Any:
         maker, options = transformers.ViTModel, options | {"add_pooling_layer": False}
     else:
         maker = transformers.AutoModel
-    with _quiet(transformers):
+    with quiet(transformers):
         try:
             model, info = maker.from_pretrained(str(folder), **options)
         except Exception as error:  # transformers and safetensors each have their own
@@ -237,18 +236,3 @@ def _load(transformers: Any, kind: str, model_type: str, folder: Path) -> Any:
             f"{folder} does not hold the whole {kind} model: {what}, among them {(missing or other)[0]}."
         )
     return model.float().eval()
-
-
-@contextlib.contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """No progress bars and load reports while a model is read."""
-    logging = transformers.utils.logging
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -465,7 +465,7 @@ def useful_verdict(result: UsefulnessResult, controls: Mapping[str, Gain]) -> Ve
         "must_pass": ["more_real_images"],
         "must_catch": ["copies"],
     }
-    return Verdict("useful", answer, _sentence(why), [record])
+    return Verdict("useful", answer, sentence(why), [record])
 
 
 def _named(names: Sequence[str]) -> str:
@@ -599,7 +599,8 @@ def standard_tests(held_out: Side, augmented: Callable[[], Side] | None, seed: i
 # --------------------------------------------------------------------------------------------- verdicts
 
 
-def _attempt(test: VerdictTest, side: Side, held_out: Side) -> Outcome:
+def attempt(test: VerdictTest, side: Side, held_out: Side) -> Outcome:
+    """Return what a test says, or "cannot tell" with the reason where it cannot be run."""
     try:
         return test.run(side, held_out)
     except DataError as reason:
@@ -617,7 +618,7 @@ def run_controls(
     """
     return {
         test.name: {
-            name: _attempt(test, *controls[name])
+            name: attempt(test, *controls[name])
             for name in dict.fromkeys((*test.must_pass, *test.must_catch))
             if name in controls
         }
@@ -703,15 +704,16 @@ def _combine(
     for bad in ("no", "partly"):
         reasons = [why for _, answer, why in heard if answer == bad]
         if reasons:
-            return Verdict(question, bad, _sentence(reasons[0]), records)
+            return Verdict(question, bad, sentence(reasons[0]), records)
     for test, answer, why in heard:
         if test.primary and answer == "yes":
-            return Verdict(question, "yes", _sentence(why), records)
+            return Verdict(question, "yes", sentence(why), records)
     primary = [why for test, _, why in heard if test.primary]
-    return Verdict(question, "cannot tell", _sentence((primary or ["no test could be run."])[0]), records)
+    return Verdict(question, "cannot tell", sentence((primary or ["no test could be run."])[0]), records)
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """Return the text with a capital at its start."""
     return text[:1].upper() + text[1:]
 
 

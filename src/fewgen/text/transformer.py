@@ -47,7 +47,7 @@ class MiniLMEncoder:
         folder = _offline_minilm() if path is None else _local_or_hub(path)
         if sha256 is not None:
             check_digest(folder / "model.safetensors", sha256)
-        with _quiet(transformers), _readable(folder, "MiniLM"):
+        with quiet(transformers), _readable(folder, "MiniLM"):
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
             self._model = transformers.AutoModel.from_pretrained(
                 str(folder), local_files_only=True, use_safetensors=True
@@ -98,7 +98,7 @@ class CLIPTextEncoder:
         transformers = _transformers(self.name)
         self.path: str | None = str(path)
         folder = _local_or_hub(path)
-        with _quiet(transformers), _readable(folder, "CLIP"):
+        with quiet(transformers), _readable(folder, "CLIP"):
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
             self._model = transformers.CLIPTextModelWithProjection.from_pretrained(
                 str(folder), local_files_only=True, use_safetensors=True
@@ -195,8 +195,8 @@ def _readable(folder: Path, what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """No progress bars and load reports while a small text model is read."""
+def quiet(transformers: Any) -> Iterator[None]:
+    """No progress bars and load reports while a model is read."""
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
