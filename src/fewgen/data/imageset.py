@@ -280,7 +280,13 @@ class ClassSplit:
 
     def __post_init__(self) -> None:
         problems = ProblemList("Not a valid class split")
-        check_class_names((*self.base, *self.val, *self.novel), problems)
+        seen: dict[str, tuple[str, str]] = {}
+        for part, names in (("base", self.base), ("val", self.val), ("novel", self.novel)):
+            check_class_names(names, problems)
+            for name in names:
+                first, known = seen.setdefault(name_key(name), (part, name))
+                if first != part:
+                    problems.add(f'the class "{name}" of {part} is the class "{known}" of {first}')
         problems.raise_if_any()
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
