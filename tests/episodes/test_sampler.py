@@ -115,8 +115,17 @@ def test_asking_draws_nothing_from_the_global_state_and_gives_away_no_memory() -
 
 def test_the_draw_is_the_same_on_every_machine() -> None:
     sampler = EpisodeSampler(torch.arange(7).repeat(9), 3, 1, 2, seed=11)
-    assert [sampler.classes(i).tolist() for i in (0, 1, 50)] == [[3, 2, 1], [5, 6, 0], [5, 3, 4]]
-    assert sampler.indices(0).tolist() == [[17, 59, 3], [16, 2, 44], [57, 43, 22]]
+    assert [sampler.classes(i).tolist() for i in (*range(7), 50)] == [
+        [2, 1, 3],
+        [0, 6, 5],
+        [4, 0, 1],
+        [6, 5, 3],
+        [4, 2, 3],
+        [4, 5, 2],
+        [0, 6, 1],
+        [4, 5, 3],
+    ]
+    assert sampler.indices(0).tolist() == [[16, 2, 44], [57, 43, 22], [17, 59, 3]]
 
 
 @given(st.integers(1, 40), st.data())

@@ -161,10 +161,7 @@ class EpisodeSampler:
                 first = order[~taken][: self.n_way - left_over]
                 order = torch.cat([first, order[~torch.isin(order, first)]])
             passes.append(order)
-        table = torch.cat(passes).view(-1, self.n_way)
-        # What is left over from a pass comes first; shuffled, no label tells of that.
-        shuffled = torch.rand(table.shape, generator=rng, dtype=torch.float64).argsort(dim=1, stable=True)
-        return self.present[table.gather(1, shuffled)]
+        return self.present[torch.cat(passes)].view(-1, self.n_way)
 
     def _members(self, i: int, c: int) -> Tensor:
         """Return the positions of class `c` in the order that episode `i` has for it."""
