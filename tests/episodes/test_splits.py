@@ -135,9 +135,10 @@ def test_all_and_counts() -> None:
     assert class_split(fake(classes(1)), "all").base == ("class 0",)
 
 
-def test_classes_without_images_are_left_out() -> None:
+def test_draws_leave_classes_without_images_out() -> None:
     data = fake(classes(6), counts=[1, 0, 1, 1, 0, 1])
-    for how in ("auto", "all", "2/1/1", "alphabet"):
+    assert class_split(data, "all").base == data.class_names
+    for how in ("auto", "2/1/1", "alphabet"):
         split = class_split(data, how)
         assert sorted((*split.base, *split.val, *split.novel)) == ["class 0", "class 2", "class 3", "class 5"]
 

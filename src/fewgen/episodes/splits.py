@@ -39,7 +39,7 @@ def class_split(images: ImageSet, how: str | os.PathLike[str] = "auto", seed: in
               classes are novel and 10 % validation (rounded down, but at least 1 novel one, and from 4
               classes on at least 1 for validation), the rest base. A "/" in the class names means
               nothing here, except for Omniglot.
-            - "all": every class is base.
+            - "all": every class is base, even one without images.
             - "alphabet": whole groups of classes, the part of their names before the first "/", in the shares
               above. A name without "/" is a group of its own.
             - "6/1/3": so many base, validation and novel classes, together all there are; "6/3": none for
@@ -56,10 +56,10 @@ def class_split(images: ImageSet, how: str | os.PathLike[str] = "auto", seed: in
     text = os.fspath(how).strip()
     if text.lower().endswith(".json"):
         return _from_file(images, text)
+    if text == "all":
+        return ClassSplit(images.class_names, (), ())
     counts = images.counts().tolist()
     names = [name for name, n in zip(images.class_names, counts, strict=True) if n]
-    if text == "all":
-        return ClassSplit(tuple(names), (), ())
     if text == "alphabet":
         return _by_alphabet(names, seed)
     if text == "auto":
