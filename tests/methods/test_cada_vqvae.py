@@ -192,7 +192,7 @@ def fit_detail(method, data, steps, lr=3e-3):
     method.eval()
     method.prior.train()
     nats = descend(
-        method, lambda _: method._prior_loss(batch_of(data), rng).total(), [method.prior], steps, lr
+        method, lambda _: method._prior_loss(data.floats(), data.labels, rng).total(), [method.prior], steps, lr
     )
     method.eval()
     return nats
@@ -304,7 +304,7 @@ def test_images_of_the_supported_sizes_go_in_and_come_out(shape, backbone):
     terms = method.objective(x, images.labels, torch.Generator().manual_seed(0))
     assert terms.non_finite() == []
     method.tokenizer.loss(x).total().backward()
-    nats = method._prior_loss(batch_of(images), torch.Generator().manual_seed(0))
+    nats = method._prior_loss(x, images.labels, torch.Generator().manual_seed(0))
     assert 0 < float(nats.total().detach()) < 10
     method.eval()
     assert method.encode(x).shape == (6, 20)

@@ -24,9 +24,13 @@ from fewgen.errors import (
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet
+    from fewgen.data.imageset import ClassSplit
     from fewgen.methods.base import Method
     from fewgen.text import ClassText
     from fewgen.training import TrainConfig
+    from fewgen.training.meta import MetaConfig
+    from fewgen.training.meta.stage import OtherClasses
+    from fewgen.training.phases import Stage
 
 SPLIT_NAME = "split.json"
 
@@ -49,6 +53,9 @@ PREPARE = (
     "convert",
     "minutes",
     "steps_scale",
+    "meta",
+    "tasks",
+    "class_split",
     "model",
     "training",
     "data_dir",
@@ -82,6 +89,9 @@ class Prepared:
         settings: every setting, resolved, for `config.yaml`.
         split: which images were chosen, for `split.json`.
         notes: what a reader of the results should know.
+        meta: how to meta-train; None: not at all.
+        tasks: settings of meta-learning.
+        others: classes that are not learned from, with their images and vectors.
     """
 
     method: Method
@@ -91,6 +101,18 @@ class Prepared:
     settings: dict[str, Any]
     split: dict[str, Any]
     notes: list[str]
+    meta: str | None
+    tasks: MetaConfig
+    others: tuple[OtherClasses, ...]
+
+    def stages(self) -> list[Stage]:
+        """Return what to train: the method's stages, with those of meta-training."""
+        stages: list[Stage] = self.method.stages(self.train, self.held_out)
+        if self.meta is None:
+            return stages
+        from fewgen.training.meta.stage import with_meta
+
+        return with_meta(self.method, stages, self.meta, self.tasks, self.others)
 
 
 def prepare(**keywords: Any) -> Prepared:
@@ -104,7 +126,9 @@ def prepare(**keywords: Any) -> Prepared:
     data, seed = keywords["data"], keywords["seed"]
     method_class = get_method(keywords["method"])
     # Settings first: a misspelt key should not wait until a large folder is read.
-    model_config, train_config = configs(keywords)
+    model_config, train_config, tasks = configs(keywords)
+    if keywords["meta"] is not None and "adapt" not in method_class.capabilities:
+        raise ConfigError(f'The method "{keywords["method"]}" cannot be meta-trained. Leave out --meta.')
     phrases = keywords["phrases"]
     if isinstance(phrases, (str, Path)):
         phrases = read_config(phrases)
@@ -113,6 +137,11 @@ def prepare(**keywords: Any) -> Prepared:
     if keywords["classes"]:
         data = data.select_classes(class_list(keywords["classes"], data.class_names))
     check_phrases(phrases, data.class_names)
+    everything, classes = (
+        data,
+        split_classes(data, keywords["class_split"], keywords["meta"], keywords["seed"]),
+    )
+    data = data.select_classes(classes.base)
     holdout = keywords["holdout"]
     train_indices, held_indices = split_indices(data, keywords["shots"], holdout, seed)
     train_indices, held_indices, found = identical_images(
@@ -125,10 +154,14 @@ def prepare(**keywords: Any) -> Prepared:
             "there are too few images to hold any out, so training does not stop early and the report has no "
             "figures. A larger --shots, more images or --holdout 1 changes that."
         )
+    own_phrases = {k: v for k, v in (phrases or {}).items() if k in classes.base}
     table, notes = class_text(
-        keywords["text"], keywords["text_path"], data.class_names, phrases, keywords["data_dir"]
+        keywords["text"], keywords["text_path"], data.class_names, own_phrases or None, keywords["data_dir"]
     )
     notes += found
+    others = other_classes(everything, classes, table, phrases, keywords["data_dir"])
+    if keywords["meta"] is not None:
+        check_tasks(tasks, train_set)
     spec = DataSpec.of(train_set, table)
     import torch
 
@@ -140,13 +173,15 @@ def prepare(**keywords: Any) -> Prepared:
         "text": table.encoder_name,
         "text_path": table.encoder_path if keywords["text_path"] else None,
         "phrases": to_dict(phrases) if phrases else None,
-        "classes": list(data.class_names) if keywords["classes"] else None,
+        "classes": list(everything.class_names) if keywords["classes"] else None,
+        "tasks": to_dict(tasks) if keywords["meta"] is not None else None,
         "model": to_dict(model_config),
         "training": to_dict(train_config),
     }
     split = {
         "data": data.name,
         "class_names": list(data.class_names),
+        "classes": {"base": list(classes.base), "val": list(classes.val), "novel": list(classes.novel)},
         "seed": seed,
         "shots": keywords["shots"],
         "holdout": keywords["holdout"],
@@ -154,22 +189,92 @@ def prepare(**keywords: Any) -> Prepared:
         "held_out": held_indices,
         "fingerprint": fingerprint(train_set),
     }
-    return Prepared(method, train_set, held_out, train_config, settings, split, notes)
+    return Prepared(
+        method,
+        train_set,
+        held_out,
+        train_config,
+        settings,
+        split,
+        notes,
+        keywords["meta"],
+        tasks,
+        others if keywords["meta"] is not None else (),
+    )
 
 
-def configs(keywords: Mapping[str, Any]) -> tuple[Any, TrainConfig]:
-    """Return the settings of the method and of the loop: defaults < preset < file and flags."""
+def split_classes(images: ImageSet, how: str | None, meta: str | None, seed: int) -> ClassSplit:
+    """Return which classes are learned from.
+
+    Args:
+        images: all images at hand.
+        how: of `class_split`; None: the data set's own way with meta-training, every class without.
+        meta: how to meta-train, or None.
+        seed: of the draw of classes.
+    """
+    from fewgen.episodes import class_split
+
+    if how is None:
+        how = "all" if meta is None else "auto"
+    return class_split(images, how, seed)
+
+
+def other_classes(
+    images: ImageSet,
+    classes: ClassSplit,
+    table: ClassText,
+    phrases: Mapping[str, Any] | None,
+    data_dir: str | Path | None,
+) -> tuple[OtherClasses, ...]:
+    """Return the validation and the novel classes that have images, with their text vectors."""
+    from fewgen.text import make_text_encoder
+    from fewgen.training.meta.stage import OtherClasses
+
+    result = []
+    for name, names in (("val", classes.val), ("novel", classes.novel)):
+        if not names:
+            continue
+        encoder = None
+        if table.has_meaning:
+            path = table.encoder_path
+            if table.encoder_name == "glove":
+                path = _glove_path(path, data_dir)
+            encoder = make_text_encoder(table.encoder_name, path=path)
+        own = {k: v for k, v in (phrases or {}).items() if k in names}
+        extended = table.extend(names, encoder, own or None)
+        vectors = extended.vectors[len(table.class_names) :]
+        result.append(OtherClasses(name, images.select_classes(names), vectors))
+    return tuple(result)
+
+
+def check_tasks(tasks: MetaConfig, train: ImageSet) -> None:
+    """Refuse tasks that the training images cannot fill, before anything is built."""
+    from fewgen.episodes import EpisodeSampler
+
+    EpisodeSampler(
+        train.labels, tasks.n_way, tasks.n_shot, tasks.n_query, 0, class_names=train.class_names
+    ).indices(0)
+
+
+def configs(keywords: Mapping[str, Any]) -> tuple[Any, TrainConfig, MetaConfig]:
+    """Return the settings of the method, of the loop and of tasks: defaults < preset < file and flags."""
     from fewgen.config import load_preset, resolve
     from fewgen.methods import get_method
     from fewgen.training import TrainConfig
+    from fewgen.training.meta import MetaConfig, check_algorithm
 
     method_class = get_method(keywords["method"])
     preset = load_preset(keywords["method"], keywords["preset"])
     flags = {"seed": keywords["seed"], "progress": keywords["progress"]}
     flags |= {key: keywords[key] for key in ("minutes", "steps_scale") if keywords[key] is not None}
+    meta = keywords["meta"]
+    if meta is None and keywords["tasks"]:
+        raise ConfigError("--tasks has no use without --meta. Choose reptile, fomaml, maml or none.")
+    needed = {} if meta is None or check_algorithm(meta) is None else method_class.meta_settings
     return (
-        resolve(method_class.Config, preset["model"], keywords["model"], where="model"),
+        resolve(method_class.Config, preset["model"], needed, keywords["model"], where="model"),
         resolve(TrainConfig, preset["training"], keywords["training"], flags, where="training"),
+        resolve(MetaConfig, keywords["tasks"], where="tasks"),
     )
 
 

@@ -102,8 +102,7 @@ class Run:
         else:
             images = load_source(self.config, source, data_dir, download)
         try:
-            if self.config.get("classes"):
-                images = images.select_classes(self.config["classes"])
+            images = images.select_classes(split["class_names"])
             train, held_out = images.subset(split["train"]), images.subset(split["held_out"])
             fingerprint_then = split["fingerprint"]
         except (KeyError, TypeError):

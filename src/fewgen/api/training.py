@@ -50,6 +50,9 @@ def train(
     convert: bool = False,
     minutes: float | None = None,
     steps_scale: float | None = None,
+    meta: str | None = None,
+    tasks: Mapping[str, Any] | None = None,
+    class_split: str | None = None,
     model: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     data_dir: str | Path | None = None,
@@ -86,6 +89,11 @@ def train(
         convert: accept 16-bit and CMYK images and convert them.
         minutes: limit on the training time; stages are shortened to fit.
         steps_scale: factor on the number of steps; 0.1 is a quick look.
+        meta: learn to adapt to new classes from few images: reptile, fomaml or maml; or none, ordinary
+            training on the same classes with the same measurements, to compare with.
+        tasks: settings of meta-learning, such as --tasks.n_way 5 or --tasks.inner_steps 10.
+        class_split: which classes to learn from: all, auto (the data set's own split into base, validation
+            and novel classes), alphabet, counts such as 6/1/3, or a JSON file. auto with --meta, else all.
         model: settings of the method, such as --model.latent_size 20.
         training: settings of the training loop, such as --training.ema_decay 0.99.
         data_dir: folder of the named data sets; the environment variable FEWGEN_DATA_DIR if left out.
@@ -112,7 +120,7 @@ def train(
         _say(f"note: {note}")
     trainer = Trainer(
         prepared.method,
-        prepared.method.stages(prepared.train, prepared.held_out),
+        prepared.stages(),
         prepared.train,
         prepared.held_out,
         prepared.train_config,
@@ -127,6 +135,11 @@ def train(
             "shots": shots,
             "preset": preset,
             "minutes": prepared.train_config.minutes,
+            **(
+                {}
+                if prepared.meta is None
+                else {"meta": {"algorithm": prepared.meta, **prepared.tasks.to_dict()}}
+            ),
         },
     )
     result = trainer.run()
@@ -211,7 +224,7 @@ def plan_training(**keywords: Any) -> Plan:
     check_apart(Path(settings["out"]), settings["data"])
     check_run_dir(Path(settings["out"]))
     prepared = prepare(**{key: value for key, value in settings.items() if key in PREPARE})
-    stages = prepared.method.stages(prepared.train, prepared.held_out)
+    stages = prepared.stages()
     scale = prepared.train_config.steps_scale
     described, seconds = [], 0.0
     known = True
@@ -252,8 +265,9 @@ def resolved_settings(**keywords: Any) -> dict[str, Any]:
     `out` is left out, so that the settings can be used for several runs.
     """
     settings = call_settings(unwrapped(train), keywords)
-    model_config, train_config = configs(settings)
+    model_config, train_config, tasks = configs(settings)
     chosen = {key: settings[key] for key in PREPARE if key not in NOT_IN_CONFIG}
+    chosen["tasks"] = tasks if settings["meta"] is not None else None
     return {**chosen, "model": model_config, "training": train_config}
 
 
@@ -280,6 +294,8 @@ def _time_step(prepared: Prepared, stage: Any, n_trials: int = 3) -> float | Non
                 for phase in stage.phases:
                     if phase.loss is not None:
                         phase.loss(batch, context).total().backward()
+                    elif phase.step is not None:
+                        phase.step(batch, context)
             return (time.perf_counter() - start) / n_trials * 1.2  # the optimiser and the average come on top
     except Exception:
         return None

@@ -94,6 +94,9 @@ COMMAND = Command(
         Argument("convert", bool),
         Argument("minutes", float | None, "M"),
         Argument("steps_scale", float | None, "X"),
+        Argument("meta", metavar="HOW"),
+        Argument("tasks", dict),
+        Argument("class_split", metavar="HOW"),
         Argument("model", dict),
         Argument("training", dict),
         Argument("data_dir", metavar="DIR"),
@@ -113,6 +116,10 @@ COMMAND = Command(
         (
             "fewgen train cada_vqvae --preset hybrid --data fashion_mnist --shots 30 --out runs/fashion",
             "sharper images; --minutes 6 would limit the time",
+        ),
+        (
+            "fewgen train cada_vqvae --meta fomaml --data fashion_mnist --out runs/base",
+            "learn to adapt: on 6 classes, measured on 3 others; then fewgen adapt",
         ),
         (
             "fewgen train cada_vqvae --data photos --size 32 --out runs/photos --dry-run",

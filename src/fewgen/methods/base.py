@@ -30,6 +30,7 @@ from fewgen.training.checkpoint import serialize
 if TYPE_CHECKING:
     from fewgen.data.imageset import ImageSet
     from fewgen.generate.request import GeneratedImages, GenerationRequest
+    from fewgen.losses.terms import LossTerms
     from fewgen.text.table import ClassText
     from fewgen.training.phases import Stage
 
@@ -116,6 +117,9 @@ class Method(nn.Module, ABC):
         rows: images computed together by `generate`. Always exactly so many, with short groups filled up,
             because the last bits of a matrix product depend on its size: this keeps image i the same
             for every batch size.
+        adapts_stage: name of the stage whose objective `task_terms` is, which meta-training follows or
+            replaces; for methods that can "adapt".
+        meta_settings: settings that meta-training needs, in place of a preset's.
         config: the settings in use.
         spec: the data it was built for.
     """
@@ -124,6 +128,8 @@ class Method(nn.Module, ABC):
     Config: ClassVar[type]
     capabilities: ClassVar[frozenset[str]] = frozenset()
     rows: ClassVar[int] = 64
+    adapts_stage: ClassVar[str] = ""
+    meta_settings: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, config: Any, spec: DataSpec) -> None:
         super().__init__()
@@ -162,6 +168,37 @@ class Method(nn.Module, ABC):
             temperature: 0 or more, scale of the noise.
             options: of the method.
         """
+
+    def task_terms(
+        self, images: Tensor, labels: Tensor, vectors: Tensor | None, rng: torch.Generator
+    ) -> LossTerms:
+        """Return the objective of a few images, differentiable in every parameter that `adaptable` names.
+
+        A pure function of its arguments and the parameters: no buffer changes, no dropout in evaluation
+        mode, all noise from `rng`. What meta-training and `adapt` do rests on it.
+
+        Args:
+            images: (B, C, H, W) in [-1, 1].
+            labels: int64 (B,), rows of `vectors`.
+            vectors: standardised text vectors, (n_classes, D); None: those of the model's own classes.
+            rng: of the noise.
+        """
+        raise ConfigError(f'The method "{self.name}" has no objective to adapt with.')
+
+    def forward(
+        self, images: Tensor, labels: Tensor, vectors: Tensor | None, rng: torch.Generator
+    ) -> LossTerms:
+        """Return `task_terms`, so that `torch.func.functional_call` can put other parameters in."""
+        return self.task_terms(images, labels, vectors, rng)
+
+    def adaptable(self, part: str = "all") -> list[str]:
+        """Return the names of the parameters that adapt to a new class.
+
+        Args:
+            part: "all"; "decoder": what turns a latent into an image, and what turns a text into a
+                latent's distribution; "heads": the layers that write or read the latent.
+        """
+        raise ConfigError(f'The method "{self.name}" cannot adapt to new classes.')
 
     def require(self, capability: str) -> None:
         """Raise `ConfigError` if the method cannot do `capability`."""

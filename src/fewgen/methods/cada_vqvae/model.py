@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional
 
 from fewgen.data.augment import Augment
 from fewgen.data.imageset import ImageSet, to_uint8
-from fewgen.errors import ConfigError
+from fewgen.errors import ConfigError, suggest
 from fewgen.generate.request import noise, uniform
 from fewgen.losses import (
     RBF,
@@ -42,6 +43,16 @@ from fewgen.training.phases import Batch, Context, Phase, Pixels, Stage
 REFERENCE = 784
 """Numbers that an image and a word vector count for in the objective, whatever their size."""
 
+ALIGNED = (
+    "image_encoder.",
+    "image_decoder.",
+    "semantic_encoder.",
+    "codebook.",
+    "semantic_head.",
+    "semantic_decoder.",
+)
+"""Where the names of the aligned latent's parameters begin."""
+
 Gaussian = tuple[Tensor, Tensor]
 
 
@@ -66,7 +77,10 @@ class CadaVqVae(Method):
     """
 
     Config: ClassVar[type] = CadaVqVaeConfig
-    capabilities = frozenset({"reconstruct", "encode", "text", "interpolate", "retrieve"})
+    capabilities = frozenset({"reconstruct", "encode", "text", "interpolate", "retrieve", "adapt"})
+    adapts_stage = "align"
+    # Running means would leak from task to task and are no parameters that a task could adapt.
+    meta_settings: ClassVar[Mapping[str, Any]] = {"text": {"update": "gradient"}}
     config: CadaVqVaeConfig
     text_table: Tensor
 
@@ -157,21 +171,30 @@ class CadaVqVae(Method):
 
     # ------------------------------------------------------------------------------------ the objective
 
-    def objective(self, images: Tensor, labels: Tensor, rng: torch.Generator, ramp: float = 1.0) -> LossTerms:
+    def objective(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        rng: torch.Generator,
+        ramp: float = 1.0,
+        vectors: Tensor | None = None,
+    ) -> LossTerms:
         """Return all terms of the aligned latent, each summed over features and averaged over the batch.
 
         Args:
             images: (B, C, H, W) in [-1, 1].
-            labels: int64 (B,).
+            labels: int64 (B,), rows of the vectors.
             rng: of the latents' noise.
             ramp: share of warm-up that is over, in [0, 1].
+            vectors: standardised text vectors (n_classes, D); None: of the model's own classes.
         """
         cfg, w = self.config, self.config.weights
-        x, c = 0.5 * (images + 1.0), self.text_table[labels]
+        table = self.text_table if vectors is None else vectors
+        x, c = 0.5 * (images + 1.0), table[labels]
         mu_x, logvar_x = self.encode_image(images)
         # Each class once: the codebook would otherwise count a class as often as it has images.
         present, row = torch.unique(labels, return_inverse=True)
-        z_e, quantized, (mu_u, logvar_u) = self.encode_word(self.text_table[present])
+        z_e, quantized, (mu_u, logvar_u) = self.encode_word(table[present])
         mu_c, logvar_c = mu_u[row], logvar_u[row]
         z_x = reparameterize(mu_x, logvar_x, rng)
         z_c = reparameterize(mu_c, logvar_c, rng)
@@ -223,6 +246,38 @@ class CadaVqVae(Method):
             weights["ssim"] = unit * w.ssim
         stats = {"perplexity": quantized.perplexity}
         return LossTerms(values, weights, stats)
+
+    def task_terms(
+        self, images: Tensor, labels: Tensor, vectors: Tensor | None, rng: torch.Generator
+    ) -> LossTerms:
+        """Return the objective without warm-up; with a second level, its prior's loss as a further term.
+
+        The tokeniser is left alone: its codes are parts of shapes, and serve new classes as they are.
+        """
+        terms = self.objective(images, labels, rng, vectors=vectors)
+        # A second level that has not been trained yet has nothing to adapt.
+        if self.tokenizer is not None and bool(self.tokenizer.codebook.initialised):
+            terms.values |= self._prior_loss(images, labels, rng, vectors=vectors).values
+        return terms
+
+    def adaptable(self, part: str = "all") -> list[str]:
+        """Return the names of the parameters that adapt to a new class; see `Method.adaptable`."""
+        prefixes = {
+            "all": (*ALIGNED, "prior."),
+            "decoder": ("image_decoder.", "semantic_encoder.", "semantic_head.", "codebook."),
+            "heads": (
+                "image_encoder.head.",
+                "image_decoder.body.0.",
+                "semantic_encoder.out.",
+                "semantic_head.",
+                "semantic_decoder.body.0.",
+            ),
+        }
+        if part not in prefixes:
+            raise ConfigError(
+                f'Nothing adapts as "{part}".{suggest(part, prefixes)} Choose one of: {", ".join(prefixes)}.'
+            )
+        return [name for name, _ in self.named_parameters() if name.startswith(prefixes[part])]
 
     def _alignment(
         self,
@@ -323,7 +378,9 @@ class CadaVqVae(Method):
                     Phase(
                         "prior",
                         prior,
-                        lambda batch, context: self._prior_loss(batch, context.rng, spatial.prior_smoothing),
+                        lambda batch, context: self._prior_loss(
+                            batch.images, batch.labels, context.rng, spatial.prior_smoothing
+                        ),
                         lr=spatial.prior_lr,
                         clip=cfg.clip or None,
                         schedule=cfg.schedule,
@@ -361,21 +418,36 @@ class CadaVqVae(Method):
             batch.images, batch.labels, context.rng, context.ramp(self.config.weights.warm_up)
         )
 
-    def _prior_loss(self, batch: Batch, rng: torch.Generator, smoothing: float = 0.0) -> LossTerms:
+    def _prior_loss(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        rng: torch.Generator,
+        smoothing: float = 0.0,
+        vectors: Tensor | None = None,
+    ) -> LossTerms:
         tokenizer, prior, spatial = self._second_level()
-        # Only the prior learns in this stage; its inputs come from parts that are finished.
+        # Only the prior learns from this; its inputs come from parts that are finished.
         with torch.no_grad():
-            indices = tokenizer.indices(batch.images)
-            z, share = self._noised_latent(batch, rng, spatial.condition_noise)
+            indices = tokenizer.indices(images)
+            z, share = self._noised_latent(images, labels, rng, spatial.condition_noise, vectors)
             coarse = self._coarse(z)
         condition = prior.condition(coarse, z, share)
         loss = prior.codes.loss(indices, condition, tokenizer.codebook.codes, smoothing)
         return LossTerms({"nats_per_code": loss})
 
-    def _noised_latent(self, batch: Batch, rng: torch.Generator, most: float) -> tuple[Tensor, Tensor]:
+    def _noised_latent(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        rng: torch.Generator,
+        most: float,
+        vectors: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Return latents of images, moved towards random ones of their class, and by which share."""
-        mu, logvar = self.encode_image(batch.images)
-        _, _, (mu_c, logvar_c) = self.encode_word(self.text_table[batch.labels])
+        mu, logvar = self.encode_image(images)
+        table = self.text_table if vectors is None else vectors
+        _, _, (mu_c, logvar_c) = self.encode_word(table[labels])
         z = reparameterize(mu, logvar, rng)
         share = torch.rand(len(z), generator=rng, device=rng.device).to(z) * most
         other = torch.randn(z.shape, generator=rng, device=rng.device).to(z)
@@ -424,7 +496,10 @@ class CadaVqVae(Method):
 
     def _validate_prior(self, context: Context) -> dict[str, float]:
         return self._over_held_out(
-            context, lambda batch: {"nats_per_code": self._prior_loss(batch, context.rng).total()}
+            context,
+            lambda batch: {
+                "nats_per_code": self._prior_loss(batch.images, batch.labels, context.rng).total()
+            },
         )
 
     def _preview(self, context: Context) -> Tensor:

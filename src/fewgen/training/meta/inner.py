@@ -1,0 +1,202 @@
+"""The inner loop: a few updates of a task's own copy of the parameters.
+
+Parameters travel as a dictionary name -> tensor, beside the module, whose own are never touched. So the
+model that is adapted from stays as it is, memory does not grow with the number of updates unless the
+caller wants to differentiate through them, and a task can be cut off anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fewgen.errors import ConfigError, TrainingError
+
+Parameters = dict[str, Tensor]
+TaskLoss = Callable[[Mapping[str, Tensor], int], Tensor]
+"""(parameters, number of the update) -> the loss of a task, a scalar."""
+
+
+class InnerOptimizer(Protocol):
+    """A rule of updates without state of its own: `start` makes the state, `step` returns the next one."""
+
+    @property
+    def lr(self) -> float:
+        """The learning rate."""
+        ...
+
+    def start(self, values: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
+        """Return the state before the first update."""
+        ...
+
+    def step(
+        self,
+        values: list[Tensor],
+        gradients: list[Tensor],
+        state: tuple[list[Tensor], ...],
+        k: int,
+        lr: float,
+    ) -> tuple[list[Tensor], tuple[list[Tensor], ...]]:
+        """Return the values after update k (from 0) and the new state; changes nothing in place."""
+        ...
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Gradient descent, `value - lr * gradient`."""
+
+    lr: float
+
+    def start(self, values: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
+        """Return the empty state."""
+        return ()
+
+    def step(
+        self,
+        values: list[Tensor],
+        gradients: list[Tensor],
+        state: tuple[list[Tensor], ...],
+        k: int,
+        lr: float,
+    ) -> tuple[list[Tensor], tuple[list[Tensor], ...]]:
+        """See `InnerOptimizer`."""
+        return [v - lr * g for v, g in zip(values, gradients, strict=True)], state
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam whose update can be differentiated.
+
+    Attributes:
+        lr: learning rate.
+        betas: decays; 0 for the first by default, since a task has too few updates for a momentum.
+        eps: keeps the division finite.
+
+    Source: Kingma, Ba 2015, arXiv:1412.6980, Algorithm 1; beta1 = 0 inside tasks: Nichol et al. 2018,
+        arXiv:1803.02999, Sec. 6.
+    Differs: sqrt(v + eps^2) for sqrt(v) + eps, whose derivative at v = 0 is infinite. The two differ by less
+        than eps.
+    """
+
+    lr: float
+    betas: tuple[float, float] = (0.0, 0.999)
+    eps: float = 1e-8
+
+    def start(self, values: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
+        """Return zero means of the gradients and of their squares."""
+        zeros = [torch.zeros_like(v) for v in values]
+        return zeros, list(zeros)
+
+    def step(
+        self,
+        values: list[Tensor],
+        gradients: list[Tensor],
+        state: tuple[list[Tensor], ...],
+        k: int,
+        lr: float,
+    ) -> tuple[list[Tensor], tuple[list[Tensor], ...]]:
+        """See `InnerOptimizer`."""
+        beta1, beta2 = self.betas
+        correction1, correction2 = 1.0 - beta1 ** (k + 1), 1.0 - beta2 ** (k + 1)
+        means = [torch.lerp(g, m, beta1) for m, g in zip(state[0], gradients, strict=True)]
+        squares = [v * beta2 + (1.0 - beta2) * g * g for v, g in zip(state[1], gradients, strict=True)]
+        moved = [
+            p - (lr / correction1) * m / (v / correction2 + self.eps**2).sqrt()
+            for p, m, v in zip(values, means, squares, strict=True)
+        ]
+        return moved, (means, squares)
+
+
+def make_inner_optimizer(name: str, lr: float) -> InnerOptimizer:
+    """Return the inner optimiser "sgd" or "adam".
+
+    Raises:
+        ConfigError: if the name is unknown.
+    """
+    if name == "sgd":
+        return SGD(lr)
+    if name == "adam":
+        return Adam(lr)
+    raise ConfigError(f'There is no inner optimiser "{name}". Choose adam or sgd.')
+
+
+def inner_loop(
+    loss: TaskLoss,
+    start: Mapping[str, Tensor],
+    optimizer: InnerOptimizer,
+    steps: int,
+    *,
+    adapted: Sequence[str] | None = None,
+    decay: float = 1.0,
+    create_graph: bool = False,
+    visit: Callable[[int, Parameters], None] | None = None,
+) -> Parameters:
+    """Update a copy of the parameters on the loss of one task.
+
+    Args:
+        loss: (parameters, number of the update) -> scalar.
+        start: the parameters to begin from; never changed.
+        optimizer: how to update.
+        steps: number of updates; 0 returns the start.
+        adapted: names of the parameters that move; None: all. The others are passed through.
+        decay: share of the learning rate that is left at the last update, reached linearly.
+        create_graph: keep the graph, so that the result can be differentiated with respect to `start`
+            (second order). Memory then grows with the number of updates; otherwise it does not.
+        visit: called with (updates so far, parameters), before the first and after each update.
+
+    Returns:
+        Name -> tensor, all names of `start`.
+
+    Raises:
+        TrainingError: if a loss is not finite; names the update and the learning rate. The result is not
+            looked at: its loss tells.
+
+    Source: Finn et al. 2017, arXiv:1703.03400, Algorithm 2, lines 5 to 8.
+    """
+    names = list(start) if adapted is None else list(adapted)
+    unknown = [name for name in names if name not in start]
+    if unknown:
+        raise ConfigError(f'There is no parameter "{unknown[0]}" to adapt.')
+    frozen = {name: value for name, value in start.items() if name not in set(names)}
+    values = [start[name] for name in names]
+    state = optimizer.start(values)
+    if visit is not None:
+        visit(0, {**frozen, **dict(zip(names, values, strict=True))})
+    for k in range(steps):
+        if not create_graph:
+            values = [value.detach().requires_grad_() for value in values]
+        elif k == 0:
+            # A parameter itself may be frozen, or the result of a computation; both must carry a graph.
+            values = [v if v.requires_grad else v.detach().requires_grad_() for v in values]
+        with torch.enable_grad():  # also where a caller measures without gradients
+            total = loss({**frozen, **dict(zip(names, values, strict=True))}, k)
+            check_finite(float(total.detach()), f"before inner update {k + 1}", optimizer.lr)
+            found = torch.autograd.grad(total, values, create_graph=create_graph, allow_unused=True)
+        gradients = [torch.zeros_like(v) if g is None else g for v, g in zip(values, found, strict=True)]
+        rate = optimizer.lr * (1.0 - (1.0 - decay) * k / max(1, steps - 1))
+        with torch.set_grad_enabled(create_graph):
+            values, state = optimizer.step(values, gradients, state, k, rate)
+        if visit is not None:
+            visit(k + 1, {**frozen, **dict(zip(names, values, strict=True))})
+    if not create_graph:
+        values = [value.detach() for value in values]
+    return {**frozen, **dict(zip(names, values, strict=True))}
+
+
+def check_finite(loss: float, when: str, lr: float) -> None:
+    """Raise `TrainingError` if the loss of a task is not finite; names when, and the learning rate."""
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"The loss of a task is {loss} {when}, with the inner learning rate {lr:g}. Lower --tasks.inner_lr (or --lr, when adapting) or --tasks.inner_steps, "
+            "or set --tasks.inner_optimizer adam."
+        )
+
+
+def parameters_of(module: nn.Module) -> Parameters:
+    """Return the parameters of a module by name, detached: a start for `inner_loop`."""
+    return {name: value.detach() for name, value in module.named_parameters()}

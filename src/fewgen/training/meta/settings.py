@@ -1,0 +1,126 @@
+"""Settings of meta-learning: what a task is, and what happens inside one."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from fewgen.errors import ConfigError, ProblemList, suggest
+
+ALGORITHMS = ("none", "reptile", "fomaml", "maml")
+PARTS = ("all", "decoder", "heads")
+OPTIMIZERS = ("adam", "sgd")
+
+
+@dataclass(frozen=True)
+class MetaConfig:
+    """How tasks are made and adapted to, while meta-training and afterwards.
+
+    Attributes:
+        n_way: classes of a task.
+        n_shot: images per class to adapt to.
+        n_query: further images per class to measure the adapted model on.
+        novelty: share of a task's classes that are made new: under a word that does not exist, turned or
+            mirrored at random. Without it, few base classes are learned by heart and nothing is learned about
+            adapting. Not where classes are told apart by how they are turned.
+        tasks_per_step: tasks whose gradients are averaged into one outer step.
+        adapt: which parameters a task moves: "all", "decoder" or "heads" (see `Method.adaptable`).
+        inner_optimizer: "adam" or "sgd".
+        inner_lr: learning rate inside a task.
+        inner_steps: updates inside a task while meta-training.
+        inner_batch: images per inner update of reptile, drawn from support and query together; 0: as many
+            as the support has. The others use the whole support in each.
+        inner_decay: the inner rate falls linearly to this share of itself over the inner steps; 1: constant.
+        multi_step: share of the outer gradient that comes from the query losses before the last inner step,
+            falling to 0 over training; 0: only the adapted point counts. Not for reptile.
+        task_clip: largest norm of one task's outer gradient; 0: no clipping.
+        outer_lr: of AdamW over the outer gradient (fomaml, maml).
+        outer_step: of reptile, from the old weights (0) to the adapted ones (1); falls linearly to 0.
+        steps: outer steps.
+        pretrain: share of the ordinary stage's steps that are taken before; 0: meta-training from scratch.
+        adapt_steps: updates when adapting to new classes.
+        adapt_lr: learning rate when adapting; None: `inner_lr`.
+        curve: steps after which the adaptation curve is measured.
+        validation_tasks: tasks per measurement of the curve.
+    """
+
+    n_way: int = 3
+    n_shot: int = 5
+    n_query: int = 10
+    novelty: float = 0.7
+    tasks_per_step: int = 4
+    adapt: str = "all"
+    inner_optimizer: str = "adam"
+    inner_lr: float = 1e-3
+    inner_steps: int = 5
+    inner_batch: int = 0
+    inner_decay: float = 1.0
+    multi_step: float = 0.0
+    task_clip: float = 1.0
+    outer_lr: float = 1e-3
+    outer_step: float = 1.0
+    steps: int = 1000
+    pretrain: float = 1.0
+    adapt_steps: int = 50
+    adapt_lr: float | None = None
+    curve: tuple[int, ...] = (0, 1, 5, 20, 50)
+    validation_tasks: int = 4
+
+    def __post_init__(self) -> None:
+        problems = ProblemList("Settings of meta-learning", ConfigError)
+        for name in ("n_way", "n_shot", "n_query", "tasks_per_step", "steps", "validation_tasks"):
+            if getattr(self, name) < 1:
+                problems.add(f"tasks.{name} must be 1 or more, got {getattr(self, name)}.")
+        for name in ("inner_steps", "inner_batch", "adapt_steps"):
+            if getattr(self, name) < 0:
+                problems.add(f"tasks.{name} must be 0 or more, got {getattr(self, name)}.")
+        for name in ("inner_lr", "outer_lr"):
+            _positive(problems, name, getattr(self, name))
+        if self.adapt_lr is not None:
+            _positive(problems, "adapt_lr", self.adapt_lr)
+        for name in ("novelty", "inner_decay", "multi_step", "outer_step"):
+            if not 0 <= getattr(self, name) <= 1:
+                problems.add(f"tasks.{name} must be in [0, 1], got {getattr(self, name)}.")
+        for name in ("task_clip", "pretrain"):
+            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
+                problems.add(f"tasks.{name} must be 0 or more, got {getattr(self, name)}.")
+        for name, options in (("adapt", PARTS), ("inner_optimizer", OPTIMIZERS)):
+            value = getattr(self, name)
+            if value not in options:
+                problems.add(
+                    f'tasks.{name} is "{value}".{suggest(value, options)} '
+                    f"Choose one of: {', '.join(options)}."
+                )
+        curve = list(self.curve)
+        if not curve or min(curve) < 0 or curve != sorted(set(curve)):
+            problems.add(f"tasks.curve must be rising numbers of steps, got {curve}.")
+        problems.raise_if_any()
+
+    @property
+    def final_lr(self) -> float:
+        """Learning rate when adapting to new classes."""
+        return self.inner_lr if self.adapt_lr is None else self.adapt_lr
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the settings as plain values."""
+        return dataclasses.asdict(self)
+
+
+def _positive(problems: ProblemList, name: str, value: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        problems.add(f"tasks.{name} must be above 0, got {value}.")
+
+
+def check_algorithm(name: str) -> str:
+    """Return the name of a way to meta-train.
+
+    Raises:
+        ConfigError: if it is unknown.
+    """
+    if name not in ALGORITHMS:
+        raise ConfigError(
+            f'There is no meta-training "{name}".{suggest(name, ALGORITHMS)} '
+            f"Choose one of: {', '.join(ALGORITHMS)}."
+        )
+    return name
