@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fewgen.api import (
         Run,
+        adapt,
         benchmark,
         evaluate,
         generate,
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ImageSet": "fewgen.data",
     "Run": "fewgen.api",
+    "adapt": "fewgen.api",
     "interpolate": "fewgen.api",
     "load_images": "fewgen.data",
     "load_run": "fewgen.api",
@@ -49,6 +51,7 @@ __all__ = [
     "ImageSet",
     "Run",
     "__version__",
+    "adapt",
     "benchmark",
     "evaluate",
     "generate",

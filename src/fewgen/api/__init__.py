@@ -4,6 +4,7 @@ Nothing heavy is imported at the top of these files, because the command line re
 docstrings to print its help. The `Args` sections are that help.
 """
 
+from fewgen.api.adapting import adapt
 from fewgen.api.benchmarking import BenchmarkResult, benchmark, plan_benchmark
 from fewgen.api.evaluating import evaluate, plan_evaluation
 from fewgen.api.planning import SamplePlan, plan
@@ -26,6 +27,7 @@ __all__ = [
     "Retrieved",
     "Run",
     "SamplePlan",
+    "adapt",
     "benchmark",
     "evaluate",
     "generate",

@@ -20,6 +20,7 @@ from fewgen.errors import ConfigError, FewgenError, suggest
 COMMANDS: dict[str, str] = {
     "quickstart": "learn to draw digits from bundled images, with a picture and a report",
     "train": "learn a generator from your images",
+    "adapt": "teach a trained run new classes from a few images",
     "generate": "make new images of a class or a text",
     "interpolate": "walk from one word or image to another",
     "reconstruct": "send images through the model and back",

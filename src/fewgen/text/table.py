@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -89,6 +91,85 @@ class ClassText:
             has_meaning=encoder.has_meaning,
         )
 
+    def extend(
+        self, class_names: Sequence[str], encoder: TextEncoder | None, phrases: Phrases | None = None
+    ) -> ClassText:
+        """Return a table with further classes below; the rows that are there stay bit for bit.
+
+        New vectors go through the standardizer of this table, so that they lie where the model would look
+        for these words. Without meaning (onehot) there is no dimension left for a new class: it gets a
+        normal vector drawn from its name alone, as long as the others are on average.
+
+        Args:
+            class_names: of the new classes.
+            encoder: the one that the table was built with; not used, and None allowed, without meaning.
+            phrases: new class -> what to encode instead, as in `build`.
+
+        Raises:
+            TextError: if a name exists already (in any case), a word is unknown, phrases are given for
+                another class or without meaning, the encoder is another one, or two classes get the same
+                vector.
+        """
+        names = tuple(class_names)
+        if not names:
+            raise TextError("There are no class names to add.")
+        self._refuse_known(names)
+        given = dict(phrases or {})
+        problems = ProblemList("The phrases do not fit the new classes", TextError)
+        for name in given:
+            if name not in names:
+                problems.add(f'there is no new class "{name}".{suggest(name, names)}')
+        problems.raise_if_any()
+        if not self.has_meaning:
+            if given:
+                raise TextError(
+                    f"Phrases are given, but the encoder {self.encoder_name} carries no meaning and cannot "
+                    "use them. Leave them out."
+                )
+            used: tuple[tuple[str, ...], ...] = tuple((name,) for name in names)
+            length = float(self.vectors.norm(dim=1).mean())
+            new = torch.stack([_drawn_vector(name, self.dim, length) for name in names])
+        else:
+            if encoder is None:
+                raise TextError(f"Adding a class needs the encoder of training, {self.encoder_name}.")
+            self._check_encoder(encoder)
+            wanted = [tuple(_phrases_of(given.get(name, name), encoder)) for name in names]
+            try:
+                raw, used = _encode_phrases(encoder, wanted)
+            except UnknownWordError as error:
+                raise UnknownWordError(
+                    f"{error} Known words may stand for a new class: --phrases FILE, or "
+                    f'phrases={{"{names[0]}": "known words"}}.',
+                    error.texts,
+                ) from None
+            new = self.standardizer(raw)
+        vectors = torch.cat([self.vectors, new.to(self.vectors)])
+        every, phrases_of_every = (*self.class_names, *names), (*self.phrases, *used)
+        _refuse_equal(vectors, every, phrases_of_every)
+        return ClassText(
+            class_names=every,
+            phrases=phrases_of_every,
+            vectors=vectors,
+            standardizer=self.standardizer,
+            encoder_name=self.encoder_name,
+            encoder_path=self.encoder_path,
+            has_meaning=self.has_meaning,
+        )
+
+    def _refuse_known(self, names: Sequence[str]) -> None:
+        seen = {_key(name): f'the class "{name}" of the model' for name in self.class_names}
+        problems = ProblemList("The new classes cannot be added", TextError)
+        for name in names:
+            if not name.strip():
+                problems.add("a class name is empty")
+            elif _key(name) in seen:
+                problems.add(
+                    f'the new class "{name}" is already there, as {seen[_key(name)]}. Give another name '
+                    "(--class-name)."
+                )
+            seen.setdefault(_key(name), f'another new class "{name}"')
+        problems.raise_if_any()
+
     def encode(self, texts: Sequence[str], encoder: TextEncoder) -> Tensor:
         """Standardised vectors of any texts, float32 (len(texts), D).
 
@@ -172,6 +253,19 @@ class ClassText:
                 f"vectors of shape {tuple(table.vectors.shape)} do not fit together."
             )
         return table
+
+
+def _key(name: str) -> str:
+    """The form under which two class names count as the same, as everywhere in the data."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _drawn_vector(name: str, dim: int, length: float) -> Tensor:
+    """A normal vector of a name alone, (dim,), scaled to `length`; the same on every machine."""
+    digest = hashlib.sha256(f"fewgen/class vector/{_key(name)}".encode()).digest()
+    rng = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    vector = torch.randn(dim, generator=rng)
+    return vector * (length / float(vector.norm()))
 
 
 def _phrases_of(text: str | Sequence[str], encoder: TextEncoder) -> list[str]:

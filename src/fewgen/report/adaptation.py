@@ -1,0 +1,455 @@
+"""What an adaptation to new classes won and lost: measured on draws, shown as one page.
+
+New classes are read by the adapted model's own reader (`retrieve`), old ones by the original model's, or by a
+classifier that the model has nothing to do with. The page says which: a model's own reader shares its faults.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fewgen.errors import DataError
+from fewgen.evaluate.agreement import Share, wilson_interval
+from fewgen.evaluate.aligned import Retention, class_retention
+from fewgen.report.page import figure, page, png, section, table, warning
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fewgen.api.run import Run
+    from fewgen.data import ImageSet
+    from fewgen.methods.base import Method
+
+Reader = Callable[[Tensor], Tensor]
+"""uint8 images (N, C, H, W) -> classes, int64 (N,)."""
+
+SHOTS = (1, 3, 5, 10, 30)
+SHOWN = 8
+"""Images in a row of a picture."""
+
+N_NEW = 64
+"""Draws of each new class that are read; one group of the method's rows."""
+
+N_OLD = 192
+"""Draws of the old classes together, before and after."""
+
+MAX_PER_OLD = 24
+MAX_PICTURED = 10
+MAX_QUERY = 100
+"""Images of each new class that the loss is measured on."""
+
+DRAW_SEED = 0
+
+
+@dataclasses.dataclass
+class Look:
+    """How a model draws the new classes after some images of each.
+
+    Attributes:
+        shots: images per new class it learned from; 0: the words alone.
+        drawn: `SHOWN` images of each new class, uint8 (n_new * SHOWN, C, H, W), class after class.
+        read: new class -> share of `N_NEW` draws that the model itself reads as the class; empty if the
+            method reads no images.
+        query_loss: of images that were not learned from; None if there are none.
+        seconds: of the adaptation.
+    """
+
+    shots: int
+    drawn: Tensor
+    read: dict[str, Share]
+    query_loss: float | None
+    seconds: float
+
+
+@dataclasses.dataclass
+class Adaptation:
+    """What is known of an adaptation.
+
+    Attributes:
+        original_name: the run that was adapted from.
+        has_meaning: whether the new classes' vectors come from their words.
+        used: images that were learned from.
+        n_query: images that the loss was measured on.
+        looks: before any image first, after all images last.
+        retention: of the old classes; None if it is in `omitted`.
+        independent: whether a judge that is not the model read the old classes.
+        old_shown: names of the old classes in the picture.
+        before: their draws before, uint8 (len(old_shown) * SHOWN, C, H, W).
+        after: the same draws after.
+        omitted: what is not known -> why.
+    """
+
+    original_name: str
+    has_meaning: bool
+    used: ImageSet
+    n_query: int
+    looks: list[Look]
+    retention: Retention | None
+    independent: bool
+    old_shown: tuple[str, ...]
+    before: Tensor
+    after: Tensor
+    omitted: dict[str, str]
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures as JSON-ready values."""
+        looks = [
+            {
+                "shots": look.shots,
+                "read": {name: dataclasses.asdict(share) for name, share in look.read.items()},
+                "query_loss": look.query_loss,
+                "seconds": round(look.seconds, 3),
+            }
+            for look in self.looks
+        ]
+        return {
+            "looks": looks,
+            "n_query": self.n_query,
+            "retention": None if self.retention is None else self.retention.to_dict(),
+            "judge": "classifier" if self.independent else "the original model's own reader",
+            "omitted": dict(self.omitted),
+        }
+
+
+def measure(
+    original: Run,
+    start: Method,
+    method: Method,
+    used: ImageSet,
+    rest: ImageSet,
+    *,
+    seconds: float,
+    again: Callable[[ImageSet], Method] | None = None,
+    judge: Reader | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> Adaptation:
+    """Draw and read what a model gained and lost.
+
+    Args:
+        original: the run that was adapted from.
+        start: its model with the new classes, before any image.
+        method: after all of `used`.
+        used: images that were learned from.
+        rest: further images of the new classes, perhaps none; the loss is measured on them.
+        seconds: that the adaptation took.
+        again: adapts `start` to some of `used`, for the curve over shots; None: no curve.
+        judge: reads old classes; None for the original model's own reader.
+        progress: told the name of the part and the share that is done.
+    """
+    query = _at_most(rest, MAX_QUERY)
+    looks = [_look(start, used.class_names, query, 0, 0.0)]
+    fewest = int(used.counts().min())
+    steps = [k for k in SHOTS if k < fewest] if again is not None else []
+    for done, k in enumerate(steps):
+        if progress is not None:
+            progress(f"adapting to {k} image{'s' if k > 1 else ''}", done / len(steps))
+        began = time.perf_counter()
+        assert again is not None
+        fewer = again(_first(used, k))
+        looks.append(_look(fewer, used.class_names, query, k, time.perf_counter() - began))
+    if progress is not None:
+        progress("comparing", 0.0)
+    looks.append(_look(method, used.class_names, query, int(used.counts().max()), seconds))
+    omitted: dict[str, str] = {}
+    if not looks[-1].read:
+        omitted["read"] = f'the method "{method.name}" does not read images as words'
+    if not len(query):
+        omitted["query_loss"] = (
+            "every image was learned from, so the loss on others is not known (--shots sets some aside)"
+        )
+    retention, old_shown, before, after = _compare_old(original.method, method, judge, omitted)
+    text = start.spec.text
+    return Adaptation(
+        original.path.name,
+        text is not None and text.has_meaning,
+        used,
+        len(query),
+        looks,
+        retention,
+        judge is not None,
+        old_shown,
+        before,
+        after,
+        omitted,
+    )
+
+
+def _at_most(images: ImageSet, n: int) -> ImageSet:
+    rows = [(images.labels == label).nonzero().flatten()[:n] for label in range(images.n_classes)]
+    return images.subset(torch.cat(rows))
+
+
+def _first(images: ImageSet, k: int) -> ImageSet:
+    """Return the first k images of each class, so that fewer shots are among more."""
+    return _at_most(images, k)
+
+
+def read_by(method: Method) -> Reader | None:
+    """Return the reader of a method; None if it has none."""
+    if "retrieve" not in method.capabilities:
+        return None
+
+    def read(images: Tensor) -> Tensor:
+        parts = []
+        with torch.no_grad():
+            for chunk in images.split(256):
+                x = chunk.to(method.device).to(torch.float32).div(127.5).sub(1.0)
+                parts.append(method.retrieve(x).argmax(1).cpu())  # type: ignore[operator]
+        return torch.cat(parts)
+
+    return read
+
+
+def _look(
+    method: Method, names: Sequence[str], query: ImageSet, shots: int, seconds: float
+) -> Look:
+    from fewgen.generate import GenerationRequest
+
+    n_old = method.spec.n_classes - len(names)
+    labels = range(n_old, method.spec.n_classes)
+    drawn = method.generate(GenerationRequest.per_class(labels, N_NEW, seed=DRAW_SEED))
+    reader = read_by(method)
+    read = {}
+    if reader is not None:
+        right = reader(drawn.images) == drawn.labels
+        for label, name in zip(labels, names, strict=True):
+            of_class = right[drawn.labels == label]
+            read[name] = wilson_interval(int(of_class.sum()), len(of_class))
+    shown = drawn.images.unflatten(0, (len(names), N_NEW))[:, :SHOWN].flatten(0, 1)
+    return Look(shots, shown, read, _query_loss(method, query, n_old), seconds)
+
+
+@torch.no_grad()
+def _query_loss(method: Method, query: ImageSet, n_old: int) -> float | None:
+    from fewgen.training.seeds import make_rng
+
+    if not len(query):
+        return None
+    rng = make_rng(method.device, DRAW_SEED, "query loss")
+    x = query.floats().to(method.device)
+    total = method.task_terms(x, (query.labels + n_old).to(method.device), None, rng).total()
+    return float(total)
+
+
+def _compare_old(
+    original: Method, method: Method, judge: Reader | None, omitted: dict[str, str]
+) -> tuple[Retention | None, tuple[str, ...], Tensor, Tensor]:
+    from fewgen.data.imageset import evenly
+    from fewgen.generate import GenerationRequest
+
+    names = original.spec.class_names
+    chosen = sorted(evenly(list(range(len(names))), N_OLD))
+    per_class = max(1, min(MAX_PER_OLD, N_OLD // len(chosen)))
+    request = GenerationRequest.per_class(chosen, per_class, seed=DRAW_SEED)
+    before, after = original.generate(request), method.generate(request)
+    reader = judge if judge is not None else read_by(original)
+    retention = None
+    if reader is None:
+        omitted["retention"] = (
+            f'the method "{original.name}" does not read images as words; --judge trains a classifier'
+        )
+    else:
+        try:
+            retention = class_retention(reader(before.images), reader(after.images), before.labels, names)
+        except DataError as error:
+            omitted["retention"] = str(error)
+    pictured = [chosen[i] for i in range(min(MAX_PICTURED, len(chosen)))]
+    per_row = min(SHOWN, per_class)
+
+    def rows(images: Tensor) -> Tensor:
+        return images.unflatten(0, (len(chosen), per_class))[: len(pictured), :per_row].flatten(0, 1)
+
+    return retention, tuple(names[i] for i in pictured), rows(before.images), rows(after.images)
+
+
+# ------------------------------------------------------------------------------------------------ lines
+
+
+def lines(figures: Mapping[str, Any]) -> list[str]:
+    """Return what the figures of an adaptation say, a line per question.
+
+    Args:
+        figures: of `Adaptation.figures`.
+    """
+    said = []
+    first, last = figures["looks"][0], figures["looks"][-1]
+    for name, share in last["read"].items():
+        then = first["read"][name]
+        said.append(
+            f'"{name}": {share["successes"]} of {share["n"]} draws are read as it by the model itself '
+            f"({then['successes']} before the first image)"
+        )
+    retention = figures["retention"]
+    if retention is not None:
+        overall = retention["overall"]
+        change = (
+            f"old classes: {overall['before']['value']:.0%} -> {overall['after']['value']:.0%} of "
+            f"{overall['before']['n']} draws are read right by {_judge_name(figures['judge'])}"
+        )
+        named = [
+            f"{what} {', '.join(retention[what])}" for what in ("lost", "won") if retention.get(what)
+        ]
+        said.append(change + (f"; {'; '.join(named)}" if named else ""))
+    return said
+
+
+def _judge_name(judge: str) -> str:
+    return "a classifier of the training images" if judge == "classifier" else judge
+
+
+# ------------------------------------------------------------------------------------------------ the page
+
+
+def render_adaptation(
+    found: Adaptation, record: Mapping[str, Any], out: Path, notes: Sequence[str] = ()
+) -> str:
+    """Return the page: one file, no scripts, nothing from outside, all text escaped.
+
+    Args:
+        found: what was measured.
+        record: what was done; `extra["adapted"]` of the model file.
+        out: the folder of the adapted run, as it was given.
+        notes: what a reader should know.
+    """
+    from fewgen import __version__
+
+    sections = [
+        ("The new class" if found.used.n_classes == 1 else "The new classes", lambda: _pictures(found)),
+        ("In figures", lambda: _curve(found)),
+        ("The old classes", lambda: _old(found)),
+        ("Left out", lambda: _omitted(found)),
+        ("Use it", lambda: _commands(found, out)),
+    ]
+    head = _head(found, record) + "".join(warning(note) for note in notes)
+    body = head + "".join(section(title, make) for title, make in sections)
+    versions = f"fewgen {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    return page(out.name, f"<h1>{escape(out.name)}</h1>\n{body}", versions)
+
+
+def _head(found: Adaptation, record: Mapping[str, Any]) -> str:
+    counts = found.used.counts().tolist()
+    learned = ", ".join(
+        f"{name} ({count} image{'s' if count > 1 else ''})"
+        for name, count in zip(found.used.class_names, counts, strict=True)
+    )
+    replay = f"{record['replay']} draws of old classes beside the new images" if record["replay"] else "none"
+    facts = [
+        ("adapted from", found.original_name),
+        ("new", learned),
+        ("updates", f"{record['steps']}, learning rate {record['lr']:g}, parameters: {record['part']}"),
+        ("replay", replay),
+        ("time", f"{record['seconds']:.1f} s"),
+    ]
+    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts)
+    return f"<dl>{items}</dl>\n"
+
+
+def _pictures(found: Adaptation) -> str:
+    from fewgen.generate.pictures import grid
+
+    parts = []
+    for row, name in enumerate(found.used.class_names):
+        real = found.used.images[found.used.labels == row][:SHOWN]
+        blank = torch.full((SHOWN - len(real), *real.shape[1:]), 255, dtype=torch.uint8)
+        rows, labels = [real, blank], ["learned from"]
+        for look in found.looks:
+            rows.append(look.drawn[row * SHOWN : (row + 1) * SHOWN])
+            labels.append(_shots(look.shots))
+        picture = grid(torch.cat(rows), SHOWN, labels)
+        caption = f'"{name}": images that were learned from, then draws, each row with the same seeds.'
+        parts.append(figure(png(picture), f"images and draws of {name}", caption, pixels=True))
+    if not found.has_meaning:
+        parts.append(
+            '<p class="soft">The class vectors carry no meaning (onehot): the draws before the first image '
+            "come from an arbitrary vector and say nothing about the class.</p>\n"
+        )
+    return "".join(parts)
+
+
+def _shots(k: int) -> str:
+    return "the word alone" if k == 0 else f"{k} image{'s' if k > 1 else ''}"
+
+
+def _curve(found: Adaptation) -> str:
+    names = found.used.class_names
+    head = ["after", *(f"read as {name}" for name in names if name in found.looks[-1].read)]
+    with_loss = found.n_query > 0
+    head += ["loss on other images"] if with_loss else []
+    rows = []
+    for look in found.looks:
+        row = [_shots(look.shots), *(_share(look.read[name]) for name in names if name in look.read)]
+        row += [f"{look.query_loss:.4g}"] if with_loss and look.query_loss is not None else []
+        rows.append([*row, f"{look.seconds:.1f}"])
+    note = (
+        f'<p class="soft">Read as: share of {N_NEW} draws that the adapted model itself reads as the class, '
+        "with its 95 % interval. It is the model's own reader, not an independent judge: it may take for the "
+        "class what no person would. "
+    )
+    note += f"Loss: the objective on {found.n_query} images that were not learned from. " if with_loss else ""
+    note += "Each row is adapted from the original model.</p>\n"
+    return table([*head, "seconds"], rows) + note
+
+
+def _share(share: Share) -> str:
+    return f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
+
+
+def _old(found: Adaptation) -> str:
+    from fewgen.generate.pictures import grid
+
+    n = len(found.before) // len(found.old_shown)
+    rows, labels = [], []
+    for i, name in enumerate(found.old_shown):
+        rows += [found.before[i * n : (i + 1) * n], found.after[i * n : (i + 1) * n]]
+        labels += [name, "  after"]
+    picture = grid(torch.cat(rows), n, labels)
+    caption = "Draws of old classes before, and below them the same seeds after the adaptation."
+    html = figure(png(picture), "old classes before and after", caption, pixels=True)
+    if found.retention is None:
+        return html
+    overall = found.retention.overall
+    who = (
+        "a small classifier that was trained on the run's training images and knows nothing of the model"
+        if found.independent
+        else "the original model's own reader, which is not an independent judge (--judge asks a classifier)"
+    )
+    named = [
+        f"{what}: {', '.join(classes)}"
+        for what, classes in (("Lost", found.retention.lost), ("Won", found.retention.won))
+        if classes
+    ]
+    verdict = ". ".join(named) or "No class lost or won more than chance explains"
+    text = (
+        f"Read right before {_share(overall.before)}, after {_share(overall.after)}; change "
+        f"{100 * overall.change.value:+.0f} points ({100 * overall.change.low:+.0f} to "
+        f"{100 * overall.change.high:+.0f}). {verdict}. Judged by {who}. 95 % intervals."
+    )
+    per_class = [
+        (name, _share(r.before), _share(r.after), str(r.n_lost), str(r.n_won), f"{r.p_adjusted:.2g}")
+        for name, r in found.retention.per_class.items()
+    ]
+    head = ("class", "before", "after", "draws lost", "draws won", "p, all classes together")
+    return f"<p>{escape(text)}</p>\n" + html + table(head, per_class)
+
+
+def _omitted(found: Adaptation) -> str:
+    rows = [(name.replace("_", " "), reason) for name, reason in found.omitted.items()]
+    return table(("figure", "why it is left out"), rows) if rows else ""
+
+
+def _commands(found: Adaptation, out: Path) -> str:
+    run, name = shlex.quote(str(out)), shlex.quote(found.used.class_names[0])
+    commands = (
+        f"fewgen generate {run} --class-name {name} -n 64 --out images.npz\n"
+        f"fewgen adapt {run} --images DIR --class-name ANOTHER --out NEW_RUN"
+    )
+    return f"<pre>{escape(commands)}</pre>\n"
