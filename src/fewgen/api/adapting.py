@@ -240,9 +240,7 @@ def _recipe(run: Run, given: _Given, part: str | None) -> Recipe:
     from fewgen.training.meta.inner import Adam, make_inner_optimizer
 
     meta = run.info.extra.get("meta") or {}
-    lr = next(
-        (float(x) for x in (given.lr, meta.get("adapt_lr"), meta.get("inner_lr")) if x is not None), LR
-    )
+    lr = next((float(x) for x in (given.lr, meta.get("adapt_lr"), meta.get("inner_lr")) if x is not None), LR)
     name = meta.get("inner_optimizer")
     # Here are enough updates for a momentum; a meta-trained start expects the optimiser of its tasks.
     optimizer = Adam(lr, betas=(0.9, 0.999)) if name is None else make_inner_optimizer(str(name), lr)
@@ -766,7 +764,7 @@ def _write_images(folder: Path, original: Run, method: Method, used: ImageSet, r
     write_npz(folder / ADDED_NAME, torch.cat(parts), torch.cat(labels), names)
     if split:
         added = {"file": ADDED_NAME, "train": train, "held_out": held_out}
-        write_json(folder / SPLIT_NAME, {**split, "class_names": list(names), "added": added})
+        write_json(folder / SPLIT_NAME, {**split, "added": added})
 
 
 def _grid(method: Method, n_new: int) -> Any:

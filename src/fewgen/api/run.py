@@ -111,7 +111,34 @@ class Run:
             raise DataError(f'"{source}" has fewer images now than when "{self.path}" was trained.') from None
         if fingerprint(train) != fingerprint_then:
             raise DataError(f'The images in "{source}" are not those that "{self.path}" was trained on.')
+        if "added" in split:
+            train, held_out = _with_added(self, split["added"], train, held_out)
         return train, held_out if len(held_out) else None
+
+
+def _with_added(run: Run, added: Any, train: ImageSet, held_out: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """Return the images of a run with those of the classes it was adapted to, which lie in its folder."""
+    import torch
+
+    from fewgen.data import ImageSet
+    from fewgen.data.npz import load_npz
+
+    def joined(old: ImageSet, new: ImageSet) -> ImageSet:
+        pixels, labels = torch.cat([old.images, new.images]), torch.cat([old.labels, new.labels])
+        return ImageSet(pixels, labels, run.class_names, name=old.name)
+
+    try:
+        images = load_npz(run.path / str(added["file"]))
+        if images.class_names != run.class_names or train.class_names != run.class_names[: train.n_classes]:
+            raise KeyError("class_names")
+        return (
+            joined(train, images.subset(added["train"])),
+            joined(held_out, images.subset(added["held_out"])),
+        )
+    except (KeyError, TypeError, IndexError):
+        raise DataError(
+            f'"{run.path / SPLIT_NAME}" is damaged, so the images of the added classes are not known.'
+        ) from None
 
 
 def load_run(run: str | Path | Run, device: str = "auto") -> Run:

@@ -209,9 +209,7 @@ def read_by(method: Method) -> Reader | None:
     return read
 
 
-def _look(
-    method: Method, names: Sequence[str], query: ImageSet, shots: int, seconds: float
-) -> Look:
+def _look(method: Method, names: Sequence[str], query: ImageSet, shots: int, seconds: float) -> Look:
     from fewgen.generate import GenerationRequest
 
     n_old = method.spec.n_classes - len(names)
@@ -295,9 +293,7 @@ def lines(figures: Mapping[str, Any]) -> list[str]:
             f"old classes: {overall['before']['value']:.0%} -> {overall['after']['value']:.0%} of "
             f"{overall['before']['n']} draws are read right by {_judge_name(figures['judge'])}"
         )
-        named = [
-            f"{what} {', '.join(retention[what])}" for what in ("lost", "won") if retention.get(what)
-        ]
+        named = [f"{what} {', '.join(retention[what])}" for what in ("lost", "won") if retention.get(what)]
         said.append(change + (f"; {'; '.join(named)}" if named else ""))
     return said
 
