@@ -180,3 +180,73 @@ def test_fashion_mnist_with_the_real_vectors(data_dir):
         ClassText.build(
             GloveEncoder(data_dir=data_dir), FASHION, phrases={"T-shirt/top": "shirt", "Ankle boot": "boot"}
         )
+
+
+# ------------------------------------------------------------------------------------------ new classes
+
+
+def test_extend_leaves_the_old_rows_and_standardises_the_new_one(encoder):
+    table = ClassText.build(encoder, ["cat", "dog", "tshirt"])
+    longer = table.extend(["kitten", "T-shirt/top"], encoder)
+    assert longer.class_names == ("cat", "dog", "tshirt", "kitten", "T-shirt/top")
+    assert torch.equal(longer.vectors[:3], table.vectors)
+    assert longer.standardizer is table.standardizer
+    raw = torch.tensor([[1.0, 2, 3], [4, 5, 7], [3, 3, 1]])
+    mean, new = raw.mean(0), torch.tensor([[1.0, 2, 5], [1, 1.5, 1]])
+    scale = (raw - mean).square().mean().sqrt()
+    assert torch.allclose(longer.vectors[3:], (new - mean) / scale, atol=1e-5)
+    assert longer.phrases[3:] == (("kitten",), ("t-shirt", "top"))
+    assert table.class_names == ("cat", "dog", "tshirt")
+    assert torch.equal(longer.encode(["kitten"], encoder)[0], longer.vectors[3])
+
+
+def test_an_extended_table_survives_saving(encoder):
+    longer = ClassText.build(encoder, ["cat", "dog"]).extend(["top"], encoder, {"top": ["top", "tshirt"]})
+    tensors, metadata = longer.to_state()
+    again = ClassText.from_state(tensors, json.loads(json.dumps(metadata)))
+    assert again.class_names == longer.class_names
+    assert again.phrases == longer.phrases == (("cat",), ("dog",), ("top", "tshirt"))
+    assert torch.equal(again.vectors, longer.vectors)
+
+
+@pytest.mark.parametrize(
+    ("names", "phrases", "message"),
+    [
+        ([], None, "no class names"),
+        (["CAT"], None, 'new class "CAT" is already there, as the class "cat".*--class-name'),
+        (["top", "Top"], None, 'as another new class "top"'),
+        ([" "], None, "empty"),
+        (["zebra"], None, "zebra.*--phrases"),
+        (["top"], {"tops": "top"}, 'no new class "tops". Did you mean "top"'),
+        (["feline"], None, "same text vector.*cat.*feline"),
+        (["top"], {"top": "cat"}, "same text vector"),
+    ],
+)
+def test_a_class_that_cannot_be_added_is_named(names, phrases, message, encoder):
+    table = ClassText.build(encoder, ["cat", "dog"])
+    with pytest.raises(TextError, match=f"(?s){message}"):
+        table.extend(names, encoder, phrases)
+
+
+def test_another_encoder_cannot_extend(encoder, tmp_path):
+    table = ClassText.build(encoder, ["cat", "dog"])
+    path = tmp_path / "other.txt"
+    path.write_text("cat 3 2 1\ndog 4 5 7\nkitten 1 2 5\n")
+    with pytest.raises(TextError, match="encoder of training"):
+        table.extend(["kitten"], GloveEncoder(path))
+    with pytest.raises(TextError, match="needs the encoder"):
+        table.extend(["kitten"], None)
+
+
+def test_without_meaning_a_new_class_gets_a_vector_of_its_name_alone():
+    names = ["a", "b", "c", "d"]
+    table = ClassText.build(make_text_encoder("onehot", vocabulary=names), names)
+    one, two = table.extend(["e"], None), table.extend(["f"], None).extend(["E"], None)
+    assert torch.equal(one.vectors[:4], table.vectors)
+    assert torch.allclose(one.vectors[4], two.vectors[5], atol=1e-6)  # of the name, not of the place or case
+    assert float((two.vectors[4] - two.vectors[5]).abs().max()) > 0.1
+    length = float(table.vectors.norm(dim=1).mean())
+    assert torch.allclose(two.vectors[4:].norm(dim=1), torch.full((2,), length), atol=1e-5)
+    assert not one.has_meaning
+    with pytest.raises(TextError, match="no meaning"):
+        table.extend(["e"], None, {"e": "thing"})
