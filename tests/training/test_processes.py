@@ -76,7 +76,7 @@ def plain(method, nan):
     return loss
 
 
-def launch(tasks, out, n=2):
+def launch(tasks, out, n=2, script=SCRIPT):
     """Train the tasks one after another in `n` processes; return what each process says of each."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -94,7 +94,7 @@ def launch(tasks, out, n=2):
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
         }
-        command = [sys.executable, "-c", SCRIPT, json.dumps(tasks), str(out)]
+        command = [sys.executable, "-c", script, json.dumps(tasks), str(out)]
         processes.append(
             subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         )

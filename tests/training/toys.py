@@ -220,3 +220,74 @@ def trainer(method, run_dir, config=None, held_out=True, **keywords) -> Trainer:
     train = toy_images()
     held = toy_images(12, seed=5) if held_out else None
     return Trainer(method, method.stages(train, held), train, held, config or quiet(), run_dir, **keywords)
+
+
+@dataclass(frozen=True)
+class ToyAdaptConfig:
+    """Settings of the toy that adapts."""
+
+    steps: int = 20
+    lr: float = 1e-2
+    noise: float = 0.0
+
+
+@register("toy_adapt")
+class ToyAdapt(Method):
+    """One latent, and a decoder that turns it into the picture of every image.
+
+    A task with a class of its own is learned by moving the latent, if the decoder knows what classes have
+    in common, and by moving the whole decoder if not.
+    """
+
+    Config = ToyAdaptConfig
+    capabilities = frozenset({"adapt"})
+    adapts_stage = "fit"
+
+    def __init__(self, config: ToyAdaptConfig, spec: DataSpec) -> None:
+        super().__init__(config, spec)
+        n = spec.channels * spec.height * spec.width
+        self.latent = nn.Parameter(0.5 * torch.randn(3))
+        self.drop = nn.Dropout(0.5)
+        self.decoder = nn.Linear(3, n)
+        self.other = nn.Linear(2, 2)
+        self.register_buffer("n_seen", torch.zeros((), dtype=torch.long))
+        self._register_inner_rates()
+
+    def task_terms(self, images, labels, vectors, rng):
+        if self.training:  # a stage that tasks are run in must be in evaluation mode
+            self.n_seen += len(images)
+        picture = self.decoder(self.drop(self.latent))
+        target = images.flatten(1)
+        target = target + self.config.noise * torch.randn(target.shape, generator=rng)
+        return LossTerms({"image": (picture - target).square().sum(1).mean()})
+
+    def adaptable(self, part: str = "all") -> list[str]:
+        names = {"all": ["latent", "decoder.weight", "decoder.bias"], "decoder": ["decoder.weight"]}
+        return [*names.get(part, ["latent"])]
+
+    def loss(self, batch: Batch, context: Context) -> LossTerms:
+        return self.task_terms(batch.images, batch.labels, None, context.rng)
+
+    def stages(self, train: ImageSet, held_out: ImageSet | None) -> list[Stage]:
+        phase = Phase("image", [self], self.loss, lr=self.config.lr)
+        last = Phase(
+            "other", [self.other], lambda b, c: LossTerms({"size": self.other.weight.square().sum()})
+        )
+        return [
+            Stage("fit", [phase], steps=self.config.steps, batch_size=9),
+            Stage("after", [last], steps=2, batch_size=3),
+        ]
+
+    def sample(self, class_vectors, labels, seeds, temperature, **options):
+        return self.decoder(self.latent).expand(len(seeds), -1).view(len(seeds), *self.spec.shape)
+
+
+def family(n_classes: int, n_each: int, seed: int) -> ImageSet:
+    """Classes whose pictures are mixtures of the same three patterns, and images with a little noise."""
+    patterns = torch.randn((3, 1, SIZE, SIZE), generator=torch.Generator().manual_seed(7))
+    rng = torch.Generator().manual_seed(seed)
+    mixed = torch.einsum("kp,pchw->kchw", torch.randn((n_classes, 3), generator=rng), patterns)
+    labels = torch.arange(n_classes).repeat_interleave(n_each)
+    images = mixed[labels] + 0.1 * torch.randn((len(labels), 1, SIZE, SIZE), generator=rng)
+    pixels = (127.5 + 40.0 * images).clamp(0, 255).to(torch.uint8)
+    return ImageSet(pixels, labels, tuple(f"class {i}" for i in range(n_classes)), name="family")
