@@ -31,11 +31,13 @@ from fewgen.training.meta import (
     parameters_of,
     reptile_gradient,
 )
+from fewgen.training.meta.novelty import new_words, symmetries, turned
 from fewgen.training.meta.stage import (
     OtherClasses,
     TaskSampler,
     adaptation_curve,
     curve_figures,
+    make_task,
     meta_stage,
     with_meta,
 )
@@ -154,6 +156,89 @@ def test_tasks_that_the_images_cannot_fill_name_the_flags(tmp_path):
         run_of(tmp_path / "way", "fomaml", settings(n_way=13, pretrain=0.0), others=()).run()
     with pytest.raises(DataError, match=r"3 \+ 6 = 9 .*--tasks.n_shot and --tasks.n_query to at most 8"):
         run_of(tmp_path / "shot", "fomaml", settings(n_query=6, pretrain=0.0), others=()).run()
+
+
+def worded_batch(n_way=3, n_tasks=2, n_shot=2, n_query=3):
+    """Tasks of images that tell where they came from: pixel (0, 0) of image i is i."""
+    n = n_tasks * n_way * (n_shot + n_query)
+    images = torch.rand((n, 1, 4, 4), generator=torch.Generator().manual_seed(0))
+    images[:, 0, 0, 0] = torch.arange(1, n + 1) * 10.0
+    labels = torch.tensor([4, 0, 2, 1, 4, 3])[: n_tasks * n_way].repeat_interleave(n_shot + n_query)
+    config = settings(n_way=n_way, n_shot=n_shot, n_query=n_query, tasks_per_step=n_tasks)
+    table = torch.randn((5, 8), generator=torch.Generator().manual_seed(1))
+    return Batch(images, labels, torch.arange(n)), config, table
+
+
+def test_a_task_without_novelty_has_its_own_classes_and_their_words():
+    batch, config, table = worded_batch()
+    config = dataclasses.replace(config, novelty=0.0)
+    for number, classes in ((0, [4, 0, 2]), (1, [1, 4, 3])):
+        task = make_task(batch, number, config, table, make_rng("cpu", number))
+        assert task.support.labels.tolist() == [0, 0, 1, 1, 2, 2]
+        assert task.query.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+        for part in (task.support, task.query):
+            assert torch.equal(part.vectors, table[classes])
+        rows = torch.arange(15).view(3, 5) + 15 * number
+        assert torch.equal(task.support.images, batch.images[rows[:, :2].flatten()])
+        assert torch.equal(task.query.images, batch.images[rows[:, 2:].flatten()])
+
+
+def test_a_method_without_texts_keeps_labels_and_images():
+    batch, config, _ = worded_batch()
+    task = make_task(batch, 1, config, None, make_rng("cpu", 0))
+    assert task.support.vectors is None
+    assert task.support.labels.tolist() == [1, 1, 4, 4, 3, 3]
+    assert torch.equal(task.query.images[-1], batch.images[-1])
+
+
+def test_new_classes_are_turned_as_a_whole_under_words_that_do_not_exist():
+    batch, config, table = worded_batch()
+    config = dataclasses.replace(config, novelty=1.0)
+    ways = []
+    for seed in range(30):
+        task = make_task(batch, 0, config, table, make_rng("cpu", seed))
+        again = make_task(batch, 0, config, table, make_rng("cpu", seed))
+        assert torch.equal(task.query.images, again.query.images)
+        assert torch.equal(task.query.vectors, again.query.vectors)
+        assert torch.equal(task.support.vectors, task.query.vectors)
+        assert float(torch.cdist(task.support.vectors, table).min()) > 0.1
+        assert float(torch.pdist(task.support.vectors).min()) > 0.1
+        for c in range(3):
+            found = torch.cat([task.support.images[2 * c : 2 * c + 2], task.query.images[3 * c : 3 * c + 3]])
+            original = batch.images[5 * c : 5 * c + 5]
+            same = [k for k in range(8) if torch.equal(found, turned(original, k))]
+            assert len(same) == 1  # support and query alike, and no two ways are one
+            ways += same
+    assert set(ways) == set(range(8))
+
+
+def test_the_share_of_new_classes_is_novelty():
+    batch, config, table = worded_batch()
+    config = dataclasses.replace(config, novelty=0.7)
+    n_new = 0
+    for seed in range(200):
+        task = make_task(batch, 0, config, table, make_rng("cpu", seed))
+        n_new += int((task.support.vectors != table[[4, 0, 2]]).any(1).sum())
+    assert abs(n_new / 600 - 0.7) < 4 * (0.21 / 600) ** 0.5
+
+
+def test_images_that_are_not_square_keep_their_shape():
+    x = torch.arange(12.0).view(1, 1, 3, 4)
+    assert symmetries(4, 4) == 8
+    found = [turned(x, k) for k in range(symmetries(3, 4))]
+    assert [tuple(v.shape) for v in found] == [(1, 1, 3, 4)] * 4
+    assert len({tuple(v.flatten().tolist()) for v in found}) == 4
+    assert torch.equal(found[0], x)
+
+
+def test_new_words_are_about_as_long_as_known_ones():
+    table = 3.0 * torch.nn.functional.normalize(torch.randn(6, 50, generator=make_rng("cpu", 0)), dim=1)
+    words = new_words(table, 400, make_rng("cpu", 1))
+    assert words.shape == (400, 50)
+    assert float(words.norm(dim=1).mean()) == pytest.approx(3.0, rel=0.1)
+    nearest = torch.nn.functional.cosine_similarity(words[:, None], table, dim=2).amax(1)
+    assert 0.2 < float(nearest.mean()) < 0.6
+    assert float(nearest.max()) < 0.95
 
 
 # ------------------------------------------------------------------ the outer gradient of a step
@@ -436,6 +521,17 @@ def test_the_log_tells_query_support_and_spread(learned, algorithm):
 def test_the_control_measures_its_curve_once(learned):
     lines = [line for line in learned["none"] if line["kind"] == "held_out"]
     assert [line["step"] for line in lines] == [80]
+
+
+def test_the_control_is_measured_although_it_would_stop_early(tmp_path):
+    method = fresh()
+    (stage, _) = method.stages(TRAIN, None)
+    values = iter(range(1, 100))  # ever worse
+    stage.validate, stage.monitor, stage.patience = lambda _: {"x": float(next(values))}, "x", 1
+    stages = with_meta(method, [stage], "none", settings(), (VAL,))
+    Trainer(method, stages, TRAIN, None, quiet(), tmp_path).run()
+    assert {"x", "val_loss_after_3"} <= set(final(metrics(tmp_path)))
+    assert stage.patience == 1
 
 
 @pytest.mark.parametrize("algorithm", META)
