@@ -130,6 +130,7 @@ class Method(nn.Module, ABC):
     rows: ClassVar[int] = 64
     adapts_stage: ClassVar[str] = ""
     meta_settings: ClassVar[Mapping[str, Any]] = {}
+    inner_rates: Tensor
 
     def __init__(self, config: Any, spec: DataSpec) -> None:
         super().__init__()
@@ -140,6 +141,10 @@ class Method(nn.Module, ABC):
         self.config = config
         self.spec = spec
         self._encoder: Any = None
+
+    def _register_inner_rates(self) -> None:
+        """Make the buffer of `set_inner_rates`, at the end of the constructor of a method that adapts."""
+        self.register_buffer("inner_rates", torch.ones(len(self.adaptable("all"))))
 
     @property
     def device(self) -> torch.device:
@@ -199,6 +204,21 @@ class Method(nn.Module, ABC):
                 latent's distribution; "heads": the layers that write or read the latent.
         """
         raise ConfigError(f'The method "{self.name}" cannot adapt to new classes.')
+
+    def set_inner_rates(self, factors: Mapping[str, float]) -> None:
+        """Keep factors on the learning rate of `adapt`, by parameter name; the others stay.
+
+        They lie in the buffer `inner_rates`, and so in the model file: ones, unless meta-training learned
+        others.
+        """
+        names = self.adaptable("all")
+        for i, name in enumerate(names):
+            if name in factors:
+                self.inner_rates[i] = factors[name]
+
+    def rates_by_name(self) -> dict[str, float]:
+        """Return the factors on the learning rate of `adapt` by parameter name."""
+        return dict(zip(self.adaptable("all"), self.inner_rates.tolist(), strict=True))
 
     def require(self, capability: str) -> None:
         """Raise `ConfigError` if the method cannot do `capability`."""
@@ -541,6 +561,8 @@ def load_method(path: str | os.PathLike[str], device: torch.device | str = "cpu"
             f'The model file "{file}" is damaged ({error}). Use another checkpoint.'
         ) from error
     method = cls(config, spec)
+    if "inner_rates" in method.state_dict():
+        weights.setdefault("inner_rates", method.inner_rates)
     method.load_state_dict(weights)
     method.eval()
     return method.to(device)
@@ -564,7 +586,8 @@ def _expected_shapes(
 def _compare(
     file: Path, method: str, expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]
 ) -> None:
-    problems = [f"{name} is missing" for name in expected if name not in found]
+    # Models of before meta-learning lack the rates; theirs are ones.
+    problems = [f"{name} is missing" for name in expected if name not in found and name != "inner_rates"]
     problems += [f"{name} is unknown" for name in found if name not in expected]
     problems += [
         f"{name} has shape {found[name]} instead of {shape}"

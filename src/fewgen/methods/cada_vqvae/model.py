@@ -30,6 +30,7 @@ from fewgen.losses import (
     supervised_contrastive,
     w2_diagonal,
 )
+from fewgen.losses.energy import energy_score_per_class
 from fewgen.losses.reconstruction import ssim_error
 from fewgen.losses.weighting import Weighting
 from fewgen.methods.base import DataSpec, Method, register
@@ -132,6 +133,7 @@ class CadaVqVae(Method):
         if config.spatial is not None:
             self.tokenizer = Tokenizer(spec.shape, config.spatial)
             self.prior = ConditionedPrior(spec.shape, size, config.spatial, self.tokenizer.n_positions)
+        self._register_inner_rates()
 
     @property
     def citations(self) -> tuple[str, ...]:
@@ -244,6 +246,10 @@ class CadaVqVae(Method):
         if w.ssim:
             values["ssim"] = ssim_error(x_hat, x)
             weights["ssim"] = unit * w.ssim
+        if w.draws:
+            drawn = x_cross if cfg.cross_source == "sample" else self.decode_image(z_c)
+            values["draws"] = energy_score_per_class(drawn, x, labels)
+            weights["draws"] = unit * w.draws * ramp
         stats = {"perplexity": quantized.perplexity}
         return LossTerms(values, weights, stats)
 

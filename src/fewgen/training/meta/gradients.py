@@ -8,7 +8,7 @@ optimiser. `loss` is (parameters, images, labels, vectors, rng) -> scalar; it is
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -66,11 +66,13 @@ class TaskGradient:
         gradient: by parameter name; names without one are left out.
         support_loss: before the first inner update.
         query_loss: after the last one; for reptile on the query, which it has learned from as well.
+        rates: gradient of the logarithm of each inner rate, by parameter name; empty unless rates are given.
     """
 
     gradient: Parameters
     support_loss: float
     query_loss: float
+    rates: Parameters = field(default_factory=dict)
 
 
 def method_loss(method: Any) -> BatchLoss:
@@ -97,6 +99,7 @@ def maml_gradient(
     rng: torch.Generator,
     *,
     adapted: Sequence[str] | None = None,
+    rates: Mapping[str, Tensor] | None = None,
     decay: float = 1.0,
     multi_step: float = 0.0,
     first_order: bool = False,
@@ -111,16 +114,21 @@ def maml_gradient(
         steps: inner updates; 0 gives the gradient of the query loss itself.
         rng: of the loss's noise.
         adapted: names that the inner loop moves; the gradient is taken for all.
+        rates: factors on the inner rate by name, scalars; the result then has a gradient for each.
         decay: of the inner rate.
         multi_step: share of the gradient from the query losses before the last update, equal parts.
         first_order: take the adapted parameters as if they were the start (FOMAML). The gradient lacks the
             curvature of the inner loop, and memory does not grow with `steps`.
 
     Source: Finn et al. 2017, arXiv:1703.03400, Eq. 1 and Sec. 5.2 (first order); multi-step loss:
-        Antoniou et al. 2019, arXiv:1810.09502, Sec. 4.
-    Differs: the multi-step weights are equal for all updates but the last.
+        Antoniou et al. 2019, arXiv:1810.09502, Sec. 4; learned rates: Li et al. 2017, arXiv:1707.09835
+        (one for each number), Antoniou et al. 2019 (one for each layer and update).
+    Differs: the multi-step weights are equal for all updates but the last. One rate for each parameter
+        tensor, over all updates.
     """
     root = {name: value.detach().requires_grad_() for name, value in start.items()}
+    factors = {name: rate.detach().requires_grad_() for name, rate in (rates or {}).items()}
+    of_rates: Parameters = {}
     first: list[float] = []
     early = multi_step / steps if steps else 0.0
     collected: Parameters = {}
@@ -132,12 +140,20 @@ def maml_gradient(
             first.append(float(value.detach()))
         return value
 
+    def collect(parameters: Parameters, weight: float) -> float:
+        value, gradient = _gradient_at(loss, parameters, task.query, rng)
+        _accumulate(collected, gradient, weight)
+        # To first order an update is its rate times a fixed direction, so the way that was gone is the
+        # derivative with respect to the logarithm of the rate.
+        ways = {n: (parameters[n] - start[n]).detach() for n in factors if n in gradient}
+        _accumulate(of_rates, {n: (gradient[n] * way).sum() for n, way in ways.items()}, weight)
+        return value
+
     def visit(k: int, parameters: Parameters) -> None:
         if k == steps or not early:
             return
         if first_order:
-            _, gradient = _gradient_at(loss, parameters, task.query, rng)
-            _accumulate(collected, gradient, early)
+            collect(parameters, early)
         else:
             query_terms.append(early * loss(parameters, task.query, rng))
 
@@ -147,24 +163,29 @@ def maml_gradient(
         optimizer,
         steps,
         adapted=adapted,
+        rates=factors,
         decay=decay,
         create_graph=not first_order,
         visit=visit if early else None,
     )
     last = 1.0 - (multi_step if steps else 0.0)
     if first_order:
-        query_loss, gradient = _gradient_at(loss, end, task.query, rng)
+        query_loss = collect(end, last)
         check_finite(query_loss, f"after {steps} inner updates", optimizer.lr)
-        _accumulate(collected, gradient, last)
     else:
         final = loss(end, task.query, rng)
         query_loss = float(final.detach())
         check_finite(query_loss, f"after {steps} inner updates", optimizer.lr)
         total = torch.stack([last * final, *query_terms]).sum()
-        names = list(root)
-        found = torch.autograd.grad(total, [root[name] for name in names], allow_unused=True)
-        collected = {name: g for name, g in zip(names, found, strict=True) if g is not None}
-    return TaskGradient(collected, first[0] if first else query_loss, query_loss)
+        leaves = [*root.values(), *factors.values()]
+        found = torch.autograd.grad(total, leaves, allow_unused=True)
+        collected = {n: g for n, g in zip(root, found, strict=False) if g is not None}
+        of_rates = {
+            n: g * factors[n].detach()
+            for n, g in zip(factors, found[len(root) :], strict=True)
+            if g is not None
+        }
+    return TaskGradient(collected, first[0] if first else query_loss, query_loss, of_rates)
 
 
 def reptile_gradient(
@@ -176,6 +197,7 @@ def reptile_gradient(
     rng: torch.Generator,
     *,
     adapted: Sequence[str] | None = None,
+    rates: Mapping[str, Tensor] | None = None,
     decay: float = 1.0,
     batch: int = 0,
 ) -> TaskGradient:
@@ -191,6 +213,7 @@ def reptile_gradient(
         steps: inner updates.
         rng: of the minibatches and of the loss's noise.
         adapted: names that the inner loop moves; the others get no gradient.
+        rates: factors on the inner rate by name; nothing is learned about them.
         decay: of the inner rate.
         batch: images per inner update, shuffled passes; 0: as many as the support has.
 
@@ -212,7 +235,13 @@ def reptile_gradient(
         return value
 
     end = inner_loop(
-        minibatch_loss, parameters_detached(start), optimizer, steps, adapted=adapted, decay=decay
+        minibatch_loss,
+        parameters_detached(start),
+        optimizer,
+        steps,
+        adapted=adapted,
+        rates=rates,
+        decay=decay,
     )
     with torch.no_grad():
         query_loss = float(loss(end, task.query, rng))

@@ -20,6 +20,8 @@ from fewgen.errors import ConfigError, TrainingError
 Parameters = dict[str, Tensor]
 TaskLoss = Callable[[Mapping[str, Tensor], int], Tensor]
 """(parameters, number of the update) -> the loss of a task, a scalar."""
+Rate = float | Tensor
+"""A learning rate; a tensor if it is learned itself."""
 
 
 class InnerOptimizer(Protocol):
@@ -40,9 +42,17 @@ class InnerOptimizer(Protocol):
         gradients: list[Tensor],
         state: tuple[list[Tensor], ...],
         k: int,
-        lr: float,
+        rates: Sequence[Rate],
     ) -> tuple[list[Tensor], tuple[list[Tensor], ...]]:
-        """Return the values after update k (from 0) and the new state; changes nothing in place."""
+        """Return the values after update k (from 0) and the new state; changes nothing in place.
+
+        Args:
+            values: what is updated.
+            gradients: of each value.
+            state: what `start` or the update before returned.
+            k: number of the update, from 0.
+            rates: learning rate of each value.
+        """
         ...
 
 
@@ -62,10 +72,10 @@ class SGD:
         gradients: list[Tensor],
         state: tuple[list[Tensor], ...],
         k: int,
-        lr: float,
+        rates: Sequence[Rate],
     ) -> tuple[list[Tensor], tuple[list[Tensor], ...]]:
         """See `InnerOptimizer`."""
-        return [v - lr * g for v, g in zip(values, gradients, strict=True)], state
+        return [v - r * g for v, g, r in zip(values, gradients, rates, strict=True)], state
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,7 @@ class Adam:
         gradients: list[Tensor],
         state: tuple[list[Tensor], ...],
         k: int,
-        lr: float,
+        rates: Sequence[Rate],
     ) -> tuple[list[Tensor], tuple[list[Tensor], ...]]:
         """See `InnerOptimizer`."""
         beta1, beta2 = self.betas
@@ -106,8 +116,8 @@ class Adam:
         means = [torch.lerp(g, m, beta1) for m, g in zip(state[0], gradients, strict=True)]
         squares = [v * beta2 + (1.0 - beta2) * g * g for v, g in zip(state[1], gradients, strict=True)]
         moved = [
-            p - (lr / correction1) * m / (v / correction2 + self.eps**2).sqrt()
-            for p, m, v in zip(values, means, squares, strict=True)
+            p - (r / correction1) * m / (v / correction2 + self.eps**2).sqrt()
+            for p, m, v, r in zip(values, means, squares, rates, strict=True)
         ]
         return moved, (means, squares)
 
@@ -132,6 +142,7 @@ def inner_loop(
     steps: int,
     *,
     adapted: Sequence[str] | None = None,
+    rates: Mapping[str, Rate] | None = None,
     decay: float = 1.0,
     create_graph: bool = False,
     visit: Callable[[int, Parameters], None] | None = None,
@@ -144,6 +155,7 @@ def inner_loop(
         optimizer: how to update.
         steps: number of updates; 0 returns the start.
         adapted: names of the parameters that move; None: all. The others are passed through.
+        rates: factor on the learning rate by name, where it is not 1.
         decay: share of the learning rate that is left at the last update, reached linearly.
         create_graph: keep the graph, so that the result can be differentiated with respect to `start`
             (second order). Memory then grows with the number of updates; otherwise it does not.
@@ -164,6 +176,7 @@ def inner_loop(
         raise ConfigError(f'There is no parameter "{unknown[0]}" to adapt.')
     frozen = {name: value for name, value in start.items() if name not in set(names)}
     values = [start[name] for name in names]
+    factors = {} if rates is None else rates
     state = optimizer.start(values)
     if visit is not None:
         visit(0, {**frozen, **dict(zip(names, values, strict=True))})
@@ -178,9 +191,10 @@ def inner_loop(
             check_finite(float(total.detach()), f"before inner update {k + 1}", optimizer.lr)
             found = torch.autograd.grad(total, values, create_graph=create_graph, allow_unused=True)
         gradients = [torch.zeros_like(v) if g is None else g for v, g in zip(values, found, strict=True)]
-        rate = optimizer.lr * (1.0 - (1.0 - decay) * k / max(1, steps - 1))
+        lr = optimizer.lr * (1.0 - (1.0 - decay) * k / max(1, steps - 1))
         with torch.set_grad_enabled(create_graph):
-            values, state = optimizer.step(values, gradients, state, k, rate)
+            of_each = [lr * factors.get(name, 1.0) for name in names]
+            values, state = optimizer.step(values, gradients, state, k, of_each)
         if visit is not None:
             visit(k + 1, {**frozen, **dict(zip(names, values, strict=True))})
     if not create_graph:
@@ -192,7 +206,8 @@ def check_finite(loss: float, when: str, lr: float) -> None:
     """Raise `TrainingError` if the loss of a task is not finite; names when, and the learning rate."""
     if not math.isfinite(loss):
         raise TrainingError(
-            f"The loss of a task is {loss} {when}, with the inner learning rate {lr:g}. Lower --tasks.inner_lr (or --lr, when adapting) or --tasks.inner_steps, "
+            f"The loss of a task is {loss} {when}, with the inner learning rate {lr:g}. "
+            "Lower --tasks.inner_lr (or --lr, when adapting) or --tasks.inner_steps, "
             "or set --tasks.inner_optimizer adam."
         )
 

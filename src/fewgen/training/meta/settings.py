@@ -28,6 +28,8 @@ class MetaConfig:
         adapt: which parameters a task moves: "all", "decoder" or "heads" (see `Method.adaptable`).
         inner_optimizer: "adam" or "sgd".
         inner_lr: learning rate inside a task.
+        learn_rates: learn a factor on `inner_lr` for each parameter tensor (maml, fomaml); the factors are
+            kept in the model and used when adapting.
         inner_steps: updates inside a task while meta-training.
         inner_batch: images per inner update of reptile, drawn from support and query together; 0: as many
             as the support has. The others use the whole support in each.
@@ -52,7 +54,8 @@ class MetaConfig:
     tasks_per_step: int = 4
     adapt: str = "all"
     inner_optimizer: str = "adam"
-    inner_lr: float = 1e-3
+    inner_lr: float = 3e-3
+    learn_rates: bool = True
     inner_steps: int = 5
     inner_batch: int = 0
     inner_decay: float = 1.0
@@ -79,9 +82,11 @@ class MetaConfig:
             _positive(problems, name, getattr(self, name))
         if self.adapt_lr is not None:
             _positive(problems, "adapt_lr", self.adapt_lr)
-        for name in ("novelty", "inner_decay", "multi_step", "outer_step"):
+        for name in ("novelty", "inner_decay", "multi_step"):
             if not 0 <= getattr(self, name) <= 1:
                 problems.add(f"tasks.{name} must be in [0, 1], got {getattr(self, name)}.")
+        if not 0 < self.outer_step <= 1:
+            problems.add(f"tasks.outer_step must be above 0 and at most 1, got {self.outer_step}.")
         for name in ("task_clip", "pretrain"):
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 problems.add(f"tasks.{name} must be 0 or more, got {getattr(self, name)}.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewgen.episodes import EpisodeSampler
 from fewgen.errors import ConfigError, TrainingError
@@ -45,6 +45,44 @@ class OtherClasses:
     name: str
     images: ImageSet
     vectors: Tensor | None
+
+
+class InnerRates(nn.Module):
+    """One factor on the inner learning rate for each parameter tensor, learned with the parameters.
+
+    It travels as the `weighting` of the outer phase, so the loop moves, saves and logs it. The factors are
+    exp(speed * log_rates): the outer rate suits weights, and these numbers have further to go.
+
+    Args:
+        names: of the parameters that adapt.
+        speed: how much faster than a weight the logarithm of a factor moves.
+    """
+
+    def __init__(self, names: Sequence[str], speed: float = 30.0) -> None:
+        super().__init__()
+        self.names = list(names)
+        self.speed = speed
+        self.log_rates = nn.Parameter(torch.zeros(len(self.names)))
+
+    def forward(self, terms: LossTerms) -> Tensor:
+        """Return the sum of the terms: the rates are not part of it."""
+        return terms.total()
+
+    def factors(self) -> Tensor:
+        """Return the factors, (n,), without gradients, in [0.001, 100]."""
+        return (self.speed * self.log_rates.detach()).exp().clamp(1e-3, 1e2)
+
+    def weights(self) -> dict[str, float]:
+        """Return the factors by name, for the log."""
+        return dict(zip(self.names, self.factors().tolist(), strict=True))
+
+    def write_gradient(self, of_logs: Mapping[str, Tensor]) -> None:
+        """Set the gradient from those of the logarithms of the factors."""
+        gradient = torch.zeros_like(self.log_rates)
+        for i, name in enumerate(self.names):
+            if name in of_logs:
+                gradient[i] = self.speed * of_logs[name]
+        self.log_rates.grad = gradient
 
 
 class TaskSampler:
@@ -106,11 +144,14 @@ def meta_stage(
     moved = {id(parameter) for module in modules for parameter in module.parameters()}
     trained = [name for name, parameter in method.named_parameters() if id(parameter) in moved]
     adapted = [name for name in method.adaptable(config.adapt) if name in set(trained)]
-    learner = _Learner(method, loss, algorithm, config, trained, adapted)
+    learns = config.learn_rates and algorithm != "reptile"
+    rates = InnerRates(adapted) if learns else None
+    learner = _Learner(method, loss, algorithm, config, trained, adapted, rates)
     phase = Phase(
         "outer",
         modules,
         step=learner.step,
+        weighting=rates,
         lr=config.outer_step if algorithm == "reptile" else config.outer_lr,
         weight_decay=0.0 if algorithm == "reptile" else weight_decay,
         schedule=_falling if algorithm == "reptile" else "cosine",
@@ -150,6 +191,7 @@ def meta_stage(
         preview=None if template is None else template.preview,
         diagnose=None if template is None else template.diagnose,
         on_start=start,
+        on_end=None if rates is None else lambda _: method.set_inner_rates(rates.weights()),
         ema_decay=None,
         summary=f"{algorithm}: parameters from which {config.n_shot} images of a new class are enough",
     )
@@ -174,7 +216,10 @@ def with_meta(
             result.append(stage)
             continue
         if check_algorithm(algorithm) == "none":
-            result.append(replace(stage, validate=_also(stage.validate, method, config, others)))
+            # To its end: only there the curves are measured. The best weights are kept all the same.
+            result.append(
+                replace(stage, validate=_also(stage.validate, method, config, others), patience=None)
+            )
             continue
         if config.pretrain > 0:
             result.append(replace(stage, steps=max(1, round(config.pretrain * stage.steps)), time_share=None))
@@ -220,6 +265,7 @@ class _Learner:
         config: tasks and inner loop.
         trained: names of the parameters that the outer step moves.
         adapted: names of those that a task moves.
+        rates: learned factors on the inner rate, or None.
     """
 
     method: Any
@@ -228,6 +274,7 @@ class _Learner:
     config: MetaConfig
     trained: list[str]
     adapted: list[str]
+    rates: InnerRates | None
 
     def step(self, batch: Batch, context: Context) -> LossTerms:
         """Write the mean gradient of the tasks of this batch into `.grad`."""
@@ -244,7 +291,9 @@ class _Learner:
             start = {name: everything[name] for name in self.trained}
             text = method.spec.text
             table = None if text is None else text.vectors.to(context.device, torch.float32)
-            results, total = [], dict[str, Tensor]()
+            results, total, of_rates = [], dict[str, Tensor](), dict[str, Tensor]()
+            if self.rates is not None:
+                method.set_inner_rates(self.rates.weights())
             for t in range(n_tasks):
                 # Named by the task's number, so the noise does not depend on the number of processes.
                 rng = make_rng(context.device, context.seed, "task", first + t)
@@ -252,13 +301,16 @@ class _Learner:
                 scale = 1.0 / n_tasks
                 if self.algorithm != "reptile":
                     scale *= _clip_factor(found.gradient, config.task_clip)
-                for name, gradient in found.gradient.items():
-                    total[name] = scale * gradient + total.get(name, 0.0)
+                for into, gradients in ((total, found.gradient), (of_rates, found.rates)):
+                    for name, gradient in gradients.items():
+                        into[name] = scale * gradient + into.get(name, 0.0)
                 results.append(found)
         finally:
             method.train(was_training)
         for name, parameter in method.named_parameters():
             parameter.grad = total.get(name)
+        if self.rates is not None:
+            self.rates.write_gradient(of_rates)
         query = torch.tensor([found.query_loss for found in results])
         support = torch.tensor([found.support_loss for found in results])
         stats = {"support": support.mean(), "spread": query.std(correction=0)}
@@ -289,10 +341,15 @@ class _Learner:
             config.inner_steps,
             rng,
             adapted=self.adapted,
+            rates=None if self.rates is None else self._factors(),
             decay=config.inner_decay,
             multi_step=early,
             first_order=self.algorithm == "fomaml",
         )
+
+    def _factors(self) -> dict[str, Tensor]:
+        assert self.rates is not None
+        return dict(zip(self.rates.names, self.rates.factors().unbind(), strict=True))
 
 
 def make_task(
@@ -387,6 +444,7 @@ def adaptation_curve(
                 optimizer,
                 max(config.curve),
                 adapted=method.adaptable(config.adapt),
+                rates=method.rates_by_name(),
                 visit=visit,
             )
     finally:
