@@ -120,7 +120,8 @@ class Codebook(nn.Module):
 
         tables = 1 if share else groups
         start = torch.rand(tables, codebook_size, codebook_dim, generator=self._rng(-1))
-        start = (2.0 * start - 1.0) / codebook_size
+        if not start.is_meta:  # arithmetic there makes torch load its compiler, a second of every command
+            start = (2.0 * start - 1.0) / codebook_size
         if update == "gradient":
             self.codes = nn.Parameter(start)
         else:
