@@ -227,6 +227,18 @@ def test_only_the_part_that_is_named_moves(run, sevens):
     assert not any(name.startswith("codebook.") for name in moved)  # running means, not parameters: they stay
 
 
+def test_learned_rates_scale_the_updates(run, sevens):
+    method = load_method(run.path)
+    names = method.adaptable("all")
+    method.set_inner_rates(dict.fromkeys(names[1:], 0.0))
+    learned = Run(run.path)
+    learned.__dict__["method"] = method
+    made = fewgen.adapt(learned, images=sevens, class_names="seven", **QUICK)
+    before, after = _weights(method), _weights(made.method)
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {names[0]}
+    assert made.method.rates_by_name() == method.rates_by_name()
+
+
 def test_a_model_without_meaning_gets_an_arbitrary_vector(tmp_path, sevens):
     run = _train(tmp_path / "onehot")
     made = fewgen.adapt(run, images=sevens, class_names="croc", out=tmp_path / "new", steps=2, progress=False)
@@ -443,7 +455,7 @@ def test_five_images_teach_a_digit_and_replay_keeps_the_others(tmp_path):
         classes=names[:7],
         shots=30,
         text="onehot",
-        minutes=0.4,
+        steps_scale=0.1,
         out=tmp_path / "run",
         report=False,
         progress=False,

@@ -603,6 +603,7 @@ def adapted(
         recipe.optimizer,
         recipe.steps,
         adapted=start.adaptable(recipe.part),
+        rates=start.rates_by_name(),
         visit=visit,
     )
     with torch.no_grad():
