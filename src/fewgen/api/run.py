@@ -88,32 +88,105 @@ class Run:
         Raises:
             DataError: the source is gone, or its images are not those of the training.
         """
-        from fewgen.data import ImageSet
+        images, split, where = self._source(data_dir, download, source)
+        chosen, train = _learned_from(self, images, split, where)
+        try:
+            held_out = chosen.subset(split["held_out"])
+        except (KeyError, TypeError):
+            raise _damaged(self) from None
+        except IndexError:
+            raise _fewer(self, where) from None
+        if "added" in split:
+            train, held_out = _with_added(self, split["added"], train, held_out)
+        return train, held_out if len(held_out) else None
+
+    def other_images(
+        self,
+        data_dir: str | Path | None = None,
+        download: bool = False,
+        source: str | Path | ImageSet | None = None,
+        with_base: bool = False,
+    ) -> dict[str, ImageSet]:
+        """Return the images of the classes that were not learned from, read again from the run's source.
+
+        Args:
+            data_dir: folder of the named data sets; None for the usual one.
+            download: whether a missing data set may be fetched.
+            source: where the images are now, or the images; None for where they were.
+            with_base: also return all images of the classes that were learned from, whichever of them were.
+
+        Returns:
+            "val" and "novel" (and "base") -> images; without an entry where a run has no such classes.
+
+        Raises:
+            DataError: the source is gone, or its images are not those of the training.
+        """
+        images, split, where = self._source(data_dir, download, source)
+        _learned_from(self, images, split, where)
+        names = _class_groups(self, split)
+        wanted = (*(("base",) if with_base else ()), "val", "novel")
+        return {group: images.select_classes(names[group]) for group in wanted if names[group]}
+
+    def class_groups(self) -> dict[str, tuple[str, ...]]:
+        """Return the names of the "base", "val" and "novel" classes of the run, which may be none.
+
+        Raises:
+            DataError: the run does not say which images it was trained on.
+        """
+        return _class_groups(self, self._split())
+
+    def _split(self) -> dict[str, Any]:
         from fewgen.files import read_json
 
         if not self.config or not (self.path / SPLIT_NAME).is_file():
             raise DataError(f'"{self.path}" does not say which images it was trained on.')
-        split = read_json(self.path / SPLIT_NAME)
+        split: dict[str, Any] = read_json(self.path / SPLIT_NAME)
+        return split
+
+    def _source(
+        self, data_dir: str | Path | None, download: bool, source: str | Path | ImageSet | None
+    ) -> tuple[ImageSet, dict[str, Any], str]:
+        """Return all images of the source, split.json, and what to call the source."""
+        from fewgen.data import ImageSet
+
+        split = self._split()
         source = self.config.get("data") if source is None else source
         if not source:
             raise DataError(f'"{self.path}" was trained on images given in Python, which it does not keep.')
         if isinstance(source, ImageSet):
-            images, source = source, source.name or "the images given"
-        else:
-            images = load_source(self.config, source, data_dir, download)
-        try:
-            images = images.select_classes(split["class_names"])
-            train, held_out = images.subset(split["train"]), images.subset(split["held_out"])
-            fingerprint_then = split["fingerprint"]
-        except (KeyError, TypeError):
-            raise DataError(f'"{self.path / SPLIT_NAME}" is damaged, so the images are not known.') from None
-        except IndexError:
-            raise DataError(f'"{source}" has fewer images now than when "{self.path}" was trained.') from None
-        if fingerprint(train) != fingerprint_then:
-            raise DataError(f'The images in "{source}" are not those that "{self.path}" was trained on.')
-        if "added" in split:
-            train, held_out = _with_added(self, split["added"], train, held_out)
-        return train, held_out if len(held_out) else None
+            return source, split, source.name or "the images given"
+        return load_source(self.config, source, data_dir, download), split, str(source)
+
+
+def _learned_from(run: Run, images: ImageSet, split: dict[str, Any], where: str) -> tuple[ImageSet, ImageSet]:
+    """Return the images of the run's classes, and those it learned from, which are checked."""
+    try:
+        chosen = images.select_classes(split["class_names"])
+        train, fingerprint_then = chosen.subset(split["train"]), split["fingerprint"]
+    except (KeyError, TypeError):
+        raise _damaged(run) from None
+    except IndexError:
+        raise _fewer(run, where) from None
+    if fingerprint(train) != fingerprint_then:
+        raise DataError(f'The images in "{where}" are not those that "{run.path}" was trained on.')
+    return chosen, train
+
+
+def _class_groups(run: Run, split: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    groups = split.get("classes") or {}  # runs of before class splits learned from every class
+    try:
+        base = tuple(groups.get("base") or split["class_names"])
+        return {"base": base, "val": tuple(groups.get("val", ())), "novel": tuple(groups.get("novel", ()))}
+    except (KeyError, TypeError, AttributeError):
+        raise _damaged(run) from None
+
+
+def _damaged(run: Run) -> DataError:
+    return DataError(f'"{run.path / SPLIT_NAME}" is damaged, so the images are not known.')
+
+
+def _fewer(run: Run, where: str) -> DataError:
+    return DataError(f'"{where}" has fewer images now than when "{run.path}" was trained.')
 
 
 def _with_added(run: Run, added: Any, train: ImageSet, held_out: ImageSet) -> tuple[ImageSet, ImageSet]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -150,10 +151,13 @@ def train(
     made = finished and (out / "report.html").is_file()
     if report and run.is_main and not result.interrupted and not made:
         from fewgen.api.evaluating import ShownProgress
+        from fewgen.data import ImageSet
         from fewgen.report import write_report
 
         shown = ShownProgress(progress)
-        write_report(run, prepared.train, prepared.held_out, shown)
+        given_images = data if isinstance(data, ImageSet) else None
+        others = functools.partial(run.other_images, data_dir, download, given_images, with_base=True)
+        write_report(run, prepared.train, prepared.held_out, shown, others, data_dir)
         shown.close()
     return run
 

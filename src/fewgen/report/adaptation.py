@@ -57,8 +57,7 @@ class Look:
     Attributes:
         shots: images per new class it learned from; 0: the words alone.
         drawn: `SHOWN` images of each new class, uint8 (n_new * SHOWN, C, H, W), class after class.
-        read: new class -> share of `N_NEW` draws that the model itself reads as the class; empty if the
-            method reads no images.
+        read: new class -> share of `N_NEW` draws that are read as the class; empty without a reader.
         query_loss: of images that were not learned from; None if there are none.
         seconds: of the adaptation.
     """
@@ -68,6 +67,11 @@ class Look:
     read: dict[str, Share]
     query_loss: float | None
     seconds: float
+
+    def overall(self) -> Share:
+        """Return the share over all new classes. Raises DataError without a reader."""
+        shares = self.read.values()
+        return wilson_interval(sum(s.successes for s in shares), sum(s.n for s in shares))
 
 
 @dataclasses.dataclass
@@ -146,19 +150,12 @@ def measure(
         progress: told the name of the part and the share that is done.
     """
     query = _at_most(rest, MAX_QUERY)
-    looks = [_look(start, used.class_names, query, 0, 0.0)]
     fewest = int(used.counts().min())
-    steps = [k for k in SHOTS if k < fewest] if again is not None else []
-    for done, k in enumerate(steps):
-        if progress is not None:
-            progress(f"adapting to {k} image{'s' if k > 1 else ''}", done / len(steps))
-        began = time.perf_counter()
-        assert again is not None
-        fewer = again(_first(used, k))
-        looks.append(_look(fewer, used.class_names, query, k, time.perf_counter() - began))
+    looks = shot_curve(start, used, query, [k for k in SHOTS if k < fewest], again, progress=progress)
     if progress is not None:
         progress("comparing", 0.0)
-    looks.append(_look(method, used.class_names, query, int(used.counts().max()), seconds))
+    n_used, reader = int(used.counts().max()), read_by(method)
+    looks.append(_look(method, used.class_names, query, n_used, seconds, reader))
     omitted: dict[str, str] = {}
     if not looks[-1].read:
         omitted["read"] = f'the method "{method.name}" does not read images as words'
@@ -181,6 +178,39 @@ def measure(
         after,
         omitted,
     )
+
+
+def shot_curve(
+    start: Method,
+    support: ImageSet,
+    query: ImageSet,
+    shots: Sequence[int],
+    again: Callable[[ImageSet], Method] | None,
+    reader: Reader | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> list[Look]:
+    """Return how a model draws new classes before the first image, and after some numbers of images.
+
+    Args:
+        start: the model with the new classes, before any image; stays as it is.
+        support: images of the new classes to learn from; fewer shots are among more.
+        query: further images of them, to measure the loss on; perhaps none.
+        shots: images per class.
+        again: adapts `start` to some of `support`; None: no curve.
+        reader: images -> classes of the model; None: what was adapted reads its own draws.
+        progress: told the name of the part and the share that is done.
+    """
+    names = support.class_names
+    looks = [_look(start, names, query, 0, 0.0, reader or read_by(start))]
+    for done, k in enumerate(shots if again is not None else ()):
+        if progress is not None:
+            progress(f"adapting to {k} image{'s' if k > 1 else ''}", done / len(shots))
+        began = time.perf_counter()
+        assert again is not None
+        method = again(_first(support, k))
+        seconds = time.perf_counter() - began
+        looks.append(_look(method, names, query, k, seconds, reader or read_by(method)))
+    return looks
 
 
 def _at_most(images: ImageSet, n: int) -> ImageSet:
@@ -209,13 +239,19 @@ def read_by(method: Method) -> Reader | None:
     return read
 
 
-def _look(method: Method, names: Sequence[str], query: ImageSet, shots: int, seconds: float) -> Look:
+def _look(
+    method: Method,
+    names: Sequence[str],
+    query: ImageSet,
+    shots: int,
+    seconds: float,
+    reader: Reader | None,
+) -> Look:
     from fewgen.generate import GenerationRequest
 
     n_old = method.spec.n_classes - len(names)
     labels = range(n_old, method.spec.n_classes)
     drawn = method.generate(GenerationRequest.per_class(labels, N_NEW, seed=DRAW_SEED))
-    reader = read_by(method)
     read = {}
     if reader is not None:
         right = reader(drawn.images) == drawn.labels
@@ -359,43 +395,65 @@ def _pictures(found: Adaptation) -> str:
         rows, labels = [real, blank], ["learned from"]
         for look in found.looks:
             rows.append(look.drawn[row * SHOWN : (row + 1) * SHOWN])
-            labels.append(_shots(look.shots))
+            labels.append(shots_name(look.shots))
         picture = grid(torch.cat(rows), SHOWN, labels)
         caption = f'"{name}": images that were learned from, then draws, each row with the same seeds.'
         parts.append(figure(png(picture), f"images and draws of {name}", caption, pixels=True))
     if not found.has_meaning:
-        parts.append(
-            '<p class="soft">The class vectors carry no meaning (onehot): the draws before the first image '
-            "come from an arbitrary vector and say nothing about the class.</p>\n"
-        )
+        parts.append(NO_MEANING)
     return "".join(parts)
 
 
-def _shots(k: int) -> str:
+NO_MEANING = (
+    '<p class="soft">The class vectors carry no meaning (onehot): the draws before the first image '
+    "come from an arbitrary vector and say nothing about the class.</p>\n"
+)
+
+
+def shots_name(k: int) -> str:
+    """Return what a model has seen of each new class, in words."""
     return "the word alone" if k == 0 else f"{k} image{'s' if k > 1 else ''}"
 
 
 def _curve(found: Adaptation) -> str:
-    names = found.used.class_names
-    head = ["after", *(f"read as {name}" for name in names if name in found.looks[-1].read)]
-    with_loss = found.n_query > 0
-    head += ["loss on other images"] if with_loss else []
-    rows = []
-    for look in found.looks:
-        row = [_shots(look.shots), *(_share(look.read[name]) for name in names if name in look.read)]
-        row += [f"{look.query_loss:.4g}"] if with_loss and look.query_loss is not None else []
-        rows.append([*row, f"{look.seconds:.1f}"])
     note = (
         f'<p class="soft">Read as: share of {N_NEW} draws that the adapted model itself reads as the class, '
         "with its 95 % interval. It is the model's own reader, not an independent judge: it may take for the "
         "class what no person would. "
     )
-    note += f"Loss: the objective on {found.n_query} images that were not learned from. " if with_loss else ""
+    if found.n_query:
+        note += f"Loss: the objective on {found.n_query} images that were not learned from. "
     note += "Each row is adapted from the original model.</p>\n"
-    return table([*head, "seconds"], rows) + note
+    return look_table(found.looks, found.used.class_names) + note
 
 
-def _share(share: Share) -> str:
+def look_table(
+    looks: Sequence[Look], names: Sequence[str], together: bool = False, more: Sequence[Sequence[str]] = ()
+) -> str:
+    """Return a row per look: shares of the draws that are read right, loss, seconds.
+
+    Args:
+        looks: of `shot_curve`.
+        names: of the new classes.
+        together: with a column for all new classes at once.
+        more: further rows, each with a cell per column.
+    """
+    read = [name for name in names if name in looks[-1].read]
+    together = together and len(read) > 1
+    with_loss = looks[-1].query_loss is not None
+    head = ["after", *(["read right"] if together else []), *(f"read as {name}" for name in read)]
+    head += ["loss on other images"] if with_loss else []
+    rows = []
+    for look in looks:
+        row = [shots_name(look.shots), *([share_text(look.overall())] if together else [])]
+        row += [share_text(look.read[name]) for name in read]
+        row += [f"{look.query_loss:.4g}"] if look.query_loss is not None else []
+        rows.append([*row, f"{look.seconds:.1f}"])
+    return table([*head, "seconds"], [*rows, *more])
+
+
+def share_text(share: Share) -> str:
+    """Return a share with its interval, in words."""
     return f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
 
 
@@ -425,12 +483,12 @@ def _old(found: Adaptation) -> str:
     ]
     verdict = ". ".join(named) or "No class lost or won more than chance explains"
     text = (
-        f"Read right before {_share(overall.before)}, after {_share(overall.after)}; change "
+        f"Read right before {share_text(overall.before)}, after {share_text(overall.after)}; change "
         f"{100 * overall.change.value:+.0f} points ({100 * overall.change.low:+.0f} to "
         f"{100 * overall.change.high:+.0f}). {verdict}. Judged by {who}. 95 % intervals."
     )
     per_class = [
-        (name, _share(r.before), _share(r.after), str(r.n_lost), str(r.n_won), f"{r.p_adjusted:.2g}")
+        (name, share_text(r.before), share_text(r.after), str(r.n_lost), str(r.n_won), f"{r.p_adjusted:.2g}")
         for name, r in found.retention.per_class.items()
     ]
     head = ("class", "before", "after", "draws lost", "draws won", "p, all classes together")

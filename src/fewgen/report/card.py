@@ -6,6 +6,7 @@ import shlex
 
 from fewgen.report.citations import bibtex
 from fewgen.report.findings import Findings
+from fewgen.report.new_classes import card_lines
 
 
 def render_card(findings: Findings) -> str:
@@ -39,6 +40,7 @@ def render_card(findings: Findings) -> str:
         f"{len(findings.train)} trained on and {held} held out for early stopping and the figures below.",
         f"- Words: {_words(findings)}",
         f"- Training: {_training(findings)}",
+        *(f"- New classes: {_plain(line)}" for line in card_lines(findings)),
         f"- Versions: {findings.versions}.",
         "",
     ]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fewgen.evaluate.evaluation import Evaluation
     from fewgen.generate import GeneratedImages
     from fewgen.methods.base import Method
+    from fewgen.report.new_classes import NewClasses
 
 GROUP = 256
 MAX_SHOWN_CLASSES = 40
@@ -54,6 +55,8 @@ class Findings:
         data_name: what the run learned from, in the user's words.
         evaluation: what the evidence says of new images, or None.
         evaluation_fault: why there is no evaluation, if it was tried.
+        new_classes: how the run learns its novel classes, or None.
+        new_classes_fault: why that is not known, if it was tried.
     """
 
     title: str
@@ -74,6 +77,8 @@ class Findings:
     data_name: str = ""
     evaluation: Evaluation | None = None
     evaluation_fault: str = ""
+    new_classes: NewClasses | None = None
+    new_classes_fault: str = ""
 
     @property
     def shown_path(self) -> str:

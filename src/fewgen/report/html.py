@@ -18,6 +18,7 @@ from fewgen.report import plots
 from fewgen.report.citations import bibtex
 from fewgen.report.evidence import evidence_section, fault_section, pairs_figure
 from fewgen.report.findings import MAX_SHOWN_CLASSES, Findings
+from fewgen.report.new_classes import new_classes_section
 from fewgen.report.page import figure, flat, folded, page, png, section, shown, table, warning
 
 
@@ -30,6 +31,7 @@ def render_report(findings: Findings) -> str:
             ("Nearest real images", _nearest),
             ("Held-out images and how they come back", _reconstructions),
             ("From word to word", _interpolations),
+            ("New classes", new_classes_section),
             ("Figures", _figures),
             ("Training", _training),
             ("Images and words in one space", _latents),

@@ -183,6 +183,28 @@ def learning_curve(points: Sequence[tuple[float, float]], level: float | None) -
     return _png(figure)
 
 
+def adaptation_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> bytes:
+    """Return the loss over the number of updates, a line for each group of classes.
+
+    Args:
+        curves: name of a line -> (updates, loss), in rising order of the updates.
+    """
+    figure = _figure(7.2, 2.8)
+    axes = figure.add_subplot(1, 1, 1)
+    every = sorted({k for points in curves.values() for k, _ in points})
+    # Numbers such as 0, 1, 5, 20, 50 stand at even distances: a logarithm has no place for 0.
+    place = {k: i for i, k in enumerate(every)}
+    for i, (name, points) in enumerate(curves.items()):
+        style: dict[str, Any] = {"color": ("#3465a4", "#cc5500")[i % 2], "linestyle": ("-", "--")[i % 2]}
+        axes.plot([place[k] for k, _ in points], [y for _, y in points], marker="o", label=name, **style)
+    axes.set_xticks(range(len(every)), [str(k) for k in every])
+    axes.set_xlabel("updates", fontsize=8)
+    axes.set_ylabel("loss on other images", fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.legend(fontsize=7, frameon=False)
+    return _png(figure)
+
+
 def perplexity(counts: Tensor) -> float:
     """Return exp of the entropy of code usage: the number of codes in effective use."""
     shares = counts.double() / counts.sum().clamp(min=1)
