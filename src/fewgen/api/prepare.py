@@ -159,9 +159,16 @@ def prepare(**keywords: Any) -> Prepared:
         keywords["text"], keywords["text_path"], data.class_names, own_phrases or None, keywords["data_dir"]
     )
     notes += found
-    others = other_classes(everything, classes, table, phrases, keywords["data_dir"])
+    others: tuple[OtherClasses, ...] = ()
     if keywords["meta"] is not None:
-        check_tasks(tasks, train_set)
+        groups = {"base": train_set}
+        groups |= {
+            name: everything.select_classes(names)
+            for name, names in (("validation", classes.val), ("novel", classes.novel))
+            if names
+        }
+        check_tasks(tasks, groups)
+        others = other_classes(everything, classes, table, phrases, keywords["data_dir"])
     spec = DataSpec.of(train_set, table)
     import torch
 
@@ -199,7 +206,7 @@ def prepare(**keywords: Any) -> Prepared:
         notes,
         keywords["meta"],
         tasks,
-        others if keywords["meta"] is not None else (),
+        others,
     )
 
 
@@ -211,12 +218,28 @@ def split_classes(images: ImageSet, how: str | None, meta: str | None, seed: int
         how: of `class_split`; None: the data set's own way with meta-training, every class without.
         meta: how to meta-train, or None.
         seed: of the draw of classes.
+
+    Raises:
+        ConfigError: the split has no meaning.
+        DataError: it does not fit the images, or leaves fewer than 2 classes to learn from.
     """
     from fewgen.episodes import class_split
 
     if how is None:
         how = "all" if meta is None else "auto"
-    return class_split(images, how, seed)
+    if not isinstance(how, (str, os.PathLike)):
+        raise ConfigError(f"class_split must be text or a path, got {how!r}.")
+    try:
+        split = class_split(images, how, seed)
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"--class-split {os.fspath(how)}: {error}") from None
+    if how != "all" and len(split.base) < 2:
+        n = len(split.base)
+        raise DataError(
+            f"--class-split {os.fspath(how)}: {n} base class{'' if n == 1 else 'es'} to learn from, but at "
+            "least 2 are needed. Make more classes base ones, or add classes."
+        )
+    return split
 
 
 def other_classes(
@@ -230,16 +253,18 @@ def other_classes(
     from fewgen.text import make_text_encoder
     from fewgen.training.meta.stage import OtherClasses
 
+    if not (classes.val or classes.novel):
+        return ()
+    encoder = None
+    if table.has_meaning:
+        path = table.encoder_path
+        if table.encoder_name == "glove":
+            path = _glove_path(path, data_dir)
+        encoder = make_text_encoder(table.encoder_name, path=path)
     result = []
     for name, names in (("val", classes.val), ("novel", classes.novel)):
         if not names:
             continue
-        encoder = None
-        if table.has_meaning:
-            path = table.encoder_path
-            if table.encoder_name == "glove":
-                path = _glove_path(path, data_dir)
-            encoder = make_text_encoder(table.encoder_name, path=path)
         own = {k: v for k, v in (phrases or {}).items() if k in names}
         extended = table.extend(names, encoder, own or None)
         vectors = extended.vectors[len(table.class_names) :]
@@ -247,13 +272,36 @@ def other_classes(
     return tuple(result)
 
 
-def check_tasks(tasks: MetaConfig, train: ImageSet) -> None:
-    """Refuse tasks that the training images cannot fill, before anything is built."""
+def check_tasks(tasks: MetaConfig, groups: Mapping[str, ImageSet]) -> None:
+    """Refuse tasks that the images cannot fill, before anything is built.
+
+    Args:
+        tasks: settings of meta-learning.
+        groups: "base" -> the training images, and those of "validation" and "novel" classes, on which the
+            adaptation curve is measured. The latter may be fewer than `n_way`.
+
+    Raises:
+        DataError: names the group, the numbers and the flags.
+    """
     from fewgen.episodes import EpisodeSampler
 
-    EpisodeSampler(
-        train.labels, tasks.n_way, tasks.n_shot, tasks.n_query, 0, class_names=train.class_names
-    ).indices(0)
+    for name, images in groups.items():
+        present = int((images.counts() > 0).sum())
+        if present == 0:
+            raise DataError(
+                f"None of the {name} classes has images. Choose other ones with --class-split, or add images."
+            )
+        n_way = tasks.n_way if name == "base" else min(tasks.n_way, present)
+        try:
+            EpisodeSampler(
+                images.labels, n_way, tasks.n_shot, tasks.n_query, 0, class_names=images.class_names
+            )
+        except DataError as error:
+            what = "to learn from" if name == "base" else "to measure adaptation on"
+            n = images.n_classes
+            raise DataError(
+                f"The {n} {name} class{'' if n == 1 else 'es'} {what} cannot fill the tasks. {error}"
+            ) from None
 
 
 def configs(keywords: Mapping[str, Any]) -> tuple[Any, TrainConfig, MetaConfig]:
@@ -270,7 +318,10 @@ def configs(keywords: Mapping[str, Any]) -> tuple[Any, TrainConfig, MetaConfig]:
     meta = keywords["meta"]
     if meta is None and keywords["tasks"]:
         raise ConfigError("--tasks has no use without --meta. Choose reptile, fomaml, maml or none.")
-    needed = {} if meta is None or check_algorithm(meta) is None else method_class.meta_settings
+    if meta is not None:
+        # Not text: what YAML makes of "meta: no", for example.
+        check_algorithm(meta if isinstance(meta, str) else str(meta))
+    needed = {} if meta is None else method_class.meta_settings
     return (
         resolve(method_class.Config, preset["model"], needed, keywords["model"], where="model"),
         resolve(TrainConfig, preset["training"], keywords["training"], flags, where="training"),
@@ -581,8 +632,24 @@ def check_same_images(out: Path, prepared: Prepared) -> None:
     if not path.is_file() or not (out / "state").is_dir():
         return
     there = read_json(path)
+    if isinstance(there, dict):
+        # A run from before class splits has none, and learned from every class.
+        then, now = there.get("classes"), prepared.split["classes"]
+        if then is not None and then != now:
+            parts = [part for part in ("base", "val", "novel") if then.get(part) != now[part]]
+            shown = "; ".join(f"{part}: {_names(then.get(part))}, now {_names(now[part])}" for part in parts)
+            raise OutputError(
+                f'"{out}" holds a run with another split of the classes ({shown}), which --meta, '
+                "--class-split, --class-name and --seed decide. Nothing was changed. Repeat its command to "
+                "resume it, or choose another --out."
+            )
     if not isinstance(there, dict) or there.get("fingerprint") != prepared.split["fingerprint"]:
         raise OutputError(
             f'"{out}" holds a run on other images (other data, shots, seed, classes or size). Nothing was '
             "changed. Repeat its command to resume it, or choose another --out."
         )
+
+
+def _names(classes: Any) -> str:
+    names = [str(name) for name in classes or ()]
+    return (", ".join(names[:5]) + (", ..." if len(names) > 5 else "")) or "none"

@@ -178,6 +178,7 @@ class Plan:
         seconds: estimate of the training time from a few trial steps; None if a stage could not be tried.
         peak_bytes: memory of this process after the trial steps; None where the system does not say.
         notes: what a reader should know.
+        other_classes: "validation" and "novel" -> classes that are not learned from; left out if none.
     """
 
     settings: dict[str, Any]
@@ -191,22 +192,28 @@ class Plan:
     seconds: float | None
     peak_bytes: int | None
     notes: list[str]
+    other_classes: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         channels, height, width = self.shape
         kind = "grey" if channels == 1 else "colour"
-        names = ", ".join(self.class_names[:12]) + (", ..." if len(self.class_names) > 12 else "")
+        groups = {"classes": self.class_names, **self.other_classes}
         lines = [
             f"method      {self.settings['method']}, preset {self.settings['preset']}",
             f"images      {self.n_train} to learn from, {self.n_held_out} held out; {kind}, {height}x{width}",
-            f"classes     {len(self.class_names)}: {names}",
+            *(
+                f"{group:<12}{len(names)}: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
+                for group, names in groups.items()
+            ),
             f"text        {self.text_encoder}",
             f"parameters  {self.parameters:,}",
         ]
         for stage in self.stages:
+            per_step = stage["seconds_per_step"]
+            minutes = "" if per_step is None else f", about {stage['steps'] * per_step / 60:.1f} minutes"
             lines.append(
                 f"stage       {stage['name']}: {stage['steps']} steps of {stage['batch_size']} images, "
-                f"{stage['parameters']:,} parameters"
+                f"{stage['parameters']:,} parameters{minutes}"
             )
         if self.seconds is None:
             lines.append("time        cannot be estimated before the earlier stages have run")
@@ -260,6 +267,11 @@ def plan_training(**keywords: Any) -> Plan:
         seconds=seconds if known else None,
         peak_bytes=_peak_bytes(),
         notes=prepared.notes,
+        other_classes={
+            name: tuple(prepared.split["classes"][part])
+            for part, name in (("val", "validation"), ("novel", "novel"))
+            if prepared.split["classes"][part]
+        },
     )
 
 

@@ -13,7 +13,7 @@ from fewgen.errors import ConfigError
 
 T = TypeVar("T")
 
-SECTIONS = ("model", "training")
+SECTIONS = ("model", "training", "tasks")
 """Keywords that are sections: the file's and the call's keys are merged, and the call's win."""
 
 

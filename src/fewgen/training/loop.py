@@ -921,6 +921,10 @@ class Trainer:
 
     def _load_method(self, state: State) -> None:
         found = {name[6:]: value for name, value in state.tensors.items() if name.startswith("model.")}
+        own = self.method.state_dict()
+        if "inner_rates" in own:
+            # States of before meta-learning lack the rates; theirs are ones.
+            found.setdefault("inner_rates", torch.ones_like(own["inner_rates"]))
         try:
             self.method.load_state_dict(found)
         except RuntimeError as error:
@@ -995,6 +999,8 @@ class Trainer:
     def _compare_settings(self, before: dict[str, Any]) -> None:
         then, now = _flatten(before), _flatten(self._settings())
         changed = [key for key in dict.fromkeys([*then, *now]) if then.get(key) != now.get(key)]
+        # What was asked for, before the many numbers that follow from it.
+        changed.sort(key=lambda key: not key.startswith("settings."))
         if changed:
             shown = "; ".join(f"{key} was {then.get(key)}, now {now.get(key)}" for key in changed[:5])
             more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""

@@ -297,7 +297,14 @@ class _Learner:
             for t in range(n_tasks):
                 # Named by the task's number, so the noise does not depend on the number of processes.
                 rng = make_rng(context.device, context.seed, "task", first + t)
-                found = self._gradient(start, make_task(batch, t, config, table, rng), rng, early)
+                try:
+                    found = self._gradient(start, make_task(batch, t, config, table, rng), rng, early)
+                except TrainingError:
+                    if context.n_processes == 1:
+                        raise
+                    # The other processes wait for this one's gradient: a total that is not finite reaches
+                    # them with it, and the loop stops all at the same step.
+                    return self._failed()
                 scale = 1.0 / n_tasks
                 if self.algorithm != "reptile":
                     scale *= _clip_factor(found.gradient, config.task_clip)
@@ -315,6 +322,14 @@ class _Learner:
         support = torch.tensor([found.support_loss for found in results])
         stats = {"support": support.mean(), "spread": query.std(correction=0)}
         return LossTerms({"query": query.mean()}, stats=stats)
+
+    def _failed(self) -> LossTerms:
+        """Return what a step reports of which a task failed; leaves no gradient behind."""
+        parameters = [*self.method.parameters(), *(self.rates.parameters() if self.rates is not None else ())]
+        for parameter in parameters:
+            parameter.grad = None
+        nothing = torch.tensor(torch.nan)
+        return LossTerms({"query": nothing}, stats={"support": nothing, "spread": nothing})
 
     def _gradient(
         self, start: Mapping[str, Tensor], task: Task, rng: torch.Generator, early: float
