@@ -244,7 +244,8 @@ def make_judge(images: ImageSet, shown: Sequence[str], class_names: Sequence[str
     brief = ClassifierSettings(
         steps=min(1500, max(600, 30 * images.n_classes)), batch_size=64, max_shift=1, pool_first=True
     )
-    classifier = ClassifierFeatures.of(learned, settings=few if len(learned) < 2000 else brief)
+    with torch.random.fork_rng(devices=[]):  # a network read from the cache draws weights first
+        classifier = ClassifierFeatures.of(learned, settings=few if len(learned) < 2000 else brief)
     place = {name: label for label, name in enumerate(class_names)}
     label_of = torch.tensor([place.get(name, -1) for name in images.class_names])
 
@@ -358,7 +359,7 @@ def _titled(picture: Image, names: Sequence[str], width: int, scale: int) -> Ima
     draw = ImageDraw.Draw(canvas)
     for block, name in enumerate(names):
         x = picture.width - (len(names) - block) * PER_CLASS * cell
-        _Text(name, 14).draw(canvas, x, 0, top)
+        _Text(name, 40).draw(canvas, x, 0, top)
         if block:
             draw.rectangle((x - GAP, 0, x - 1, canvas.height - 1), fill=INK)
     return canvas
