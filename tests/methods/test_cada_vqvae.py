@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import math
 
 import pytest
 import torch
@@ -972,60 +971,3 @@ def test_words_draw_their_class_of_real_clothes(data_dir, tmp_path):
     right = judge.predict(made) == made.labels
     assert right.float().mean() > 0.9
     assert min(right[made.labels == c].float().mean() for c in (0, 1)) > 0.8
-
-
-# ---------------------------------------------------------------------------------- terms about drawn images
-
-
-def drawn_terms(method, data, rng_seed=0):
-    rng = torch.Generator().manual_seed(rng_seed)
-    return method.objective(data.floats(), data.labels, rng).values
-
-
-def test_drawn_images_are_scored_only_if_their_terms_have_weight():
-    data = shapes(4)
-    assert {"draws", "read"}.isdisjoint(drawn_terms(make(data), data))
-    values = drawn_terms(make(data, weights={"draws": 10.0, "read": 1.0}), data)
-    assert float(values["draws"].detach()) > 0
-    assert 0 < float(values["read"].detach()) < 10
-
-
-def test_the_reading_error_teaches_the_decoder_and_not_the_reader():
-    data = shapes(4)
-    method = make(data, weights={"read": 1.0})
-    drawn_terms(method, data)["read"].backward()
-    assert all(p.grad is None for p in method.image_encoder.parameters())
-    assert any(bool(p.grad.abs().sum() > 0) for p in method.image_decoder.parameters() if p.grad is not None)
-
-
-def test_the_reading_error_is_small_for_real_images_and_large_for_those_of_another_class():
-    data = shapes(12)
-    method = make(data, **HEALTHY)
-    rng = torch.Generator().manual_seed(0)
-    modules = aligned_modules(method)
-    descend(method, lambda _: method.objective(data.floats(), data.labels, rng).total(), modules, 150)
-    method.eval()
-    x = 0.5 * (data.floats() + 1.0)
-    right = method._reading_error(x, data.labels, method.text_table)
-    wrong = method._reading_error(x, (data.labels + 1) % 3, method.text_table)
-    assert float(right.detach()) < 0.5 * float(wrong.detach())
-
-
-@torch.no_grad()
-def test_a_word_of_a_task_does_not_compete_with_itself_in_the_models_table():
-    data = shapes(4)
-    method = make(data).eval()
-    x = data.floats()
-    mu, logvar = method.encode_image(x)
-    _, _, (mu_c, logvar_c) = method.encode_word(method.text_table)
-    words = torch.distributions.Normal(mu_c, (logvar_c.exp() + logvar.exp()[:, None]).sqrt())
-    scores = words.log_prob(mu[:, None]).sum(-1) / method.config.latent_size
-    expected = nn.functional.cross_entropy(scores, data.labels)
-    found = method._reading_error(0.5 * (x + 1.0), data.labels, method.text_table)
-    assert float(found) == pytest.approx(float(expected), abs=1e-5)
-    # Untrained, every word is as likely: the logarithm of their number tells how many compete. Two new words
-    # stand beside the model's three.
-    few = data.labels < 2
-    alone = method._reading_error(0.5 * (x[few] + 1.0), data.labels[few], method.text_table[:2] + 0.5)
-    assert float(found) == pytest.approx(math.log(3), abs=0.05)
-    assert float(alone) == pytest.approx(math.log(5), abs=0.05)

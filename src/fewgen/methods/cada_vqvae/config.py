@@ -109,10 +109,6 @@ class WeightConfig:
         alignment: of image and word latents.
         codebook: quantiser's codebook and commitment loss.
         contrastive: supervised contrastive loss on image means.
-        draws: energy score of images drawn from the word, against those of its class. The other terms see
-            a drawn latent through words alone; meta-training needs one that says what an adapted model
-            draws. Its unit is the root of the image terms', so its weight is larger.
-        read: cross-entropy of the image encoder's reading of those images as their word.
         warm_up: share of the stage over which these five rise, in [0, 1].
     """
 
@@ -126,8 +122,6 @@ class WeightConfig:
     alignment: float = 10.0
     codebook: float = 1.0
     contrastive: float = 1.0
-    draws: float = 0.0
-    read: float = 0.0
     warm_up: float = 0.2
 
     def __post_init__(self) -> None:

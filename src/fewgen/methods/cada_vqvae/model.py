@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 
 from fewgen.data.augment import Augment
@@ -31,7 +30,6 @@ from fewgen.losses import (
     supervised_contrastive,
     w2_diagonal,
 )
-from fewgen.losses.energy import energy_score_per_class
 from fewgen.losses.reconstruction import ssim_error
 from fewgen.losses.weighting import Weighting
 from fewgen.methods.base import DataSpec, Method, register
@@ -81,12 +79,8 @@ class CadaVqVae(Method):
     Config: ClassVar[type] = CadaVqVaeConfig
     capabilities = frozenset({"reconstruct", "encode", "text", "interpolate", "retrieve", "adapt"})
     adapts_stage = "align"
-    # Running means would leak from task to task and are no parameters that a task could adapt. A new word is
-    # far from every known one, and its reconstruction would drown the terms about images at first.
-    meta_settings: ClassVar[Mapping[str, Any]] = {
-        "text": {"update": "gradient"},
-        "weights": {"text": 0.025, "cross_text": 0.025, "draws": 10.0, "read": 40.0},
-    }
+    # Running means would leak from task to task and are no parameters that a task could adapt.
+    meta_settings: ClassVar[Mapping[str, Any]] = {"text": {"update": "gradient"}}
     config: CadaVqVaeConfig
     text_table: Tensor
 
@@ -251,14 +245,6 @@ class CadaVqVae(Method):
         if w.ssim:
             values["ssim"] = ssim_error(x_hat, x)
             weights["ssim"] = unit * w.ssim
-        if w.draws or w.read:
-            drawn = x_cross if cfg.cross_source == "sample" else self.decode_image(z_c)
-            if w.draws:
-                values["draws"] = energy_score_per_class(drawn, x, labels)
-                weights["draws"] = unit * w.draws * ramp
-            if w.read:
-                values["read"] = self._reading_error(drawn, labels, table)
-                weights["read"] = unit * w.read * ramp
         stats = {"perplexity": quantized.perplexity}
         return LossTerms(values, weights, stats)
 
@@ -293,22 +279,6 @@ class CadaVqVae(Method):
                 f'Nothing adapts as "{part}".{suggest(part, prefixes)} Choose one of: {", ".join(prefixes)}.'
             )
         return [name for name, _ in self.named_parameters() if name.startswith(prefixes[part])]
-
-    def _reading_error(self, drawn: Tensor, labels: Tensor, table: Tensor) -> Tensor:
-        """Return the cross-entropy, in nats, of the image encoder's reading of drawn images as their words.
-
-        The words compete with each other and with the model's own. The encoder is held still: it shall not
-        learn to read what the decoder draws, the decoder shall draw what the encoder reads.
-        """
-        still = {name: value.detach() for name, value in self.image_encoder.named_parameters()}
-        mu, logvar = functional_call(self.image_encoder, still, (2.0 * drawn - 1.0,))
-        _, _, (mu_c, logvar_c) = self.encode_word(torch.cat([table, self.text_table]))
-        scores = _log_density(mu[:, None], logvar[:, None], mu_c.detach()[None], logvar_c.detach()[None])
-        twins = ((table[:, None] - self.text_table[None]).abs().amax(2) < 1e-6).any(0)
-        twins = torch.cat([twins.new_zeros(len(table)), twins])
-        # Per latent number: whole densities differ by so much that the softmax would be a step.
-        scores = (scores / self.config.latent_size).masked_fill(twins, -torch.inf)
-        return functional.cross_entropy(scores, labels)
 
     def _alignment(
         self,

@@ -55,7 +55,7 @@ class MetaConfig:
     adapt: str = "all"
     inner_optimizer: str = "adam"
     inner_lr: float = 3e-3
-    learn_rates: bool = True
+    learn_rates: bool = False
     inner_steps: int = 5
     inner_batch: int = 0
     inner_decay: float = 1.0
