@@ -38,6 +38,7 @@ TASKS = {
     "n_query": 3,
     "tasks_per_step": 2,
     "inner_steps": 2,
+    "learn_rates": True,
     "steps": 6,
     "curve": [0, 1, 2],
     "validation_tasks": 2,
