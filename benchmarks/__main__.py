@@ -7,6 +7,7 @@ import sys
 
 NAMES = {
     "cada_vqvae_ablation": "what each part of CADA-VQ-VAE contributes, one setting at a time",
+    "meta_learning": "trainings x shots x steps on classes never seen, and tasks per second",
     "evaluation_cost": "seconds and memory of an evaluation, from 1,000 to 50,000 images",
     "reconstruction": "SSIM of held-out images as they come back",
     "verdicts": "false alarms and misses of the verdicts over repeated draws of five data sets",
