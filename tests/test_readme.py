@@ -18,6 +18,7 @@ QUICK = {
     "train": ["--steps-scale", "0.003", "--no-progress"],
     "quickstart": ["--steps-scale", "0.003", "--no-progress"],
     "benchmark": ["--n", "40", "--no-progress"],
+    "adapt": ["--no-progress"],
     "evaluate": ["--no-progress", "--useful-draws", "0"],
 }
 
@@ -42,6 +43,17 @@ def _photos(folder, first=0, count=12):
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / name / f"{i}.jpg")
 
 
+def _five(folder):
+    """Make a folder with five images of a class that the others lack."""
+    from fewgen.data import load_images
+
+    digits = load_images("digits", size=40, channels=3)
+    folder.mkdir()
+    chosen = digits.subset((digits.labels == 7).nonzero().flatten()[:5])
+    for i, pixels in enumerate(chosen.images, start=1):
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / f"{i}.jpg")
+
+
 def test_it_starts_with_the_two_commands_and_shows_what_the_first_one_makes():
     assert commands()[:2] == ["make quickstart", "make test"]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -60,6 +72,7 @@ def test_every_command_and_the_python_code_run(tmp_path, monkeypatch, data_dir, 
     _photos(tmp_path / "photos")
     _photos(tmp_path / "kept", first=12, count=6)
     _photos(tmp_path / "others", first=18, count=6)
+    _five(tmp_path / "five")
     ran = []
     for line in commands():
         words = shlex.split(line)
@@ -73,7 +86,7 @@ def test_every_command_and_the_python_code_run(tmp_path, monkeypatch, data_dir, 
         assert code == 0, (line, capsys.readouterr().err)
         ran.append(words[1])
     assert {"quickstart", "train", "generate", "interpolate", "retrieve", "reconstruct"} <= set(ran)
-    assert {"evaluate", "benchmark", "plan"} <= set(ran)
+    assert {"adapt", "evaluate", "benchmark", "plan"} <= set(ran)
     for name in ("grid.png", "report.html", "README.md", "model.safetensors"):
         assert (tmp_path / "runs" / "quickstart" / name).is_file()
     for name in ("photos.json", "photos.html", "others.json", "others.html"):
@@ -85,6 +98,7 @@ def test_every_command_and_the_python_code_run(tmp_path, monkeypatch, data_dir, 
     names = {}
     exec(compile(code.replace("minutes=5", "steps_scale=0.003, progress=False"), "README.md", "exec"), names)
     assert tuple(names["images"].images.shape) == (8, 3, 32, 32)
+    assert names["adapted"].class_names == ("ankle boot", "sandal", "sneaker")
     assert names["evaluation"].verdicts["new"].answer in ("yes", "partly", "no", "cannot tell")
     assert (names["again"].images[0] == names["images"].images[3]).all()
     shutil.rmtree(tmp_path / "runs")
