@@ -245,7 +245,7 @@ def cell(
         return None
     started = time.monotonic()
     steps = tuple(options.steps)
-    n_episodes = options.episodes if shots in (5, 30) else options.fewer
+    n_episodes = options.episodes if shots == 5 else options.fewer
     rows = [novel.adapt(shots, i, lr, steps, judge, protocol["n_draws"]) for i in range(n_episodes)]
     record = {
         "data": data,
@@ -460,8 +460,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--trainings", nargs="+", default=list(TRAININGS), choices=TRAININGS)
     parser.add_argument("--shots", nargs="+", type=int, default=list(SHOTS))
     parser.add_argument("--steps", nargs="+", type=int, default=list(STEPS))
-    parser.add_argument("--episodes", type=int, default=100, help="for 5 shots, and for 30")
-    parser.add_argument("--fewer", type=int, default=40, help="episodes for the other numbers of shots")
+    parser.add_argument("--episodes", type=int, default=100, help="for 5 shots")
+    parser.add_argument("--fewer", type=int, default=30, help="episodes for the other numbers of shots")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/meta_learning"))
     parser.add_argument("--docs", default="docs/results/meta_learning.md", help='"" writes no page')
