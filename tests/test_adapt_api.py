@@ -363,7 +363,7 @@ def test_a_single_image_is_enough(run, sevens, tmp_path):
         ({"class_names": "crocodile"}, TextError, "crocodile.*--phrases"),
         ({"phrases": {"nine": "odd"}}, TextError, 'no class "nine"'),
         ({"phrases": {"seven": "two"}}, TextError, "same text vector"),
-        ({"lr": 1e30, "steps": 5}, TrainingError, "--lr"),
+        ({"lr": 1e30, "steps": 5}, TrainingError, r"1e\+30\. Nothing was written\. Lower --lr\."),
         ({"run": "no_such_run"}, ConfigError, "no run"),
         ({"out": "IMAGES/new"}, OutputError, "inside the folder of the images"),
         ({"out": "FOREIGN"}, OutputError, "not a fewgen run"),

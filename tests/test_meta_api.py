@@ -605,7 +605,13 @@ def test_a_curve_that_is_not_finite_names_its_flag(capsys, source, tmp_path):
     flags = ["--tasks.inner_optimizer", "sgd", "--tasks.adapt_lr", "1e30", "--tasks.curve", "[0,1]"]
     code, _, err = cli(capsys, source, tmp_path / "a", "--meta", "fomaml", *flags)
     assert code == 2
-    assert re.search(r"error: .*not finite after adapting.*--tasks\.adapt_lr", err)
+    assert re.search(r"error: .*not finite after adapting.*1e\+30.*--tasks\.adapt_lr", err)
+    # Also where it is an update of the curve that finds it: the rate of meta-training is not at fault.
+    flags[-1] = "[0,9]"
+    code, _, err = cli(capsys, source, tmp_path / "b", "--meta", "fomaml", *flags)
+    assert code == 2
+    assert re.search(r"error: .*before inner update \d.*1e\+30.*--tasks\.adapt_lr", err)
+    assert "--tasks.inner" not in err
 
 
 # --------------------------------------------------------------------------------- several processes

@@ -672,6 +672,24 @@ def test_first_order_memory_does_not_grow_with_the_steps(inner, multi_step):
     assert of("maml", 12) > 3 * of("maml", 2)
 
 
+@pytest.mark.parametrize("algorithm", ["fomaml", "reptile"])
+def test_mixed_precision_keeps_no_parameters_of_updates_that_are_over(algorithm):
+    """Inside autocast, parameters live as long as their 16-bit copies: to the end of the outer step."""
+    seen = []
+
+    def loss(parameters, part, rng=None):
+        seen.append(weakref.ref(parameters["w"]))
+        return (part.images @ parameters["w"]).square().mean()
+
+    part = Part(torch.randn(4, 3, generator=seeded()), torch.zeros(4, dtype=torch.int64))
+    args = (loss, {"w": torch.randn(3, 2, generator=seeded())}, Task(part, part), SGD(0.01), 9, seeded())
+    with torch.autocast("cpu", torch.bfloat16):
+        kept = reptile_gradient(*args) if algorithm == "reptile" else maml_gradient(*args, first_order=True)
+        assert len(seen) == 10
+        assert sum(tensor() is not None for tensor in seen) <= 2
+    assert kept.gradient["w"].dtype == torch.float32
+
+
 # ------------------------------------------------------------------ numbers that run away
 
 

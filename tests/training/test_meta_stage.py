@@ -546,6 +546,47 @@ def test_an_inner_rate_that_is_far_too_high_is_named(tmp_path, algorithm):
         run_of(tmp_path / "b", algorithm, config).run()
 
 
+class Steep(ToyAdapt):
+    """The loss of the toy, with a slope that overflows where the value does not."""
+
+    def task_terms(self, images, labels, vectors, rng):
+        terms = super().task_terms(images, labels, vectors, rng)
+        zero = (self.decoder.bias - self.decoder.bias.detach()).sum()
+        terms.values["steep"] = torch.sqrt(zero.abs())  # 0, with an infinite slope
+        return terms
+
+
+def test_an_outer_gradient_that_is_not_finite_moves_nothing(tmp_path):
+    """All losses are finite, and clipping would let the gradient pass: nothing is larger than NaN."""
+    config = settings(pretrain=0.0, inner_steps=0)
+    method = make(ToyAdaptConfig(), 0, Steep, TRAIN)
+    before = {name: value.clone() for name, value in parameters_of(method).items()}
+    with pytest.raises(
+        TrainingError, match=r"gradient of a task has norm nan.*query loss.*--tasks\.inner_lr"
+    ):
+        run_of(tmp_path / "a", "fomaml", config, method).run()
+    for name, value in method.named_parameters():
+        assert torch.equal(value, before[name]), name
+
+
+def test_reptile_without_inner_updates_would_learn_nothing():
+    with pytest.raises(ConfigError, match=r"--tasks\.inner_steps 0"):
+        meta_stage(fresh(), "reptile", settings(inner_steps=0))
+    meta_stage(fresh(), "fomaml", settings(inner_steps=0))
+
+
+def test_tasks_and_curves_give_every_module_its_mode_back():
+    method = fresh()
+    stage = meta_stage(method, "fomaml", settings())
+    context = context_of(stage)
+    method.eval()
+    method.decoder.train()  # as in a stage that trains this part alone
+    gradient_of(method, stage, context, batch_at(stage, context))
+    adaptation_curve(method, settings(), VAL, 1)
+    assert method.decoder.training
+    assert not method.training
+
+
 # ------------------------------------------------------------------ adaptation curves
 
 

@@ -605,6 +605,7 @@ def adapted(
         adapted=start.adaptable(recipe.part),
         rates=start.rates_by_name(),
         visit=visit,
+        advice="Nothing was written. Lower --lr.",
     )
     with torch.no_grad():
         last = float(loss(end, recipe.steps))

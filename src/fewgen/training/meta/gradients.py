@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from fewgen.training.meta.inner import InnerOptimizer, Parameters, check_finite, inner_loop
+from fewgen.training.meta.inner import InnerOptimizer, Parameters, check_finite, forget_casts, inner_loop
 
 BatchLoss = Callable[[Mapping[str, Tensor], "Part", torch.Generator], Tensor]
 
@@ -264,6 +264,7 @@ def _gradient_at(
     with torch.enable_grad():
         total = loss(dict(zip(names, values, strict=True)), part, rng)
         found = torch.autograd.grad(total, values, allow_unused=True)
+    forget_casts()
     return float(total.detach()), {n: g for n, g in zip(names, found, strict=True) if g is not None}
 
 

@@ -23,6 +23,9 @@ TaskLoss = Callable[[Mapping[str, Tensor], int], Tensor]
 Rate = float | Tensor
 """A learning rate; a tensor if it is learned itself."""
 
+ADVICE = "Lower --tasks.inner_lr or --tasks.inner_steps, or set --tasks.inner_optimizer adam."
+"""What mends a loss that is not finite while meta-training."""
+
 
 class InnerOptimizer(Protocol):
     """A rule of updates without state of its own: `start` makes the state, `step` returns the next one."""
@@ -146,6 +149,7 @@ def inner_loop(
     decay: float = 1.0,
     create_graph: bool = False,
     visit: Callable[[int, Parameters], None] | None = None,
+    advice: str = ADVICE,
 ) -> Parameters:
     """Update a copy of the parameters on the loss of one task.
 
@@ -160,6 +164,7 @@ def inner_loop(
         create_graph: keep the graph, so that the result can be differentiated with respect to `start`
             (second order). Memory then grows with the number of updates; otherwise it does not.
         visit: called with (updates so far, parameters), before the first and after each update.
+        advice: what mends a loss that is not finite, for the message.
 
     Returns:
         Name -> tensor, all names of `start`.
@@ -188,8 +193,10 @@ def inner_loop(
             values = [v if v.requires_grad else v.detach().requires_grad_() for v in values]
         with torch.enable_grad():  # also where a caller measures without gradients
             total = loss({**frozen, **dict(zip(names, values, strict=True))}, k)
-            check_finite(float(total.detach()), f"before inner update {k + 1}", optimizer.lr)
+            check_finite(float(total.detach()), f"before inner update {k + 1}", optimizer.lr, advice)
             found = torch.autograd.grad(total, values, create_graph=create_graph, allow_unused=True)
+        if not create_graph:
+            forget_casts()
         gradients = [torch.zeros_like(v) if g is None else g for v, g in zip(values, found, strict=True)]
         lr = optimizer.lr * (1.0 - (1.0 - decay) * k / max(1, steps - 1))
         with torch.set_grad_enabled(create_graph):
@@ -202,14 +209,21 @@ def inner_loop(
     return {**frozen, **dict(zip(names, values, strict=True))}
 
 
-def check_finite(loss: float, when: str, lr: float) -> None:
+def check_finite(loss: float, when: str, lr: float, advice: str = ADVICE) -> None:
     """Raise `TrainingError` if the loss of a task is not finite; names when, and the learning rate."""
     if not math.isfinite(loss):
         raise TrainingError(
-            f"The loss of a task is {loss} {when}, with the inner learning rate {lr:g}. "
-            "Lower --tasks.inner_lr (or --lr, when adapting) or --tasks.inner_steps, "
-            "or set --tasks.inner_optimizer adam."
+            f"The loss of a task is {loss} {when}, with the inner learning rate {lr:g}. {advice}"
         )
+
+
+def forget_casts() -> None:
+    """Let go of what mixed precision keeps of parameters that are used no more.
+
+    Inside autocast every parameter is kept with its 16-bit copy until the end of the outer step. Each inner
+    update makes new parameters, so memory would grow with their number.
+    """
+    torch.clear_autocast_cache()
 
 
 def parameters_of(module: nn.Module) -> Parameters:

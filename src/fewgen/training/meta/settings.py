@@ -23,7 +23,8 @@ class MetaConfig:
         n_query: further images per class to measure the adapted model on.
         novelty: share of a task's classes that are made new: under a word that does not exist, turned or
             mirrored at random. Without it, few base classes are learned by heart and nothing is learned about
-            adapting. Not where classes are told apart by how they are turned.
+            adapting. Not where classes are told apart by how they are turned. Without words it has
+            no effect.
         tasks_per_step: tasks whose gradients are averaged into one outer step.
         adapt: which parameters a task moves: "all", "decoder" or "heads" (see `Method.adaptable`).
         inner_optimizer: "adam" or "sgd".
@@ -36,7 +37,7 @@ class MetaConfig:
         inner_decay: the inner rate falls linearly to this share of itself over the inner steps; 1: constant.
         multi_step: share of the outer gradient that comes from the query losses before the last inner step,
             falling to 0 over training; 0: only the adapted point counts. Not for reptile.
-        task_clip: largest norm of one task's outer gradient; 0: no clipping.
+        task_clip: largest norm of one task's outer gradient (maml, fomaml); 0: no clipping.
         outer_lr: of AdamW over the outer gradient (fomaml, maml).
         outer_step: of reptile, from the old weights (0) to the adapted ones (1); falls linearly to 0.
         steps: outer steps.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,7 @@ from fewgen.training.meta.gradients import (
     parameters_detached,
     reptile_gradient,
 )
-from fewgen.training.meta.inner import inner_loop, make_inner_optimizer, parameters_of
+from fewgen.training.meta.inner import ADVICE, inner_loop, make_inner_optimizer, parameters_of
 from fewgen.training.meta.novelty import new_words, symmetries, turned
 from fewgen.training.meta.settings import MetaConfig, check_algorithm
 from fewgen.training.phases import Batch, Context, Phase, Stage
@@ -134,11 +136,17 @@ def meta_stage(
         template: the ordinary stage; its augmentation, preview and diagnosis are kept.
 
     Raises:
-        ConfigError: if the method has no differentiable objective, or the algorithm is unknown.
+        ConfigError: if the method has no differentiable objective, the algorithm is unknown, or nothing
+            would be learned.
     """
     method.require("adapt")
     if check_algorithm(algorithm) == "none":
         raise ConfigError("Training without meta-learning has no stage of its own.")
+    if algorithm == "reptile" and config.inner_steps == 0:
+        raise ConfigError(
+            "Reptile goes towards adapted parameters, and with --tasks.inner_steps 0 there are none. "
+            "Set it to 1 or more."
+        )
     loss = method_loss(method)
     modules = [method] if template is None else template.trained_modules()
     moved = {id(parameter) for module in modules for parameter in module.parameters()}
@@ -283,10 +291,8 @@ class _Learner:
         first = context.step * config.tasks_per_step + context.rank * n_tasks
         # The share of early query losses falls to 0, as the last step is what counts in use.
         early = config.multi_step * (1.0 - context.progress)
-        was_training = method.training
         # Without dropout, and with a codebook that keeps still: a task must leave nothing behind.
-        method.eval()
-        try:
+        with _evaluating(method):
             everything = parameters_of(method)
             start = {name: everything[name] for name in self.trained}
             text = method.spec.text
@@ -299,21 +305,18 @@ class _Learner:
                 rng = make_rng(context.device, context.seed, "task", first + t)
                 try:
                     found = self._gradient(start, make_task(batch, t, config, table, rng), rng, early)
+                    clip = 1.0 if self.algorithm == "reptile" else _clip_factor(found, config.task_clip)
                 except TrainingError:
                     if context.n_processes == 1:
                         raise
                     # The other processes wait for this one's gradient: a total that is not finite reaches
                     # them with it, and the loop stops all at the same step.
                     return self._failed()
-                scale = 1.0 / n_tasks
-                if self.algorithm != "reptile":
-                    scale *= _clip_factor(found.gradient, config.task_clip)
+                scale = clip / n_tasks
                 for into, gradients in ((total, found.gradient), (of_rates, found.rates)):
                     for name, gradient in gradients.items():
                         into[name] = scale * gradient + into.get(name, 0.0)
                 results.append(found)
-        finally:
-            method.train(was_training)
         for name, parameter in method.named_parameters():
             parameter.grad = total.get(name)
         if self.rates is not None:
@@ -405,11 +408,36 @@ def make_task(
     return Task(part(slice(None, config.n_shot)), part(slice(config.n_shot, None)))
 
 
-def _clip_factor(gradient: Mapping[str, Tensor], limit: float) -> float:
-    if not limit or not gradient:
+def _clip_factor(found: TaskGradient, limit: float) -> float:
+    """Return what brings the norm of a task's gradient down to `limit`; 0 is no limit.
+
+    Raises:
+        TrainingError: if the gradient is not finite. Its losses may be: a gradient overflows before them.
+    """
+    gradients = [*found.gradient.values(), *found.rates.values()]
+    if not gradients:
         return 1.0
-    norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradient.values())))))
-    return min(1.0, limit / (norm + 1e-12))
+    norms = torch.stack(torch._foreach_norm(gradients))
+    whole = float(torch.linalg.vector_norm(norms))
+    if not math.isfinite(whole):
+        raise TrainingError(
+            f"The outer gradient of a task has norm {whole}, at a query loss of {found.query_loss:g}. "
+            f"{ADVICE}"
+        )
+    norm = float(torch.linalg.vector_norm(norms[: len(found.gradient)]))
+    return min(1.0, limit / (norm + 1e-12)) if limit else 1.0
+
+
+@contextmanager
+def _evaluating(method: nn.Module) -> Iterator[None]:
+    """Put a method in evaluation mode; each of its modules gets its own mode back."""
+    modes = [(module, module.training) for module in method.modules()]
+    method.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def adaptation_curve(
@@ -424,9 +452,8 @@ def adaptation_curve(
         n_tasks: number of tasks.
         seed: of the tasks; the same seed gives every model the same tasks and the same noise.
     """
-    was_training = method.training
-    method.eval()
-    try:
+    advice = "Lower --tasks.adapt_lr."
+    with _evaluating(method):
         loss = method_loss(method)
         n_way = min(config.n_way, int((classes.images.counts() > 0).sum()))
         episodes = EpisodeSampler(
@@ -461,11 +488,12 @@ def adaptation_curve(
                 adapted=method.adaptable(config.adapt),
                 rates=method.rates_by_name(),
                 visit=visit,
+                advice=advice,
             )
-    finally:
-        method.train(was_training)
     if not bool(torch.isfinite(result).all()):
-        raise TrainingError("A query loss is not finite after adapting. Lower --tasks.adapt_lr.")
+        raise TrainingError(
+            f"A query loss is not finite after adapting, with the learning rate {optimizer.lr:g}. {advice}"
+        )
     return result
 
 
