@@ -33,6 +33,7 @@ from fewgen.training.meta import (
 )
 from fewgen.training.meta.novelty import new_words, symmetries, turned
 from fewgen.training.meta.stage import (
+    InnerRates,
     OtherClasses,
     TaskSampler,
     adaptation_curve,
@@ -471,6 +472,20 @@ def test_learned_rates_are_moved_logged_kept_and_used(tmp_path):
     run_of(tmp_path / "fixed", "fomaml", settings(steps=3, pretrain=0.0), method).run()
     run_of(tmp_path / "reptile", "reptile", settings(steps=3, pretrain=0.0, learn_rates=True), method).run()
     assert method.rates_by_name() == dict.fromkeys(names, 1.0)
+
+
+@pytest.mark.parametrize(("way", "limit"), [(1.0, 1e-3), (-1.0, 1e2)])
+def test_a_learned_rate_at_its_limit_turns_round_at_once(way, limit):
+    rates = InnerRates(["w"], speed=10.0)
+    optimizer = torch.optim.SGD(rates.parameters(), lr=0.1)
+    for _ in range(50):  # many times as far as the limit
+        rates.write_gradient({"w": torch.tensor(way)})
+        optimizer.step()
+    assert float(rates.factors()) == pytest.approx(limit, rel=1e-5)
+    for _ in range(2):
+        rates.write_gradient({"w": torch.tensor(-way)})
+        optimizer.step()
+    assert not 0.5 < float(rates.factors()) / limit < 2
 
 
 LEARN = {"steps": 80, "pretrain": 0.0, "inner_decay": 1.0, "inner_steps": 5, "curve": (0, 1, 5)}

@@ -33,6 +33,9 @@ from fewgen.training.seeds import derive_seed, make_rng
 if TYPE_CHECKING:
     from fewgen.data.imageset import ImageSet
 
+LIMITS = (1e-3, 1e2)
+"""Smallest and largest learned factor on an inner rate."""
+
 
 @dataclass(frozen=True)
 class OtherClasses:
@@ -71,8 +74,8 @@ class InnerRates(nn.Module):
         return terms.total()
 
     def factors(self) -> Tensor:
-        """Return the factors, (n,), without gradients, in [0.001, 100]."""
-        return (self.speed * self.log_rates.detach()).exp().clamp(1e-3, 1e2)
+        """Return the factors, (n,), without gradients, in `LIMITS`."""
+        return (self.speed * self.log_rates.detach()).exp().clamp(*LIMITS)
 
     def weights(self) -> dict[str, float]:
         """Return the factors by name, for the log."""
@@ -80,6 +83,10 @@ class InnerRates(nn.Module):
 
     def write_gradient(self, of_logs: Mapping[str, Tensor]) -> None:
         """Set the gradient from those of the logarithms of the factors."""
+        # Back to the limits, if the last step went beyond: otherwise a factor would be pushed ever further
+        # where nothing depends on it any more, and need as many steps to come back.
+        with torch.no_grad():
+            self.log_rates.clamp_(*(math.log(limit) / self.speed for limit in LIMITS))
         gradient = torch.zeros_like(self.log_rates)
         for i, name in enumerate(self.names):
             if name in of_logs:
