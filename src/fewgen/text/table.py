@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewgen.data.imageset import name_key
 from fewgen.errors import CheckpointError, ProblemList, TextError, suggest
 from fewgen.text.base import TextEncoder, UnknownWordError
 from fewgen.text.phrases import split_phrases
@@ -157,17 +157,17 @@ class ClassText:
         )
 
     def _refuse_known(self, names: Sequence[str]) -> None:
-        seen = {_key(name): f'the class "{name}" of the model' for name in self.class_names}
+        seen = {name_key(name): f'the class "{name}" of the model' for name in self.class_names}
         problems = ProblemList("The new classes cannot be added", TextError)
         for name in names:
             if not name.strip():
                 problems.add("a class name is empty")
-            elif _key(name) in seen:
+            elif name_key(name) in seen:
                 problems.add(
-                    f'the new class "{name}" is already there, as {seen[_key(name)]}. Give another name '
+                    f'the new class "{name}" is already there, as {seen[name_key(name)]}. Give another name '
                     "(--class-name)."
                 )
-            seen.setdefault(_key(name), f'another new class "{name}"')
+            seen.setdefault(name_key(name), f'another new class "{name}"')
         problems.raise_if_any()
 
     def encode(self, texts: Sequence[str], encoder: TextEncoder) -> Tensor:
@@ -255,14 +255,9 @@ class ClassText:
         return table
 
 
-def _key(name: str) -> str:
-    """The form under which two class names count as the same, as everywhere in the data."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
 def _drawn_vector(name: str, dim: int, length: float) -> Tensor:
     """A normal vector of a name alone, (dim,), scaled to `length`; the same on every machine."""
-    digest = hashlib.sha256(f"fewgen/class vector/{_key(name)}".encode()).digest()
+    digest = hashlib.sha256(f"fewgen/class vector/{name_key(name)}".encode()).digest()
     rng = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     vector = torch.randn(dim, generator=rng)
     return vector * (length / float(vector.norm()))
