@@ -268,14 +268,14 @@ def test_a_model_file_on_its_own_is_enough(run, sevens, tmp_path):
 
 def test_a_meta_trained_run_says_how_it_adapts(run):
     given = adapting._checked(None, None, "auto", 0)
-    plain = adapting._recipe(run, given, None)
+    plain = adapting.recipe_of(run, given, None)
     assert (plain.optimizer, plain.steps, plain.part) == (Adam(1e-3, betas=(0.9, 0.999)), 50, "all")
     meta = {"inner_optimizer": "sgd", "inner_lr": 0.2, "adapt_lr": None, "adapt_steps": 7, "adapt": "heads"}
     trained = Run(run.path)
     trained.__dict__["info"] = dataclasses.replace(run.info, extra={"meta": meta})
-    recipe = adapting._recipe(trained, given, None)
+    recipe = adapting.recipe_of(trained, given, None)
     assert (recipe.optimizer, recipe.steps, recipe.part) == (SGD(0.2), 7, "heads")
-    asked = adapting._recipe(trained, adapting._checked(3, 0.5, 0, 0), "all")
+    asked = adapting.recipe_of(trained, adapting._checked(3, 0.5, 0, 0), "all")
     assert (asked.optimizer, asked.steps, asked.part, asked.replay) == (SGD(0.5), 3, "all", 0)
 
 

@@ -739,3 +739,10 @@ def test_digits_with_the_real_method(tmp_path, capsys):
     )
     assert adapted.class_names == (*run.class_names, new)
     assert len(fewgen.generate(adapted, class_names=new, n=2)) == 2
+
+
+def test_a_setting_that_meta_training_cannot_do_with_is_refused(tmp_path, capsys):
+    words = ["train", "cada_vqvae", "--data", "digits", "--meta", "fomaml", "--out", str(tmp_path / "run")]
+    assert main([*words, "--model.text.update", "ema", "--dry-run"]) == 2
+    assert "--model.text.update is ema, but --meta needs gradient" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -165,7 +165,7 @@ def adapt(
     found = new_images(sources, names, spec.shape, **reading)
     refuse_known(found.class_names, original.class_names)
     used, rest = _drawn(found, shots, seed)
-    recipe = _recipe(original, recipe_given, part)
+    recipe = recipe_of(original, recipe_given, part)
     original.method.adaptable(recipe.part)  # an unknown part is better known before words are encoded
     start_model, notes = extended(original, found.class_names, phrases, text_path, data_dir)
     shown = ShownProgress(progress)
@@ -215,14 +215,16 @@ def adapt(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Given:
-    steps: int | None
-    lr: float | None
-    replay: int | None
-    seed: int
+class Given:
+    """What the caller spelled out of a `Recipe`; None for what was left out."""
+
+    steps: int | None = None
+    lr: float | None = None
+    replay: int | None = None
+    seed: int = 0
 
 
-def _checked(steps: int | None, lr: float | None, replay: int | str, seed: int) -> _Given:
+def _checked(steps: int | None, lr: float | None, replay: int | str, seed: int) -> Given:
     if steps is not None:
         steps = _whole("steps", steps, 0)
     fits = isinstance(lr, (int, float)) and not isinstance(lr, bool) and math.isfinite(lr) and lr > 0
@@ -231,11 +233,11 @@ def _checked(steps: int | None, lr: float | None, replay: int | str, seed: int) 
     if isinstance(replay, str):
         if replay != "auto":
             raise ConfigError(f'replay must be "auto" or a whole number of 0 or more, got "{replay}".')
-        return _Given(steps, lr, None, _whole("seed", seed))
-    return _Given(steps, lr, _whole("replay", replay, 0), _whole("seed", seed))
+        return Given(steps, lr, None, _whole("seed", seed))
+    return Given(steps, lr, _whole("replay", replay, 0), _whole("seed", seed))
 
 
-def _recipe(run: Run, given: _Given, part: str | None) -> Recipe:
+def recipe_of(run: Run, given: Given, part: str | None = None) -> Recipe:
     """Return how to adapt: what is given, else what the run was meta-trained for, else the defaults."""
     from fewgen.training.meta.inner import Adam, make_inner_optimizer
 

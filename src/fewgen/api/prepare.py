@@ -306,7 +306,7 @@ def check_tasks(tasks: MetaConfig, groups: Mapping[str, ImageSet]) -> None:
 
 def configs(keywords: Mapping[str, Any]) -> tuple[Any, TrainConfig, MetaConfig]:
     """Return the settings of the method, of the loop and of tasks: defaults < preset < file and flags."""
-    from fewgen.config import load_preset, resolve
+    from fewgen.config import load_preset, resolve, to_dict
     from fewgen.methods import get_method
     from fewgen.training import TrainConfig
     from fewgen.training.meta import MetaConfig, check_algorithm
@@ -322,11 +322,24 @@ def configs(keywords: Mapping[str, Any]) -> tuple[Any, TrainConfig, MetaConfig]:
         # Not text: what YAML makes of "meta: no", for example.
         check_algorithm(meta if isinstance(meta, str) else str(meta))
     needed = {} if meta is None else method_class.meta_settings
+    model: Any = resolve(method_class.Config, preset["model"], needed, keywords["model"], where="model")
+    _check_needed(to_dict(model), needed, "--model")
     return (
-        resolve(method_class.Config, preset["model"], needed, keywords["model"], where="model"),
+        model,
         resolve(TrainConfig, preset["training"], keywords["training"], flags, where="training"),
         resolve(MetaConfig, keywords["tasks"], where="tasks"),
     )
+
+
+def _check_needed(settings: Mapping[str, Any], needed: Mapping[str, Any], where: str) -> None:
+    """Refuse settings of a method that meta-training cannot do with."""
+    for key, value in needed.items():
+        if isinstance(value, Mapping):
+            _check_needed(settings[key], value, f"{where}.{key}")
+        elif settings[key] != value:
+            raise ConfigError(
+                f"{where}.{key} is {settings[key]}, but --meta needs {value}. Leave out one of the two."
+            )
 
 
 def load_source(

@@ -176,7 +176,9 @@ def _class_groups(run: Run, split: dict[str, Any]) -> dict[str, tuple[str, ...]]
     groups = split.get("classes") or {}  # runs of before class splits learned from every class
     try:
         base = tuple(groups.get("base") or split["class_names"])
-        return {"base": base, "val": tuple(groups.get("val", ())), "novel": tuple(groups.get("novel", ()))}
+        known = set(run.class_names)  # `adapt` may have taught it some of the others
+        val, novel = (tuple(n for n in groups.get(key, ()) if n not in known) for key in ("val", "novel"))
+        return {"base": base, "val": val, "novel": novel}
     except (KeyError, TypeError, AttributeError):
         raise _damaged(run) from None
 

@@ -139,7 +139,7 @@ def measure_new_classes(
     Raises:
         DataError: the images cannot be had, or no novel class has any.
     """
-    from fewgen.api.adapting import _Given, _recipe, adapted, extended, replayed
+    from fewgen.api.adapting import Given, adapted, extended, recipe_of, replayed
 
     known = set(run.class_names)
     if not [name for name in run.class_groups()["novel"] if name not in known]:
@@ -163,7 +163,7 @@ def measure_new_classes(
         base = train if held_out is None else _joined([train, held_out])
     judge = make_judge(_joined([base, novel]), shown, start.spec.class_names)
 
-    recipe = _recipe(run, _Given(None, None, None, 0), None)
+    recipe = recipe_of(run, Given())
     old = replayed(run.method, recipe.seed)
 
     def again(some: ImageSet) -> Method:

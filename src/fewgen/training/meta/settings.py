@@ -74,10 +74,10 @@ class MetaConfig:
     def __post_init__(self) -> None:
         problems = ProblemList("Settings of meta-learning", ConfigError)
         for name in ("n_way", "n_shot", "n_query", "tasks_per_step", "steps", "validation_tasks"):
-            if getattr(self, name) < 1:
+            if not getattr(self, name) >= 1:
                 problems.add(f"tasks.{name} must be 1 or more, got {getattr(self, name)}.")
         for name in ("inner_steps", "inner_batch", "adapt_steps"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 problems.add(f"tasks.{name} must be 0 or more, got {getattr(self, name)}.")
         for name in ("inner_lr", "outer_lr"):
             _positive(problems, name, getattr(self, name))
