@@ -52,8 +52,11 @@ from fewgen.training.meta import (
 )
 from fewgen.training.seeds import derive_seed, make_rng
 
-TRAININGS = ("none", "reptile", "fomaml", "maml", "fomaml_rates")
-"""Ways to train; the last one is FOMAML that learns its inner rates as well."""
+TRAININGS = ("none", "joint", "reptile", "fomaml", "maml", "fomaml_rates")
+"""Ways to train. "joint" learns from the same tasks without adapting to them, so it tells what the made-up
+classes alone give; "fomaml_rates" is FOMAML that learns its inner rates as well."""
+META = {"joint": "fomaml", "fomaml_rates": "fomaml"}
+"""What `--meta` is called with, where it is not the name."""
 
 SHOTS = (1, 3, 5, 10, 30)
 STEPS = (0, 1, 5, 20, 50)
@@ -79,6 +82,11 @@ def tasks_of(data: str, training: str) -> dict[str, Any]:
     }
     if training == "reptile":
         settings |= {"inner_steps": 6}  # as many images as the others, which look at their queries
+    if training == "joint":
+        # All images of a task are queries. Omniglot has too few for one class, hence more tasks.
+        settings |= {"inner_steps": 0} | (
+            {"n_query": 30} if data != "omniglot" else {"n_query": 11, "steps": 1091}
+        )
     if training == "fomaml_rates":
         settings |= {"learn_rates": True}
     return settings
@@ -118,7 +126,7 @@ def train(data: str, training: str, out: Path, seed: int) -> Any:
         "cada_vqvae",
         data=load_all(data),
         out=out,
-        meta=training.removesuffix("_rates"),
+        meta=META.get(training, training),
         class_split="auto",
         seed=seed,
         text="auto" if data != "omniglot" else "onehot",
@@ -237,22 +245,29 @@ def cell(
     judge: Any, lr: float,
 ) -> dict[str, Any] | None:  # fmt: skip
     """Return one cell, measured if its file is not there; None where classes have too few images."""
+    steps = tuple(options.steps)
+    n_episodes = options.episodes if shots == 5 else options.fewer
+    asked = {"seed": options.seed, "steps": list(steps), "episodes": n_episodes, "lr": lr}
     if path.exists():
-        return dict(read_json(path))
+        record = dict(read_json(path))
+        there = {**{key: record.get(key) for key in asked}, "episodes": len(record["loss"])}
+        there["seed"] = record.get("seed", options.seed)
+        if there != asked:
+            raise ConfigError(
+                f'"{path}" was measured with {there}, not {asked}. Use another --out, or delete it.'
+            )
+        return record
     protocol = PROTOCOL[data]
     novel = Novel(run, images, "novel", protocol["n_way"], protocol["n_query"], options.seed)
     if not novel.has(shots):
         return None
     started = time.monotonic()
-    steps = tuple(options.steps)
-    n_episodes = options.episodes if shots == 5 else options.fewer
     rows = [novel.adapt(shots, i, lr, steps, judge, protocol["n_draws"]) for i in range(n_episodes)]
     record = {
         "data": data,
         "training": training,
         "shots": shots,
-        "steps": list(steps),
-        "lr": lr,
+        **{key: asked[key] for key in ("seed", "steps", "lr")},
         "loss": [row[0] for row in rows],
         "accuracy": [row[1] for row in rows],
         "judge": judge.record(),
@@ -302,8 +317,12 @@ def differences(cells: Sequence[Mapping[str, Any]], steps: int = 20) -> list[str
     ]
     base = {c["shots"]: c for c in cells if c["training"] == "none"}
     for c in cells:
-        if c["training"] == "none" or c["shots"] not in base:
+        if c["training"] == "none" or c["shots"] not in base or steps not in c["steps"]:
             continue
+        if len(c["loss"]) != len(base[c["shots"]]["loss"]):
+            raise ConfigError(
+                f"{c['training']} and none have other numbers of episodes for {c['shots']} shots."
+            )
         other, at = base[c["shots"]], c["steps"].index(steps)
         shown = []
         for figure, factor, digits in (("loss", 1.0, 3), ("accuracy", 100.0, 1)):
