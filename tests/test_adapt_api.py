@@ -389,6 +389,15 @@ def test_mistakes_are_said_in_one_message_and_leave_nothing(change, error, messa
     assert len(list(sevens.iterdir())) == 8
 
 
+def test_an_adapted_run_is_not_trained_over(adapted, words):
+    files = {path: path.read_bytes() for path in adapted.path.rglob("*") if path.is_file()}
+    with pytest.raises(OutputError, match="holds an adapted run, which is not trained further"):
+        _train(adapted.path, words)
+    with pytest.raises(OutputError, match="holds an adapted run"):
+        fewgen.plan_training(method="cada_vqvae", data="digits", out=adapted.path)
+    assert {path: path.read_bytes() for path in adapted.path.rglob("*") if path.is_file()} == files
+
+
 def test_a_method_that_cannot_adapt_says_so(tmp_path, sevens):
     run = fewgen.train(
         "fake",

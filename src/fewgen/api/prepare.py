@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen.errors import (
+    CheckpointError,
     ConfigError,
     DataError,
     MissingDependencyError,
@@ -578,6 +579,26 @@ def check_run_dir(out: Path) -> None:
         raise OutputError(
             f'The folder "{out}" is not a fewgen run and is not empty. Nothing was changed. '
             "Choose a new or empty folder for --out."
+        )
+
+
+def refuse_adapted(out: Path) -> None:
+    """Refuse to train into the folder of an adapted run, which would overwrite its model.
+
+    Such a folder has no training state, so nothing else would tell it from a new one.
+    """
+    from fewgen.methods.base import read_method_info
+
+    if not (out / "model.safetensors").is_file():
+        return
+    try:
+        adapted = read_method_info(out).extra.get("adapted")
+    except CheckpointError:  # damaged: a training may put a good one in its place
+        return
+    if adapted:
+        raise OutputError(
+            f'"{out}" holds an adapted run, which is not trained further. Nothing was changed. '
+            "Choose another --out."
         )
 
 

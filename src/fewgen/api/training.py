@@ -19,6 +19,7 @@ from fewgen.api.prepare import (
     configs,
     is_finished,
     prepare,
+    refuse_adapted,
 )
 from fewgen.api.run import Run
 from fewgen.api.using import generate
@@ -113,6 +114,7 @@ def train(
     # Before anything slow: the folder is ours, or the command was wrong.
     check_apart(out, data)
     check_run_dir(out)
+    refuse_adapted(out)
     given = locals()
     prepared = prepare(**{key: given[key] for key in PREPARE})
     check_same_images(out, prepared)
@@ -234,6 +236,7 @@ def plan_training(**keywords: Any) -> Plan:
     settings = call_settings(unwrapped(train), keywords)
     check_apart(Path(settings["out"]), settings["data"])
     check_run_dir(Path(settings["out"]))
+    refuse_adapted(Path(settings["out"]))
     prepared = prepare(**{key: value for key, value in settings.items() if key in PREPARE})
     stages = prepared.stages()
     scale = prepared.train_config.steps_scale
