@@ -25,6 +25,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,8 @@ META = {"joint": "fomaml", "fomaml_rates": "fomaml"}
 
 SHOTS = (1, 3, 5, 10, 30)
 STEPS = (0, 1, 5, 20, 50)
+LONGER, LONGER_STEPS = ("none", "reptile"), (50, 200)
+"""Trainings that are also adapted to 30 images with more updates, and draw the best of 4."""
 MARKERS = ("<!-- meta-learning: begin -->", "<!-- meta-learning: end -->")
 MODEL: dict[str, Any] = {"image": {"width": 24, "hidden": 128}, "steps": 2000}
 RATES = (0.3, 1.0, 3.0)
@@ -171,9 +174,19 @@ class Novel:
         return int(self.images.counts().min()) >= shots + self.n_query
 
     def adapt(
-        self, shots: int, episode: int, lr: float, steps: Sequence[int], judge: Any = None, n_draws: int = 0
+        self,
+        shots: int,
+        episode: int,
+        lr: float,
+        steps: Sequence[int],
+        judge: Any = None,
+        n_draws: int = 0,
+        candidates: int = 1,
     ) -> tuple[list[float], list[float]]:
-        """Adapt to one episode; return query loss and class accuracy after each of the numbers of steps."""
+        """Adapt to one episode; return query loss and class accuracy after each of the numbers of steps.
+
+        With several candidates, the model itself keeps the draw that it reads best as its word.
+        """
         sampler = EpisodeSampler(
             self.images.labels, self.n_way, shots, self.n_query, derive_seed(self.seed, "episodes")
         )
@@ -203,7 +216,9 @@ class Novel:
                 if judge is not None:
                     assert vectors is not None
                     self.method.load_state_dict(dict(parameters), strict=False)
-                    drawn = self.method.sample(vectors[labels], labels, seeds, 1.0)
+                    # No labels: the words of an episode are none of the model's own classes.
+                    words, none = vectors[labels], torch.full_like(labels, -1)
+                    drawn = self.method.sample(words, none, seeds, 1.0, candidates=candidates)
                     seen = judge.classes_of(judge.features(_as_set(to_uint8(drawn), self.images)))
                     right.append(float((seen == self.truth[own][labels]).float().mean()))
 
@@ -240,33 +255,63 @@ def choose_rate(novel: Novel, episodes: int, factors: Sequence[float] = RATES, s
     return rates[losses.index(min(losses))]
 
 
-def cell(
-    path: Path, run: Any, images: ImageSet, data: str, training: str, shots: int, options: argparse.Namespace,
-    judge: Any, lr: float,
-) -> dict[str, Any] | None:  # fmt: skip
-    """Return one cell, measured if its file is not there; None where classes have too few images."""
-    steps = tuple(options.steps)
-    n_episodes = options.episodes if shots == 5 else options.fewer
-    asked = {"seed": options.seed, "steps": list(steps), "episodes": n_episodes, "lr": lr}
+@dataclass(frozen=True)
+class Cell:
+    """What is measured of one run.
+
+    Attributes:
+        data: name of the data set.
+        training: how the run was trained.
+        shots: images per class.
+        steps: numbers of updates to look after.
+        episodes: how many.
+        lr: learning rate of the updates.
+        seed: of episodes and noise.
+        candidates: draws of which the model keeps the one that it reads best.
+    """
+
+    data: str
+    training: str
+    shots: int
+    steps: tuple[int, ...]
+    episodes: int
+    lr: float
+    seed: int = 0
+    candidates: int = 1
+
+    def path(self, out: Path) -> Path:
+        """Return where the figures lie."""
+        kind = "cells" if self.candidates == 1 else f"best-of-{self.candidates}"
+        return out / kind / f"{self.data}-{self.training}-{self.shots:02d}.json"
+
+
+def measured(cell: Cell, out: Path, run: Any, images: ImageSet, judge: Any) -> dict[str, Any] | None:
+    """Return the figures of a cell, measured if they are not there; None if classes have too few images."""
+    path = cell.path(out)
+    asked = {"seed": cell.seed, "steps": list(cell.steps), "episodes": cell.episodes, "lr": cell.lr}
     if path.exists():
         record = dict(read_json(path))
         there = {**{key: record.get(key) for key in asked}, "episodes": len(record["loss"])}
-        there["seed"] = record.get("seed", options.seed)
+        there["seed"] = record.get("seed", cell.seed)
         if there != asked:
             raise ConfigError(
                 f'"{path}" was measured with {there}, not {asked}. Use another --out, or delete it.'
             )
         return record
-    protocol = PROTOCOL[data]
-    novel = Novel(run, images, "novel", protocol["n_way"], protocol["n_query"], options.seed)
-    if not novel.has(shots):
+    protocol = PROTOCOL[cell.data]
+    novel = Novel(run, images, "novel", protocol["n_way"], protocol["n_query"], cell.seed)
+    if not novel.has(cell.shots):
         return None
     started = time.monotonic()
-    rows = [novel.adapt(shots, i, lr, steps, judge, protocol["n_draws"]) for i in range(n_episodes)]
+    rows = [
+        novel.adapt(cell.shots, i, cell.lr, cell.steps, judge, protocol["n_draws"], cell.candidates)
+        for i in range(cell.episodes)
+    ]
     record = {
-        "data": data,
-        "training": training,
-        "shots": shots,
+        "data": cell.data,
+        "training": cell.training,
+        "shots": cell.shots,
+        "candidates": cell.candidates,
         **{key: asked[key] for key in ("seed", "steps", "lr")},
         "loss": [row[0] for row in rows],
         "accuracy": [row[1] for row in rows],
@@ -461,6 +506,15 @@ def report(out: Path, datas: Sequence[str]) -> str:
             *differences(found),
             "",
         ]
+        longer = [dict(read_json(path)) for path in sorted((out / "best-of-4").glob(f"{data}-*.json"))]
+        if longer:
+            n_longer = len(longer[0]["loss"])
+            parts += [
+                f"30 images, more updates, and of four draws the one that the model reads best as its word "
+                f"({n_longer} episodes), class accuracy in %:\n",
+                *table(longer, "accuracy"),
+                "",
+            ]
         made = found[0]["environment"]
         parts.append(
             f"Commit {made.get('commit', '?')}; torch {made.get('versions', {}).get('torch', '?')}.\n"
@@ -481,6 +535,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", nargs="+", type=int, default=list(STEPS))
     parser.add_argument("--episodes", type=int, default=100, help="for 5 shots")
     parser.add_argument("--fewer", type=int, default=30, help="episodes for the other numbers of shots")
+    parser.add_argument("--longer", type=int, default=20, help="episodes for 30 shots with more updates")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/meta_learning"))
     parser.add_argument("--docs", default="docs/results/meta_learning.md", help='"" writes no page')
@@ -519,17 +574,26 @@ def _measure(options: argparse.Namespace) -> None:
                 write_json(chosen, {"lr": choose_rate(val, 10)})
             lr = float(read_json(chosen)["lr"])
             print(f"{data} {training}: {time.monotonic() - started:.0f} s, lr {lr:g}", flush=True)
-            for shots in options.shots:
-                name = f"{data}-{training}-{shots:02d}.json"
-                record = cell(
-                    options.out / "cells" / name, run, images, data, training, shots, options, judge, lr
+            cells = [
+                Cell(
+                    data,
+                    training,
+                    shots,
+                    tuple(options.steps),
+                    options.episodes if shots == 5 else options.fewer,
+                    lr,
+                    options.seed,
                 )
+                for shots in options.shots
+            ]
+            if training in LONGER and 30 in options.shots:
+                cells.append(Cell(data, training, 30, LONGER_STEPS, options.longer, lr, options.seed, 4))
+            for cell in cells:
+                record = measured(cell, options.out, run, images, judge)
                 if record is not None:
-                    means = [
-                        f"{sum(row[i] for row in record['accuracy']) / len(record['accuracy']):.2f}"
-                        for i in range(len(record["steps"]))
-                    ]
-                    print(f"  {shots} shots: accuracy {' '.join(means)}, {record['seconds']} s", flush=True)
+                    columns = zip(*record["accuracy"], strict=True)
+                    means = " ".join(f"{sum(column) / len(column):.2f}" for column in columns)
+                    print(f"  {cell.shots} shots: accuracy {means}, {record['seconds']} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The benchmark of meta-learning: equal shares of images, paired tables, cells that are not mixed."""
 
-import argparse
+import dataclasses
 import json
 import math
 
@@ -72,16 +72,14 @@ def test_a_table_has_a_row_per_shots_and_training_and_a_column_per_number_of_ste
 
 
 def test_a_cell_of_other_settings_is_refused(tmp_path):
-    path = tmp_path / "cell.json"
-    path.write_text(json.dumps({**made("none"), "seed": 0}))
-    options = argparse.Namespace(seed=0, steps=[0, 20], episodes=12, fewer=3)
-    given = (None, None, "fashion_mnist", "none", 5, options, None)
-    assert bench.cell(path, *given, 0.003)["training"] == "none"
-    with pytest.raises(ConfigError, match="another --out"):
-        bench.cell(path, *given, 0.009)
-    options.seed = 1
-    with pytest.raises(ConfigError, match="'seed': 0"):
-        bench.cell(path, *given, 0.003)
+    cell = bench.Cell("fashion_mnist", "none", 5, (0, 20), 12, 0.003)
+    cell.path(tmp_path).parent.mkdir(parents=True)
+    cell.path(tmp_path).write_text(json.dumps({**made("none"), "seed": 0}))
+    assert bench.measured(cell, tmp_path, None, None, None)["training"] == "none"
+    for change in ({"lr": 0.009}, {"seed": 1}, {"episodes": 11}, {"steps": (0, 5)}):
+        with pytest.raises(ConfigError, match="another --out"):
+            bench.measured(dataclasses.replace(cell, **change), tmp_path, None, None, None)
+    assert dataclasses.replace(cell, candidates=4).path(tmp_path) != cell.path(tmp_path)
 
 
 def test_the_page_keeps_what_stands_outside_the_markers(tmp_path):
