@@ -489,7 +489,7 @@ def report(out: Path, datas: Sequence[str]) -> str:
             continue
         order = {name: i for i, name in enumerate(TRAININGS)}
         found.sort(key=lambda c: (c["shots"], order[c["training"]]))
-        accuracy = found[0]["judge"].get("accuracy")
+        accuracy = found[0]["judge"].get("test_accuracy")
         n = " or ".join(str(k) for k in sorted({len(c["loss"]) for c in found}))
         chosen = ", ".join(f"{c['training']} {c['lr']:g}" for c in found if c["shots"] == found[0]["shots"])
         parts += [

@@ -45,6 +45,10 @@ MAX_NEW = 64
 MIN_REPLAY, MAX_REPLAY = 10, 32
 """Images of old classes in one update, if it is not said how many."""
 
+POOL = 256
+"""Draws of old classes that updates choose from. A few, shown again and again, would become all that a class
+has: what is drawn of it later would hardly differ."""
+
 MAX_HELD_OUT = 200
 """Images of a new class that are kept to measure on, of those that are not learned from."""
 
@@ -511,8 +515,8 @@ def _extended_table(
 def replayed(method: Method, seed: int) -> ImageSet:
     """Return images that a model draws of its own classes, to be mixed in while it learns new ones.
 
-    One group of `method.rows`, which costs as much as a single image; more if there are more classes, up
-    to four groups. Classes take turns, those beyond that number are left out by a seeded draw.
+    About `POOL` of them, in whole groups of `method.rows`. Classes take turns, so each is shown equally
+    often up to one image; those beyond that number are left out by a seeded draw.
     """
     import torch
 
@@ -521,7 +525,7 @@ def replayed(method: Method, seed: int) -> ImageSet:
     from fewgen.training.seeds import derive_seed, make_rng
 
     n_classes = method.spec.n_classes
-    n = min(4 * method.rows, -(-n_classes // method.rows) * method.rows)
+    n = max(1, POOL // method.rows) * method.rows  # a group costs as much as a single image
     order = torch.randperm(n_classes, generator=make_rng("cpu", seed, "replay"))
     labels = order.repeat(-(-n // n_classes))[:n]
     # Far from the seeds that a user draws with, so that what is measured later was not learned from.
