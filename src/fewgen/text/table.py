@@ -137,9 +137,11 @@ class ClassText:
             try:
                 raw, used = _encode_phrases(encoder, wanted)
             except UnknownWordError as error:
+                unknown = set(error.texts)
+                name = next((n for n, row in zip(names, wanted, strict=True) if unknown & set(row)), names[0])
                 raise UnknownWordError(
-                    f"{error} Known words may stand for a new class: --phrases FILE, or "
-                    f'phrases={{"{names[0]}": "known words"}}.',
+                    f'{error} For example phrases={{"{name}": "known words"}}; --phrases takes a file of '
+                    "such lines.",
                     error.texts,
                 ) from None
             new = self.standardizer(raw)
