@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,9 +19,11 @@ from fewgen.cli.main import main
 from fewgen.config import read_config
 from fewgen.data import ImageSet, load_images, save_images
 from fewgen.errors import ConfigError, DataError, OutputError, TextError, TrainingError
+from fewgen.evaluate.aligned import class_retention
 from fewgen.evaluate.features import ClassifierFeatures
 from fewgen.generate import GenerationRequest
 from fewgen.methods.base import load_method
+from fewgen.report import adaptation
 from fewgen.training.meta.inner import SGD, Adam
 
 assert Fake.name == "fake"
@@ -112,6 +116,7 @@ def test_the_folder_holds_everything(adapted):
     names = {path.name for path in adapted.path.iterdir()}
     assert names == {
         ".fewgen-run",
+        "README.md",
         "config.yaml",
         "grid.png",
         "model.safetensors",
@@ -196,6 +201,95 @@ def test_figures_are_those_of_the_models(adapted, run):
         assert figures["retention"]["overall"][when]["successes"] == int((read == made.labels).sum())
 
 
+def test_variety_is_the_variance_within_classes(adapted, run):
+    names = ["a", "b", "c"]
+    rng = np.random.default_rng(0)
+    before = rng.integers(0, 256, (24, 1, 3, 3)).astype(np.uint8)
+    after = before.copy()
+    after[8:16] = after[8]  # all draws of b are one
+    after[16:] //= 2
+    labels = np.repeat(np.arange(3), 8)
+    found = adaptation.class_variety(*(torch.from_numpy(x) for x in (before, after, labels)), names)
+
+    def within(images, c):
+        return np.var(images[labels == c] / 255.0, axis=0, ddof=1).mean()
+
+    expected = {n: within(after, c) / within(before, c) for c, n in enumerate(names)}
+    assert found.per_class == pytest.approx(expected, rel=1e-12, abs=1e-15)
+    total = [sum(within(x, c) for c in range(3)) for x in (after, before)]
+    assert found.overall == pytest.approx(total[0] / total[1], rel=1e-12)
+    assert found.worst() == "b"
+    blank = torch.zeros(4, 1, 3, 3, dtype=torch.uint8)
+    with pytest.raises(DataError, match="no variety"):
+        adaptation.class_variety(blank, blank, torch.tensor([0, 0, 1, 2]), names)
+
+    figures = adapted.info.extra["adapted"]["figures"]
+    request = GenerationRequest.per_class(range(4), 24, seed=0)
+    var = [
+        m.generate(request).images.double().unflatten(0, (4, 24)).var(1) for m in (run.method, adapted.method)
+    ]
+    assert figures["variety"]["overall"] == pytest.approx(float(var[1].mean() / var[0].mean()), rel=1e-9)
+    assert "variance within a class" in "".join(adaptation.lines(figures))
+    assert "of the pixel variance within a class is" in (adapted.path / "report.html").read_text()
+    drawn = adapted.method.generate(GenerationRequest.per_class([4], 64, seed=0)).images.double()
+    given = load_images(adapted.path / "new_images.npz").images.double()
+    expected = float(drawn.var(0).mean() / given.var(0).mean())
+    assert figures["new_variety"]["seven"] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("per_class", "new", "said"),
+    [
+        ({"a": 0.9, "b": 0.4}, {"c": 0.5}, ['"b" 40%']),
+        ({"a": 0.9, "b": 0.6}, {"c": 0.05}, ['hardly differ: those of "c" have 5%']),
+        ({"a": 0.9, "b": 0.6}, {"c": 0.2}, []),
+    ],
+)
+def test_lost_variety_is_warned_of(per_class, new, said):
+    found = adaptation.Adaptation.__new__(adaptation.Adaptation)
+    found.variety, found.new_variety = adaptation.Variety(0.7, per_class), new
+    warnings = found.warnings()
+    assert len(warnings) == len(said)
+    assert all(words in text for words, text in zip(said, warnings, strict=True))
+
+
+class _Drawing:
+    """Draws images of its classes as it is told."""
+
+    rows = 6
+
+    def __init__(self, images, spec):
+        self.images, self.spec = images, spec
+
+    def generate(self, request):
+        if self.images is None:
+            raise DataError("NaN has no grey value.")
+        return SimpleNamespace(images=self.images[request.labels])
+
+
+def test_blank_draws_are_refused(run):
+    spec = SimpleNamespace(n_classes=3, class_names=("a", "b", "new"))
+    rng = torch.Generator().manual_seed(0)
+    good = torch.randint(0, 256, (3, 1, 4, 4), dtype=torch.uint8, generator=rng)
+    given = ImageSet(good[2:], torch.tensor([0]), ("new",))
+    start = _Drawing(good, spec)
+    adapting.refuse_blank(start, start, given, 0.1)
+    for lost in range(3):
+        images = good.clone()
+        images[lost] = 200
+        with pytest.raises(TrainingError, match=rf'blank .*--lr 100 \(all of "{spec.class_names[lost]}"'):
+            adapting.refuse_blank(start, _Drawing(images, spec), given, 100.0)
+    with pytest.raises(TrainingError, match="no image can be drawn"):
+        adapting.refuse_blank(start, _Drawing(None, spec), given, 100.0)
+    # What was blank before, or is meant to be, is no fault of the adaptation.
+    blank = good.clone()
+    blank[0] = blank[2] = 0
+    white = ImageSet(torch.full((1, 1, 4, 4), 255, dtype=torch.uint8), torch.tensor([0]), ("new",))
+    adapting.refuse_blank(
+        _Drawing(torch.cat([blank[:1], good[1:]]), spec), _Drawing(blank, spec), white, 100.0
+    )
+
+
 def test_without_out_it_lives_in_memory(run, digits):
     made = fewgen.adapt(run, images=digits.select_classes(["nine"]).shots(2, 0), **QUICK)
     assert made.class_names == (*OLD, "nine")
@@ -212,9 +306,11 @@ def test_draws_are_seeded(run, sevens):
     assert not _equal(same[0], same[2])
 
 
-def test_no_updates_leave_the_weights(run, sevens):
-    made = fewgen.adapt(run, images=sevens, class_names="seven", **{**QUICK, "steps": 0})
-    assert _equal(_weights(made.method), _weights(run.method))
+def test_before_the_first_update_the_weights_are_those_of_the_run(run):
+    start, notes = adapting.extended(run, ["seven"])
+    assert start.spec.class_names == (*OLD, "seven")
+    assert _equal(_weights(start), _weights(run.method))
+    assert notes == []
 
 
 def test_only_the_part_that_is_named_moves(run, sevens):
@@ -357,7 +453,7 @@ def test_a_single_image_is_enough(run, sevens, tmp_path):
         ({"images": "no_such.png"}, DataError, "no image file"),
         ({"shots": 9}, DataError, '"seven" has 8 images, but 9'),
         ({"shots": 0}, ConfigError, "shots must be a whole number of 1 or more"),
-        ({"steps": -1}, ConfigError, "steps must be"),
+        ({"steps": 0}, ConfigError, "steps must be a whole number of 1 or more"),
         ({"lr": 0.0}, ConfigError, "lr must be"),
         ({"lr": float("nan")}, ConfigError, "lr must be"),
         ({"replay": "some"}, ConfigError, 'replay must be "auto"'),
@@ -421,6 +517,28 @@ def test_a_phrase_stands_for_an_unknown_word(run, sevens):
     assert made.method.spec.text.phrases[-1] == ("odd", "even")
 
 
+def test_the_class_without_a_vector_is_named_once(run, digits):
+    images = dataclasses.replace(
+        digits.select_classes(["seven", "eight"]), class_names=("seven", "crocodile")
+    )
+    with pytest.raises(TextError, match=r'phrases=\{"crocodile": "known words"\}') as caught:
+        fewgen.adapt(run, images=images, **QUICK)
+    assert "seven" not in str(caught.value).replace("three, four, five, six, seven, eight", "")
+    assert str(caught.value).count("words for the class") == 1
+
+
+def test_the_card_says_what_was_done_and_whom_to_cite(adapted):
+    card, page = ((adapted.path / name).read_text() for name in ("README.md", "report.html"))
+    assert "classes: zero, one, two, three, seven." in card
+    assert "seven (5 images)" in card
+    assert "--class-name seven" in card
+    assert "Adapted from the run digits" in card
+    assert "draws are read as it" in card
+    for entry in ("@software{fewgen", "schonfeld2019cadavae"):
+        assert entry in card
+        assert entry in page
+
+
 def test_a_full_disk_leaves_no_folder(run, sevens, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OutputError("the disk is full")
@@ -434,7 +552,65 @@ def test_a_full_disk_leaves_no_folder(run, sevens, tmp_path, monkeypatch):
 def test_an_independent_judge_may_be_asked(run, sevens, tmp_path, monkeypatch):
     monkeypatch.setenv("FEWGEN_CACHE_DIR", str(tmp_path / "cache"))
     made = fewgen.adapt(run, images=sevens, class_names="seven", steps=1, judge=True, progress=False)
-    assert made.info.extra["adapted"]["figures"]["judge"] == "classifier"
+    figures = made.info.extra["adapted"]["figures"]
+    assert figures["judge"] == "classifier"
+    said = adaptation.lines(figures)
+    assert all("by a classifier of the training images and the new ones" in line for line in said[:2])
+    assert "flatters" not in "".join(said)
+
+
+def test_the_judge_learns_the_given_images_too(digits):
+    train = digits.select_classes(OLD).shots(10, 0)
+    new = digits.select_classes(["seven", "nine"])
+    used, rest = new.shots(3, 0), new.shots(2, 1)
+    shown = adapting.judged_by(train, used, rest)
+    assert shown.class_names == (*OLD, "seven", "nine")
+    assert shown.counts().tolist() == [10] * 6
+    sevens = {image.numpy().tobytes() for image in shown.images[shown.labels == 4]}
+    given = torch.cat([part.images[part.labels == 0] for part in (used, rest)])
+    assert sevens == {image.numpy().tobytes() for image in given}
+
+
+def test_classes_that_were_never_read_right_are_not_called_retained():
+    before = torch.tensor([0] * 8 + [0] * 8 + [0] * 8)
+    after = torch.tensor([0] * 8 + [0] * 8 + [2] * 8)
+    labels = torch.arange(3).repeat_interleave(8)
+    retention = class_retention(before, after, labels, ["a", "b", "c"])
+    assert retention.won == ("c",)
+    assert adaptation.cannot_tell(retention) == ["b"]
+    figures = {
+        "looks": [{"read": {}}],
+        "judge": adaptation.OWN_READER,
+        "retention": retention.to_dict(),
+        "cannot_tell": ["b"],
+        "variety": None,
+    }
+    said = adaptation.lines(figures)
+    assert len(said) == 1
+    assert said[0].endswith("the run it was adapted from; won c; cannot tell for b (never read right before)")
+
+
+def test_notes_say_what_lets_little_be_expected(run, digits):
+    one = digits.select_classes(["seven"]).shots(1, 0)
+    same = one.subset([0, 0, 0])
+    assert adapting.notes_on(run, one) == []
+    assert adapting.notes_on(run, digits.select_classes(["seven"]).shots(3, 0)) == []
+    assert 'all 3 images of "seven" are the same' in adapting.notes_on(run, same)[0]
+    stopped = Run(run.path)
+    extra = {**run.info.extra, "training": {**run.info.extra["training"], "finished": False}}
+    stopped.__dict__["info"] = dataclasses.replace(run.info, extra=extra)
+    assert "is not finished. Continue it first" in adapting.notes_on(stopped, one)[0]
+
+
+def test_rows_name_classes_of_different_sizes(run, digits, tmp_path):
+    new = digits.select_classes(["seven", "nine"])
+    rows = [(new.labels == label).nonzero().flatten()[:n] for label, n in ((0, 2), (1, 4))]
+    images = new.subset(torch.cat(rows))
+    made = fewgen.adapt(run, images=images, out=tmp_path / "new", steps=2, progress=False)
+    assert "<td>2 to 4 images</td>" in (tmp_path / "new" / "report.html").read_text()
+    last = made.info.extra["adapted"]["figures"]["looks"][-1]
+    assert (last["fewest"], last["shots"]) == (2, 4)
+    assert adaptation.shots_name(4, 4) == adaptation.shots_name(4) == "4 images"
 
 
 def test_the_command(run, sevens, tmp_path, capsys):
@@ -480,7 +656,7 @@ def test_five_images_teach_a_digit_and_replay_keeps_the_others(tmp_path):
         return float((read == made.labels).float().mean())
 
     sevens = digits.select_classes(["seven"]).shots(5, 0)
-    zero = fewgen.adapt(run, images=sevens, steps=0, report=False, progress=False).method
+    zero, _ = adapting.extended(run, ["seven"])
     with_replay = fewgen.adapt(run, images=sevens, report=False, progress=False).method
     without = fewgen.adapt(run, images=sevens, replay=0, report=False, progress=False).method
     old = share(run.method, range(7))

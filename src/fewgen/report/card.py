@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import platform
 import shlex
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import torch
+
+from fewgen.report.adaptation import lines as adaptation_lines
 from fewgen.report.citations import bibtex
 from fewgen.report.findings import Findings
 from fewgen.report.new_classes import card_lines
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fewgen.methods.base import Method
+
+A_NAME_IS_NO_GUARANTEE = (
+    "A class name is no guarantee: some images will show another class, or none. Check before use, also "
+    "before training a classifier on them."
+)
+
 
 def render_card(findings: Findings) -> str:
     """Return the model card as Markdown."""
-    spec, run = findings.method.spec, findings.run
+    run = findings.run
     held = 0 if findings.held_out is None else len(findings.held_out)
-    kind = "grey" if spec.channels == 1 else "colour"
-    names = ", ".join(_plain(name) for name in spec.class_names[:40])
-    names += ", ..." if spec.n_classes > 40 else ""
-    first = spec.class_names[0]
+    first = findings.method.spec.class_names[0]
     preset = findings.config.get("preset")
     lines = [
         f"# {_plain(findings.title)}",
         "",
-        f"Draws {spec.height} x {spec.width} {kind} images of {spec.n_classes} classes: {names}.",
+        _drawn(findings.method),
         "",
         "## Use",
         "",
@@ -38,7 +51,7 @@ def render_card(findings: Findings) -> str:
         f"- Method: {run.info.method}" + (f", preset {preset}" if preset else "") + ".",
         f"- Data: {_plain(findings.data_name)}; {findings.images_per_class} real images per class in all, "
         f"{len(findings.train)} trained on and {held} held out for early stopping and the figures below.",
-        f"- Words: {_words(findings)}",
+        f"- Words: {_words(findings.method)}",
         f"- Training: {_training(findings)}",
         *(f"- New classes: {_plain(line)}" for line in card_lines(findings)),
         f"- Versions: {findings.versions}.",
@@ -68,8 +81,92 @@ def render_card(findings: Findings) -> str:
     return "\n".join(lines)
 
 
-def _words(findings: Findings) -> str:
-    text = findings.method.spec.text
+def render_adapted_card(
+    method: Method,
+    record: Mapping[str, Any],
+    out: Path,
+    notes: Sequence[str] = (),
+    citations: Sequence[str] = (),
+) -> str:
+    """Return the model card of an adapted run as Markdown.
+
+    Args:
+        method: the adapted model.
+        record: what was done; `extra["adapted"]` of the model file.
+        out: the folder of the adapted run, as it was given.
+        notes: what a reader should know.
+        citations: keys of `citations.BIBTEX`.
+    """
+    from fewgen import __version__
+
+    new, figures = record["classes"], record.get("figures")
+    learned = ", ".join(f"{_plain(x)} ({_images(n)})" for x, n in zip(new, record["n_images"], strict=True))
+    replay = (
+        f"{record['replay']} images beside them that the model drew of its old classes"
+        if record["replay"]
+        else "no images of old classes beside them"
+    )
+    lines = [
+        f"# {_plain(out.name)}",
+        "",
+        _drawn(method),
+        "",
+        "## Use",
+        "",
+        "```",
+        f"fewgen generate {_line(shlex.quote(str(out)))} --class-name {_line(shlex.quote(new[0]))} -n 64 "
+        "--out images.npz",
+        "```",
+        "",
+        "`model.safetensors` alone is enough to generate."
+        + (" `report.html` shows what was won and lost." if figures else ""),
+        "",
+        "## Made from",
+        "",
+        f"- Adapted from the run {_plain(str(record['from']))}, whose card says what it learned from.",
+        f"- Method: {_plain(method.name)}.",
+        f"- New classes: {learned}.",
+        f"- Updates: {record['steps']}, learning rate {record['lr']:g}, parameters: "
+        f"{_plain(record['part'])}; {replay}.",
+        *(
+            f"- Adapted before: {_plain(', '.join(one['classes']))}, from the run {_plain(str(one['from']))}."
+            for one in record["earlier"]
+        ),
+        f"- Words: {_words(method)}",
+        f"- Versions: fewgen {__version__}, torch {torch.__version__}, Python {platform.python_version()}.",
+        "",
+    ]
+    if figures:
+        lines += ["## Figures", "", *(f"- {_plain(line)}." for line in adaptation_lines(figures)), ""]
+    if notes:
+        lines += ["## Warnings", "", *(f"- {_plain(text)}" for text in notes), ""]
+    fewest = min(record["n_images"])
+    limits = [
+        f"Learned from {_images(fewest)} of its smallest new class. What those do not show, the model has "
+        "not seen; their backgrounds, poses and mistakes come back in what it draws.",
+        "Draws of old classes may have changed, and may vary less than before.",
+        A_NAME_IS_NO_GUARANTEE,
+    ]
+    lines += ["## Limits", "", *(f"- {text}" for text in limits), ""]
+    if citations:
+        lines += ["## Cite", "", "```bibtex", bibtex(citations).rstrip("\n"), "```", ""]
+    return "\n".join(lines)
+
+
+def _images(n: int) -> str:
+    return f"{n} image{'s' if n > 1 else ''}"
+
+
+def _drawn(method: Method) -> str:
+    spec = method.spec
+    kind = "grey" if spec.channels == 1 else "colour"
+    names = ", ".join(_plain(name) for name in spec.class_names[:40])
+    names += ", ..." if spec.n_classes > 40 else ""
+    return f"Draws {spec.height} x {spec.width} {kind} images of {spec.n_classes} classes: {names}."
+
+
+def _words(method: Method) -> str:
+    text = method.spec.text
     if text is None:
         return "none."
     if not text.has_meaning:
@@ -90,8 +187,7 @@ def _limits(findings: Findings) -> list[str]:
         "the model has not seen; their backgrounds, poses and mistakes come back in what it draws.",
         "An image can be close to a training image. The report shows the nearest pairs; it does not prove "
         "that there are no copies. Do not publish images if the training images must stay with you.",
-        "A class name is no guarantee: some images will show another class, or none. Check before use, "
-        "also before training a classifier on them.",
+        A_NAME_IS_NO_GUARANTEE,
         "Figures from so few held-out images are rough, and those images decided when training stopped.",
     ]
 
