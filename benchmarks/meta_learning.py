@@ -125,7 +125,7 @@ def train(data: str, training: str, out: Path, seed: int) -> Any:
     if training == "none":
         # As many images as the others see in their tasks, on top of the same ordinary steps.
         model["steps"] += round(images_per_run(data, "fomaml") / 64)
-    return api.train(
+    run = api.train(
         "cada_vqvae",
         data=load_all(data),
         out=out,
@@ -139,6 +139,9 @@ def train(data: str, training: str, out: Path, seed: int) -> Any:
         report=False,
         progress=False,
     )
+    if run.result.interrupted:
+        raise ConfigError(f'The training in "{out}" was stopped. Repeat the command to continue it.')
+    return run
 
 
 class Novel:
