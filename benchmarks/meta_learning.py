@@ -396,7 +396,7 @@ def plain_fomaml(method: Any, task: Task, lr: float, steps: int, rng: torch.Gene
     return {name: p.grad for name, p in learner.named_parameters() if p.grad is not None}
 
 
-def speed(data: str, seconds: float = 10.0) -> list[str]:
+def speed(data: str, seconds: float = 3.0) -> list[str]:
     """Return a table: tasks per second of each way to meta-train, one process, one thread."""
     from fewgen.api.prepare import prepare
     from fewgen.api.training import train as public
