@@ -1,8 +1,7 @@
 """Outer gradients: what a task teaches the parameters that every task starts from.
 
 Each function returns the gradient of one task by parameter name, to be averaged over tasks and given to any
-optimiser. `loss` is (parameters, images, labels, vectors, rng) -> scalar; it is made of a method by
-`method_loss`.
+optimiser. `loss` is (parameters, part of the task, rng) -> scalar; `method_loss` makes it of a method.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from torch.func import functional_call
 from fewgen.training.meta.inner import InnerOptimizer, Parameters, check_finite, forget_casts, inner_loop
 
 BatchLoss = Callable[[Mapping[str, Tensor], "Part", torch.Generator], Tensor]
+"""(parameters, part of a task, rng of the noise) -> scalar."""
 
 
 @dataclass(frozen=True)
