@@ -232,3 +232,15 @@ def test_path_length_says_what_is_wrong():
     for decay in (0.0, 1.5, math.nan):
         with pytest.raises(ConfigError, match="must be in"):
             PathLength(decay)
+
+
+def test_logits_and_styles_of_half_precision_are_summed_in_float32():
+    logits = torch.randn(200, generator=rng()).to(torch.bfloat16)
+    assert generator_loss(logits).dtype == torch.float32
+    torch.testing.assert_close(generator_loss(logits), generator_loss(logits.float()))
+    assert {t.dtype for t in discriminator_loss(logits, logits)} == {torch.float32}
+    styles = torch.randn(8, 48, generator=rng()).to(torch.bfloat16).requires_grad_()
+    full = styles.detach().float().requires_grad_()
+    half = PathLength()(styles.view(8, 3, 4, 4), styles, rng(1))
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, PathLength()(full.view(8, 3, 4, 4), full, rng(1)), rtol=1e-2, atol=0)

@@ -152,3 +152,10 @@ def test_bad_numbers_are_named(name, value):
 def test_bad_intervals_are_named(every):
     with pytest.raises(ConfigError, match='"every"'):
         Consistency(real=1.0, every=every)
+
+
+def test_the_gap_of_half_precision_logits_is_summed_in_float32():
+    a, b = (t.to(torch.bfloat16) for t in pair(300))
+    assert squared_gap(a, b).dtype == torch.float32
+    torch.testing.assert_close(squared_gap(a, b), squared_gap(a.float(), b.float()))
+    torch.testing.assert_close(generator_term(a, b), -squared_gap(a, b))

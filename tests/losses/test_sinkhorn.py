@@ -232,3 +232,10 @@ def test_bad_input_is_an_error():
         with pytest.raises(ShapeError, match="transport needs"):
             transport_loss(x, y, center=center)
     assert transport_loss(x[:1], x[:1], center=False).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_mixed_precision_changes_nothing():
+    x, y = vectors(20, dtype=torch.float32), vectors(20, seed=1, dtype=torch.float32)
+    value = transport_loss(x, y, 0.01).item()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert transport_loss(x, y, 0.01).item() == value

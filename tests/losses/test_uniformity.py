@@ -124,3 +124,15 @@ def test_bad_input_is_an_error():
         uniformity(codes, most=4)
     with pytest.raises(ConfigError, match="at least 2"):
         uniformity(codes, most=1, rng=rng())
+
+
+def test_mixed_precision_changes_nothing():
+    codes = random_codes(50, 4, dtype=torch.float32).requires_grad_()
+    uniformity(codes).backward()
+    value, gradient = uniformity(codes).item(), codes.grad
+    codes.grad = None
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = uniformity(codes)
+    mixed.backward()
+    assert mixed.item() == value
+    assert torch.equal(codes.grad, gradient)

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewgen.errors import ConfigError, DataError, ShapeError
-from fewgen.losses.stable import safe_sqrt
+from fewgen.losses.stable import safe_sqrt, wide
 
 
 def _not_empty(logits: Tensor, what: str) -> Tensor:
+    """The logits in float32 at least; an error if there are none."""
     if logits.numel() == 0:
         raise ShapeError(f"{what} have shape {tuple(logits.shape)}: a batch needs at least one image.")
-    return logits
+    return wide(logits)
 
 
 def generator_loss(fake_logits: Tensor) -> Tensor:
@@ -107,7 +108,7 @@ def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
             "R1 needs one logit per image and at least one image."
         )
     gradient = _gradient(logits.sum(), images, "logits", "images")
-    return gradient.square().flatten(1).sum(1).mean()
+    return wide(gradient).square().flatten(1).sum(1).mean()
 
 
 class PathLength(nn.Module):
@@ -155,10 +156,10 @@ class PathLength(nn.Module):
                 f"Images and styles have shapes {tuple(images.shape)} and {tuple(styles.shape)}; path length "
                 "needs (B, C, H, W) and (B, L, w) or (B, w)."
             )
-        noise = torch.randn(images.shape, generator=rng, device=rng.device, dtype=images.dtype)
+        noise = torch.randn(images.shape, generator=rng, device=rng.device, dtype=wide(images).dtype)
         noise = noise.to(images.device) / math.sqrt(images.shape[2] * images.shape[3])
         jacobian = _gradient((images * noise).sum(), styles, "images", "styles")
-        squared = jacobian.square().sum(-1)
+        squared = wide(jacobian).square().sum(-1)
         lengths = safe_sqrt(squared if squared.dim() == 1 else squared.mean(1))
         if self.training:
             with torch.no_grad():

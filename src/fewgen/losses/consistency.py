@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fewgen.errors import ConfigError, ShapeError
 from fewgen.losses.reconstruction import same_shape
+from fewgen.losses.stable import wide
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def squared_gap(a: Tensor, b: Tensor) -> Tensor:
     same_shape(a, b, "The logits of a pair")
     if a.numel() == 0:
         raise ShapeError(f"The logits of a pair have shape {tuple(a.shape)}: there is no image.")
-    return (a - b).square().mean()
+    return (wide(a) - wide(b)).square().mean()
 
 
 def discriminator_terms(
@@ -154,4 +155,4 @@ def generator_term(images: Tensor, near: Tensor) -> Tensor:
     same_shape(images, near, "Images of neighbouring latents")
     if images.numel() == 0:
         raise ShapeError(f"Images of neighbouring latents have shape {tuple(images.shape)}: there is none.")
-    return -(images - near).square().mean()
+    return -(wide(images) - wide(near)).square().mean()

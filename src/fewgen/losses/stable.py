@@ -1,9 +1,18 @@
-"""Roots and directions whose gradients stay finite at zero."""
+"""Roots and directions whose gradients stay finite at zero, and sums that do not lose digits."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+
+def wide(x: Tensor) -> Tensor:
+    """`x` in float32 at least: a loss of 16-bit outputs is summed with all its digits.
+
+    >>> wide(torch.ones(1, dtype=torch.bfloat16)).dtype, wide(torch.ones(1, dtype=torch.float64)).dtype
+    (torch.float32, torch.float64)
+    """
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def safe_sqrt(squared: Tensor) -> Tensor:

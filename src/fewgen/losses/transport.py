@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fewgen.errors import ConfigError, ShapeError
 from fewgen.losses.reconstruction import same_shape
-from fewgen.losses.stable import directions, safe_sqrt
+from fewgen.losses.stable import directions, safe_sqrt, wide
 
 
 def w2_diagonal(mu_a: Tensor, logvar_a: Tensor, mu_b: Tensor, logvar_b: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ def sinkhorn(
         raise ConfigError(f"Sinkhorn epsilon is {epsilon}, but it must be greater than 0.")
     if n_iterations < 1:
         raise ConfigError(f"Sinkhorn n_iterations is {n_iterations}, but it must be at least 1.")
-    cost = cost.to(torch.promote_types(cost.dtype, torch.float32))
+    cost = wide(cost)
     a, b = _masses(cost, a, b)
     log_a, log_b = a.log(), b.log()
     # Everything in units of epsilon. A transposed copy, because reducing along rows is the fast direction.
@@ -158,11 +158,14 @@ def cosine_cost(x: Tensor, y: Tensor, center: bool = True) -> Tensor:
             f"The two sets have shapes {tuple(x.shape)} and {tuple(y.shape)}; transport needs (N, D) and "
             f"(M, D) with at least {needed} of each{' to centre' if center else ''}."
         )
-    x, y = directions(x), directions(y)
+    x, y = directions(wide(x)), directions(wide(y))
     if center:
         # Lengths are 1 here, so below 1e-6 a difference from the mean is rounding and not a direction.
         x, y = directions(x - x.mean(0), 1e-6), directions(y - y.mean(0), 1e-6)
-    return 1.0 - x @ y.T
+    with torch.autocast(
+        device_type=x.device.type, enabled=False
+    ):  # rounding here is divided by epsilon later
+        return 1.0 - x @ y.T
 
 
 def transport_loss(

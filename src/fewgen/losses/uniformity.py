@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fewgen.errors import ConfigError, ShapeError
-from fewgen.losses.stable import directions
+from fewgen.losses.stable import directions, wide
 
 
 def uniformity(codes: Tensor, t: float = 2.0, most: int = 4096, rng: torch.Generator | None = None) -> Tensor:
@@ -52,10 +52,11 @@ def uniformity(codes: Tensor, t: float = 2.0, most: int = 4096, rng: torch.Gener
             )
         rows = torch.randperm(n, generator=rng, device=rng.device)[:most]
         codes, n = codes.index_select(-2, rows.to(codes.device)), most
-    u = directions(codes)
+    u = directions(wide(codes))
     squares = u.square().sum(-1)
     # No clamp at 0: rounding below 0 is harmless in exp, while a clamp would cut the gradient of close pairs.
-    sq_distances = squares[..., :, None] + squares[..., None, :] - 2.0 * (u @ u.mT)
+    with torch.autocast(device_type=codes.device.type, enabled=False):  # distances cancel: no half precision
+        sq_distances = squares[..., :, None] + squares[..., None, :] - 2.0 * (u @ u.mT)
     itself = torch.eye(n, dtype=torch.bool, device=codes.device)
     potential = (-t * sq_distances).masked_fill(itself, -torch.inf)
     return (potential.flatten(-2).logsumexp(-1) - math.log(n * (n - 1))).mean()
