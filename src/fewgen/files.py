@@ -10,17 +10,34 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import re
 import secrets
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fewgen.errors import DataError, FewgenError, OutputError
+from fewgen.errors import CheckpointError, DataError, FewgenError, OutputError
 
 RUN_MARKER = ".fewgen-run"
 """Empty file that marks a folder as a run of ours from its first second on, before any checkpoint."""
+
+_MAX_HEADER_BYTES = 8 << 20
+"""Ours are below 1 MB. The format's own limit of 100 MB would let a small file take gigabytes to parse."""
+_DTYPE_BYTES = {
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F16": 2,
+    "BF16": 2,
+    "I16": 2,
+    "I32": 4,
+    "F32": 4,
+    "I64": 8,
+    "F64": 8,
+}
 
 _OS_ERROR_IN_TEXT = re.compile(r"\(os error (\d+)\)")
 
@@ -164,6 +181,77 @@ def read_json(path: str | os.PathLike[str], error: type[FewgenError] = DataError
         raise error(f'"{path}" cannot be read: {cause.strerror or cause}.') from cause
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as cause:
         raise error(f'"{path}" is not valid JSON: {cause}.') from cause
+
+
+def read_tensor_header(
+    path: str | os.PathLike[str], wanted: str = "Name a model.safetensors written by fewgen."
+) -> dict[str, Any]:
+    """Return the header of a safetensors file, after checking that it fits the file.
+
+    Checked here and not left to the library, because its errors do not tell a truncated download from a
+    file of another kind.
+
+    Args:
+        path: the file.
+        wanted: what to name instead of a file of another kind, a sentence.
+
+    Raises:
+        CheckpointError: if it cannot be read, is damaged, or is of another kind.
+    """
+    file = Path(path)
+    again = "Copy or download it again, or use another checkpoint."
+    try:
+        size = file.stat().st_size
+        with open(file, "rb") as stream:
+            start = stream.read(8)
+            if len(start) < 8:
+                raise CheckpointError(f'The model file "{file}" is truncated: {size} bytes. {again}')
+            (length,) = struct.unpack("<Q", start)
+            # The first bytes are a length, and a small one may look like the start of a pickle.
+            if length > _MAX_HEADER_BYTES and (start[:2] == b"PK" or start[0] == 0x80):
+                raise CheckpointError(
+                    f'"{file}" is a pickle or zip file. fewgen reads only safetensors files, because '
+                    "opening a pickle can run code. Convert it with the tool that made it."
+                )
+            if length > _MAX_HEADER_BYTES:
+                raise CheckpointError(
+                    f'"{file}" is not a safetensors file that fewgen can read: its header would have '
+                    f"{length} bytes, the limit is {_MAX_HEADER_BYTES}. {wanted}"
+                )
+            if 8 + length > size:
+                raise CheckpointError(f'The model file "{file}" is truncated inside its header. {again}')
+            raw = stream.read(length)
+    except OSError as error:
+        raise CheckpointError(f'"{file}" cannot be read: {error.strerror or error}.') from error
+    try:
+        header = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f'"{file}" is not a safetensors file: its header is not JSON. {wanted}'
+        ) from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f'"{file}" is not a safetensors file. {wanted}')
+    end = 0
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        try:
+            shape, (first, last) = entry["shape"], entry["data_offsets"]
+            numbers_fit = all(type(n) is int and n >= 0 for n in [*shape, first, last])
+            if not numbers_fit or math.prod(shape) * _DTYPE_BYTES[entry["dtype"]] != last - first:
+                raise ValueError("size")
+        except (TypeError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f'The model file "{file}" is damaged: the entry of tensor "{name[:80]}" makes no sense. '
+                f"{again}"
+            ) from error
+        end = max(end, last)
+    if 8 + length + end != size:
+        what = "truncated" if 8 + length + end > size else "longer than its header says"
+        raise CheckpointError(
+            f'The model file "{file}" is {what}: {size} bytes instead of {8 + length + end}. {again}'
+        )
+    return header
 
 
 def is_run_dir(path: str | os.PathLike[str]) -> bool:

@@ -9,9 +9,7 @@ or damaged file is refused before any network is built.
 from __future__ import annotations
 
 import json
-import math
 import os
-import struct
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from torch import Tensor, nn
 
 from fewgen.config.schema import from_dict, to_dict
 from fewgen.errors import CheckpointError, ConfigError, FewgenError, ShapeError
-from fewgen.files import atomic_write
+from fewgen.files import atomic_write, read_tensor_header
 from fewgen.methods.registry import get_method, method_names, register
 from fewgen.training.checkpoint import serialize
 
@@ -51,20 +49,6 @@ CAPABILITIES = frozenset({"reconstruct", "encode", "text", "interpolate", "retri
 
 FORMAT = "fewgen-model"
 FORMAT_VERSION = 1
-_MAX_HEADER_BYTES = 8 << 20
-"""Ours are below 1 MB. The format's own limit of 100 MB would let a small file take gigabytes to parse."""
-_DTYPE_BYTES = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "F16": 2,
-    "BF16": 2,
-    "I16": 2,
-    "I32": 4,
-    "F32": 4,
-    "I64": 8,
-    "F64": 8,
-}
 
 
 @dataclass(frozen=True)
@@ -394,71 +378,6 @@ def _model_path(path: str | os.PathLike[str]) -> Path:
     return file
 
 
-def _read_header(file: Path) -> tuple[dict[str, Any], int]:
-    """Return a safetensors header that fits its file, and its size in bytes.
-
-    Checked here and not left to the library, because its errors do not tell a truncated download from a
-    file of another kind.
-    """
-    again = "Copy or download it again, or use another checkpoint."
-    try:
-        size = file.stat().st_size
-        with open(file, "rb") as stream:
-            start = stream.read(8)
-            if len(start) < 8:
-                raise CheckpointError(f'The model file "{file}" is truncated: {size} bytes. {again}')
-            (length,) = struct.unpack("<Q", start)
-            # The first bytes are a length, and a small one may look like the start of a pickle.
-            if length > _MAX_HEADER_BYTES and (start[:2] == b"PK" or start[0] == 0x80):
-                raise CheckpointError(
-                    f'"{file}" is a pickle or zip file. fewgen reads only safetensors files, because '
-                    "opening a pickle can run code. Convert it with the tool that made it."
-                )
-            if length > _MAX_HEADER_BYTES:
-                raise CheckpointError(
-                    f'"{file}" is not a safetensors file that fewgen can read: its header would have '
-                    f"{length} bytes, "
-                    f"the limit is {_MAX_HEADER_BYTES}. Name a model.safetensors written by fewgen."
-                )
-            if 8 + length > size:
-                raise CheckpointError(f'The model file "{file}" is truncated inside its header. {again}')
-            raw = stream.read(length)
-    except OSError as error:
-        raise CheckpointError(f'"{file}" cannot be read: {error.strerror or error}.') from error
-    try:
-        header = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f'"{file}" is not a safetensors file: its header is not JSON. '
-            "Name a model.safetensors written by fewgen."
-        ) from error
-    if not isinstance(header, dict):
-        raise CheckpointError(
-            f'"{file}" is not a safetensors file. Name a model.safetensors written by fewgen.'
-        )
-    end = 0
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        try:
-            shape, (first, last) = entry["shape"], entry["data_offsets"]
-            numbers_fit = all(type(n) is int and n >= 0 for n in [*shape, first, last])
-            if not numbers_fit or math.prod(shape) * _DTYPE_BYTES[entry["dtype"]] != last - first:
-                raise ValueError("size")
-        except (TypeError, KeyError, ValueError) as error:
-            raise CheckpointError(
-                f'The model file "{file}" is damaged: the entry of tensor "{name[:80]}" makes no sense. '
-                f"{again}"
-            ) from error
-        end = max(end, last)
-    if 8 + length + end != size:
-        what = "truncated" if 8 + length + end > size else "longer than its header says"
-        raise CheckpointError(
-            f'The model file "{file}" is {what}: {size} bytes instead of {8 + length + end}. {again}'
-        )
-    return header, length
-
-
 def read_method_info(path: str | os.PathLike[str]) -> ModelInfo:
     """Return what a model file says about itself, without building the model.
 
@@ -469,7 +388,7 @@ def read_method_info(path: str | os.PathLike[str]) -> ModelInfo:
         CheckpointError: if it is missing, damaged, of another kind, or from a newer version.
     """
     file = _model_path(path)
-    header, _ = _read_header(file)
+    header = read_tensor_header(file)
     metadata = header.get("__metadata__")
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise CheckpointError(
