@@ -2,32 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
-from fewgen.errors import ConfigError, suggest
-
-
-def _choose(where: str, value: str, options: tuple[str, ...]) -> None:
-    if value not in options:
-        raise ConfigError(
-            f'{where} is "{value}".{suggest(value, options)} Choose one of: {", ".join(options)}.'
-        )
-
-
-def _at_least(where: str, value: float, least: float) -> None:
-    if not (value >= least and math.isfinite(value)):
-        raise ConfigError(f"{where} must be {least:g} or more, got {value}.")
-
-
-def _share(where: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ConfigError(f"{where} must be in [0, 1], got {value}.")
-
-
-def _below_one(where: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise ConfigError(f"{where} must be at least 0 and below 1, got {value}.")
+from fewgen.config.checks import at_least, below_one, choose, share
+from fewgen.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -51,12 +29,12 @@ class ImageConfig:
     output: str = "sigmoid"
 
     def __post_init__(self) -> None:
-        _choose("image.backbone", self.backbone, ("conv", "mlp"))
-        _choose("image.output", self.output, ("sigmoid", "tanh"))
-        _at_least("image.width", self.width, 2)
-        _at_least("image.hidden", self.hidden, 1)
-        _at_least("image.n_blocks", self.n_blocks, 0)
-        _below_one("image.dropout", self.dropout)
+        choose("image.backbone", self.backbone, ("conv", "mlp"))
+        choose("image.output", self.output, ("sigmoid", "tanh"))
+        at_least("image.width", self.width, 2)
+        at_least("image.hidden", self.hidden, 1)
+        at_least("image.n_blocks", self.n_blocks, 0)
+        below_one("image.dropout", self.dropout)
 
 
 @dataclass(frozen=True)
@@ -84,11 +62,11 @@ class TextConfig:
     restart_after: int = 0
 
     def __post_init__(self) -> None:
-        _choose("text.output", self.output, ("linear", "sigmoid"))
+        choose("text.output", self.output, ("linear", "sigmoid"))
         for name in ("hidden", "codebook_size", "groups"):
-            _at_least(f"text.{name}", getattr(self, name), 1)
+            at_least(f"text.{name}", getattr(self, name), 1)
         for name in ("commitment_weight", "restart_after"):
-            _at_least(f"text.{name}", getattr(self, name), 0)
+            at_least(f"text.{name}", getattr(self, name), 0)
 
 
 @dataclass(frozen=True)
@@ -126,8 +104,8 @@ class WeightConfig:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            _at_least(f"weights.{name}", value, 0)
-        _share("weights.warm_up", self.warm_up)
+            at_least(f"weights.{name}", value, 0)
+        share("weights.warm_up", self.warm_up)
 
 
 @dataclass(frozen=True)
@@ -186,16 +164,16 @@ class SpatialConfig:
 
     def __post_init__(self) -> None:
         for name in ("condition_noise", "trust_noise"):
-            _share(f"spatial.{name}", getattr(self, name))
+            share(f"spatial.{name}", getattr(self, name))
         for name in ("prior_dropout", "prior_smoothing"):
-            _below_one(f"spatial.{name}", getattr(self, name))
+            below_one(f"spatial.{name}", getattr(self, name))
         for name in ("codebook_size", "codebook_dim", "groups", "steps", "prior_heads", "prior_steps"):
-            _at_least(f"spatial.{name}", getattr(self, name), 1)
+            at_least(f"spatial.{name}", getattr(self, name), 1)
         for name in ("width", "prior_width"):
-            _at_least(f"spatial.{name}", getattr(self, name), 2)
+            at_least(f"spatial.{name}", getattr(self, name), 2)
         for name in ("n_blocks", "prior_layers", "commitment_weight", "ssim", "prior_weight_decay"):
-            _at_least(f"spatial.{name}", getattr(self, name), 0)
-        _at_least("spatial.code_temperature", self.code_temperature, 0)
+            at_least(f"spatial.{name}", getattr(self, name), 0)
+        at_least("spatial.code_temperature", self.code_temperature, 0)
         if self.prior_width % self.prior_heads:
             raise ConfigError(
                 f"spatial.prior_width {self.prior_width} must be divisible by "
@@ -272,24 +250,24 @@ class CadaVqVaeConfig:
     spatial: SpatialConfig | None = None
 
     def __post_init__(self) -> None:
-        _choose("cross_terms", self.cross_terms, ("real", "self"))
-        _choose("cross_source", self.cross_source, ("sample", "mean"))
-        _choose("semantic_stats_from", self.semantic_stats_from, ("z_q", "z_e"))
-        _choose("alignment", self.alignment, ("mmd_class", "mmd", "w2", "none"))
-        _choose("align_on", self.align_on, ("samples", "means"))
-        _choose("kernel", self.kernel, ("mixture", "median", "rbf"))
-        _choose("prior", self.prior, ("standard", "conditional"))
-        _choose("reduction", self.reduction, ("sample", "source"))
-        _choose("weighting", self.weighting, ("fixed", "uncertainty", "gradnorm"))
-        _choose("sampler", self.sampler, ("shuffled", "balanced", "single_class"))
+        choose("cross_terms", self.cross_terms, ("real", "self"))
+        choose("cross_source", self.cross_source, ("sample", "mean"))
+        choose("semantic_stats_from", self.semantic_stats_from, ("z_q", "z_e"))
+        choose("alignment", self.alignment, ("mmd_class", "mmd", "w2", "none"))
+        choose("align_on", self.align_on, ("samples", "means"))
+        choose("kernel", self.kernel, ("mixture", "median", "rbf"))
+        choose("prior", self.prior, ("standard", "conditional"))
+        choose("reduction", self.reduction, ("sample", "source"))
+        choose("weighting", self.weighting, ("fixed", "uncertainty", "gradnorm"))
+        choose("sampler", self.sampler, ("shuffled", "balanced", "single_class"))
         for name in ("latent_size", "steps", "batch_size"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         for name in ("weight_decay", "clip"):
-            _at_least(name, getattr(self, name), 0)
-        _at_least("temperature", self.temperature, 1e-6)
-        _at_least("candidates", self.candidates, 1)
-        _at_least("patience", self.patience, 0)
-        _at_least("tolerance", self.tolerance, 0)
+            at_least(name, getattr(self, name), 0)
+        at_least("temperature", self.temperature, 1e-6)
+        at_least("candidates", self.candidates, 1)
+        at_least("patience", self.patience, 0)
+        at_least("tolerance", self.tolerance, 0)
         if self.latent_size % self.text.groups:
             raise ConfigError(
                 f"latent_size {self.latent_size} must be divisible by text.groups {self.text.groups}. "
