@@ -2,8 +2,8 @@
 
 Shapes: B batch, Z numbers of the latent, D numbers of a style, L layers that take a style (`n_layers`),
 C channels, H x W pixels. An image of H x W pixels starts from a map of h x w, both from 4 to 7, that is
-doubled `n` times: 28 = 7 * 2^2, 32 = 4 * 2^3, 256 = 4 * 2^6. With sizes that are powers of 2 the networks are those
-of the paper's public code, number by number, and take its weights (`nn.stylegan_weights`).
+doubled `n` times: 28 = 7 * 2^2, 32 = 4 * 2^3, 256 = 4 * 2^6. With sizes that are powers of 2 the networks
+are those of the paper's public code, number by number, and take its weights (`nn.stylegan_weights`).
 
 Source: Karras et al. 2020, arXiv:1912.04958 (StyleGAN2); layer details of Karras et al. 2020,
     arXiv:2006.06676 (StyleGAN2-ADA).
@@ -320,14 +320,36 @@ class ToImage(nn.Module):
         return image
 
 
+class StartMap(nn.Module):
+    """The smallest map as a linear function of the style.
+
+    Args:
+        w_dim: D.
+        channels: of the map.
+        size: (h, w) of it.
+    """
+
+    def __init__(self, w_dim: int, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.linear = EqualLinear(w_dim, channels * size[0] * size[1])
+        self.shape = (channels, *size)
+
+    def forward(self, style: Tensor) -> Tensor:
+        """Map (B, D) to (B, channels, h, w)."""
+        x: Tensor = self.linear(style)
+        return x.reshape(len(style), *self.shape)
+
+
 class SynthesisBlock(nn.Module):
     """One size of map: one layer (the first) or two, and what they add to the image."""
 
     def __init__(
-        self, n_in: int, n_out: int, channels: int, w_dim: int, size: tuple[int, int], first: bool
+        self, n_in: int, n_out: int, channels: int, w_dim: int, size: tuple[int, int], start: str = ""
     ) -> None:
         super().__init__()
-        self.const = nn.Parameter(torch.randn(n_out, *size)) if first else None
+        first = bool(start)
+        self.const = nn.Parameter(torch.randn(n_out, *size)) if start == "const" else None
+        self.start = StartMap(w_dim, n_out, size) if start == "style" else None
         self.conv0 = None if first else StyleLayer(n_in, n_out, w_dim, size, up=True)
         self.conv1 = StyleLayer(n_out, n_out, w_dim, size)
         self.to_image = ToImage(n_out, channels, w_dim)
@@ -344,6 +366,9 @@ class SynthesisNetwork(nn.Module):
         shape: (C, H, W) of an image.
         w_dim: D.
         width: channels of each map, from the smallest to the image's own size.
+        start: where the smallest map comes from: "const" (learned, as published) or "style" (a linear
+            function of the first layer's style). From a constant, every shape has to be made by switching
+            channels on and off, which takes far more training than a few thousand steps.
 
     Attributes:
         n_layers: L, rows of a W+ input: one for each layer, and the last one for the image.
@@ -352,8 +377,16 @@ class SynthesisNetwork(nn.Module):
     Source: Karras et al. 2020, arXiv:1912.04958, Fig. 7 (output skips).
     """
 
-    def __init__(self, shape: tuple[int, int, int], w_dim: int, width: Sequence[int]) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        w_dim: int,
+        width: Sequence[int],
+        start: Literal["const", "style"] = "const",
+    ) -> None:
         super().__init__()
+        if start not in ("const", "style"):
+            raise ConfigError(f'start must be "const" or "style", got "{start}".')
         channels, height, image_width = shape
         h, w, n = start_size(height, image_width)
         if len(width) != n + 1:
@@ -364,7 +397,7 @@ class SynthesisNetwork(nn.Module):
         self.shape, self.w_dim = shape, w_dim
         self.blocks = nn.ModuleList(
             SynthesisBlock(
-                width[i - 1] if i else 0, width[i], channels, w_dim, (h << i, w << i), first=i == 0
+                width[i - 1] if i else 0, width[i], channels, w_dim, (h << i, w << i), "" if i else start
             )
             for i in range(n + 1)
         )
@@ -403,6 +436,8 @@ class SynthesisNetwork(nn.Module):
         for block in self._blocks():
             if block.const is not None:
                 x = block.const[None].expand(len(styles), -1, -1, -1)
+            elif block.start is not None:
+                x = block.start(by_layer[0])
             for layer in block.layers():
                 x = layer(x, by_layer[row], self._noise(noise, layer, row))
                 row += 1
@@ -454,7 +489,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 def minibatch_deviation(x: Tensor, group_size: int, n_channels: int = 1) -> Tensor:
-    """Return x (B, C, h, w) with `n_channels` more: how far the images of a group differ, the same everywhere.
+    """Return x (B, C, h, w) with `n_channels` more: how far the images of a group differ.
 
     Groups are made of every (B / G)-th image. A batch that is no multiple of the group size gets smaller
     groups: the largest divisor of B up to `group_size`.
