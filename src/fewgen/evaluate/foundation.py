@@ -101,7 +101,7 @@ class TransformerFeatures:
             )
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Return the model's input for uint8 images (N, 1 or 3, H, W): float32 (N, 3, side, side)."""
+        """Return the model's input for images (N, 1 or 3, H, W) in [0, 255]: float32 (N, 3, side, side)."""
         x = images.to(torch.float32) / 255.0
         if tuple(x.shape[2:]) != (self.side, self.side):
             x = functional.interpolate(x, (self.side, self.side), mode="bicubic", antialias=True)
@@ -109,18 +109,23 @@ class TransformerFeatures:
         mean, std = (x.new_tensor(v)[:, None, None] for v in (self._mean, self._std))
         return (as_colour(x) - mean) / std
 
+    def to(self, device: torch.device | str) -> TransformerFeatures:
+        """Compute on this device from now on."""
+        self._model.to(device)
+        return self
+
     @torch.no_grad()
+    def vectors(self, images: Tensor) -> Tensor:
+        """Return one vector per image (N, 1 or 3, H, W) in [0, 255], all in one pass, on their device."""
+        found = self._model(pixel_values=self.prepare(images))
+        if self.name == "clip":
+            return functional.normalize(found.image_embeds, dim=1)
+        token: Tensor = found.last_hidden_state[:, 0]
+        return token
+
     def features(self, images: ImageSet) -> Tensor:
         """Return one vector per image, (N, dim), float32; grey images as three equal channels."""
-
-        def vectors(batch: Tensor) -> Tensor:
-            found = self._model(pixel_values=self.prepare(batch))
-            if self.name == "clip":
-                return functional.normalize(found.image_embeds, dim=1)
-            token: Tensor = found.last_hidden_state[:, 0]
-            return token
-
-        return in_batches(images.images, self.batch_size, vectors)
+        return in_batches(images.images, self.batch_size, self.vectors)
 
     def describe(self, images: ImageSet) -> Described:
         """Return features without predictions."""

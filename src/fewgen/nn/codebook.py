@@ -218,6 +218,32 @@ class Codebook(nn.Module):
         shape = (*indices.shape[:-1], self.groups * self.codebook_dim)
         return self._from_tables(self._select(self.codes, index_TM), torch.Size(shape))
 
+    @torch.no_grad()
+    def start_from(self, codes: Tensor) -> None:
+        """Replace all codes by ones found elsewhere; the first batch will not initialise them again.
+
+        Running means and counts of idle steps start anew.
+
+        Args:
+            codes: (K, D) for every table, or (T, K, D), finite.
+
+        Raises:
+            ShapeError: if the shape is another or a number is not finite.
+        """
+        if codes.shape not in (self.codes.shape, self.codes.shape[1:]):
+            raise ShapeError(
+                f"The codebook holds codes of shape {tuple(self.codes.shape)}, got {tuple(codes.shape)}; "
+                f"give that shape, or {tuple(self.codes.shape[1:])} for every table."
+            )
+        if not bool(codes.isfinite().all()):
+            raise ShapeError("The codes to start from hold NaN or infinity.")
+        self.codes.copy_(codes)
+        if self.update == "ema":
+            self.cluster_size.fill_(1.0)
+            self.code_sum.copy_(self.codes)
+        self.idle_steps.zero_()
+        self.initialised.fill_(True)
+
     # Between (B, ..., G*D) and one row of vectors per table.
 
     def _to_tables(self, z: Tensor) -> Tensor:
