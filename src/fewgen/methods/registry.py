@@ -11,7 +11,10 @@ from fewgen.errors import ConfigError, suggest
 if TYPE_CHECKING:
     from fewgen.methods.base import Method
 
-MODULES: dict[str, str] = {"cada_vqvae": "fewgen.methods.cada_vqvae"}
+MODULES: dict[str, str] = {
+    "cada_vqvae": "fewgen.methods.cada_vqvae",
+    "sq_gan": "fewgen.methods.sq_gan",
+}
 """Method name -> module that registers it when imported."""
 
 _REGISTERED: dict[str, type[Method]] = {}

@@ -8,8 +8,8 @@ are those of the paper's public code, number by number, and take its weights (`n
 Source: Karras et al. 2020, arXiv:1912.04958 (StyleGAN2); layer details of Karras et al. 2020,
     arXiv:2006.06676 (StyleGAN2-ADA).
 Differs: modulation scales the input of an ordinary convolution and demodulation its output, which is the same
-    function as modulating the weights, and the faster one without grouped convolutions; sizes that
-    are no powers of 2; no half precision layers.
+    function as modulating the weights, and the faster one without grouped convolutions; sizes that are no
+    powers of 2; the start from the style; no half precision layers.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class EqualLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n_in) to (..., n_out)."""
-        bias = self.bias
+        bias: Tensor | None = self.bias
         if bias is not None and self.bias_gain != 1.0:
             bias = bias * self.bias_gain
         x = functional.linear(x, self.weight * self.weight_gain, bias)
@@ -142,17 +142,27 @@ class EqualConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, n_in, H, W) to (B, n_out, H, W), or half of both sides."""
-        weight = self.weight * self.weight_gain
+        # A positive gain passes through a leaky ReLU: on weights it costs nothing, on maps a pass over them.
+        weight = self.weight * (self.weight_gain * self.gain)
+        bias = self.bias
+        if bias is not None and self.gain != 1.0:
+            bias = bias * self.gain
         if not self.down:
-            x = functional.conv2d(x, weight, self.bias, padding=self.kernel // 2)
+            x = functional.conv2d(x, weight, bias, padding=self.kernel // 2)
         elif self.kernel == 1:
-            x = functional.conv2d(blur(x, (1, 1), stride=2), weight, self.bias)
+            x = functional.conv2d(blur(x, (1, 1), stride=2), weight, bias)
         else:
             pad = self.kernel // 2 + 1
-            x = functional.conv2d(blur(x, (pad, pad)), weight, self.bias, stride=2)
-        if self.activation:
-            x = leaky(x)
-        return x * self.gain if self.gain != 1.0 else x
+            x = functional.conv2d(blur(x, (pad, pad)), weight, bias, stride=2)
+        return functional.leaky_relu_(x, 0.2) if self.activation else x
+
+
+def _binomial(x: Tensor, gain: float) -> Tensor:
+    """Return the kernel [1, 3, 3, 1] in both directions, of sum `gain`, for each channel of x: (C, 1, 4, 4)."""
+    values = [[gain * a * b / 64.0 for b in (1, 3, 3, 1)] for a in (1, 3, 3, 1)]
+    # Made on the host and sent without waiting: `new_tensor` would make the host wait for a GPU each time.
+    kernel = torch.tensor(values, dtype=x.dtype).to(x.device, non_blocking=True)
+    return kernel.expand(x.shape[1], 1, 4, 4)
 
 
 def blur(x: Tensor, padding: tuple[int, int], gain: float = 1.0, stride: int = 1) -> Tensor:
@@ -165,21 +175,16 @@ def blur(x: Tensor, padding: tuple[int, int], gain: float = 1.0, stride: int = 1
         stride: 2 keeps every second pixel.
     """
     before, after = padding
-    channels = x.shape[1]
-    taps = x.new_tensor([1.0, 3.0, 3.0, 1.0]) / 8.0
-    kernel = (gain * taps[:, None] * taps[None]).expand(channels, 1, 4, 4)
+    kernel = _binomial(x, gain)
     if before == after:
-        return functional.conv2d(x, kernel, stride=stride, padding=before, groups=channels)
+        return functional.conv2d(x, kernel, stride=stride, padding=before, groups=x.shape[1])
     x = functional.pad(x, (before, after, before, after))
-    return functional.conv2d(x, kernel, stride=stride, groups=channels)
+    return functional.conv2d(x, kernel, stride=stride, groups=x.shape[1])
 
 
 def upsample(x: Tensor) -> Tensor:
     """Double height and width of (B, C, H, W) with the binomial kernel, zeros outside."""
-    channels = x.shape[1]
-    taps = x.new_tensor([1.0, 3.0, 3.0, 1.0]) / 4.0
-    kernel = (taps[:, None] * taps[None]).expand(channels, 1, 4, 4)
-    return functional.conv_transpose2d(x, kernel, stride=2, padding=1, groups=channels)
+    return functional.conv_transpose2d(x, _binomial(x, 4.0), stride=2, padding=1, groups=x.shape[1])
 
 
 class MappingNetwork(nn.Module):
@@ -261,20 +266,30 @@ class ModulatedConv(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """Map (B, n_in, h, w) with styles (B, D) to (B, n_out, h, w), or twice both sides."""
+        y, factor = self.parts(x, style)
+        return y if factor is None else y * factor[:, :, None, None]
+
+    def parts(self, x: Tensor, style: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the convolution before demodulation, and d (B, n_out) to multiply it with, or None."""
         scale = self.affine(style)
         if self.style_gain != 1.0:
             scale = scale * self.style_gain
-        x = x * scale[:, :, None, None]
-        if self.up:
-            x = functional.conv_transpose2d(x, self.weight.transpose(0, 1), stride=2)
-            x = blur(x, (1, 1), gain=4.0)
+        if self.kernel == 1 and not self.up:
+            # Without neighbours it is a product of matrices, and to scale the weights is less than the map.
+            weight = self.weight.flatten(1) * scale[:, None]
+            y = torch.bmm(weight, x.flatten(2)).unflatten(2, x.shape[2:])
         else:
-            x = functional.conv2d(x, self.weight, padding=self.kernel // 2)
-        if self.demodulate:
-            # sum over i and k of (s_i w_oik)^2 as a product of two small matrices.
-            norms = scale.square() @ self.weight.square().sum((2, 3)).T
-            x = x * (norms + 1e-8).rsqrt()[:, :, None, None]
-        return x
+            y = x * scale[:, :, None, None]
+            if self.up:
+                y = functional.conv_transpose2d(y, self.weight.transpose(0, 1), stride=2)
+                y = blur(y, (1, 1), gain=4.0)
+            else:
+                y = functional.conv2d(y, self.weight, padding=self.kernel // 2)
+        if not self.demodulate:
+            return y, None
+        # sum over i and k of (s_i w_oik)^2 as a product of two small matrices.
+        norms = scale.square() @ self.weight.square().sum((2, 3)).T
+        return y, (norms + 1e-8).rsqrt()
 
 
 class StyleLayer(nn.Module):
@@ -300,10 +315,14 @@ class StyleLayer(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
         """Map (B, n_in, h, w) to (B, n_out, *size); noise (B, 1, *size), (*size) or None."""
-        x = self.conv(x, style)
+        x, factor = self.conv.parts(x, style)
+        assert factor is not None
+        shift = self.bias[:, None, None]
         if noise is not None:
-            x = x + noise * self.noise_strength
-        return leaky(x + self.bias[:, None, None]) * GAIN
+            shift = shift + noise * self.noise_strength
+        # The gain passes through the leaky ReLU, so that the map itself is gone through three times, not five.
+        x = (x * (factor * GAIN)[:, :, None, None]).add_(shift * GAIN)
+        return functional.leaky_relu_(x, 0.2)
 
 
 class ToImage(nn.Module):
@@ -369,6 +388,8 @@ class SynthesisNetwork(nn.Module):
         start: where the smallest map comes from: "const" (learned, as published) or "style" (a linear
             function of the first layer's style). From a constant, every shape has to be made by switching
             channels on and off, which takes far more training than a few thousand steps.
+        output: "linear", as published, or "tanh": plain black or white ground is then reached by going far
+            enough, and not by hitting a value exactly.
 
     Attributes:
         n_layers: L, rows of a W+ input: one for each layer, and the last one for the image.
@@ -383,10 +404,14 @@ class SynthesisNetwork(nn.Module):
         w_dim: int,
         width: Sequence[int],
         start: Literal["const", "style"] = "const",
+        output: Literal["linear", "tanh"] = "linear",
     ) -> None:
         super().__init__()
         if start not in ("const", "style"):
             raise ConfigError(f'start must be "const" or "style", got "{start}".')
+        if output not in ("linear", "tanh"):
+            raise ConfigError(f'output must be "linear" or "tanh", got "{output}".')
+        self.output = output
         channels, height, image_width = shape
         h, w, n = start_size(height, image_width)
         if len(width) != n + 1:
@@ -408,7 +433,7 @@ class SynthesisNetwork(nn.Module):
         return list(self.blocks)  # type: ignore[arg-type]
 
     def forward(self, styles: Tensor, noise: Noise = "fixed") -> Tensor:
-        """Return images (B, C, H, W), near [-1, 1] but not clamped.
+        """Return images (B, C, H, W): in [-1, 1] with "tanh", near it and not clamped otherwise.
 
         Args:
             styles: (B, D), the same for all layers, or W+: (B, L, D).
@@ -445,7 +470,7 @@ class SynthesisNetwork(nn.Module):
             own = block.to_image(x, by_layer[row])
             image = own if image is None else upsample(image) + own
         assert image is not None
-        return image
+        return torch.tanh(image) if self.output == "tanh" else image
 
     def _noise(self, noise: Noise, layer: StyleLayer, row: int) -> Tensor | None:
         if isinstance(noise, str):

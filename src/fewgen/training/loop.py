@@ -35,7 +35,7 @@ from fewgen.training.processes import Processes
 from fewgen.training.sampler import make_sampler
 from fewgen.training.seeds import derive_seed, global_seed, make_rng
 from fewgen.training.stage_run import WARM_STEPS, StageRun
-from fewgen.training.updates import PhaseRun, is_finite, join_optimizer, split_optimizer
+from fewgen.training.updates import PhaseRun, is_finite, join_optimizer, split_optimizer, within_limit
 
 if TYPE_CHECKING:
     from fewgen.data.imageset import ImageSet
@@ -614,6 +614,12 @@ class Trainer:
                 plural = "s" if len(bad) > 1 else ""
                 raise TrainingError(
                     f"The loss term{plural} {values} {phase} {where}. {self._last_good()} {advice}"
+                )
+            if math.isfinite(entry.total) and not within_limit(entry):
+                raise TrainingError(
+                    f"Training diverges: the total {phase} is {float(entry.total):.4g} at step {entry.step} "
+                    f'of stage "{run.stage.name}", beyond its limit of {entry.limit:g}. '
+                    f"{self._last_good()} {advice}"
                 )
             if not math.isfinite(entry.total):
                 other = " All terms of this process are." if self.processes.size > 1 else ""

@@ -158,6 +158,8 @@ class Phase:
             plain values.
         watch: warn when this phase's total diverges or swings. Turn it off where the total is not
             meant to fall, as in a GAN.
+        limit: size of the total from which training counts as diverged and stops, as it does at one that
+            is not finite; None: no limit.
     """
 
     name: str
@@ -174,6 +176,7 @@ class Phase:
     shares: str | None = None
     optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] | None = None
     watch: bool = True
+    limit: float | None = None
 
     def __post_init__(self) -> None:
         if (self.loss is None) == (self.step is None):
@@ -184,6 +187,8 @@ class Phase:
             raise ConfigError(f'Phase "{self.name}": lr must be above 0, got {self.lr}.')
         if self.clip is not None and not self.clip > 0:
             raise ConfigError(f'Phase "{self.name}": clip must be above 0 or None, got {self.clip}.')
+        if self.limit is not None and not self.limit > 0:
+            raise ConfigError(f'Phase "{self.name}": limit must be above 0 or None, got {self.limit}.')
         make_schedule(self.schedule)
 
     def modules(self) -> list[nn.Module]:

@@ -142,6 +142,52 @@ class SingleClassSampler(_ClassSampler):
         return torch.cat([self._of_class(c, first, first + self.global_batch) for c in order])
 
 
+class GroupedSampler(_ClassSampler):
+    """Batches of groups of one class: images i, i + B / G, i + 2 B / G, ... of a batch of B are a group of G.
+
+    So groups are what minibatch deviation compares.
+
+    Classes come in shuffled rounds, so each equally often; the images of a class in shuffled passes.
+
+    Args:
+        labels: of the training images, int64 (N,).
+        batch_size: B, images per process, a multiple of the group.
+        seed: of the order.
+        rank: number of this process.
+        n_processes: how many processes share each global batch.
+        group_size: G, images of one class in a group.
+
+    Raises:
+        ConfigError: if the group does not divide the batch.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        n_processes: int = 1,
+        *,
+        group_size: int,
+    ) -> None:
+        super().__init__(labels, batch_size, seed, rank, n_processes)
+        if group_size < 1 or batch_size % group_size:
+            raise ConfigError(f"A batch of {batch_size} images is no multiple of groups of {group_size}.")
+        self.group_size = group_size
+
+    def make_block(self, index: int) -> Tensor:
+        """Return as many batches as there are classes, in which every class fills equally many groups."""
+        n_classes, group = len(self.members), self.group_size
+        rounds = self.batch_size // group
+        start, stop = index * rounds * group, (index + 1) * rounds * group
+        columns = [self._of_class(c, start, stop).view(rounds, group) for c in range(n_classes)]
+        table = torch.stack(columns, dim=1)  # (rounds, n_classes, group)
+        order = self._shuffles(rounds, n_classes, "rounds", index)
+        slots = table.gather(1, order[:, :, None].expand_as(table)).reshape(n_classes, rounds, group)
+        return slots.transpose(1, 2).flatten()
+
+
 SAMPLERS: dict[str, type[_StreamSampler]] = {
     "shuffled": ShuffledSampler,
     "balanced": BalancedSampler,

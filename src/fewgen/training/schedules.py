@@ -58,9 +58,30 @@ def cosine(warmup: float = 0.0, floor: float = 0.0) -> Schedule:
     return factor
 
 
+def late_decay(start: float = 0.5, floor: float = 0.05) -> Schedule:
+    """Return a schedule that is 1 at first, then falls linearly to `floor`.
+
+    Args:
+        start: share of the steps after which it falls, in [0, 1).
+        floor: factor at the last step, in [0, 1].
+
+    >>> late_decay(0.5, 0.0)(0, 8), late_decay(0.5, 0.0)(6, 8)
+    (1.0, 0.5)
+    """
+    if not (0.0 <= start < 1.0 and 0.0 <= floor <= 1.0):
+        raise ConfigError(f"start is a share below 1 and floor a factor up to 1, got {start} and {floor}.")
+
+    def factor(step: int, steps: int) -> float:
+        along = (step / max(steps, 1) - start) / (1.0 - start)
+        return 1.0 - (1.0 - floor) * min(1.0, max(0.0, along))
+
+    return factor
+
+
 SCHEDULES: dict[str, Callable[[], Schedule]] = {
     "constant": constant,
     "cosine": lambda: cosine(warmup=0.02),
+    "late_decay": late_decay,
     "linear_warmup": linear_warmup,
 }
 

@@ -34,12 +34,19 @@ class Entry:
     terms: Mapping[str, Tensor | float]
     stats: Mapping[str, Any]
     norm: Tensor | float | None
+    limit: float = math.inf
 
 
 def is_finite(entry: Entry) -> bool:
-    """Tell whether the total and the gradient are finite."""
+    """Tell whether the total and the gradient are finite, and the total within its phase's limit."""
     norm = entry.norm
-    return math.isfinite(float(entry.total)) and (norm is None or math.isfinite(float(norm)))
+    return within_limit(entry) and (norm is None or math.isfinite(float(norm)))
+
+
+def within_limit(entry: Entry) -> bool:
+    """Tell whether the total is finite and within its phase's limit."""
+    total = float(entry.total)
+    return math.isfinite(total) and abs(total) <= entry.limit
 
 
 def to_json(entry: Entry) -> dict[str, Any]:
@@ -51,6 +58,7 @@ def to_json(entry: Entry) -> dict[str, Any]:
         "terms": {name: repr(float(value)) for name, value in entry.terms.items()},
         "stats": {name: repr(float(value)) for name, value in entry.stats.items()},
         "norm": None if entry.norm is None else repr(float(entry.norm)),
+        "limit": repr(entry.limit),
     }
 
 
@@ -63,6 +71,7 @@ def from_json(values: Mapping[str, Any]) -> Entry:
         {name: float(value) for name, value in values["terms"].items()},
         {name: float(value) for name, value in values["stats"].items()},
         None if values["norm"] is None else float(values["norm"]),
+        float(values.get("limit", "inf")),
     )
 
 
@@ -121,11 +130,12 @@ class PhaseRun:
             {name: value.detach() for name, value in terms.values.items()},
             terms.stats,
             None,
+            math.inf if phase.limit is None else phase.limit,
         )
         alone = self.processes.size == 1
         # Reading a number is free on the processor, and stops a poisoned update before it happens.
         # On a GPU it would stall the queue; there the loop looks at log steps and before saving.
-        if alone and total.device.type == "cpu" and not math.isfinite(total.item()):
+        if alone and total.device.type == "cpu" and not within_limit(entry):
             return entry
         if phase.step is None:
             total.backward(inputs=self.moved)
@@ -136,7 +146,7 @@ class PhaseRun:
             entry.norm = _clip(gradients, phase.clip)
             if entry.norm.device.type == "cpu" and not math.isfinite(entry.norm.item()):
                 return entry
-        if not alone and entry.norm is None and not bool(torch.isfinite(_as_tensor(entry.total))):
+        if not alone and entry.norm is None and not within_limit(entry):
             return entry
         if self.owner is self:
             factor = self.schedule(context.step, context.steps)

@@ -20,10 +20,13 @@ class NetworkConfig:
         mapping_lr: factor on their learning rate. The published 0.01 is for millions of images.
         width: channels of the largest map; smaller maps have twice as many each.
         max_width: most channels.
-        start: "style" (the smallest map is a linear function of the style) or "const" (learned, as published).
-            With little training, shapes vary much sooner from "style".
+        start: "style" (the smallest map is a linear function of the style) or "const" (learned, as
+            published). With little training, shapes vary much sooner from "style".
+        output: of the generator, "tanh" or "linear" (as published). Plain ground is much sooner plain with
+            "tanh".
         noise: add noise maps to the layers, as published.
-        condition: "class" (generator and discriminator know the class) or "none".
+        condition: "class" (generator and discriminator know the class by number), "text" (by the vector of
+            its words) or "none".
         group_size: images whose spread the discriminator sees together; with classes, all of one class.
         architecture: of the discriminator, "residual" or "plain".
     """
@@ -35,6 +38,7 @@ class NetworkConfig:
     width: int = 16
     max_width: int = 64
     start: str = "style"
+    output: str = "tanh"
     noise: bool = False
     condition: str = "class"
     group_size: int = 4
@@ -45,7 +49,8 @@ class NetworkConfig:
             at_least(f"network.{name}", getattr(self, name), 1)
         at_least("network.mapping_lr", self.mapping_lr, 1e-6)
         choose("network.start", self.start, ("style", "const"))
-        choose("network.condition", self.condition, ("class", "none"))
+        choose("network.output", self.output, ("tanh", "linear"))
+        choose("network.condition", self.condition, ("class", "text", "none"))
         choose("network.architecture", self.architecture, ("residual", "plain"))
 
 
@@ -57,8 +62,8 @@ class QuantizerConfig:
         codebook_size: K.
         code_dim: numbers per code; must divide `network.w_dim`.
         per_position: a codebook for each piece of the style instead of one for all.
-        space: what is quantised: "w" (styles), "z" (latents), or "w+" (each layer's style with a codebook of its
-            own).
+        space: what is quantised: "w" (styles), "z" (latents), or "w+" (each layer's style, with a codebook
+            of its own).
         update: "gradient" (the loss moves the codes) or "ema" (running means of what chose them).
         commitment_weight: beta.
         weight: of quantisation loss and uniformity together (lambda_sq).
@@ -97,11 +102,11 @@ class InitConfig:
     """What the codes are before adversarial training.
 
     Attributes:
-        kind: "transport" (codes, mapping network and a code tokeniser are trained until a text tower makes of codes what
-            an image tower makes of the training images, by optimal transport), "features" (k-means on the image
-            tower's features), "kmeans" (k-means on styles) or "random".
-        foundation: where the towers come from: "small" (trained on the training images and their class names, in
-            seconds), or "clip:FOLDER".
+        kind: "transport" (codes, mapping network and a code tokeniser are trained until a text tower makes
+            of codes what an image tower makes of the training images, by optimal transport), "features"
+            (k-means on the image tower's features), "kmeans" (k-means on styles) or "random".
+        foundation: where the towers come from: "small" (trained on the training images and their class
+            names, in seconds), or "clip:FOLDER".
         foundation_steps: of training the small towers.
         steps: of the transport.
         batch_size: codes, and images, that are matched at a time.
@@ -142,10 +147,10 @@ class SqGanConfig:
         network: generator and discriminator.
         quantizer: of the styles; None: a plain style-based GAN.
         init: of the codebook.
-        consistency: published form of the discriminator's regularisation: "none", "cr", "bcr", "zcr", or "qcr"
-            (between neighbouring latents, quantised if there is a quantiser).
-        consistency_weights: other weights than the published ones (`losses.Consistency`: real, fake, latent, diversity,
-            sigma, every).
+        consistency: published form of the discriminator's regularisation: "none", "cr", "bcr", "zcr", or
+            "qcr" (between neighbouring latents, quantised if there is a quantiser).
+        consistency_weights: other weights than the published ones (`losses.Consistency`: real, fake, latent,
+            diversity, sigma, every).
         view: augmentation T of consistency on images (cr, bcr): policy of `DiffAugment`.
         augment: of training images before anybody sees them: preset of `Augment`.
         adversarial_augment: what the discriminator sees of real and generated images: "none", "diffaugment"
@@ -161,11 +166,13 @@ class SqGanConfig:
         path_every: steps between two.
         style_mixing: probability that later layers follow another latent's style.
         steps: of adversarial training.
-        batch_size: images per step.
+        batch_size: images per step; None: 32, or as many as there are.
         lr: of the generator.
         discriminator_lr: learning rate of the discriminator.
+        schedule: of both learning rates; "late_decay" falls over the second half.
         beta1: decay of the first moment of Adam. Published is 0; with few steps, 0.5 learns faster.
-        logit_limit: mean size of the discriminator's logits from which training counts as diverged.
+        loss_limit: size of the generator's or the discriminator's loss from which training counts as
+            diverged. Usual losses are below 10.
     """
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -187,11 +194,12 @@ class SqGanConfig:
     path_every: int = 4
     style_mixing: float = 0.0
     steps: int = 2000
-    batch_size: int = 32
+    batch_size: int | None = None
     lr: float = 4e-3
     discriminator_lr: float = 4e-3
+    schedule: str = "late_decay"
     beta1: float = 0.5
-    logit_limit: float = 1e3
+    loss_limit: float = 200.0
 
     def __post_init__(self) -> None:
         choose("consistency", self.consistency, tuple(CONSISTENCIES))
@@ -199,21 +207,22 @@ class SqGanConfig:
         choose("padding", self.padding, ("edge", "zero"))
         for name in ("steps", "r1_every", "path_every"):
             at_least(name, getattr(self, name), 1)
-        at_least("batch_size", self.batch_size, 2)
+        if self.batch_size is not None:
+            at_least("batch_size", self.batch_size, 2)
         for name in ("r1_gamma", "path_weight"):
             at_least(name, getattr(self, name), 0)
         for name in ("lr", "discriminator_lr"):
             at_least(name, getattr(self, name), 1e-8)
         at_least("ada_kimg", self.ada_kimg, 0.1)
-        at_least("logit_limit", self.logit_limit, 10)
+        at_least("loss_limit", self.loss_limit, 1)
         below_one("beta1", self.beta1)
         below_one("style_mixing", self.style_mixing)
         below_one("ada_target", self.ada_target)
         group = self.network.group_size
-        if self.batch_size % group:
+        if self.batch_size is not None and self.batch_size % group:
             raise ConfigError(
-                f"batch_size {self.batch_size} must be a multiple of network.group_size {group}, the images whose "
-                "spread the discriminator sees together. Change one of them."
+                f"batch_size {self.batch_size} must be a multiple of network.group_size {group}, the images "
+                "whose spread the discriminator sees together. Change one of them."
             )
 
     @property

@@ -52,6 +52,7 @@ class StyleQuantizer(nn.Module):
     Args:
         width: D.
         config: sizes and options.
+        layers: 1, or L: a codebook for each layer's style.
         seed: of the codebook's own draws.
 
     Raises:
@@ -59,11 +60,11 @@ class StyleQuantizer(nn.Module):
 
     Source: Wang et al. 2025, arXiv:2503.24282 (SQ-GAN); the loss is that of van den Oord et al. 2017,
         arXiv:1711.00937, Eq. 3.
-    Differs: codebook size, beta and the scale of the terms are not known from public descriptions; the linear maps
-        before and after (`project`), normalisation, restarts and running means are options of ours.
+    Differs: codebook size, beta and the scale of the terms are not known from public descriptions; the
+        linear maps before and after (`project`), normalisation, restarts and running means are ours.
     """
 
-    def __init__(self, width: int, config: QuantizerConfig, seed: int = 0) -> None:
+    def __init__(self, width: int, config: QuantizerConfig, layers: int = 1, seed: int = 0) -> None:
         super().__init__()
         if width % config.code_dim:
             good = [d for d in range(1, width + 1) if width % d == 0]
@@ -72,17 +73,20 @@ class StyleQuantizer(nn.Module):
                 f"(network.w_dim {width}). Use one of {', '.join(str(d) for d in good[:12])}, "
                 "or another network.w_dim."
             )
-        self.width, self.config = width, config
+        self.width, self.config, self.layers = width, config, layers
         self.pieces = width // config.code_dim
-        self.codebook = Codebook(
-            config.codebook_size,
-            config.code_dim,
-            groups=self.pieces,
-            share=not config.per_position,
-            update=config.update,  # type: ignore[arg-type]
-            commitment_weight=config.commitment_weight,
-            restart_after=config.restart_after,
-            seed=seed,
+        self.codebooks = nn.ModuleList(
+            Codebook(
+                config.codebook_size,
+                config.code_dim,
+                groups=self.pieces,
+                share=not config.per_position,
+                update=config.update,  # type: ignore[arg-type]
+                commitment_weight=config.commitment_weight,
+                restart_after=config.restart_after,
+                seed=seed + i,
+            )
+            for i in range(layers)
         )
         self.before: nn.Linear | None = None
         self.after: nn.Linear | None = None
@@ -100,20 +104,34 @@ class StyleQuantizer(nn.Module):
             styles = normalize_second_moment(styles.reshape(-1, self.width)).reshape(styles.shape)
         return styles if self.before is None else self.before(styles)
 
+    def tables(self) -> list[Codebook]:
+        """The codebooks: one, or one for each layer."""
+        return list(self.codebooks)  # type: ignore[arg-type]
+
     def forward(self, styles: Tensor) -> StyleCodes:
-        """Quantise styles (B, D) or (B, L, D)."""
+        """Quantise styles (B, D), or (B, L, D) with a codebook for each of L layers."""
         w = self.prepare(styles)
-        found = self.codebook(w)
+        if self.layers == 1:
+            found = [self.codebooks[0](w)]
+            codes, indices = found[0].codes, found[0].indices
+        else:
+            if w.ndim != 3 or w.shape[1] != self.layers:
+                raise ShapeError(
+                    f"The quantiser takes styles (B, {self.layers}, {self.width}), got {tuple(w.shape)}."
+                )
+            found = [table(part) for table, part in zip(self.codebooks, w.unbind(1), strict=True)]
+            codes = torch.stack([one.codes for one in found], 1)
+            indices = torch.stack([one.indices for one in found], 1)
         with torch.no_grad():
-            gap = (found.codes - w).square().sum() / w.square().sum().clamp_min(1e-12)
-        # The codebook's losses are sums over all pieces of a row.
-        pieces = w[0].numel() // self.config.code_dim
+            gap = (codes - w).square().sum() / w.square().sum().clamp_min(1e-12)
+        # The codebooks' losses are sums over all pieces of a row.
+        pieces = self.pieces * self.layers
         return StyleCodes(
-            styles=found.codes if self.after is None else self.after(found.codes),
-            indices=found.indices,
-            codebook_loss=found.codebook_loss / pieces,
-            commitment_loss=found.commitment_loss / pieces,
-            perplexity=found.perplexity,
+            styles=codes if self.after is None else self.after(codes),
+            indices=indices,
+            codebook_loss=torch.stack([one.codebook_loss for one in found]).sum() / pieces,
+            commitment_loss=torch.stack([one.commitment_loss for one in found]).sum() / pieces,
+            perplexity=torch.stack([one.perplexity for one in found]).mean(),
             error=gap.sqrt(),
         )
 
@@ -123,24 +141,32 @@ class StyleQuantizer(nn.Module):
         Raises:
             ShapeError: if the last dimension is not s, or a code does not exist.
         """
-        styles = self.codebook.lookup(indices)
+        if self.layers == 1:
+            styles = self.tables()[0].lookup(indices)
+        else:
+            if indices.ndim != 3 or indices.shape[1] != self.layers:
+                raise ShapeError(f"lookup takes codes (B, {self.layers}, s), got {tuple(indices.shape)}.")
+            parts = [t.lookup(part) for t, part in zip(self.tables(), indices.unbind(1), strict=True)]
+            styles = torch.stack(parts, 1)
         return styles if self.after is None else self.after(styles)
 
     def uniformity(self, rng: torch.Generator | None = None) -> Tensor:
-        """Return how evenly the directions of the codes are spread, lower is more even; see `losses.uniformity`."""
-        return uniformity(self.codebook.codes, self.config.uniformity_t, MOST_CODES, rng)
+        """Return how evenly the directions of the codes are spread; see `losses.uniformity`."""
+        return torch.stack(
+            [uniformity(t.codes, self.config.uniformity_t, MOST_CODES, rng) for t in self.tables()]
+        ).mean()
 
     @torch.no_grad()
     def set_codes(self, codes: Tensor) -> None:
-        """Start from these codes, (K, d) for all positions, or (T, K, d).
+        """Start from these codes, (K, d) for all positions and layers, or (T, K, d).
 
         Raises:
-            ShapeError: if there are not as many, or they are of another width.
+            ShapeError: if there are not as many, or they are of another width, or not finite.
         """
-        table = self.codebook.codes
-        if codes.shape[-2:] != table.shape[-2:] or not bool(codes.isfinite().all()):
-            raise ShapeError(
-                f"The codebook holds codes {tuple(table.shape)}, got {tuple(codes.shape)} or numbers that are "
-                "not finite."
-            )
-        self.codebook.start_from(codes)
+        for table in self.tables():
+            if codes.shape[-2:] != table.codes.shape[-2:] or not bool(codes.isfinite().all()):
+                raise ShapeError(
+                    f"The codebook holds codes {tuple(table.codes.shape)}, got {tuple(codes.shape)}, or "
+                    "numbers that are not finite."
+                )
+            table.start_from(codes)

@@ -1,0 +1,676 @@
+"""SQ-GAN: a style-based GAN whose styles pass through a codebook, so that neighbours look equally real."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fewgen.data.adversarial_augment import AdversarialAugment, make_adversarial_augment
+from fewgen.data.augment import Augment
+from fewgen.data.imageset import ImageSet, to_uint8
+from fewgen.errors import ConfigError, ShapeError
+from fewgen.generate.request import noise
+from fewgen.losses import LossTerms
+from fewgen.losses.adversarial import PathLength, discriminator_loss, generator_loss, r1_penalty
+from fewgen.losses.consistency import discriminator_terms, generator_term
+from fewgen.methods.base import DataSpec, Method, register
+from fewgen.methods.sq_gan.config import SqGanConfig
+from fewgen.methods.sq_gan.initialise import starting_codes, transport_stage
+from fewgen.methods.sq_gan.quantizer import StyleCodes, StyleQuantizer
+from fewgen.nn.stylegan import (
+    Discriminator,
+    MappingNetwork,
+    SynthesisNetwork,
+    channels_per_map,
+    mix_styles,
+    start_size,
+)
+from fewgen.training.phases import Batch, Context, Phase, Pixels, Stage
+from fewgen.training.sampler import GroupedSampler
+
+CENTRE_DRAWS = 512
+"""Latents whose mean style is the centre of a class, towards which truncation pulls."""
+
+BATCH_SIZE = 32
+"""Images per step where the settings leave it open and there are enough."""
+
+_CENTRE_STREAM = 1 << 16
+"""Stream of `generate.noise` for these latents; images use the ones from 0."""
+
+
+@register("sq_gan")
+class SqGan(Method):
+    """A style-based GAN for little data: styles are cut into pieces and snapped to a learned codebook.
+
+    The discriminator must give nearly the same score to the images of neighbouring latents. On continuous
+    styles this ties together images of very different quality; on quantised ones a small step changes
+    nothing, or leads to another code that was learned well. The codebook may start from the features of the
+    training images, matched by optimal transport.
+
+    Source: Wang, Lan, Zhou, Tian & Lv 2025, arXiv:2503.24282 (SQ-GAN); Karras et al. 2020,
+        arXiv:1912.04958 (StyleGAN2).
+    Differs: written from public descriptions of the paper; codebook size, beta, the transport's settings and
+        the code tokeniser are ours, as are class conditions, groups of one class for the minibatch deviation,
+        the start of the generator from the style, the shared draw of generated images for both updates, and
+        all settings for small images.
+    """
+
+    Config: ClassVar[type] = SqGanConfig
+    capabilities = frozenset({"text", "interpolate"})
+    config: SqGanConfig
+    classes: Tensor
+
+    def __init__(self, config: SqGanConfig, spec: DataSpec) -> None:
+        super().__init__(config, spec)
+        net = config.network
+        _, _, n = start_size(spec.height, spec.width)
+        width = channels_per_map(n, net.width, net.max_width)
+        table = torch.eye(spec.n_classes)
+        if net.condition == "text":
+            if spec.text is None:
+                raise ConfigError(
+                    "network.condition text needs a vector per class: choose a text encoder (--text)."
+                )
+            table = spec.text.vectors.to(torch.float32).clone()
+        self.register_buffer("classes", table, persistent=False)
+        c_dim = 0 if net.condition == "none" else table.shape[1]
+        self.mapping = MappingNetwork(net.z_dim, net.w_dim, net.mapping_layers, c_dim, net.mapping_lr)
+        self.synthesis = SynthesisNetwork(
+            spec.shape,
+            net.w_dim,
+            width,
+            net.start,  # type: ignore[arg-type]
+            net.output,  # type: ignore[arg-type]
+        )
+        self.quantizer: StyleQuantizer | None = None
+        if config.quantizer is not None:
+            space = config.quantizer.space
+            self.quantizer = StyleQuantizer(
+                net.z_dim if space == "z" else net.w_dim,
+                config.quantizer,
+                layers=self.synthesis.n_layers if space == "w+" else 1,
+            )
+        self.discriminator = Discriminator(
+            spec.shape,
+            width,
+            c_dim,
+            net.group_size,
+            net.architecture,  # type: ignore[arg-type]
+            mapping_layers=1,
+            lr_multiplier=net.mapping_lr,
+        )
+        self.path_length = PathLength()
+        self.augment = self._augmentation()
+        self.view = make_adversarial_augment(
+            "diffaugment", spec.channels, policy=config.view, padding=config.padding
+        )
+        # One draw of generated images serves both updates of a step; see `_discriminator_loss`.
+        self._drawn: tuple[int, Tensor, StyleCodes | None] | None = None
+
+    def _augmentation(self) -> AdversarialAugment:
+        config, options = self.config, dict[str, Any]()
+        if config.adversarial_augment == "diffaugment":
+            options = {"policy": config.policy, "padding": config.padding}
+        elif config.adversarial_augment == "ada":
+            options = {
+                "target": config.ada_target,
+                "speed_kimg": config.ada_kimg,
+                "flips": config.mirror,
+                "padding": config.padding,
+                "rotate_degrees": 180.0 if config.mirror else 15.0,
+            }
+        return make_adversarial_augment(config.adversarial_augment, self.spec.channels, **options)
+
+    @property
+    def citations(self) -> tuple[str, ...]:
+        """Keys of the works that this configuration rests on."""
+        config = self.config
+        pairs = config.pairs
+        used = {
+            "sq_gan": config.quantizer is not None,
+            "stylegan2": True,
+            "vq_vae": config.quantizer is not None,
+            "r1": config.r1_gamma > 0,
+            "diffaugment": config.adversarial_augment == "diffaugment",
+            "ada": config.adversarial_augment == "ada",
+            "cr_gan": pairs.real > 0,
+            "icr_gan": pairs.fake > 0 or pairs.latent > 0,
+            "sinkhorn": config.quantizer is not None and config.init.kind == "transport",
+        }
+        return tuple(key for key, is_used in used.items() if is_used)
+
+    # ------------------------------------------------------------------------------------ the generator
+
+    def condition(self, labels: Tensor) -> Tensor | None:
+        """Return what the networks are told of classes (B,): rows of the table (B, c_dim), or None."""
+        return None if self.config.network.condition == "none" else self.classes[labels]
+
+    def styles(self, z: Tensor, labels: Tensor) -> Tensor:
+        """Return continuous styles (B, D) of latents (B, Z) and classes (B,)."""
+        return self._styles(z, self.condition(labels))
+
+    def _styles(self, z: Tensor, c: Tensor | None) -> Tensor:
+        return self.mapping(z, c)  # type: ignore[no-any-return]
+
+    def centre(self, c: Tensor | None, n: int) -> Tensor:
+        """Return the mean style (n, D) of each condition (n, c_dim), over a fixed set of latents.
+
+        Source: truncation follows Karras et al. 2019, arXiv:1812.04948, Sec. 2.1 and Appendix B.
+        Differs: the mean of `CENTRE_DRAWS` fixed latents for each condition, instead of one running mean for
+            all classes, which would pull every class towards the same image.
+        """
+        z = noise(torch.arange(CENTRE_DRAWS), (self.mapping.z_dim,), stream=_CENTRE_STREAM).to(self.device)
+        if self.quantizer is not None and self.quantizer.config.space == "z":
+            z = self.quantizer(z).styles
+        if c is None:
+            return self._styles(z, None).mean(0, keepdim=True).expand(n, -1)
+        unique, row = torch.unique(c, dim=0, return_inverse=True)
+        # Each condition by itself: the last bits of a matrix product depend on its size.
+        means = [self._styles(z, one.expand(CENTRE_DRAWS, -1)).mean(0) for one in unique]
+        return torch.stack(means)[row]
+
+    def quantized(
+        self, z: Tensor, c: Tensor | None, psi: float = 1.0, centre: Tensor | None = None
+    ) -> tuple[Tensor, StyleCodes | None]:
+        """Return what the synthesis network gets: styles, truncated first and quantised last.
+
+        Args:
+            z: latents (B, Z).
+            c: conditions (B, c_dim), or None.
+            psi: 1: no truncation; 0: the centre alone.
+            centre: (B, D); None: that of `c`, computed if `psi` is not 1.
+
+        Returns:
+            Styles (B, D), or (B, L, D) if W+ is quantised; what the quantiser says, None without one.
+        """
+        if self.quantizer is None or self.config.quantizer is None:
+            return self._truncated(self._styles(z, c), c, psi, centre), None
+        space = self.config.quantizer.space
+        if space == "z":
+            codes: StyleCodes = self.quantizer(z)
+            return self._truncated(self._styles(codes.styles, c), c, psi, centre), codes
+        w = self._truncated(self._styles(z, c), c, psi, centre)
+        if space == "w+":
+            w = w[:, None].expand(-1, self.synthesis.n_layers, -1)
+        codes = self.quantizer(w)
+        return codes.styles, codes
+
+    def _truncated(self, w: Tensor, c: Tensor | None, psi: float, centre: Tensor | None) -> Tensor:
+        if psi == 1.0 and centre is None:
+            return w
+        own = self.centre(c, len(w))
+        return (own if centre is None else centre) + psi * (w - own)
+
+    def _noise(self, n: int, rng: torch.Generator) -> list[Tensor] | str:
+        """Draw the noise maps of n images; "none" if the networks take none."""
+        if not self.config.network.noise:
+            return "none"
+        return [
+            torch.randn(n, 1, *size, generator=rng, device=rng.device) for size in self.synthesis.noise_sizes
+        ]
+
+    def _latents(self, n: int, rng: torch.Generator) -> Tensor:
+        return torch.randn(n, self.config.network.z_dim, generator=rng, device=rng.device)
+
+    def _mixed(self, z: Tensor, c: Tensor | None, rng: torch.Generator) -> tuple[Tensor, StyleCodes | None]:
+        """Return styles for training, some of which change to those of another latent at a random layer."""
+        styles, codes = self.quantized(z, c)
+        share = self.config.style_mixing
+        if share == 0:
+            return styles, codes
+        others, _ = self.quantized(self._latents(len(z), rng), c)
+        n_layers = self.synthesis.n_layers
+        cut = torch.randint(1, n_layers, (len(z),), generator=rng, device=rng.device)
+        keep = torch.rand(len(z), generator=rng, device=rng.device) >= share
+        return mix_styles(styles, others, cut.masked_fill(keep, n_layers), n_layers), codes
+
+    # ------------------------------------------------------------------------------------ the objectives
+
+    def _discriminator_loss(self, batch: Batch, context: Context) -> LossTerms:
+        """Logistic loss on real and generated images, and consistency of pairs.
+
+        The generated images keep their graph for the generator's update that follows in the same step.
+        """
+        config, rng, n = self.config, context.rng, len(batch)
+        pairs = config.pairs
+        due = context.step % pairs.every == 0
+        c = self.condition(batch.labels)
+        z = self._latents(n, rng)
+        maps = self._noise(n, rng)
+        styles, codes = self._mixed(z, c, rng)
+        fake = self.synthesis(styles, maps)
+        self._drawn = (context.step, fake, codes)
+        fake = fake.detach()
+        draw = self.augment.draw(n, fake.shape[1:], rng)
+        real_logits = self.discriminator(self.augment(batch.images, rng), c)
+        fake_logits = self.discriminator(self.augment.replay(fake, draw), c)
+        self.augment.update(real_logits.detach())
+        on_real, on_fake = discriminator_loss(real_logits, fake_logits)
+        stats: dict[str, Tensor | float] = {
+            "real_logit": real_logits.detach().mean(),
+            "fake_logit": fake_logits.detach().mean(),
+        }
+        couples: dict[str, tuple[Tensor, Tensor]] = {}
+        if due and pairs.real:
+            couples["real"] = (
+                real_logits,
+                self.discriminator(self.augment(self.view(batch.images, rng), rng), c),
+            )
+        if due and pairs.fake:
+            couples["fake"] = (
+                fake_logits,
+                self.discriminator(self.augment.replay(self.view(fake, rng), draw), c),
+            )
+        if due and pairs.latent:
+            # The same noise maps and the same draw: otherwise the discriminator is held against these.
+            with torch.no_grad():
+                near, near_codes = self.quantized(z + pairs.sigma * self._latents(n, rng), c)
+                near_images = self.synthesis(near, maps)
+            couples["latent"] = (fake_logits, self.discriminator(self.augment.replay(near_images, draw), c))
+            if codes is not None and near_codes is not None:
+                stats["changed_codes"] = (codes.indices != near_codes.indices).float().mean()
+        values = {"real": on_real, "fake": on_fake}
+        weights = pairs.weights()
+        if due:
+            values |= discriminator_terms(pairs, **couples)
+        if config.adversarial_augment == "ada":
+            stats["augment_p"] = self.augment.p  # type: ignore[assignment]
+        return LossTerms(values, weights, stats)
+
+    def _generator_loss(self, batch: Batch, context: Context) -> LossTerms:
+        """Non-saturating loss on the step's generated images, quantisation loss, uniformity of the codes."""
+        config, rng = self.config, context.rng
+        if self._drawn is None or self._drawn[0] != context.step:
+            raise RuntimeError("the generator's update needs the images of the discriminator's")
+        (_, fake, codes), self._drawn = self._drawn, None
+        c = self.condition(batch.labels)
+        logits = self.discriminator(self.augment(fake, rng), c)
+        values = {"adversarial": generator_loss(logits)}
+        weights: dict[str, float] = {}
+        stats: dict[str, Tensor | float] = {}
+        if codes is not None and self.quantizer is not None and config.quantizer is not None:
+            values["quantisation"] = codes.loss
+            values["uniformity"] = self.quantizer.uniformity(rng)
+            weights["quantisation"] = config.quantizer.weight
+            weights["uniformity"] = config.quantizer.weight * config.quantizer.uniformity
+            stats |= {"perplexity": codes.perplexity, "quantisation_error": codes.error}
+        pairs = config.pairs
+        if pairs.diversity and context.step % pairs.every == 0:
+            z = self._latents(len(batch), rng)
+            maps = self._noise(len(batch), rng)
+            both = [
+                self.synthesis(self.quantized(latents, c)[0], maps)
+                for latents in (z, z + pairs.sigma * self._latents(len(batch), rng))
+            ]
+            values["consistency_diversity"] = generator_term(*both)
+            weights["consistency_diversity"] = pairs.weights()["consistency_diversity"]
+        return LossTerms(values, weights, stats)
+
+    def _r1_loss(self, batch: Batch, context: Context) -> LossTerms:
+        """Gradient penalty on the real images as the discriminator sees them."""
+        images = self.augment(batch.images, context.rng).detach().requires_grad_(True)
+        logits = self.discriminator(images, self.condition(batch.labels))
+        # Computed every few steps: the factor makes up for the ones between (lazy regularisation).
+        return LossTerms(
+            {"r1": r1_penalty(logits, images)}, {"r1": 0.5 * self.config.r1_gamma * self.config.r1_every}
+        )
+
+    def _path_loss(self, batch: Batch, context: Context) -> LossTerms:
+        """Path length regularisation with respect to the quantised styles."""
+        c, rng = self.condition(batch.labels), context.rng
+        styles, _ = self.quantized(self._latents(len(batch), rng), c)
+        images = self.synthesis(styles, self._noise(len(batch), rng))
+        return LossTerms(
+            {"path_length": self.path_length(images, styles, rng)},
+            {"path_length": self.config.path_weight * self.config.path_every},
+        )
+
+    # ------------------------------------------------------------------------------------ training
+
+    def stages(self, train: ImageSet, held_out: ImageSet | None) -> list[Stage]:
+        """Return the codebook's initialisation, if it is trained, and adversarial training.
+
+        Raises:
+            ConfigError: if there are fewer images than a batch holds.
+        """
+        config, group = self.config, self.config.network.group_size
+        n = len(train)
+        if config.batch_size is not None and config.batch_size > n:
+            raise ConfigError(
+                f"batch_size {config.batch_size} is more than there are training images ({n}). Leave it out, "
+                f"or set model.batch_size to {max(group, n // group * group)} or less."
+            )
+        if n < group:
+            raise ConfigError(
+                f"There are {n} training images, but the discriminator sees groups of {group}. Set "
+                f"model.network.group_size to {n} or less, or use more images."
+            )
+        batch_size = config.batch_size or min(BATCH_SIZE, n // group * group)
+        generator: list[nn.Module] = [self.mapping, self.synthesis]
+        if self.quantizer is not None:
+            generator.append(self.quantizer)
+        betas = (config.beta1, 0.99)
+        discriminator = Phase(
+            "discriminator",
+            self.discriminator,
+            self._discriminator_loss,
+            lr=config.discriminator_lr,
+            betas=betas,
+            schedule=config.schedule,
+            watch=False,
+            limit=config.loss_limit,
+        )
+        phases = [discriminator]
+        if config.r1_gamma:
+            phases.append(
+                Phase(
+                    "r1",
+                    self.discriminator,
+                    self._r1_loss,
+                    every=config.r1_every,
+                    shares="discriminator",
+                    watch=False,
+                )
+            )
+        phases.append(
+            Phase(
+                "generator",
+                generator,
+                self._generator_loss,
+                lr=config.lr,
+                betas=betas,
+                schedule=config.schedule,
+                watch=False,
+                limit=config.loss_limit,
+            )
+        )
+        if config.path_weight:
+            # The codes have no part in it: the gradient is taken with respect to what they became.
+            phases.append(
+                Phase(
+                    "path_length",
+                    [self.synthesis, self.mapping],
+                    self._path_loss,
+                    every=config.path_every,
+                    shares="generator",
+                    watch=False,
+                )
+            )
+        stages = []
+        if self.quantizer is not None and config.init.kind == "transport":
+            stages.append(transport_stage(self, config.init))
+        stages.append(
+            Stage(
+                "adversarial",
+                phases,
+                steps=config.steps,
+                batch_size=batch_size,
+                sampler="shuffled"
+                if config.network.condition == "none"
+                else partial(GroupedSampler, group_size=group),
+                augment=None if config.augment == "none" else Augment(config.augment),
+                modules=generator,
+                validate=self._validate,
+                preview=self._preview,
+                diagnose=self._diagnose,
+                on_start=self._start,
+                summary="generator against discriminator",
+            )
+        )
+        return stages
+
+    def _start(self, context: Context) -> None:
+        """Fill the codebook, unless a stage before this one has."""
+        kind = self.config.init.kind
+        if self.quantizer is not None and kind != "transport":
+            self.quantizer.set_codes(starting_codes(self, self.config.init, context))
+
+    def _groups(self, pixels: Pixels, n_batches: int = 8) -> list[Batch]:
+        """Return batches whose groups are of one class, as in training."""
+        group = self.config.network.group_size
+        size = max(group, min(BATCH_SIZE, len(pixels) // group * group))
+        sampler = GroupedSampler(pixels.source.labels, size, 0, group_size=group)
+        return [pixels.at(sampler.next()) for _ in range(n_batches)]
+
+    @torch.no_grad()
+    def _validate(self, context: Context) -> dict[str, float]:
+        """Return how far the discriminator has learned the training images by heart, and its consistency."""
+        figures: dict[str, float] = {}
+        sets = {"train": context.train, "held_out": context.held_out}
+        for name, pixels in sets.items():
+            if pixels is None:
+                continue
+            logits = torch.cat(
+                [self.discriminator(b.images, self.condition(b.labels)) for b in self._groups(pixels)]
+            )
+            figures[f"logit_{name}"] = float(logits.mean())
+            figures[f"accuracy_{name}"] = float((logits > 0).float().mean())
+        if context.held_out is not None:
+            figures["accuracy_gap"] = figures["accuracy_train"] - figures["accuracy_held_out"]
+        sigma = self.config.pairs.sigma
+        gaps, fakes, indices, changed = [], [], [], []
+        for batch in self._groups(context.train):
+            c, n = self.condition(batch.labels), len(batch)
+            z, maps = self._latents(n, context.rng), self._noise(n, context.rng)
+            own, codes = self.quantized(z, c)
+            near, near_codes = self.quantized(z + sigma * self._latents(n, context.rng), c)
+            logits = self.discriminator(self.synthesis(own, maps), c)
+            gaps.append((logits - self.discriminator(self.synthesis(near, maps), c)).abs())
+            fakes.append(logits)
+            if codes is not None and near_codes is not None:
+                indices.append(codes.indices)
+                changed.append((codes.indices != near_codes.indices).float().mean())
+        figures["logit_generated"] = float(torch.cat(fakes).mean())
+        figures["consistency_gap"] = float(torch.cat(gaps).mean())
+        if indices and self.config.quantizer is not None:
+            counts = _counts(torch.cat(indices), self.config.quantizer.codebook_size)
+            shares = counts / counts.sum()
+            figures["perplexity"] = float(torch.exp(-torch.xlogy(shares, shares).sum()))
+            figures["codes_used"] = float((counts > 0).float().mean())
+            figures["changed_codes"] = float(torch.stack(changed).mean())
+        return figures
+
+    @torch.no_grad()
+    def _preview(self, context: Context) -> Tensor:
+        n_classes = min(10, self.spec.n_classes)
+        labels = torch.arange(n_classes, device=self.device).repeat(64 // n_classes)
+        images = self.sample(None, labels, torch.arange(len(labels)), 1.0)
+        return to_uint8(images).cpu()
+
+    def _diagnose(self, context: Context) -> list[str]:
+        if context.progress < 0.2:
+            return []
+        warnings = []
+        figures = self._validate(context)
+        config = self.config
+        if config.quantizer is not None and "perplexity" in figures:
+            size = config.quantizer.codebook_size
+            if figures["perplexity"] < 0.05 * size:
+                warnings.append(
+                    f"Codebook collapse: perplexity {figures['perplexity']:.1f} of {size} codes. Raise "
+                    "model.quantizer.uniformity, set model.quantizer.restart_after, or lower "
+                    "model.quantizer.codebook_size."
+                )
+            if config.pairs.latent and figures["changed_codes"] < 0.005:
+                warnings.append(
+                    f"The consistency term hardly acts: {100 * figures['changed_codes']:.1f} % of the codes "
+                    f"change under noise of {config.pairs.sigma:g}. Raise model.consistency_weights.sigma."
+                )
+        own = context.train.at(torch.linspace(0, len(context.train) - 1, min(256, len(context.train))).long())
+        spread, real = [], []
+        for k in own.labels.unique()[:10].tolist():
+            of_class = own.images[own.labels == k].flatten(1)
+            if len(of_class) < 2:
+                continue
+            drawn = self.sample(
+                None, torch.full((16,), k, device=self.device), torch.arange(16), 1.0
+            ).flatten(1)
+            spread.append(drawn.var(0).mean())
+            real.append(of_class.var(0).mean())
+        if spread and float(torch.stack(spread).mean()) < 0.05 * float(torch.stack(real).mean()):
+            share = float(torch.stack(spread).mean() / torch.stack(real).mean())
+            warnings.append(
+                f"Mode collapse: images of one class hardly differ ({100 * share:.0f} % of the variance of "
+                "real ones). Train longer, or lower model.lr and model.discriminator_lr."
+            )
+        return warnings
+
+    # ------------------------------------------------------------------------------------ using it
+
+    @torch.no_grad()
+    def sample(
+        self,
+        class_vectors: Tensor | None,
+        labels: Tensor,
+        seeds: Tensor,
+        temperature: float,
+        **options: Any,
+    ) -> Tensor:
+        """Return images, float (N, C, H, W) in [-1, 1]; see `Method.sample`.
+
+        The temperature is psi of the truncation.
+        """
+        if options:
+            raise ConfigError(f"Unknown options {sorted(options)}; sq_gan has none.")
+        if bool((labels < 0).any()):
+            assert class_vectors is not None
+            c = self._condition_of(class_vectors)
+        else:
+            c = self.condition(labels)
+        return self._draw(c, seeds, temperature)
+
+    def _draw(
+        self, c: Tensor | None, seeds: Tensor, temperature: float, centre: Tensor | None = None
+    ) -> Tensor:
+        z = noise(seeds, (self.config.network.z_dim,)).to(self.device)
+        styles, _ = self.quantized(z, c, temperature, centre)
+        return self.synthesis(styles, self._maps(seeds, temperature)).clamp(-1.0, 1.0)  # type: ignore[no-any-return]
+
+    def _maps(self, seeds: Tensor, temperature: float) -> list[Tensor] | str:
+        if not self.config.network.noise:
+            return "none"
+        return [
+            min(temperature, 1.0) * noise(seeds, (1, *size), stream=i + 1).to(self.device)
+            for i, size in enumerate(self.synthesis.noise_sizes)
+        ]
+
+    def _condition_of(self, vectors: Tensor) -> Tensor | None:
+        """Return the conditions of text vectors (N, D)."""
+        net = self.config.network
+        if net.condition == "none":
+            return None
+        vectors = vectors.to(torch.float32)
+        if net.condition == "text":
+            return vectors
+        text = self.spec.text
+        assert text is not None
+        table = text.vectors.to(vectors)
+        distance = torch.cdist(vectors, table)
+        nearest = distance.argmin(1)
+        if bool((distance.gather(1, nearest[:, None]) > 1e-4).any()):
+            names = ", ".join(f'"{name}"' for name in self.spec.class_names[:12])
+            raise ConfigError(
+                "This model knows its classes by number, so no other text can be drawn. Train one with "
+                f"--model.network.condition text for that. Classes: {names}."
+            )
+        return self.classes[nearest]
+
+    @torch.no_grad()
+    def encode_text(self, vectors: Tensor) -> Tensor:
+        """Return latents (N, D + c_dim) of text vectors: the centre of their styles, and their condition."""
+        c = self._condition_of(vectors)
+        centre = self.centre(c, len(vectors))
+        return centre if c is None else torch.cat([centre, c], 1)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, seeds: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return images in [-1, 1], (N, C, H, W), of latents (N, D + c_dim).
+
+        A walk between two latents is a straight line of centres in W, quantised at every point; above
+        temperature 0, each image has the offset from the centre that its seed gives under the walk's
+        condition.
+
+        Args:
+            latents: of `encode_text`, or between them.
+            seeds: int64 (N,).
+            temperature: psi of the truncation.
+        """
+        d = self.config.network.w_dim
+        if latents.shape[1] != d + self.mapping.c_dim:
+            raise ShapeError(f"Latents are (N, {d + self.mapping.c_dim}), got {tuple(latents.shape)}.")
+        c = latents[:, d:] if self.mapping.c_dim else None
+        return self._draw(c, seeds, temperature, centre=latents[:, :d])
+
+    def _quantised(self) -> StyleQuantizer:
+        if self.quantizer is None:
+            raise ConfigError("This model has no codes; train it with a quantizer.")
+        return self.quantizer
+
+    @torch.no_grad()
+    def encode_codes(self, labels: Tensor, seeds: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return the codes of the images that `sample` draws, int64 (N, s), or (N, L, s) for W+."""
+        self._quantised()
+        z = noise(seeds, (self.config.network.z_dim,)).to(self.device)
+        _, codes = self.quantized(z, self.condition(labels.to(self.device)), temperature)
+        assert codes is not None
+        return codes.indices
+
+    @torch.no_grad()
+    def from_codes(self, codes: Tensor, seeds: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+        """Return images in [-1, 1], (N, C, H, W), of codes (N, s).
+
+        Codes drawn at random are far from anything that the generator has seen; recombine those of images.
+
+        Args:
+            codes: int64, of `encode_codes` or `swap_codes`.
+            seeds: int64 (N,), of the noise maps, if the networks have any; None: zeros.
+            labels: int64 (N,); needed if latents are quantised, since their class enters after them.
+
+        Raises:
+            ConfigError: the model has no codes, or needs labels.
+            ShapeError: a code does not exist.
+        """
+        quantizer = self._quantised()
+        assert self.config.quantizer is not None
+        styles = quantizer.lookup(codes.to(self.device))
+        if self.config.quantizer.space == "z":
+            if labels is None:
+                raise ConfigError("This model quantises latents: from_codes needs the labels.")
+            styles = self._styles(styles, self.condition(labels.to(self.device)))
+        seeds = torch.zeros(len(codes), dtype=torch.int64) if seeds is None else seeds
+        return self.synthesis(styles, self._maps(seeds, 1.0)).clamp(-1.0, 1.0)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def swap_codes(a: Tensor, b: Tensor, positions: Tensor | list[int]) -> tuple[Tensor, Tensor]:
+        """Return codes a and b, int64 (N, s), with those at `positions` exchanged.
+
+        Raises:
+            ShapeError: if the codes differ in shape, or a position does not exist.
+        """
+        index = torch.as_tensor(positions, dtype=torch.int64, device=a.device)
+        if a.shape != b.shape:
+            raise ShapeError(
+                f"Codes to be swapped must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}."
+            )
+        if index.numel() and (int(index.min()) < 0 or int(index.max()) >= a.shape[-1]):
+            raise ShapeError(f"Positions must be 0 to {a.shape[-1] - 1}, got {index.tolist()}.")
+        first, second = a.clone(), b.clone()
+        first[..., index], second[..., index] = b[..., index], a[..., index]
+        return first, second
+
+    @torch.no_grad()
+    def codebook_usage(self, images: ImageSet) -> dict[str, Tensor]:
+        """Return how often each code is chosen by latents of the classes of `images`, (K,)."""
+        if self.quantizer is None or self.config.quantizer is None:
+            return {}
+        labels = images.labels[torch.linspace(0, len(images) - 1, 1024).long()]
+        indices = self.encode_codes(labels, torch.arange(len(labels)))
+        return {"styles": _counts(indices, self.config.quantizer.codebook_size).cpu()}
+
+
+def _counts(indices: Tensor, size: int) -> Tensor:
+    return functional.one_hot(indices.flatten(), size).sum(0)
