@@ -49,6 +49,73 @@ BIBTEX: dict[str, str] = {
   pages = {723--773},
   year = {2012}
 }""",
+    "sq_gan": """@inproceedings{wang2025sqgan,
+  title = {Style Quantization for Data-Efficient {GAN} Training},
+  author = {Wang, Jian and Lan, Xin and Zhou, Jizhe and Tian, Yuxin and Lv, Jiancheng},
+  booktitle = {CVPR},
+  year = {2025},
+  eprint = {2503.24282},
+  archivePrefix = {arXiv}
+}""",
+    "stylegan2": """@inproceedings{karras2020stylegan2,
+  title = {Analyzing and Improving the Image Quality of {StyleGAN}},
+  author = {Karras, Tero and Laine, Samuli and Aittala, Miika and Hellsten, Janne and Lehtinen, Jaakko
+            and Aila, Timo},
+  booktitle = {CVPR},
+  year = {2020},
+  eprint = {1912.04958},
+  archivePrefix = {arXiv}
+}""",
+    "r1": """@inproceedings{mescheder2018r1,
+  title = {Which Training Methods for {GANs} do actually Converge?},
+  author = {Mescheder, Lars and Geiger, Andreas and Nowozin, Sebastian},
+  booktitle = {ICML},
+  year = {2018},
+  eprint = {1801.04406},
+  archivePrefix = {arXiv}
+}""",
+    "ada": """@inproceedings{karras2020ada,
+  title = {Training Generative Adversarial Networks with Limited Data},
+  author = {Karras, Tero and Aittala, Miika and Hellsten, Janne and Laine, Samuli and Lehtinen, Jaakko
+            and Aila, Timo},
+  booktitle = {NeurIPS},
+  year = {2020},
+  eprint = {2006.06676},
+  archivePrefix = {arXiv}
+}""",
+    "diffaugment": """@inproceedings{zhao2020diffaugment,
+  title = {Differentiable Augmentation for Data-Efficient {GAN} Training},
+  author = {Zhao, Shengyu and Liu, Zhijian and Lin, Ji and Zhu, Jun-Yan and Han, Song},
+  booktitle = {NeurIPS},
+  year = {2020},
+  eprint = {2006.10738},
+  archivePrefix = {arXiv}
+}""",
+    "cr_gan": """@inproceedings{zhang2020crgan,
+  title = {Consistency Regularization for Generative Adversarial Networks},
+  author = {Zhang, Han and Zhang, Zizhao and Odena, Augustus and Lee, Honglak},
+  booktitle = {ICLR},
+  year = {2020},
+  eprint = {1910.12027},
+  archivePrefix = {arXiv}
+}""",
+    "icr_gan": """@inproceedings{zhao2021icrgan,
+  title = {Improved Consistency Regularization for {GANs}},
+  author = {Zhao, Zhengli and Singh, Sameer and Lee, Honglak and Zhang, Zizhao and Odena, Augustus
+            and Zhang, Han},
+  booktitle = {AAAI},
+  year = {2021},
+  eprint = {2002.04724},
+  archivePrefix = {arXiv}
+}""",
+    "sinkhorn": """@inproceedings{cuturi2013sinkhorn,
+  title = {Sinkhorn Distances: Lightspeed Computation of Optimal Transport},
+  author = {Cuturi, Marco},
+  booktitle = {NeurIPS},
+  year = {2013},
+  eprint = {1306.0895},
+  archivePrefix = {arXiv}
+}""",
     "supcon": """@inproceedings{khosla2020supcon,
   title = {Supervised Contrastive Learning},
   author = {Khosla, Prannay and Teterwak, Piotr and Wang, Chen and Sarna, Aaron and Tian, Yonglong
