@@ -144,7 +144,7 @@ class EqualConv(nn.Module):
         """Map (B, n_in, H, W) to (B, n_out, H, W), or half of both sides."""
         # A positive gain passes through a leaky ReLU: on weights it costs nothing, on maps a pass over them.
         weight = self.weight * (self.weight_gain * self.gain)
-        bias = self.bias
+        bias: Tensor | None = self.bias
         if bias is not None and self.gain != 1.0:
             bias = bias * self.gain
         if not self.down:
@@ -158,7 +158,7 @@ class EqualConv(nn.Module):
 
 
 def _binomial(x: Tensor, gain: float) -> Tensor:
-    """Return the kernel [1, 3, 3, 1] in both directions, of sum `gain`, for each channel of x: (C, 1, 4, 4)."""
+    """Return the kernel [1, 3, 3, 1] in both directions, of sum `gain`, for each channel: (C, 1, 4, 4)."""
     values = [[gain * a * b / 64.0 for b in (1, 3, 3, 1)] for a in (1, 3, 3, 1)]
     # Made on the host and sent without waiting: `new_tensor` would make the host wait for a GPU each time.
     kernel = torch.tensor(values, dtype=x.dtype).to(x.device, non_blocking=True)
@@ -320,7 +320,7 @@ class StyleLayer(nn.Module):
         shift = self.bias[:, None, None]
         if noise is not None:
             shift = shift + noise * self.noise_strength
-        # The gain passes through the leaky ReLU, so that the map itself is gone through three times, not five.
+        # The gain passes through the leaky ReLU: the map is gone through three times instead of five.
         x = (x * (factor * GAIN)[:, :, None, None]).add_(shift * GAIN)
         return functional.leaky_relu_(x, 0.2)
 
