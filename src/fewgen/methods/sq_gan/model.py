@@ -429,35 +429,63 @@ class SqGan(Method):
         if self.quantizer is not None and kind != "transport":
             self.quantizer.set_codes(starting_codes(self, self.config.init, context))
 
-    def _groups(self, pixels: Pixels, n_batches: int = 8) -> list[Batch]:
+    def _groups(self, pixels: Pixels, n_batches: int) -> list[Batch]:
         """Return batches whose groups are of one class, as in training."""
         group = self.config.network.group_size
         size = max(group, min(BATCH_SIZE, len(pixels) // group * group))
         sampler = GroupedSampler(pixels.source.labels, size, 0, group_size=group)
         return [pixels.at(sampler.next()) for _ in range(n_batches)]
 
-    @torch.no_grad()
     def _validate(self, context: Context) -> dict[str, float]:
-        """Return how far the discriminator has learned the training images by heart, and its consistency."""
+        return self.discriminator_figures(context.train, context.held_out, context.rng)
+
+    @torch.no_grad()
+    def discriminator_figures(
+        self,
+        train: Pixels,
+        held_out: Pixels | None,
+        rng: torch.Generator,
+        *,
+        sigma: float | None = None,
+        n_batches: int = 8,
+    ) -> dict[str, float]:
+        """Return how far the discriminator has learned the training images by heart, and its consistency.
+
+        Args:
+            train: training images.
+            held_out: other real images, or None.
+            rng: of latents, perturbations and noise maps, none of which training has seen.
+            sigma: standard deviation of the perturbation; None: that of the consistency term.
+            n_batches: batches of each kind; more measure more finely.
+
+        Returns:
+            "logit_train", "accuracy_train" (share of real images with a logit above 0), and with held-out
+            images the same of these and "accuracy_gap", train minus held out; "logit_generated";
+            "consistency_gap", the mean of |D(g(w)) - D(g(w'))| over neighbouring latents. With a quantiser,
+            "perplexity", "codes_used" (share of the codes that are chosen) and "changed_codes" (share of
+            the pieces whose code the perturbation changes).
+        """
         figures: dict[str, float] = {}
-        sets = {"train": context.train, "held_out": context.held_out}
-        for name, pixels in sets.items():
+        for name, pixels in {"train": train, "held_out": held_out}.items():
             if pixels is None:
                 continue
             logits = torch.cat(
-                [self.discriminator(b.images, self.condition(b.labels)) for b in self._groups(pixels)]
+                [
+                    self.discriminator(b.images, self.condition(b.labels))
+                    for b in self._groups(pixels, n_batches)
+                ]
             )
             figures[f"logit_{name}"] = float(logits.mean())
             figures[f"accuracy_{name}"] = float((logits > 0).float().mean())
-        if context.held_out is not None:
+        if held_out is not None:
             figures["accuracy_gap"] = figures["accuracy_train"] - figures["accuracy_held_out"]
-        sigma = self.config.pairs.sigma
+        sigma = self.config.pairs.sigma if sigma is None else sigma
         gaps, fakes, indices, changed = [], [], [], []
-        for batch in self._groups(context.train):
+        for batch in self._groups(train, n_batches):
             c, n = self.condition(batch.labels), len(batch)
-            z, maps = self._latents(n, context.rng), self._noise(n, context.rng)
+            z, maps = self._latents(n, rng), self._noise(n, rng)
             own, codes = self.quantized(z, c)
-            near, near_codes = self.quantized(z + sigma * self._latents(n, context.rng), c)
+            near, near_codes = self.quantized(z + sigma * self._latents(n, rng), c)
             logits = self.discriminator(self.synthesis(own, maps), c)
             gaps.append((logits - self.discriminator(self.synthesis(near, maps), c)).abs())
             fakes.append(logits)
