@@ -330,3 +330,35 @@ def test_two_processes_keep_the_same_codes(tmp_path):
     torch.multiprocessing.spawn(_train_in_two, args=(str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+@pytest.mark.parametrize("share", [False, True])
+def test_codes_found_elsewhere_replace_all_tables_and_are_kept(update, share):
+    codebook = Codebook(8, 3, groups=2, share=share, update=update)
+    codebook.train()(latents(20, 6))
+    codebook.idle_steps.fill_(5)
+    tables = 1 if share else 2
+    for codes in (latents(8, 3, seed=1), latents(tables, 8, 3, seed=2)):
+        codebook.start_from(codes)
+        assert torch.equal(codebook.codes.detach(), codes.expand(tables, 8, 3))
+        assert int(codebook.idle_steps.sum()) == 0
+    if update == "ema":
+        assert torch.equal(codebook.code_sum, codebook.codes)
+        assert torch.equal(codebook.cluster_size, torch.ones(tables, 8))
+    # A new codebook that starts from codes is not initialised by its first batch.
+    fresh = Codebook(8, 3, groups=2, share=share, update=update, decay=0.0)
+    fresh.start_from(latents(8, 3, seed=1))
+    assert bool(fresh.initialised)
+    z = latents(8, 3, seed=1).repeat(1, 2)
+    found = fresh.train()(z)
+    torch.testing.assert_close(found.codes, z)
+
+
+@pytest.mark.parametrize("wrong", [latents(7, 3), latents(8, 2), latents(1, 8, 3), latents(3)])
+def test_codes_of_another_shape_are_refused(wrong):
+    codebook = Codebook(8, 3, groups=2)
+    with pytest.raises(ShapeError, match=r"\(2, 8, 3\)"):
+        codebook.start_from(wrong)
+    with pytest.raises(ShapeError, match="NaN"):
+        codebook.start_from(torch.full((8, 3), torch.nan))

@@ -279,8 +279,10 @@ def make_codes(
             if features is None:
                 raise ConfigError('Codes from "features" need the features of the training images.')
             pieces = _component_pieces(features.to(rms), quantizer.width, tables, d)
-            pieces = pieces * (rms / pieces.square().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-12))
         codes = torch.stack([_centres(rows, n_codes, rng) for rows in pieces])
+        if kind == "features":
+            # After clustering: centres stand for far pieces more often than these occur.
+            codes = codes * (rms / codes.square().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-12))
     return codes[0] if tables == 1 else codes
 
 
