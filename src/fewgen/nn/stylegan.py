@@ -484,13 +484,14 @@ def mix_styles(first: Tensor, second: Tensor, cut: Tensor, n_layers: int) -> Ten
     """Return W+ styles (B, L, D) that follow `first` before layer `cut` and `second` from there on.
 
     Args:
-        first: (B, D).
-        second: (B, D).
+        first: (B, D) or (B, L, D).
+        second: (B, D) or (B, L, D).
         cut: int64 (B,) in [0, L]; L keeps `first` everywhere.
         n_layers: L.
     """
     late = torch.arange(n_layers, device=cut.device)[None] >= cut[:, None]
-    return torch.where(late[:, :, None], second[:, None], first[:, None])
+    first, second = (styles[:, None] if styles.ndim == 2 else styles for styles in (first, second))
+    return torch.where(late[:, :, None], second, first)
 
 
 class DiscriminatorBlock(nn.Module):

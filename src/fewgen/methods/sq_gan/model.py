@@ -30,7 +30,7 @@ from fewgen.nn.stylegan import (
     start_size,
 )
 from fewgen.training.phases import Batch, Context, Phase, Pixels, Stage
-from fewgen.training.sampler import GroupedSampler
+from fewgen.training.sampler import GroupedSampler, Sampler, make_sampler
 
 CENTRE_DRAWS = 512
 """Latents whose mean style is the centre of a class, towards which truncation pulls."""
@@ -165,7 +165,7 @@ class SqGan(Method):
         """
         z = noise(torch.arange(CENTRE_DRAWS), (self.mapping.z_dim,), stream=_CENTRE_STREAM).to(self.device)
         if self.quantizer is not None and self.quantizer.config.space == "z":
-            z = self.quantizer(z).styles
+            z = self.quantizer(z, learn=False).styles
         if c is None:
             return self._styles(z, None).mean(0, keepdim=True).expand(n, -1)
         unique, row = torch.unique(c, dim=0, return_inverse=True)
@@ -191,12 +191,12 @@ class SqGan(Method):
             return self._truncated(self._styles(z, c), c, psi, centre), None
         space = self.config.quantizer.space
         if space == "z":
-            codes: StyleCodes = self.quantizer(z)
+            codes: StyleCodes = self.quantizer(z, learn=False)
             return self._truncated(self._styles(codes.styles, c), c, psi, centre), codes
         w = self._truncated(self._styles(z, c), c, psi, centre)
         if space == "w+":
             w = w[:, None].expand(-1, self.synthesis.n_layers, -1)
-        codes = self.quantizer(w)
+        codes = self.quantizer(w, learn=False)
         return codes.styles, codes
 
     def _truncated(self, w: Tensor, c: Tensor | None, psi: float, centre: Tensor | None) -> Tensor:
@@ -216,17 +216,23 @@ class SqGan(Method):
     def _latents(self, n: int, rng: torch.Generator) -> Tensor:
         return torch.randn(n, self.config.network.z_dim, generator=rng, device=rng.device)
 
-    def _mixed(self, z: Tensor, c: Tensor | None, rng: torch.Generator) -> tuple[Tensor, StyleCodes | None]:
-        """Return styles for training, some of which change to those of another latent at a random layer."""
-        styles, codes = self.quantized(z, c)
+    def _mixing(self, n: int, c: Tensor | None, rng: torch.Generator) -> tuple[Tensor, Tensor] | None:
+        """Draw styles of other latents for n rows, and the layers (n,) from which on they are used.
+
+        None if styles are not mixed.
+        """
         share = self.config.style_mixing
         if share == 0:
-            return styles, codes
-        others, _ = self.quantized(self._latents(len(z), rng), c)
+            return None
+        others, _ = self.quantized(self._latents(n, rng), c)
         n_layers = self.synthesis.n_layers
-        cut = torch.randint(1, n_layers, (len(z),), generator=rng, device=rng.device)
-        keep = torch.rand(len(z), generator=rng, device=rng.device) >= share
-        return mix_styles(styles, others, cut.masked_fill(keep, n_layers), n_layers), codes
+        cut = torch.randint(1, n_layers, (n,), generator=rng, device=rng.device)
+        keep = torch.rand(n, generator=rng, device=rng.device) >= share
+        return others, cut.masked_fill(keep, n_layers)
+
+    def _mixed(self, styles: Tensor, mixing: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Return the styles with those of `_mixing` in later layers."""
+        return styles if mixing is None else mix_styles(styles, *mixing, self.synthesis.n_layers)
 
     # ------------------------------------------------------------------------------------ the objectives
 
@@ -241,8 +247,9 @@ class SqGan(Method):
         c = self.condition(batch.labels)
         z = self._latents(n, rng)
         maps = self._noise(n, rng)
-        styles, codes = self._mixed(z, c, rng)
-        fake = self.synthesis(styles, maps)
+        styles, codes = self.quantized(z, c)
+        mixing = self._mixing(n, c, rng)
+        fake = self.synthesis(self._mixed(styles, mixing), maps)
         self._drawn = (context.step, fake, codes)
         fake = fake.detach()
         draw = self.augment.draw(n, fake.shape[1:], rng)
@@ -266,10 +273,10 @@ class SqGan(Method):
                 self.discriminator(self.augment.replay(self.view(fake, rng), draw), c),
             )
         if due and pairs.latent:
-            # The same noise maps and the same draw: otherwise the discriminator is held against these.
+            # The same noise maps, mixing and draw: otherwise the discriminator is held against these.
             with torch.no_grad():
                 near, near_codes = self.quantized(z + pairs.sigma * self._latents(n, rng), c)
-                near_images = self.synthesis(near, maps)
+                near_images = self.synthesis(self._mixed(near, mixing), maps)
             couples["latent"] = (fake_logits, self.discriminator(self.augment.replay(near_images, draw), c))
             if codes is not None and near_codes is not None:
                 stats["changed_codes"] = (codes.indices != near_codes.indices).float().mean()
@@ -293,6 +300,8 @@ class SqGan(Method):
         weights: dict[str, float] = {}
         stats: dict[str, Tensor | float] = {}
         if codes is not None and self.quantizer is not None and config.quantizer is not None:
+            # Once per step, from the step's own styles, after both images of a pair have met the same codes.
+            self.quantizer.learn(codes)
             values["quantisation"] = codes.loss
             values["uniformity"] = self.quantizer.uniformity(rng)
             weights["quantisation"] = config.quantizer.weight
@@ -349,7 +358,7 @@ class SqGan(Method):
                 f"There are {n} training images, but the discriminator sees groups of {group}. Set "
                 f"model.network.group_size to {n} or less, or use more images."
             )
-        batch_size = config.batch_size or min(BATCH_SIZE, n // group * group)
+        batch_size = config.batch_size or self._default_batch_size(n)
         generator: list[nn.Module] = [self.mapping, self.synthesis]
         if self.quantizer is not None:
             generator.append(self.quantizer)
@@ -389,11 +398,12 @@ class SqGan(Method):
             )
         )
         if config.path_weight:
-            # The codes have no part in it: the gradient is taken with respect to what they became.
+            # The codes have no part in it: the gradient is taken with respect to what they became. The
+            # running mean has no parameters, but moves only in training mode, which phases switch on.
             phases.append(
                 Phase(
                     "path_length",
-                    [self.synthesis, self.mapping],
+                    [self.synthesis, self.mapping, self.path_length],
                     self._path_loss,
                     every=config.path_every,
                     shares="generator",
@@ -423,6 +433,11 @@ class SqGan(Method):
         )
         return stages
 
+    def _default_batch_size(self, n: int) -> int:
+        """Return the images per step for n images: whole groups, at least one."""
+        group = self.config.network.group_size
+        return max(group, min(BATCH_SIZE, n) // group * group)
+
     def _start(self, context: Context) -> None:
         """Fill the codebook, unless a stage before this one has."""
         kind = self.config.init.kind
@@ -430,10 +445,13 @@ class SqGan(Method):
             self.quantizer.set_codes(starting_codes(self, self.config.init, context))
 
     def _groups(self, pixels: Pixels, n_batches: int) -> list[Batch]:
-        """Return batches whose groups are of one class, as in training."""
-        group = self.config.network.group_size
-        size = max(group, min(BATCH_SIZE, len(pixels) // group * group))
-        sampler = GroupedSampler(pixels.source.labels, size, 0, group_size=group)
+        """Return batches as in training: with classes, the images of a group are of one class."""
+        size, labels = self._default_batch_size(len(pixels)), pixels.source.labels
+        sampler: Sampler
+        if self.config.network.condition == "none":
+            sampler = make_sampler("shuffled", labels, size, 0)
+        else:
+            sampler = GroupedSampler(labels, size, 0, group_size=self.config.network.group_size)
         return [pixels.at(sampler.next()) for _ in range(n_batches)]
 
     def _validate(self, context: Context) -> dict[str, float]:
@@ -597,7 +615,8 @@ class SqGan(Method):
         text = self.spec.text
         assert text is not None
         table = text.vectors.to(vectors)
-        distance = torch.cdist(vectors, table)
+        # By differences: products of matrices leave equal vectors thousandths apart.
+        distance = torch.cdist(vectors, table, compute_mode="donot_use_mm_for_euclid_dist")
         nearest = distance.argmin(1)
         if bool((distance.gather(1, nearest[:, None]) > 1e-4).any()):
             names = ", ".join(f'"{name}"' for name in self.spec.class_names[:12])

@@ -31,6 +31,7 @@ class StyleCodes:
         commitment_loss: scalar, mean over pieces of beta |w_i - sg(c)|^2; moves what makes the styles.
         perplexity: detached scalar in [1, K].
         error: detached scalar, |w - w^q| / |w| over the batch.
+        pieces: what was cut and quantised, detached, for `StyleQuantizer.learn`.
     """
 
     styles: Tensor
@@ -39,6 +40,7 @@ class StyleCodes:
     commitment_loss: Tensor
     perplexity: Tensor
     error: Tensor
+    pieces: Tensor
 
     @property
     def loss(self) -> Tensor:
@@ -108,9 +110,33 @@ class StyleQuantizer(nn.Module):
         """The codebooks: one, or one for each layer."""
         return list(self.codebooks)  # type: ignore[arg-type]
 
-    def forward(self, styles: Tensor) -> StyleCodes:
-        """Quantise styles (B, D), or (B, L, D) with a codebook for each of L layers."""
+    def forward(self, styles: Tensor, learn: bool = True) -> StyleCodes:
+        """Quantise styles (B, D), or (B, L, D) with a codebook for each of L layers.
+
+        Args:
+            styles: what to quantise.
+            learn: in training mode, let the codebooks learn from it (running means, restarts). Otherwise
+                call `learn` with the result, when everything that must meet the same codes has.
+        """
         w = self.prepare(styles)
+        training = self.training
+        if not learn:
+            self.codebooks.eval()
+        try:
+            return self._quantise(w)
+        finally:
+            self.codebooks.train(training)
+
+    @torch.no_grad()
+    def learn(self, codes: StyleCodes) -> None:
+        """Let running means and restarts of the codebooks see what a training step has quantised."""
+        if not self.training or (self.config.update == "gradient" and not self.config.restart_after):
+            return
+        parts = [codes.pieces] if self.layers == 1 else codes.pieces.unbind(1)
+        for table, part in zip(self.tables(), parts, strict=True):
+            table(part)
+
+    def _quantise(self, w: Tensor) -> StyleCodes:
         if self.layers == 1:
             found = [self.codebooks[0](w)]
             codes, indices = found[0].codes, found[0].indices
@@ -133,6 +159,7 @@ class StyleQuantizer(nn.Module):
             commitment_loss=torch.stack([one.commitment_loss for one in found]).sum() / pieces,
             perplexity=torch.stack([one.perplexity for one in found]).mean(),
             error=gap.sqrt(),
+            pieces=w.detach(),
         )
 
     def lookup(self, indices: Tensor) -> Tensor:
