@@ -30,12 +30,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.ablation import check_same, made_by, markdown, mean_and_spread, merged, write_between
 from benchmarks.reconstruction import figures as reconstruction_figures
 from fewgen.benchmark.environment import environment
 from fewgen.benchmark.sets import load_real
 from fewgen.config import to_dict
 from fewgen.data.imageset import ImageSet, to_uint8
-from fewgen.errors import ConfigError, FewgenError
+from fewgen.errors import FewgenError
 from fewgen.evaluate import ClassifierFeatures, label_agreement, within_class_distance
 from fewgen.files import read_json, write_json
 
@@ -249,16 +250,6 @@ QUESTIONS = (
 )
 
 
-def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested settings of which `second` wins."""
-    result = dict(first)
-    for key, value in second.items():
-        old = result.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        result[key] = merged(old, value) if both else value  # type: ignore[arg-type]
-    return result
-
-
 def settings_of(variant: Variant) -> dict[str, Any]:
     """Return the model settings of a variant on top of its preset."""
     return merged(BASE, variant.model) if variant.preset == "default" else dict(variant.model)
@@ -378,20 +369,6 @@ def asked(variant: Variant, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def check_same_question(cell: Mapping[str, Any], variant: Variant, options: argparse.Namespace) -> None:
-    """Refuse a finished cell that answers another question than the one asked now."""
-    different = [
-        f"{key} {cell['asked'].get(key)} there, {value} now"
-        for key, value in asked(variant, options).items()
-        if cell["asked"].get(key) != value
-    ]
-    if different:
-        raise ConfigError(
-            f'"{variant.name}", seed {cell["seed"]}, was computed with other settings '
-            f"({'; '.join(different)}). Choose another --out."
-        )
-
-
 def compute(
     variant: Variant, seed: int, pool: ImageSet, judge: Judge, options: argparse.Namespace
 ) -> dict[str, Any]:
@@ -442,23 +419,6 @@ def compute(
 # --------------------------------------------------------------------------------------------- tables
 
 
-def mean_and_spread(values: list[float], decimals: int) -> str:
-    """Return "mean ± standard deviation"; "-" without values."""
-    if not values:
-        return "-"
-    mean = math.fsum(values) / len(values)
-    text = f"{mean:.{decimals}f}"
-    if len(values) > 1:
-        deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
-        text += f" ± {deviation:.{decimals}f}"
-    return text
-
-
-def _markdown(headings: list[str], rows: list[list[str]]) -> list[str]:
-    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
-    return [*lines, *("| " + " | ".join(row) + " |" for row in rows)]
-
-
 def table(question: Question, cells: Mapping[tuple[str, int], dict[str, Any]]) -> str:
     """Return the Markdown of one question; rows without a finished cell show a dash."""
     lines = [f"### {question.asks}", ""]
@@ -477,7 +437,7 @@ def table(question: Question, cells: Mapping[tuple[str, int], dict[str, Any]]) -
         ]
         row += [mean_and_spread([c["last_terms"][term] for c in own], 3) for term in terms]
         rows.append(row)
-    lines += _markdown(headings, rows)
+    lines += markdown(headings, rows)
     if "gradient" in question.extra:
         names = list(
             dict.fromkeys(n for own in found.values() for c in own for n in c["figures"]["gradient"])
@@ -493,7 +453,7 @@ def table(question: Question, cells: Mapping[tuple[str, int], dict[str, Any]]) -
             for name, own in found.items()
         ]
         lines += ["", "Share of the summed gradient norms of the weighted terms, in %, after training:", ""]
-        lines += _markdown(["", *names], shares)
+        lines += markdown(["", *names], shares)
     if "contrastive" in terms:
         lines += [
             "",
@@ -506,13 +466,6 @@ def provenance(
     cells: Mapping[tuple[str, int], dict[str, Any]], judge: str, options: argparse.Namespace
 ) -> str:
     """Return the sentences that say where the numbers come from."""
-    environments = [cell["environment"] for cell in cells.values()]
-    commits = sorted({str(e["commit"])[:12] + ("+" if e["changed_files"] else "") for e in environments})
-    first = environments[0]
-    versions = ", ".join(f"{name} {v}" for name, v in first["versions"].items() if v)
-    # Where the cells lie says nothing about the numbers, and the path of one machine helps nobody.
-    command = re.sub(r" --(out|docs|data-dir) ('[^']*'|\S+)", "", str(first["command"]))
-    seconds = [cell["train_cpu_seconds"] for cell in cells.values()]
     return "\n".join(
         [
             f"Data: {options.data}, {options.shots} images per class unless the row says otherwise, words by "
@@ -522,28 +475,17 @@ def provenance(
             f"and SSIM on {PER_CLASS} test images per class. k is 5, or the images per class "
             "if they are fewer.",
             "",
-            f"Command: `{command}`. Commit {', '.join(commits)} (+: with changes). Python {first['python']}; "
-            f"{versions}. {first['processor']}, {first['cores']} cores, {first['threads']} threads; a cell "
-            f"trained for {min(seconds):.0f} to {max(seconds):.0f} processor seconds.",
+            made_by(
+                [cell["environment"] for cell in cells.values()],
+                [cell["train_cpu_seconds"] for cell in cells.values()],
+            ),
         ]
     )
 
 
 def write_docs(path: Path, section: str) -> None:
     """Put the section between the markers of a page, which is made if it is missing."""
-    begin, end = MARKERS
-    block = f"{begin}\n{section}\n{end}\n"
-    page = path.read_text(encoding="utf-8") if path.exists() else "# CADA-VQ-VAE: results\n\n"
-    if (begin in page) != (end in page):
-        raise ConfigError(f'"{path}" holds one of the two markers of this table only. Put the other back.')
-    if begin in page:
-        before, rest = page.split(begin, 1)
-        after = rest.split(end, 1)[1].lstrip("\n")
-        page = before + block + ("\n" + after if after else "")
-    else:
-        page = page.rstrip("\n") + "\n\n## Ablations\n\n" + block
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_between(path, section, MARKERS, "CADA-VQ-VAE: results")
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -581,7 +523,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         for (name, _), path in wanted.items():
             if path.exists():
-                check_same_question(read_json(path), variants[name], options)
+                cell = read_json(path)
+                check_same(cell["asked"], asked(variants[name], options), variants[name].name, cell["seed"])
         real = load_real(options.data, data_dir=options.data_dir)
         pool, test = real.training, real.held_out
         judge = Judge(pool, test)

@@ -1,0 +1,186 @@
+"""What ablations share: cells in JSON files that are computed once, tables of mean and spread, provenance.
+
+A cell is one row of a table with one seed. Its file names what it is about under "asked"; a finished cell
+that was asked something else is refused, so that no table mixes settings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import resource
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fewgen.errors import ConfigError
+
+
+def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings of which `second` wins."""
+    result = dict(first)
+    for key, value in second.items():
+        old = result.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        result[key] = merged(old, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings with one key each.
+
+    >>> flat({"a": {"b": 1, "c": None}, "d": 2})
+    {'a.b': 1, 'a.c': None, 'd': 2}
+    """
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def different(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return "key old there, new now" for every key of `now` with another value `there`."""
+    return [
+        f"{key} {there.get(key)} there, {value} now" for key, value in now.items() if there.get(key) != value
+    ]
+
+
+def check_same(there: Mapping[str, Any], now: Mapping[str, Any], name: str, seed: int) -> None:
+    """Refuse a finished cell that answers another question than the one asked now.
+
+    Raises:
+        ConfigError: the values of some keys of `now` differ; names them.
+    """
+    if problems := different(there, now):
+        raise ConfigError(
+            f'"{name}", seed {seed}, was computed with other settings ({"; ".join(problems)}). '
+            "Choose another --out."
+        )
+
+
+# --------------------------------------------------------------------------------------------- tables
+
+
+def mean_and_spread(values: Sequence[float], decimals: int) -> str:
+    """Return "mean ± standard deviation"; "-" without values.
+
+    >>> mean_and_spread([1.0, 2.0], 1), mean_and_spread([3.0], 0), mean_and_spread([], 0)
+    ('1.5 ± 0.7', '3', '-')
+    """
+    if not values:
+        return "-"
+    mean = math.fsum(values) / len(values)
+    text = f"{mean:.{decimals}f}"
+    if len(values) > 1:
+        deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
+        text += f" ± {deviation:.{decimals}f}"
+    return text
+
+
+def paired_change(own: Mapping[int, float], base: Mapping[int, float]) -> str:
+    """Return the change against a base in %, seed by seed, and in how many seeds it points the same way.
+
+    The mean of the ratios of each seed, not the ratio of the means: a seed with bad images all round would
+    outweigh the others.
+
+    Args:
+        own: seed -> figure, lower is better.
+        base: the same of what is compared with.
+
+    Returns:
+        "-12 % (3 of 3)": mean change, and seeds whose change has the sign of the mean, out of the seeds both
+        have. "-" without any. "n/a" if a figure of the base is not positive, as unbiased estimates may be:
+        there is no share of nothing.
+
+    >>> paired_change({0: 80.0, 1: 110.0, 2: 9.0}, {0: 100.0, 1: 100.0, 5: 1.0})
+    '-5 % (1 of 2)'
+    >>> paired_change({0: 1.0}, {0: -0.1}), paired_change({0: 1.0}, {1: 1.0})
+    ('n/a', '-')
+    """
+    seeds = sorted(own.keys() & base.keys())
+    if not seeds:
+        return "-"
+    if any(base[seed] <= 0 for seed in seeds):
+        return "n/a"
+    changes = [own[seed] / base[seed] - 1 for seed in seeds]
+    mean = math.fsum(changes) / len(changes)
+    alike = sum(change * mean > 0 for change in changes)
+    return f"{100 * mean:+.0f} % ({alike} of {len(seeds)})"
+
+
+def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows)]
+
+
+def made_by(environments: Sequence[Mapping[str, Any]], seconds: Sequence[float]) -> str:
+    """Return the sentences on command, commit, versions and hardware of cells.
+
+    Args:
+        environments: of `fewgen.benchmark.environment`, at least one.
+        seconds: processor seconds that each cell trained for.
+    """
+    commits = sorted({str(e["commit"])[:12] + ("+" if e["changed_files"] else "") for e in environments})
+    first = environments[0]
+    versions = ", ".join(f"{name} {v}" for name, v in first["versions"].items() if v)
+    # Where the cells lie says nothing about the numbers, and the path of one machine helps nobody.
+    command = re.sub(r" --(out|docs|data-dir) ('[^']*'|\S+)", "", str(first["command"]))
+    return (
+        f"Command: `{command}`. Commit {', '.join(commits)} (+: with changes). Python {first['python']}; "
+        f"{versions}. {first['processor']}, {first['cores']} cores, {first['threads']} threads; a cell "
+        f"trained for {min(seconds):.0f} to {max(seconds):.0f} processor seconds."
+    )
+
+
+def write_between(
+    path: Path, section: str, markers: tuple[str, str], title: str, heading: str = "Ablations"
+) -> None:
+    """Put the section between the markers of a page, which is made if it is missing.
+
+    Args:
+        path: the page; text outside the markers stays.
+        section: Markdown.
+        markers: lines that begin and end it.
+        title: of a page that has to be made.
+        heading: of a section that has to be made.
+
+    Raises:
+        ConfigError: the page holds one of the two markers only.
+    """
+    begin, end = markers
+    block = f"{begin}\n{section}\n{end}\n"
+    page = path.read_text(encoding="utf-8") if path.exists() else f"# {title}\n\n"
+    if (begin in page) != (end in page):
+        raise ConfigError(f'"{path}" holds one of the two markers of this table only. Put the other back.')
+    if begin in page:
+        before, rest = page.split(begin, 1)
+        after = rest.split(end, 1)[1].lstrip("\n")
+        page = before + block + ("\n" + after if after else "")
+    else:
+        page = page.rstrip("\n") + f"\n\n## {heading}\n\n" + block
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+
+
+# --------------------------------------------------------------------------------------------- memory
+
+
+def forget_peak() -> None:
+    """Let `peak_megabytes` count from now on, where the system can."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_megabytes() -> float:
+    """Return the most memory this process has held, in MiB, since `forget_peak` where the system can."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**10
+    except OSError:
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
