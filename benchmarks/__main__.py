@@ -11,6 +11,8 @@ NAMES = {
     "evaluation_cost": "seconds and memory of an evaluation, from 1,000 to 50,000 images",
     "reconstruction": "SSIM of held-out images as they come back",
     "verdicts": "false alarms and misses of the verdicts over repeated draws of five data sets",
+    "sqgan_ablation": "what each part of SQ-GAN contributes, and sizes, weights and starts of it",
+    "sqgan_speed": "seconds of a training step of SQ-GAN, by size, threads, layout and compilation",
     "speed": "images per second of a run, and the time of `fewgen --help`",
 }
 

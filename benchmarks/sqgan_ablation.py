@@ -1,0 +1,741 @@
+"""What each part of SQ-GAN contributes: one setting changed at a time, a few hundred images, equal steps.
+
+Examples:
+    python -m benchmarks sqgan_ablation --jobs 2 --out runs/sqgan_ablation
+    python -m benchmarks sqgan_ablation --only parts --data fashion_mnist --seeds 1 --docs ""
+    python -m benchmarks sqgan_ablation --table-only
+
+Every cell (data set, variant and seed) is one JSON file under --out; a cell that is there is not computed
+again, so a stopped benchmark continues with the same command. Rows with equal settings are one cell, whatever
+they are called. Seed s means: training images `shots(k, s)`, training and generation with seed s; so all
+variants of a seed see the same images, and changes are taken seed by seed.
+
+Distances, coverage, agreement and diversity are in the features of a classifier that was trained on the whole
+data set; for Omniglot, on all characters but those that are generated. The tables are also written into --docs,
+between two markers; text outside them stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.ablation import (
+    check_same,
+    flat,
+    forget_peak,
+    made_by,
+    markdown,
+    mean_and_spread,
+    merged,
+    paired_change,
+    peak_megabytes,
+    write_between,
+)
+from fewgen.benchmark.environment import COMMAND_VARIABLE, command_line, environment
+from fewgen.benchmark.sets import load_real
+from fewgen.config import load_preset, resolve, to_dict
+from fewgen.data import load_images
+from fewgen.data.imageset import ImageSet
+from fewgen.errors import FewgenError
+from fewgen.evaluate import (
+    ClassifierFeatures,
+    RealSide,
+    clear_copies,
+    frechet_distance,
+    kernel_distance,
+    label_agreement,
+    neighbour_scores,
+    within_class_distance,
+)
+from fewgen.evaluate.verdicts import attempt, decide, matched, run_controls
+from fewgen.files import read_json, write_json
+from fewgen.methods.sq_gan.config import SqGanConfig
+
+BASE: dict[str, Any] = {
+    "steps": 2000,
+    "consistency": "qcr",
+    "consistency_weights": {"latent": 0.01, "sigma": 0.1},
+}
+"""Settings of the full method, on top of its default preset; every row changes these."""
+
+TRAINING: dict[str, Any] = {
+    "ema_decay": 0.995,
+    "validate_every": 0,
+    "preview_every": 0,
+    "checkpoint_every": 0,
+    "device": "cpu",
+    "threads": 1,
+}
+
+QUICK: dict[str, Any] = {
+    "steps": 3,
+    "network": {"w_dim": 16, "z_dim": 16, "width": 8, "max_width": 8},
+    "quantizer": {"codebook_size": 16},
+    "init": {"steps": 2, "foundation_steps": 2, "batch_size": 8, "blocks": 2},
+}
+
+N_GENERATED = 2000
+"""Images of a cell, equally many of each class."""
+
+REAL_PER_CLASS = 200
+"""Held-out images of each class."""
+
+SHOTS = {"fashion_mnist": 30, "cifar10": 30, "omniglot": 15, "digits": 30}
+"""Training images of each class."""
+
+OMNIGLOT_CLASSES, OMNIGLOT_HELD_OUT = 50, 5
+"""Characters that are generated, and drawings of each that are held out; a character has 20."""
+
+SIGMA = 0.1
+"""Perturbation under which every row's discriminator is asked for its consistency."""
+
+MARKERS = ("<!-- sqgan ablation: begin -->", "<!-- sqgan ablation: end -->")
+
+COLUMNS = (
+    # heading, key, factor, decimals
+    ("Fréchet", "frechet", 1, 2),
+    ("KID x1000", "kid", 1000, 2),
+    ("coverage %", "coverage", 100, 1),
+    ("class agreement %", "agreement", 100, 1),
+    ("diversity (1 = real)", "diversity", 1, 2),
+    ("clear copies %", "clear_copies", 100, 2),
+    ("near copies %", "near_copies", 100, 2),
+    ("perplexity of codes", "perplexity", 1, 1),
+    ("codes used %", "codes_used", 100, 0),
+    ("codes changed %", "changed_codes", 100, 1),
+    ("D gap of neighbours", "consistency_gap", 1, 3),
+    ("D accuracy, train - held out", "accuracy_gap", 100, 1),
+    ("CPU s", "cpu_seconds", 1, 0),
+    ("MB", "peak_megabytes", 1, 0),
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row: what it is called, and how it differs from `BASE`.
+
+    Attributes:
+        name: in the table.
+        model: settings on top of `BASE`.
+        shots: images per class instead of those of the data set.
+    """
+
+    name: str
+    model: Mapping[str, Any] = field(default_factory=dict)
+    shots: int | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """A table: what is asked, and its rows.
+
+    Attributes:
+        key: for `--only`.
+        asks: heading.
+        rows: in the order of the table.
+        data: the data sets on which it is asked.
+        paired: whether changes against plain GAN and CR are shown as well.
+    """
+
+    key: str
+    asks: str
+    rows: tuple[Variant, ...]
+    data: tuple[str, ...] = ("fashion_mnist", "digits")
+    paired: bool = False
+
+
+OFF: dict[str, Any] = {"consistency": "none", "consistency_weights": None}
+RANDOM: dict[str, Any] = {"init": {"kind": "random"}}
+PLAIN = Variant("plain GAN", {"quantizer": None, **OFF})
+CR = Variant("CR on latents", {"quantizer": None})
+SQ_CR = Variant("SQ + CR", RANDOM)
+FULL = Variant("SQ + CR + CBI")
+
+
+def _codes(**changes: Any) -> dict[str, Any]:
+    return {"quantizer": changes}
+
+
+def _published(kind: str) -> dict[str, Any]:
+    """Settings of a published consistency at its own weights, on continuous styles."""
+    return {"quantizer": None, "consistency": kind, "consistency_weights": None}
+
+
+QUESTIONS = (
+    Question(
+        "parts",
+        "Parts of the method",
+        (
+            PLAIN,
+            CR,
+            Variant("zCR", _published("zcr")),
+            Variant("bCR", _published("bcr")),
+            Variant("SQ without CR", {**RANDOM, **OFF}),
+            SQ_CR,
+            FULL,
+        ),
+        ("fashion_mnist", "cifar10", "omniglot", "digits"),
+        paired=True,
+    ),
+    Question(
+        "size",
+        "Training images per class",
+        tuple(
+            Variant(f"{row.name}, {k} per class", row.model, k)
+            for k in (10, 30, 100)
+            for row in (PLAIN, CR, FULL)
+        ),
+    ),
+    Question(
+        "code_dim", "Numbers per code", tuple(Variant(f"{d}", _codes(code_dim=d)) for d in (1, 2, 4, 8, 16))
+    ),
+    Question(
+        "codebook_size", "Codes", tuple(Variant(f"{k}", _codes(codebook_size=k)) for k in (16, 64, 256, 1024))
+    ),
+    Question(
+        "uniformity",
+        "Uniformity of the codes",
+        (
+            Variant("off", _codes(uniformity=0.0)),
+            *(Variant(f"t = {t:g}", _codes(uniformity_t=t)) for t in (0.5, 2.0, 8.0)),
+        ),
+    ),
+    Question(
+        "space", "What is quantised", tuple(Variant(space, _codes(space=space)) for space in ("z", "w", "w+"))
+    ),
+    Question(
+        "sigma",
+        "Perturbation of the latents",
+        tuple(
+            Variant(f"sigma = {s:g}", {"consistency_weights": {"sigma": s}}) for s in (0.01, 0.05, 0.1, 0.3)
+        ),
+    ),
+    Question(
+        "init",
+        "Start of the codebook",
+        (
+            *(Variant(kind, {"init": {"kind": kind}}) for kind in ("random", "kmeans", "features")),
+            Variant("transport", {"init": {"kind": "transport"}}),
+            Variant("transport, not centred", {"init": {"kind": "transport", "center": False}}),
+        ),
+    ),
+    Question(
+        "weight",
+        "Weight of the consistency",
+        tuple(Variant(f"{w:g}", {"consistency_weights": {"latent": w}}) for w in (0.0, 0.01, 0.1, 1.0, 10.0)),
+    ),
+    Question(
+        "augment",
+        "What the discriminator sees",
+        tuple(
+            Variant(f"{row.name}, {words}", {**row.model, "adversarial_augment": kind})
+            for row in (PLAIN, FULL)
+            for words, kind in (("as it is", "none"), ("DiffAugment", "diffaugment"))
+        ),
+    ),
+)
+
+
+# --------------------------------------------------------------------------------------------- settings
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all cells of a run have in common; plain values only.
+
+    Attributes:
+        n: generated images of a cell.
+        steps: of training instead of those of `BASE`.
+        quick: whether everything is tiny, to try the benchmark itself.
+        data_dir: folder of the data sets.
+    """
+
+    n: int = N_GENERATED
+    steps: int | None = None
+    quick: bool = False
+    data_dir: str | None = None
+
+
+def settings_of(variant: Variant, settings: Settings) -> dict[str, Any]:
+    """Return the model settings of a variant on top of the default preset."""
+    base = merged(BASE, QUICK) if settings.quick else BASE
+    if settings.steps is not None:
+        base = merged(base, {"steps": settings.steps})
+    return merged(base, variant.model)
+
+
+def config_of(variant: Variant, settings: Settings) -> dict[str, Any]:
+    """Return every model setting of a variant."""
+    preset = load_preset("sq_gan", "default")["model"]
+    return to_dict(resolve(SqGanConfig, preset, settings_of(variant, settings), where="model"))
+
+
+def asked(data: str, variant: Variant, settings: Settings) -> dict[str, Any]:
+    """Return what a cell is about, to compare with a finished one."""
+    return {
+        "data": data,
+        "shots": variant.shots or SHOTS[data],
+        "generated": settings.n,
+        "training": json.dumps(TRAINING, sort_keys=True),
+        **{f"model.{key}": value for key, value in flat(config_of(variant, settings)).items()},
+    }
+
+
+def cell_name(data: str, variant: Variant, settings: Settings) -> str:
+    """Return the folder of a cell: how it differs from the base in words, and a digest of it all.
+
+    The number of steps is left out: cells of another one are refused, not kept beside.
+    """
+    about = {key: value for key, value in asked(data, variant, settings).items() if key != "model.steps"}
+    base = asked(data, FULL, settings)
+    differs = [f"{key.split('.', 1)[-1]} {value}" for key, value in about.items() if base.get(key) != value]
+    words = re.sub(r"[^a-z0-9.+]+", "-", " ".join(differs).lower()).strip("-") or "base"
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{data}/{words[:60].rstrip('-')}-{digest}"
+
+
+# --------------------------------------------------------------------------------------------- real images
+
+
+@dataclass
+class Pool:
+    """Images of a data set and its judge.
+
+    Attributes:
+        source: images from which training images are drawn.
+        held_out: real images that nobody trains on; None: they are drawn from `source` as well.
+        judge: the classifier, and what the record says of it.
+        about: its name, key and accuracy.
+    """
+
+    source: ImageSet
+    held_out: ImageSet | None
+    judge: ClassifierFeatures
+    about: dict[str, Any]
+
+
+def _told(judge: ClassifierFeatures) -> dict[str, Any]:
+    record = judge.record()
+    return {name: record.get(name) for name in ("name", "key", "test_accuracy", "n_test", "n_train")}
+
+
+@functools.cache
+def pool_of(data: str, settings: Settings) -> Pool:
+    """Load a data set and its judge, which is trained at the first use and then read from the cache."""
+    if data != "omniglot":
+        real = load_real(data, data_dir=settings.data_dir)
+        judge = ClassifierFeatures.of(real.training, real.held_out)
+        told = _told(judge)  # before others measure it on fewer images
+        held = real.held_out.shots(min(REAL_PER_CLASS, int(real.held_out.counts().min())), seed=0)
+        return Pool(real.training, held, judge, told)
+    train, test = (load_images(data, split=part, data_dir=settings.data_dir) for part in ("train", "test"))
+    chosen, others = train.class_names[:OMNIGLOT_CLASSES], train.class_names[OMNIGLOT_CLASSES:]
+    judge = ClassifierFeatures.of(train.select_classes(others), test.select_classes(others))
+    both = ImageSet(
+        torch.cat([train.images, test.images]),
+        torch.cat([train.labels, test.labels]),
+        train.class_names,
+        name=train.name,
+    )
+    return Pool(both.select_classes(chosen), None, judge, _told(judge))
+
+
+@dataclass
+class Real:
+    """Training and held-out images of a seed, and what does not depend on the generator.
+
+    Attributes:
+        train: training images.
+        held_out: real images that were not trained on.
+        side: of `evaluate`, for the verdict on copies.
+        features: of the held-out images in the judge, in their order.
+        spread: mean distance within a class of the held-out images.
+        judge_knows: whether the judge predicts these very classes.
+    """
+
+    train: ImageSet
+    held_out: ImageSet
+    side: RealSide
+    features: torch.Tensor
+    spread: float
+    judge_knows: bool
+
+
+@functools.lru_cache(maxsize=4)
+def real_of(data: str, shots: int, seed: int, settings: Settings) -> Real:
+    """Draw the images of a seed."""
+    pool = pool_of(data, settings)
+    if pool.held_out is None:
+        train, held_out = pool.source.split_shots(shots, OMNIGLOT_HELD_OUT, seed)
+    else:
+        train, held_out = pool.source.shots(shots, seed), pool.held_out
+    features = pool.judge.features(held_out)
+    return Real(
+        train,
+        held_out,
+        RealSide(train, held_out, pool.judge, seed=seed),
+        features,
+        within_class_distance(features, held_out.labels, held_out.n_classes).mean,
+        pool.judge.class_names == train.class_names,
+    )
+
+
+# ------------------------------------------------------------------------------------------- figures
+
+
+def measure(method: Any, real: Real, judge: ClassifierFeatures, seed: int, n: int) -> dict[str, Any]:
+    """Return the figures of a trained model: those of `COLUMNS` but for time and memory, and its verdict.
+
+    A figure that this model or data set does not have is None.
+    """
+    from fewgen.generate import GenerationRequest
+    from fewgen.training.phases import Pixels
+
+    train, names = real.train, real.train.class_names
+    generated = method.generate(
+        GenerationRequest.per_class(range(train.n_classes), n // train.n_classes, seed)
+    ).to_image_set()
+    described = judge.describe(generated)
+    features = described.features
+    device = torch.device("cpu")
+
+    def discriminator(sigma: float | None) -> dict[str, float]:
+        rng = torch.Generator().manual_seed(seed)
+        pixels = Pixels(train, device), Pixels(real.held_out, device)
+        return dict(method.discriminator_figures(*pixels, rng, sigma=sigma, n_batches=32))
+
+    own = discriminator(None)
+    agreement = None
+    if real.judge_knows:
+        assert described.predictions is not None
+        agreement = label_agreement(described.predictions, generated.labels, names).overall.value
+    return {
+        "frechet": frechet_distance(real.features, features),
+        "kid": kernel_distance(real.features, features),
+        "coverage": neighbour_scores(real.features, features).coverage,
+        "agreement": agreement,
+        "diversity": within_class_distance(features, generated.labels, train.n_classes).mean / real.spread,
+        "perplexity": own.get("perplexity"),
+        "codes_used": own.get("codes_used"),
+        "changed_codes": own.get("changed_codes"),
+        "consistency_gap": discriminator(SIGMA)["consistency_gap"],
+        "accuracy_gap": own["accuracy_gap"],
+        **copying(generated, real.side),
+    }
+
+
+def copying(generated: ImageSet, real: RealSide) -> dict[str, Any]:
+    """Return the shares of clear and of near copies, and the verdict that `evaluate` gives under "new".
+
+    Near copies lie nearer to one training image, relative to the next ones, than all but a few held-out
+    images; clear copies as much nearer again as these few are than the median. The verdict rests on the
+    same tests and controls as an evaluation's.
+    """
+    assert real.held_out is not None
+    side = real.side(generated)
+    held = real.held_out
+    tests = [test for test in real.tests(side.labels) if test.question == "new"]
+    outcomes = {test.name: attempt(test, side, held) for test in tests}
+    verdict = decide(tests, outcomes, run_controls(tests, real.controls(side.labels)))["new"]
+    _, other = matched(side.labels, held.labels)
+    usual = held.nearest.score[other]
+    clear = clear_copies(side.nearest.score, usual[usual > 0])
+    return {
+        "clear_copies": float(clear.which.double().mean()),
+        "near_copies": outcomes["near-copies in pixels"].numbers.get("share"),
+        "new": verdict.answer,
+        "new_why": verdict.why,
+    }
+
+
+# --------------------------------------------------------------------------------------------- cells
+
+
+def compute(data: str, variant: Variant, seed: int, settings: Settings) -> dict[str, Any]:
+    """Train and measure one cell."""
+    from fewgen import api
+
+    torch.set_num_threads(1)
+    pool = pool_of(data, settings)
+    real = real_of(data, variant.shots or SHOTS[data], seed, settings)
+    forget_peak()
+    # Only figures are kept: a grid of model files would fill a disk.
+    with tempfile.TemporaryDirectory() as folder:
+        started, cpu = time.perf_counter(), time.process_time()
+        run = api.train(
+            "sq_gan",
+            data=real.train,
+            holdout=0,
+            seed=seed,
+            text="onehot",
+            out=Path(folder) / "run",
+            model=settings_of(variant, settings),
+            training=TRAINING,
+            report=False,
+            progress=False,
+        )
+        trained, trained_cpu = time.perf_counter(), time.process_time()
+        peak = peak_megabytes()
+        method = run.method
+        figures = measure(method, real, pool.judge, seed, settings.n)
+    return {
+        "variant": variant.name,
+        "seed": seed,
+        "asked": asked(data, variant, settings),
+        "n_train": len(real.train),
+        "n_held_out": len(real.held_out),
+        "judge": pool.about,
+        "figures": {**figures, "cpu_seconds": trained_cpu - cpu, "peak_megabytes": peak},
+        "train_seconds": round(trained - started, 1),
+        "measure_seconds": round(time.perf_counter() - trained, 1),
+        "environment": environment(),
+    }
+
+
+def run_cell(
+    data: str, variant: Variant, seed: int, settings: Settings, path: Path, command: tuple[int, str]
+) -> str | None:
+    """Compute a cell and write its file; return what went wrong, or None.
+
+    A plain function of plain arguments, so that any joblib backend can run it anywhere.
+    """
+    if command[0] != os.getpid():
+        os.environ[COMMAND_VARIABLE] = command[1]
+    started = time.perf_counter()
+    label = f"{data}, {variant.name}, seed {seed}"
+    try:
+        cell = compute(data, variant, seed, settings)
+    except (FewgenError, ImportError) as error:
+        # The others are still worth computing.
+        print(f"error: {label}: {error}", file=sys.stderr, flush=True)
+        return f"{label}: {error}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, cell)
+    print(f"{label}: {time.perf_counter() - started:.0f} s", flush=True)
+    return None
+
+
+# --------------------------------------------------------------------------------------------- tables
+
+Cells = Mapping[tuple[str, str, int], dict[str, Any]]
+"""(data set, cell name, seed) -> cell."""
+
+
+def cells_of(cells: Cells, data: str, variant: Variant, settings: Settings) -> dict[int, dict[str, Any]]:
+    """Return seed -> cell of a row."""
+    name = cell_name(data, variant, settings)
+    return {seed: cell for (of, own, seed), cell in cells.items() if (of, own) == (data, name)}
+
+
+def known(cells: Mapping[int, dict[str, Any]], key: str) -> dict[int, float]:
+    """Return seed -> figure, without the cells that do not have it."""
+    return {seed: c["figures"][key] for seed, c in cells.items() if c["figures"].get(key) is not None}
+
+
+def verdicts(cells: Mapping[int, dict[str, Any]]) -> str:
+    """Return how often each verdict was given, "yes 2, partly 1"."""
+    answers = [cell["figures"]["new"] for cell in cells.values()]
+    counted = {answer: answers.count(answer) for answer in ("yes", "partly", "no", "cannot tell")}
+    return ", ".join(f"{answer} {n}" for answer, n in counted.items() if n) or "-"
+
+
+def table(question: Question, data: str, cells: Cells, settings: Settings) -> str:
+    """Return the Markdown of one question on one data set; rows without a finished cell show a dash."""
+    found = [(row, cells_of(cells, data, row, settings)) for row in question.rows]
+    any_cell = next((cell for _, own in found for cell in own.values()), None)
+    about = f", {any_cell['n_train']} images" if any_cell is not None and question.key != "size" else ""
+    # A column that no row has is left out, such as agreement where the judge knows other classes.
+    columns = [c for c in COLUMNS if any(known(own, c[1]) for _, own in found)] or list(COLUMNS)
+    lines = [f"### {question.asks}: {data}{about}", ""]
+    headings = ["", "seeds", *(column[0] for column in columns), "new?"]
+    rows = []
+    for row, own in found:
+        figures = [
+            mean_and_spread([factor * v for v in known(own, key).values()], decimals)
+            for _, key, factor, decimals in columns
+        ]
+        rows.append([row.name, str(len(own)), *figures, verdicts(own)])
+    lines += markdown(headings, rows)
+    if question.paired:
+        lines += ["", *changes(question, data, cells, settings)]
+    return "\n".join(lines)
+
+
+def changes(question: Question, data: str, cells: Cells, settings: Settings) -> list[str]:
+    """Return the table of changes of Frechet and kernel distance against plain GAN and CR."""
+    bases = {base.name: cells_of(cells, data, base, settings) for base in (PLAIN, CR)}
+    figures = (("Fréchet", "frechet"), ("KID", "kid"))
+    rows = []
+    for row in question.rows:
+        own = cells_of(cells, data, row, settings)
+        shown = [
+            "" if name == row.name else paired_change(known(own, key), known(base, key))
+            for name, base in bases.items()
+            for _, key in figures
+        ]
+        rows.append([row.name, *shown])
+    headings = ["change", *(f"{heading} against {name}" for name in bases for heading, _ in figures)]
+    return [
+        "Mean over seeds of each seed's own change (below 0 is better); in how many seeds it has that sign:",
+        "",
+        *markdown(headings, rows),
+    ]
+
+
+def provenance(cells: Cells) -> str:
+    """Return the sentences that say where the numbers come from."""
+    judges = {}
+    for (data, _, _), cell in cells.items():
+        about = cell["judge"]
+        accuracy = about.get("test_accuracy")
+        right = "" if accuracy is None else f", right for {100 * float(accuracy):.1f} % of its test images"
+        classes = " of other characters" if data == "omniglot" else ""
+        judges[data] = (
+            f"{data}: classifier trained on {about['n_train']} images{classes}{right}; "
+            f"{cell['n_held_out']} held-out images"
+        )
+    first = next(iter(cells.values()))
+    return "\n".join(
+        [
+            f"Seeds: {', '.join(str(s) for s in sorted({seed for _, _, seed in cells}))}; mean ± standard "
+            f"deviation. {first['asked']['generated']} generated images in each cell, as many of each class. "
+            f"Judges: {'. '.join(judges[data] for data in sorted(judges))}. Codes changed: by the row's own "
+            f"perturbation; D gap: of logits, under a perturbation of {SIGMA:g} for every row. Copies: by "
+            "pixels, over mirrors, shifts and turns; new? is the verdict of `fewgen evaluate`.",
+            "",
+            made_by(
+                [cell["environment"] for cell in cells.values()],
+                [cell["figures"]["cpu_seconds"] for cell in cells.values()],
+            ),
+        ]
+    )
+
+
+# --------------------------------------------------------------------------------------------- command
+
+
+def _arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks sqgan_ablation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data", nargs="+", default=None, choices=list(SHOTS), help="by default the three of the tables")
+    add("--only", nargs="+", default=None, choices=[q.key for q in QUESTIONS], help="these tables only")
+    add("--seeds", type=int, default=3, help="number of seeds, from --first-seed on")
+    add("--first-seed", type=int, default=0)
+    add("--jobs", type=int, default=2, help="cells at a time, one thread each")
+    add("--steps", type=int, default=None, help="of training, instead of those of the base")
+    add("--out", default="runs/sqgan_ablation", help="folder of the cells")
+    add("--docs", default="docs/results/sqgan.md", help='page that gets the tables; "" for none')
+    add("--data-dir", default=None, help="folder of the data sets; by default FEWGEN_DATA_DIR")
+    add("--quick", action="store_true", help="digits, three steps, one seed, few rows: tries the benchmark")
+    add("--table-only", action="store_true", help="print the tables of the finished cells")
+    options = parser.parse_args(arguments)
+    if options.seeds < 1 or options.jobs < 1 or (options.steps is not None and options.steps < 1):
+        parser.error("--seeds, --jobs and --steps must be 1 or more")
+    if options.quick:
+        options.data = options.data or ["digits"]
+        options.seeds, options.docs = 1, ""
+        options.only = options.only or ["parts"]
+    options.data = options.data or ["fashion_mnist", "cifar10", "omniglot"]
+    return options
+
+
+def chosen_questions(options: argparse.Namespace) -> list[Question]:
+    """Return the questions that are asked, each with the data sets that were asked for."""
+    found = []
+    for question in QUESTIONS:
+        data = tuple(name for name in options.data if name in question.data)
+        if data and (options.only is None or question.key in options.only):
+            rows = question.rows if not options.quick else (PLAIN, CR, FULL)
+            found.append(Question(question.key, question.asks, rows, data, question.paired))
+    return found
+
+
+def wanted_cells(
+    questions: Sequence[Question], seeds: Sequence[int], settings: Settings
+) -> dict[tuple[str, str, int], Variant]:
+    """Return (data set, cell name, seed) -> variant, seed by seed and question by question.
+
+    So that a stopped grid has every row once before any row twice, and the first tables first.
+    """
+    return {
+        (data, cell_name(data, row, settings), seed): row
+        for seed in seeds
+        for question in questions
+        for data in question.data
+        for row in question.rows
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compute the missing cells, print the tables and write them into the page."""
+    from joblib import Parallel, delayed
+
+    options = _arguments(arguments)
+    out = Path(options.out)
+    settings = Settings(
+        n=200 if options.quick else N_GENERATED,
+        steps=options.steps,
+        quick=options.quick,
+        data_dir=options.data_dir,
+    )
+    questions = chosen_questions(options)
+    if not questions:
+        print("error: none of these tables is about these data sets.", file=sys.stderr)
+        return 2
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    failed: list[str | None] = []
+    try:
+        wanted = wanted_cells(questions, seeds, settings)
+        paths = {key: out / key[1] / f"seed{key[2]}.json" for key in wanted}
+        for (data, name, seed), path in paths.items():
+            if path.exists():
+                row = wanted[data, name, seed]
+                check_same(read_json(path)["asked"], asked(data, row, settings), row.name, seed)
+        todo = [] if options.table_only else [key for key, path in paths.items() if not path.exists()]
+        for data in dict.fromkeys(key[0] for key in todo):
+            pool_of(data, settings)  # trains the judge once, before several cells need it
+    except FewgenError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if todo:
+        print(f"{len(todo)} of {len(paths)} cells to compute, {options.jobs} at a time", flush=True)
+        command = os.getpid(), command_line()
+        failed = Parallel(n_jobs=options.jobs, batch_size=1, pre_dispatch=options.jobs)(
+            delayed(run_cell)(key[0], wanted[key], key[2], settings, paths[key], command) for key in todo
+        )
+    cells = {key: read_json(path) for key, path in paths.items() if path.exists()}
+    if not cells:
+        print("There are no finished cells.", file=sys.stderr)
+        return 2
+    tables = [table(question, data, cells, settings) for question in questions for data in question.data]
+    section = "\n\n".join([*tables, provenance(cells)])
+    print("\n" + section)
+    if options.docs:
+        try:
+            write_between(Path(options.docs), section, MARKERS, "SQ-GAN: results")
+        except FewgenError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+    return 2 if any(failed) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
