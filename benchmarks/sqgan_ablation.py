@@ -66,9 +66,10 @@ from fewgen.files import read_json, write_json
 from fewgen.methods.sq_gan.config import SqGanConfig
 
 BASE: dict[str, Any] = {
-    "steps": 2000,
+    "network": {"width": 8},
+    "steps": 1500,
     "consistency": "qcr",
-    "consistency_weights": {"latent": 0.01, "sigma": 0.1},
+    "consistency_weights": {"latent": 5.0, "sigma": 0.1},
 }
 """Settings of the full method, on top of its default preset; every row changes these."""
 

@@ -114,6 +114,8 @@ class InitConfig:
         epsilon: entropic regularisation of the transport.
         iterations: of Sinkhorn's algorithm.
         center: subtract each side's mean first, because features of texts and of images lie apart.
+        commitment: factor on the quantisation loss of the styles in the transport stage. At 1, styles
+            shrink there and codes fall out of use.
         lr: of the transport stage.
     """
 
@@ -126,6 +128,7 @@ class InitConfig:
     epsilon: float = 0.05
     iterations: int = 100
     center: bool = True
+    commitment: float = 0.1
     lr: float = 1e-3
 
     def __post_init__(self) -> None:
@@ -136,6 +139,7 @@ class InitConfig:
             at_least(f"init.{name}", getattr(self, name), 1)
         at_least("init.batch_size", self.batch_size, 2)
         at_least("init.epsilon", self.epsilon, 1e-4)
+        at_least("init.commitment", self.commitment, 0)
         at_least("init.lr", self.lr, 1e-8)
 
 
@@ -182,7 +186,7 @@ class SqGanConfig:
     consistency_weights: Consistency | None = None
     view: str = "flip,translation"
     augment: str = "none"
-    adversarial_augment: str = "diffaugment"
+    adversarial_augment: str = "none"
     policy: str = "translation"
     padding: str = "edge"
     ada_target: float = 0.6
@@ -193,7 +197,7 @@ class SqGanConfig:
     path_weight: float = 0.0
     path_every: int = 4
     style_mixing: float = 0.0
-    steps: int = 2000
+    steps: int = 2500
     batch_size: int | None = None
     lr: float = 4e-3
     discriminator_lr: float = 4e-3
