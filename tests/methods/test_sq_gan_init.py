@@ -496,11 +496,13 @@ def capture_start(stage, then):
 
 
 @torch.no_grad()
-def used(method):
-    """Share of the codes that the styles of 512 latents choose."""
+def usage(method):
+    """Share of the codes that the styles of 512 latents choose, their perplexity, and the styles' size."""
     z, labels = draw(512, 8, seed=8), torch.arange(512) % 3
-    indices = method.eval().quantizer(continuous(method, z, labels)).indices
-    return len(indices.unique()) / method.config.quantizer.codebook_size
+    styles = continuous(method, z, labels)
+    found = method.eval().quantizer(styles)
+    share = len(found.indices.unique()) / method.config.quantizer.codebook_size
+    return share, float(found.perplexity), float(styles.square().mean().sqrt())
 
 
 def test_transport_brings_codes_to_the_images_and_keeps_the_towers(train, towers, tmp_path, monkeypatch):
@@ -513,7 +515,7 @@ def test_transport_brings_codes_to_the_images_and_keeps_the_towers(train, towers
     capture_start(
         stage,
         lambda _: before.update(
-            used=used(method),
+            usage=usage(method),
             mapping=copy.deepcopy(method.mapping.state_dict()),
             codes=method.quantizer.tables()[0].codes.detach().clone(),
         ),
@@ -525,8 +527,11 @@ def test_transport_brings_codes_to_the_images_and_keeps_the_towers(train, towers
     assert all(0 <= value <= 2 for value in cost)
     assert max(line["transport/marginal_error"] for line in log) < 1e-2
     assert all(1 <= line["transport/perplexity"] <= 24 for line in log)
-    assert before["used"] == 1.0
-    assert used(method) >= 0.9
+    share, perplexity, size = usage(method)
+    assert before["usage"][0] == 1.0
+    assert share >= 0.95
+    assert perplexity > 0.9 * before["usage"][1]
+    assert 0.8 < size / before["usage"][2] < 1.5
     # The towers and the rest of the method are as they were; mapping network and codes have moved.
     assert all(torch.equal(value, frozen[name]) for name, value in towers.state_dict().items())
     assert all(torch.equal(value, others[name]) for name, value in method.other.state_dict().items())
@@ -537,6 +542,20 @@ def test_transport_brings_codes_to_the_images_and_keeps_the_towers(train, towers
     assert not any("tokenizer" in name for name in load_file(tmp_path / "model.safetensors"))
 
 
+def test_styles_shrink_and_codes_fall_idle_at_the_full_weight_of_commitment(
+    train, towers, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("fewgen.methods.sq_gan.initialise.make_towers", lambda *_: towers)
+    found = {}
+    for commitment in (0.1, 1.0):
+        init = dataclasses.replace(SHORT, steps=80, lr=4e-3, commitment=commitment)
+        method = make(train, init, commitment_weight=1.0)
+        trainer(method, train, tmp_path / str(commitment)).run()
+        found[commitment] = usage(method)
+    assert found[1.0][1] < 0.9 * found[0.1][1]
+    assert found[1.0][2] < 0.9 * found[0.1][2]
+
+
 def gradients(method, train, towers, monkeypatch, **init):
     """Gradients of the transport term alone, of one step."""
     monkeypatch.setattr("fewgen.methods.sq_gan.initialise.make_towers", lambda *_: towers)
@@ -545,7 +564,7 @@ def gradients(method, train, towers, monkeypatch, **init):
     stage.on_start(context)
     method.train()
     terms = stage.phases[0].loss(context.train.at(torch.arange(24)), context)
-    assert set(terms.values) == {"quantisation", "uniformity", "transport"}
+    assert set(terms.values) == {"quantisation", "commitment", "uniformity", "transport"}
     terms.values["transport"].backward()
     return stage
 

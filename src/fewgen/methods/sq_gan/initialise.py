@@ -156,7 +156,9 @@ def transport_stage(method: StyleMethod, config: InitConfig) -> Stage:
 
     Source: Wang et al. 2025, arXiv:2503.24282 (codebook initialisation, CBI).
     Differs: L_ot reaches the codes themselves, too, and not only the mapping network by the straight-through
-        gradient; both sides are centred; batch size, steps, learning rate and regularisation are ours.
+        gradient; the part of L_sq that moves styles is weighted down, because at its full weight styles
+        shrink towards each other and codes fall out of use; both sides are centred; batch size, steps,
+        learning rate and regularisation are ours.
     """
     quantizer = the_quantizer(method)
     pieces = quantizer.pieces * quantizer.layers
@@ -193,11 +195,12 @@ def transport_stage(method: StyleMethod, config: InitConfig) -> Stage:
         plan = sinkhorn(cost.detach(), config.epsilon, config.iterations)
         return LossTerms(
             {
-                "quantisation": found.loss,
+                "quantisation": found.codebook_loss,
+                "commitment": found.commitment_loss,
                 "uniformity": quantizer.uniformity(context.rng),
                 "transport": (plan * cost).sum(),
             },
-            {"uniformity": quantizer.config.uniformity},
+            {"uniformity": quantizer.config.uniformity, "commitment": config.commitment},
             {"perplexity": found.perplexity, "marginal_error": marginal_error(plan)},
         )
 
