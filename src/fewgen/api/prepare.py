@@ -134,7 +134,13 @@ def prepare(**keywords: Any) -> Prepared:
     if isinstance(phrases, (str, Path)):
         phrases = read_config(phrases)
     if not isinstance(data, ImageSet):
-        data = load_source(keywords, data, keywords["data_dir"], keywords["download"], min_classes=2)
+        data = load_source(
+            keywords,
+            data,
+            keywords["data_dir"],
+            keywords["download"],
+            min_classes=method_class.min_classes,
+        )
     if keywords["classes"]:
         data = data.select_classes(class_list(keywords["classes"], data.class_names))
     check_phrases(phrases, data.class_names)

@@ -98,6 +98,7 @@ class Method(nn.Module, ABC):
         name: set by `register`.
         Config: dataclass of the method's settings.
         capabilities: subset of `CAPABILITIES`.
+        min_classes: fewest classes that it can learn from.
         rows: images computed together by `generate`. Always exactly so many, with short groups filled up,
             because the last bits of a matrix product depend on its size: this keeps image i the same
             for every batch size.
@@ -111,6 +112,7 @@ class Method(nn.Module, ABC):
     name: ClassVar[str] = ""
     Config: ClassVar[type]
     capabilities: ClassVar[frozenset[str]] = frozenset()
+    min_classes: ClassVar[int] = 2
     rows: ClassVar[int] = 64
     adapts_stage: ClassVar[str] = ""
     meta_settings: ClassVar[Mapping[str, Any]] = {}

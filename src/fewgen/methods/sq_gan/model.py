@@ -61,6 +61,7 @@ class SqGan(Method):
 
     Config: ClassVar[type] = SqGanConfig
     capabilities = frozenset({"text", "interpolate"})
+    min_classes = 1
     config: SqGanConfig
     classes: Tensor
 
