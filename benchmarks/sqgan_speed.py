@@ -29,7 +29,7 @@ from benchmarks.ablation import forget_peak, markdown, peak_megabytes
 from fewgen.benchmark.environment import environment
 from fewgen.config import load_preset, resolve
 from fewgen.data.imageset import ImageSet
-from fewgen.errors import FewgenError
+from fewgen.errors import FewgenError, TrainingError
 from fewgen.files import make_dir, write_json
 from fewgen.methods.base import DataSpec
 from fewgen.methods.sq_gan.config import SqGanConfig
@@ -137,6 +137,8 @@ def measure(way: str, size: int, threads: int, batch_size: int, blocks: int) -> 
         train_config = TrainConfig(**training, device="cpu", threads=threads, progress=False)
         Trainer(method, [stage], images, None, train_config, make_dir(Path(folder) / "run")).run()
     seconds = block_means(times, every, warm_up=every)
+    if len(seconds) < blocks:
+        raise TrainingError(f"Training was stopped after {len(times)} of {steps} steps: nothing was timed.")
     return {
         "median_s": statistics.median(seconds),
         "fastest_s": min(seconds),
