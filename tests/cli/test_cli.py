@@ -329,6 +329,23 @@ def test_ctrl_c_stops_at_a_step_and_the_same_command_finishes(tmp_path):
 # ----------------------------------------------------------------------------------------- commands
 
 
+def test_settings_of_several_sections_inside_a_section_keep_their_types():
+    words = ["sq_gan", "--data", "digits", "--out", "x", "--model.network.width", "4", "--model.lr", "1e-3"]
+    words += [
+        "--model.network.z_dim=8",
+        "--model.quantizer.code_dim",
+        "2",
+        "--model.quantizer.project",
+        "true",
+    ]
+    expected = {
+        "network": {"width": 4, "z_dim": 8},
+        "lr": 0.001,
+        "quantizer": {"code_dim": 2, "project": True},
+    }
+    assert load_command("train").parse(words)["model"] == expected
+
+
 def test_train_dry_run_and_print_config_write_nothing(tmp_path, capsys):
     words = ["train", "fake", "--data", "digits", "--size", 8, "--shots", 12, "--text", "onehot", "--out"]
     code, out, _ = run_cli(capsys, *words, tmp_path / "run", "--dry-run")

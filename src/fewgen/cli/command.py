@@ -137,7 +137,7 @@ class Command:
         self._refuse_unknown(words)
         parser = self._parser()
         try:
-            parsed = parser.parse_args(words, defaults=False).as_dict()
+            parsed = parser.parse_args([_folded(word) for word in words], defaults=False).as_dict()
         except (ArgumentError, TypeError, ValueError) as error:
             raise ConfigError(self._readable(str(error))) from None
         given = {}
@@ -147,7 +147,7 @@ class Command:
             if value is None or (argument is not None and argument.many and value == []):
                 continue
             if argument is not None and argument.type is dict and isinstance(value, dict):
-                value = {name: _plain(item) for name, item in value.items()}
+                value = _unfolded({name: _plain(item) for name, item in value.items()})
             given[argument.keyword if argument else key] = value
         return given
 
@@ -319,6 +319,34 @@ def _normal(word: str) -> str:
     if name in ("no-report", "no-progress", "no-html") and not rest:
         return f"--{name[3:]}=false"
     return f"--{name}{rest}"
+
+
+def _folded(word: str) -> str:
+    """Return a flag of a section inside a section as one of a section: the parser loses some of them.
+
+    >>> _folded("--model.network.width=4"), _folded("--model.lr"), _folded("a.b.c")
+    ('--model.network:width=4', '--model.lr', 'a.b.c')
+    """
+    match = re.match(r"(--[\w-]+\.\w+)((?:\.\w+)+)(=|$)", word)
+    if match is None:
+        return word
+    return match.group(1) + match.group(2).replace(".", ":") + word[match.end(2) :]
+
+
+def _unfolded(values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings by section, of names that `_folded` made.
+
+    >>> _unfolded({"network:width": 4, "lr": 0.1, "network:z_dim": 8})
+    {'network': {'width': 4, 'z_dim': 8}, 'lr': 0.1}
+    """
+    from fewgen.config.schema import merge
+
+    layers = []
+    for name, value in values.items():
+        for part in reversed(name.split(":")):
+            value = {part: value}
+        layers.append(value)
+    return merge(*layers)
 
 
 def _plain(value: Any) -> Any:
