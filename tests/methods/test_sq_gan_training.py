@@ -557,7 +557,7 @@ def test_what_cannot_work_is_said_before_training(words, message, tmp_path, caps
     command_line = ["train", "sq_gan", *data, "--out", tmp_path / "run", *TINY, *words]
     assert main([str(word) for word in command_line]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ")
+    assert error.splitlines()[-1].startswith("error: ")
     assert message in error
     assert not (tmp_path / "run").exists()
 

@@ -444,6 +444,40 @@ def test_several_terms_are_named_and_the_advice_is_true(tmp_path, every):
         assert again.run().finished
 
 
+@pytest.mark.parametrize("size", [60.0, -60.0])
+def test_a_total_beyond_its_limit_stops_before_it_moves_anything(tmp_path, size):
+    method = make()
+    stages = method.stages(toy_images(), None)
+    phase = stages[0].phases[0]
+    inner, weights = phase.loss, []
+    phase.limit = 50.0
+
+    def loss(batch, context):
+        weights.append({name: p.detach().clone() for name, p in method.named_parameters()})
+        terms = inner(batch, context)
+        values = {name: 0 * value for name, value in terms.values.items()}
+        values["image"] = values["image"] + (size if context.step == 6 else 49.0)
+        return dataclasses.replace(terms, values=values)
+
+    phase.loss = loss
+    with pytest.raises(TrainingError) as caught:
+        Trainer(method, stages, toy_images(), None, quiet(checkpoint_every=5), tmp_path).run()
+    message = str(caught.value)
+    for part in (
+        "diverges",
+        'phase "image"',
+        f"is {size:.4g}",
+        "step 7",
+        "limit of 50",
+        "of step 5",
+        str(tmp_path),
+    ):
+        assert part in message
+    assert len(weights) == 7
+    assert all(torch.equal(p, weights[-1][name]) for name, p in method.named_parameters())
+    assert read_state(tmp_path / "state").values["total_steps"] == 5
+
+
 def test_a_term_that_is_switched_off_may_be_nan(tmp_path):
     method = make()
     stages = break_at(method, 10, "off")

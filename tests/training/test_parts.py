@@ -18,6 +18,7 @@ from fewgen.training import Phase, Stage, TrainConfig, cosine, linear_warmup, ma
 from fewgen.training.adamw import AdamW
 from fewgen.training.logs import Display, MetricsFile, TensorBoard
 from fewgen.training.phases import decayed
+from fewgen.training.schedules import late_decay
 from fewgen.training.seeds import global_seed
 
 
@@ -41,6 +42,26 @@ def test_warmup_rises_to_one():
     assert make_schedule("constant")(3, 10) == 1.0
     with pytest.raises(ConfigError, match='Did you mean "cosine"'):
         make_schedule("cosin")
+
+
+@given(st.integers(1, 500), st.floats(0, 0.99), st.floats(0, 1))
+def test_late_decay_is_one_at_first_and_then_falls_in_a_line(steps, start, floor):
+    factors = [late_decay(start, floor)(step, steps) for step in range(steps + 1)]
+    for step, factor in enumerate(factors):
+        if step <= start * steps:
+            assert factor == pytest.approx(1.0, abs=1e-9)
+        else:
+            share = (steps - step) / (steps - start * steps)
+            assert factor == pytest.approx(floor + (1 - floor) * share, abs=1e-9)
+    assert factors[-1] == pytest.approx(floor, abs=1e-9)
+
+
+def test_late_decay_by_name_and_out_of_range():
+    assert make_schedule("late_decay")(50, 100) == 1.0
+    assert make_schedule("late_decay")(75, 100) == pytest.approx(0.525)
+    for wrong in ({"start": 1.0}, {"start": -0.1}, {"floor": 1.5}):
+        with pytest.raises(ConfigError, match="share below 1"):
+            late_decay(**wrong)
 
 
 def test_config_lists_all_problems():
@@ -89,6 +110,9 @@ def test_phase_and_stage_refuse_contradictions():
         Stage("s", [Phase("a", net, nothing)], 1, patience=2)
     with pytest.raises(ConfigError, match="learning-rate schedule"):
         Phase("a", net, nothing, schedule="spiral")
+    for limit in (0, -1.0, float("nan")):
+        with pytest.raises(ConfigError, match="limit must be above 0"):
+            Phase("a", net, nothing, limit=limit)
 
 
 def test_frozen_and_shared_parameters_count_once():
