@@ -53,6 +53,7 @@ from fewgen.data.imageset import ImageSet
 from fewgen.errors import FewgenError
 from fewgen.evaluate import (
     ClassifierFeatures,
+    ClassifierSettings,
     RealSide,
     clear_copies,
     frechet_distance,
@@ -88,6 +89,8 @@ QUICK: dict[str, Any] = {
     "quantizer": {"codebook_size": 16},
     "init": {"steps": 2, "foundation_steps": 2, "batch_size": 8, "blocks": 2},
 }
+
+QUICK_JUDGE = ClassifierSettings(steps=20, batch_size=32, width=8, dim=8)
 
 N_GENERATED = 2000
 """Images of a cell, equally many of each class."""
@@ -333,15 +336,16 @@ def _told(judge: ClassifierFeatures) -> dict[str, Any]:
 @functools.cache
 def pool_of(data: str, settings: Settings) -> Pool:
     """Load a data set and its judge, which is trained at the first use and then read from the cache."""
+    how = QUICK_JUDGE if settings.quick else None
     if data != "omniglot":
         real = load_real(data, data_dir=settings.data_dir)
-        judge = ClassifierFeatures.of(real.training, real.held_out)
+        judge = ClassifierFeatures.of(real.training, real.held_out, how)
         told = _told(judge)  # before others measure it on fewer images
         held = real.held_out.shots(min(REAL_PER_CLASS, int(real.held_out.counts().min())), seed=0)
         return Pool(real.training, held, judge, told)
     train, test = (load_images(data, split=part, data_dir=settings.data_dir) for part in ("train", "test"))
     chosen, others = train.class_names[:OMNIGLOT_CLASSES], train.class_names[OMNIGLOT_CLASSES:]
-    judge = ClassifierFeatures.of(train.select_classes(others), test.select_classes(others))
+    judge = ClassifierFeatures.of(train.select_classes(others), test.select_classes(others), how)
     both = ImageSet(
         torch.cat([train.images, test.images]),
         torch.cat([train.labels, test.labels]),
@@ -716,6 +720,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.rows:
             todo = [key for key in todo if wanted[key].name in options.rows]
         for data in dict.fromkeys(key[0] for key in todo):
+            print(f"{data}: images and judge ...", flush=True)
             pool_of(data, settings)  # trains the judge once, before several cells need it
     except FewgenError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -31,7 +31,7 @@ from benchmarks import sqgan_ablation
 from fewgen.config import load_preset, resolve
 from fewgen.data import load_images
 from fewgen.data.imageset import ImageSet
-from fewgen.evaluate import ClassifierFeatures, ClassifierSettings, PixelFeatures, RealSide
+from fewgen.evaluate import PixelFeatures, RealSide
 from fewgen.methods.base import DataSpec
 from fewgen.methods.sq_gan.config import SqGanConfig
 from fewgen.methods.sq_gan.model import SqGan
@@ -185,7 +185,8 @@ def characters(monkeypatch):
         def __init__(self):
             super().__init__(1, 8, 8)
 
-    def of(train, test=None):
+    def of(train, test, settings):
+        assert settings is None
         judged.append((train, test))
         return Judge()
 
@@ -233,9 +234,6 @@ def test_the_discriminator_is_asked_under_any_perturbation():
 
 def test_a_quick_run_is_complete_and_not_computed_twice(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FEWGEN_CACHE_DIR", str(tmp_path / "cache"))
-    usual = ClassifierFeatures.of
-    settings = ClassifierSettings(steps=20, batch_size=32, width=8, dim=8)
-    monkeypatch.setattr(ClassifierFeatures, "of", lambda train, test: usual(train, test, settings))
     pool_of.cache_clear()
     real_of.cache_clear()
     command = ["--quick", "--jobs", "1", "--out", str(tmp_path / "cells")]
