@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,11 +136,13 @@ class Variant:
         name: in the table.
         model: settings on top of `BASE`.
         shots: images per class instead of those of the data set.
+        scale: factor on the steps.
     """
 
     name: str
     model: Mapping[str, Any] = field(default_factory=dict)
     shots: int | None = None
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,21 @@ def _codes(**changes: Any) -> dict[str, Any]:
     return {"quantizer": changes}
 
 
+def _random(name: str, model: Mapping[str, Any]) -> Variant:
+    """A row on top of SQ + CR with random first codes, whose start costs nothing."""
+    return Variant(name, merged(RANDOM, model))
+
+
+def _scaled(scale: float, *rows: Variant) -> tuple[Variant, ...]:
+    """The rows at another number of steps."""
+    return tuple(replace(row, scale=scale) for row in rows)
+
+
+def _short(*rows: Variant) -> tuple[Variant, ...]:
+    """The rows at half the steps: there are many of them."""
+    return _scaled(0.5, *rows)
+
+
 def _published(kind: str) -> dict[str, Any]:
     """Settings of a published consistency at its own weights, on continuous styles."""
     return {"quantizer": None, "consistency": kind, "consistency_weights": None}
@@ -196,6 +213,12 @@ QUESTIONS = (
         paired=True,
     ),
     Question(
+        "long",
+        "Parts of the method, trained longer",
+        _scaled(3, PLAIN, CR, SQ_CR, FULL),
+        paired=True,
+    ),
+    Question(
         "size",
         "Training images per class",
         tuple(
@@ -204,30 +227,10 @@ QUESTIONS = (
             for row in (PLAIN, CR, FULL)
         ),
     ),
-    Question("code_dim", "Numbers per code", tuple(Variant(f"{d}", _codes(code_dim=d)) for d in (1, 4, 16))),
-    Question(
-        "codebook_size", "Codes", tuple(Variant(f"{k}", _codes(codebook_size=k)) for k in (16, 128, 1024))
-    ),
-    Question(
-        "uniformity",
-        "Uniformity of the codes",
-        (
-            Variant("off", _codes(uniformity=0.0)),
-            *(Variant(f"t = {t:g}", _codes(uniformity_t=t)) for t in (2.0, 8.0)),
-        ),
-    ),
-    Question(
-        "space", "What is quantised", tuple(Variant(space, _codes(space=space)) for space in ("z", "w", "w+"))
-    ),
-    Question(
-        "sigma",
-        "Perturbation of the latents",
-        tuple(Variant(f"sigma = {s:g}", {"consistency_weights": {"sigma": s}}) for s in (0.01, 0.1, 0.3)),
-    ),
     Question(
         "init",
         "Start of the codebook",
-        (
+        _short(
             *(Variant(kind, {"init": {"kind": kind}}) for kind in ("random", "kmeans", "features")),
             Variant("transport", {"init": {"kind": "transport"}}),
             Variant("transport, not centred", {"init": {"kind": "transport", "center": False}}),
@@ -236,15 +239,45 @@ QUESTIONS = (
     Question(
         "weight",
         "Weight of the consistency",
-        tuple(Variant(f"{w:g}", {"consistency_weights": {"latent": w}}) for w in (0.0, 0.01, 1.0, 5.0)),
+        _short(*(_random(f"{w:g}", {"consistency_weights": {"latent": w}}) for w in (0.0, 0.01, 1.0, 5.0))),
+    ),
+    Question(
+        "uniformity",
+        "Uniformity of the codes",
+        _short(
+            _random("off", _codes(uniformity=0.0)),
+            *(_random(f"t = {t:g}", _codes(uniformity_t=t)) for t in (2.0, 8.0)),
+        ),
+    ),
+    Question(
+        "space",
+        "What is quantised",
+        _short(*(_random(space, _codes(space=space)) for space in ("z", "w", "w+"))),
+    ),
+    Question(
+        "sigma",
+        "Perturbation of the latents",
+        _short(*(_random(f"sigma = {s:g}", {"consistency_weights": {"sigma": s}}) for s in (0.01, 0.1, 0.3))),
+    ),
+    Question(
+        "code_dim",
+        "Numbers per code",
+        _short(*(_random(f"{d}", _codes(code_dim=d)) for d in (1, 4, 16))),
+    ),
+    Question(
+        "codebook_size",
+        "Codes",
+        _short(*(_random(f"{k}", _codes(codebook_size=k)) for k in (16, 128, 1024))),
     ),
     Question(
         "augment",
         "What the discriminator sees",
-        tuple(
-            Variant(f"{row.name}, {words}", {**row.model, "adversarial_augment": kind})
-            for row in (PLAIN, FULL)
-            for words, kind in (("as it is", "none"), ("DiffAugment", "diffaugment"))
+        _short(
+            *(
+                Variant(f"{row.name}, {words}", {**row.model, "adversarial_augment": kind})
+                for row in (PLAIN, SQ_CR)
+                for words, kind in (("as it is", "none"), ("DiffAugment", "diffaugment"))
+            )
         ),
     ),
 )
@@ -275,6 +308,8 @@ def settings_of(variant: Variant, settings: Settings) -> dict[str, Any]:
     base = merged(BASE, QUICK) if settings.quick else BASE
     if settings.steps is not None:
         base = merged(base, {"steps": settings.steps})
+    if variant.scale != 1:
+        base = merged(base, {"steps": max(1, round(variant.scale * base["steps"]))})
     return merged(base, variant.model)
 
 
@@ -302,6 +337,8 @@ def cell_name(data: str, variant: Variant, settings: Settings) -> str:
     """
     about = {key: value for key, value in asked(data, variant, settings).items() if key != "model.steps"}
     base = asked(data, FULL, settings)
+    if variant.scale != 1:
+        about["steps"] = f"x{variant.scale:g}"
     differs = [f"{key.split('.', 1)[-1]} {value}" for key, value in about.items() if base.get(key) != value]
     words = re.sub(r"[^a-z0-9.+]+", "-", " ".join(differs).lower()).strip("-") or "base"
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
@@ -559,6 +596,8 @@ def table(question: Question, data: str, cells: Cells, settings: Settings) -> st
     found = [(row, cells_of(cells, data, row, settings)) for row in question.rows]
     any_cell = next((cell for _, own in found for cell in own.values()), None)
     about = f", {any_cell['n_train']} images" if any_cell is not None and question.key != "size" else ""
+    if any_cell is not None:
+        about += f", {any_cell['asked']['model.steps']} steps"
     # A column that no row has is left out, such as agreement where the judge knows other classes.
     columns = [c for c in COLUMNS if any(known(own, c[1]) for _, own in found)] or list(COLUMNS)
     lines = [f"### {question.asks}: {data}{about}", ""]
@@ -578,7 +617,8 @@ def table(question: Question, data: str, cells: Cells, settings: Settings) -> st
 
 def changes(question: Question, data: str, cells: Cells, settings: Settings) -> list[str]:
     """Return the table of changes of Frechet and kernel distance against plain GAN and CR."""
-    bases = {base.name: cells_of(cells, data, base, settings) for base in (PLAIN, CR)}
+    rows_by_name = {row.name: row for row in question.rows}
+    bases = {base.name: cells_of(cells, data, rows_by_name[base.name], settings) for base in (PLAIN, CR)}
     figures = (("Fréchet", "frechet"), ("KID", "kid"))
     rows = []
     for row in question.rows:

@@ -73,10 +73,13 @@ def test_the_rows_are_what_they_are_called():
     assert by_name["bCR"].pairs.fake > 0
     assert by_name["SQ without CR"].pairs == plain.pairs
     assert by_name["SQ without CR"].quantizer == full.quantizer
-    # Equal steps, networks and rates everywhere.
+    # Equal networks and rates everywhere, and equal steps within a table.
     for _, row in ROWS:
         config = configured(row)
-        assert (config.steps, config.network, config.lr) == (full.steps, full.network, full.lr)
+        assert (config.network, config.lr) == (full.network, full.lr)
+        assert config.steps == round(row.scale * full.steps)
+    for question in QUESTIONS:
+        assert len({row.scale for row in question.rows}) == 1
 
 
 def test_equal_settings_are_one_cell_and_others_are_not():
