@@ -104,7 +104,7 @@ def test_cells_of_another_number_of_steps_lie_in_the_same_place_and_are_refused(
     path = tmp_path / cell_name("digits", FULL, USUAL) / "seed0.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"seed": 0, "asked": asked("digits", FULL, few)}))
-    command = ["--only", "init", "--data", "digits", "--seeds", "1", "--out", str(tmp_path), "--docs", ""]
+    command = ["--only", "parts", "--data", "digits", "--seeds", "1", "--out", str(tmp_path), "--docs", ""]
     assert main(command) == 2
     assert f"model.steps 7 there, {config_of(FULL, USUAL)['steps']} now" in capsys.readouterr().err
 
