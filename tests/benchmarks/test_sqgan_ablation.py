@@ -121,7 +121,7 @@ def test_every_row_comes_once_before_any_row_comes_twice():
 
 def made(figures, **more):
     values = {key: 0.0 for _, key, _, _ in COLUMNS} | {"new": "yes"} | figures
-    return {"figures": values, "n_train": 300, **more}
+    return {"figures": values, "n_train": 300, "asked": {"model.steps": 1000}, **more}
 
 
 def test_the_table_and_its_changes_by_hand():
@@ -139,7 +139,7 @@ def test_the_table_and_its_changes_by_hand():
     }
     cells["omniglot", names["SQ + CR + CBI"], 1]["figures"]["new"] = "partly"
     lines = table(question, "omniglot", cells, USUAL).splitlines()
-    assert lines[0] == "### Parts of the method: omniglot, 300 images"
+    assert lines[0] == "### Parts of the method: omniglot, 300 images, 1000 steps"
     assert "class agreement" not in lines[2]
     shown = {
         line.split(" | ")[0].removeprefix("| "): line
@@ -197,6 +197,7 @@ def characters(monkeypatch):
 
     monkeypatch.setattr(sqgan_ablation, "load_images", load)
     monkeypatch.setattr(sqgan_ablation.ClassifierFeatures, "of", of)
+    monkeypatch.setattr(sqgan_ablation, "RealSide", lambda *images, seed: images)  # its search takes seconds
     pool_of.cache_clear()
     real_of.cache_clear()
     yield judged
