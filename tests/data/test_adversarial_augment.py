@@ -425,6 +425,17 @@ def test_statistics_of_colours(p: float, channels: int) -> None:
         assert float(values[chosen].std()) == pytest.approx(deviation, rel=0.03)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_half_precision_moves_images_to_the_same_places(channels: int) -> None:
+    augment, x = ada(channels, 1.0, padding="edge"), images(6, channels, 128, 128, torch.bfloat16)
+    draw = augment.draw(6, x.shape[1:], seeded())
+    expected = augment.replay(x.float(), draw)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = augment.replay(x, draw)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected.bfloat16(), rtol=2**-7, atol=1e-3)
+
+
 def test_without_flips_nothing_is_mirrored_turned_or_inverted() -> None:
     draw = ada(3, 1.0, pipeline="bc", flips=False).draw(2000, (3, 16, 16), seeded())
     assert isinstance(draw, AdaDraw)

@@ -519,14 +519,20 @@ class AdaptiveAugment(AdversarialAugment):
         _check_images(x, draw, AdaDraw)
         if not isinstance(draw, AdaDraw) or draw.n == 0:
             return x
+        kind = x.dtype
+        # Half precision cannot tell the pixels of a large image apart: places would be off by half of one, on
+        # generated images alone, which a discriminator sees.
+        x = x.to(torch.promote_types(kind, torch.float32))
         if draw.affine is not None:
             x = self._move(x, draw.affine.to(x))
         if draw.color is not None:
             color = draw.color.to(x)
             if self.channels == 1:
-                return torch.addcmul(color[:, :, 1:, None], color[:, :, :1, None], x)
-            x = torch.baddbmm(color[:, :, 3:], color[:, :, :3], x.flatten(2)).reshape(x.shape)
-        return x
+                x = torch.addcmul(color[:, :, 1:, None], color[:, :, :1, None], x)
+            else:
+                with torch.autocast(device_type=x.device.type, enabled=False):
+                    x = torch.baddbmm(color[:, :, 3:], color[:, :, :3], x.flatten(2)).reshape(x.shape)
+        return x.to(kind)
 
     def _move(self, x: Tensor, affine: Tensor) -> Tensor:
         height, width = x.shape[2:]
