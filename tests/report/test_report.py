@@ -132,7 +132,8 @@ def test_the_card_says_what_it_is_and_its_limits(run):
         "## Cite",
         "## Verdicts",
         "fewgen train fake",
-        "180 trained on",
+        "180 trained on and 20 held out for early stopping and the figures below",
+        "those images decided when training stopped",
     ):
         assert part in card
     assert "private" not in card.replace(str(run.path), "").lower()

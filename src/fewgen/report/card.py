@@ -50,7 +50,8 @@ def render_card(findings: Findings) -> str:
         "",
         f"- Method: {run.info.method}" + (f", preset {preset}" if preset else "") + ".",
         f"- Data: {_plain(findings.data_name)}; {findings.images_per_class} real images per class in all, "
-        f"{len(findings.train)} trained on and {held} held out for early stopping and the figures below.",
+        f"{len(findings.train)} trained on and {held} held out"
+        f"{' for early stopping and' if _stops_by_images(findings) else ' for'} the figures below.",
         f"- Words: {_words(findings.method)}",
         f"- Training: {_training(findings)}",
         *(f"- New classes: {_plain(line)}" for line in card_lines(findings)),
@@ -188,8 +189,14 @@ def _limits(findings: Findings) -> list[str]:
         "An image can be close to a training image. The report shows the nearest pairs; it does not prove "
         "that there are no copies. Do not publish images if the training images must stay with you.",
         A_NAME_IS_NO_GUARANTEE,
-        "Figures from so few held-out images are rough, and those images decided when training stopped.",
+        "Figures from so few held-out images are rough"
+        + (", and those images decided when training stopped." if _stops_by_images(findings) else "."),
     ]
+
+
+def _stops_by_images(findings: Findings) -> bool:
+    """Whether held-out images decided which weights were kept; those of a GAN do not."""
+    return any(stage.get("best_step") is not None for stage in findings.stages)
 
 
 def _verdicts(findings: Findings) -> list[str]:

@@ -108,6 +108,15 @@ BIBTEX: dict[str, str] = {
   eprint = {2002.04724},
   archivePrefix = {arXiv}
 }""",
+    "uniformity": """@inproceedings{wang2020uniformity,
+  title = {Understanding Contrastive Representation Learning through Alignment and Uniformity on the
+           Hypersphere},
+  author = {Wang, Tongzhou and Isola, Phillip},
+  booktitle = {ICML},
+  year = {2020},
+  eprint = {2005.10242},
+  archivePrefix = {arXiv}
+}""",
     "sinkhorn": """@inproceedings{cuturi2013sinkhorn,
   title = {Sinkhorn Distances: Lightspeed Computation of Optimal Transport},
   author = {Cuturi, Marco},

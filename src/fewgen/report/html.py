@@ -218,11 +218,13 @@ def _codebooks(findings: Findings) -> str:
     usage = getattr(findings.method, "codebook_usage", None)
     if usage is None:
         return ""
+    # A method that reads no images tells which codes its own new images use.
+    where = "on the training images" if "encode" in findings.method.capabilities else "by new images"
     parts = []
     for name, counts in usage(findings.train).items():
         used = int((counts > 0).sum())
         caption = (
-            f"{name}: {used} of {len(counts)} codes are used on the training images; perplexity "
+            f"{name}: {used} of {len(counts)} codes are used {where}; perplexity "
             f"{plots.perplexity(counts):.1f}."
         )
         parts.append(figure(plots.usage_bars(counts), f"usage of codebook {name}", caption))
