@@ -114,8 +114,9 @@ def test_a_code_that_does_not_divide_the_style_names_widths_that_do(width, code_
     assert named
     for good in named:
         assert StyleQuantizer(width, QuantizerConfig(code_dim=good)).pieces * good == width
-    with pytest.raises(ConfigError, match="does not divide"):
-        SqGan(config_of({"quantizer": {"code_dim": 3}}), DataSpec.of(shapes()))
+    for space, name in (("w", "network.w_dim 8"), ("z", "network.z_dim 8")):
+        with pytest.raises(ConfigError, match=f"does not divide.*{name}"):
+            SqGan(config_of({"quantizer": {"code_dim": 3, "space": space}}), DataSpec.of(shapes()))
     with pytest.raises(ShapeError, match=r"\(\.\.\., 8\)"):
         quantizer()(draw(3, 6))
 
@@ -329,7 +330,8 @@ def test_consistency_of_augmented_images_needs_an_augmentation():
         value = terms_of(method)[0].values[name]
         assert size_of_gradient(value, method.discriminator) > 0
         assert size_of_gradient(value, method.synthesis) == 0
-    still = terms_of(make(both, {"view": ""}))[0]
+    # With the same draw of what the discriminator sees for both images of a pair.
+    still = terms_of(make(LOUD, both, {"view": ""}))[0]
     assert number(still.values["consistency_real"]) == number(still.values["consistency_fake"]) == 0.0
     assert "consistency_fake" not in terms_of(make({"consistency": "cr"}))[0].values
     assert set(terms_of(make({"consistency": "none"}))[0].values) == {"real", "fake"}
@@ -715,6 +717,9 @@ def test_an_impossible_resolution_names_one_that_works(size):
         ({"consistency": "qrc"}, "qcr"),
         ({"consistency_weights": {"latent": -1.0}}, "latent"),
         ({"consistency_weights": {"every": 0}}, "every"),
+        ({"consistency": "none", "consistency_weights": {"latent": 5.0}}, "no terms, but .* gives latent"),
+        ({"consistency": "cr", "consistency_weights": {"latent": 5.0}}, "terms real, but .* gives latent"),
+        ({"consistency": "qcr", "consistency_weights": {"real": 1.0, "fake": 1.0}}, "gives real, fake"),
         ({"adversarial_augment": "diff"}, "diffaugment"),
         ({"batch_size": 1}, "batch_size"),
         ({"batch_size": 9}, "multiple of network.group_size 2"),
@@ -764,5 +769,10 @@ def test_citations_follow_the_settings():
     plain = make({"quantizer": None, "consistency": "bcr", "r1_gamma": 0.0, "adversarial_augment": "ada"})
     assert set(plain.citations) == {"stylegan2", "cr_gan", "icr_gan", "ada"}
     assert "sinkhorn" in make({"init": {"kind": "transport"}}).citations
+    for kind, known in (("features", True), ("kmeans", False)):
+        seen = make({"init": {"kind": kind, "foundation": "clip:folder"}}).citations
+        assert ("clip" in seen) == known
+    assert "uniformity" in make().citations
+    assert "uniformity" not in make({"quantizer": {"uniformity": 0.0}}).citations
     assert config_of().pairs == Consistency(latent=0.01, sigma=0.1)
     assert copy.deepcopy(make()).citations == make().citations

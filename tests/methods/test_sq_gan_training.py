@@ -406,6 +406,8 @@ def test_validation_tells_real_from_held_out_images_as_training_sees_them(monkey
     assert figures["accuracy_gap"] == pytest.approx(figures["accuracy_train"] - figures["accuracy_held_out"])
     assert 1 <= figures["perplexity"] <= 16
     assert figures["consistency_gap"] >= 0
+    assert figures["unchanged_styles"] <= 1 - figures["changed_codes"]
+    assert 1 <= figures["codes_per_position"] <= 16
     shown, shown_first = [], method._groups(context.train, 8)
 
     def listen(images, c=None):
@@ -420,6 +422,60 @@ def test_validation_tells_real_from_held_out_images_as_training_sees_them(monkey
         groups = c.argmax(1).view(2, -1)
         assert (groups[0] == groups[1]).all()
         assert images.shape[1:] == (1, 8, 8)
+
+
+@pytest.mark.parametrize("space", ["w", "w+"])
+def test_figures_of_codes_equal_counts(space, monkeypatch):
+    data = shapes()
+    method = make({"quantizer": {"space": space}})
+    seen, quantised = [], method.quantizer.forward
+
+    def listen(*args, **options):
+        seen.append(quantised(*args, **options))
+        return seen[-1]
+
+    monkeypatch.setattr(method.quantizer, "forward", listen)
+    figures = method.discriminator_figures(
+        Pixels(data, torch.device("cpu")), None, make_rng("cpu", 0), sigma=0.3
+    )
+    own, near = ([c.indices.flatten(1).tolist() for c in seen[i::2]] for i in (0, 1))
+    own, near = ([row for batch in part for row in batch] for part in (own, near))
+    unchanged = [a == b for a, b in zip(own, near, strict=True)]
+    assert 0 < sum(unchanged) < len(unchanged)
+    assert figures["unchanged_styles"] == pytest.approx(sum(unchanged) / len(unchanged))
+    changed = [p != q for a, b in zip(own, near, strict=True) for p, q in zip(a, b, strict=True)]
+    assert figures["changed_codes"] == pytest.approx(sum(changed) / len(changed))
+    each = [len(set(position)) for position in zip(*own, strict=True)]
+    assert figures["codes_per_position"] == pytest.approx(sum(each) / len(each))
+    assert figures["codes_used"] == len({code for row in own for code in row}) / 16
+
+
+def test_the_log_holds_the_probability_of_ada_at_its_step():
+    method = make({"adversarial_augment": "ada", "ada_kimg": 0.1})
+    data = shapes()
+    terms = method._discriminator_loss(batch_of(data), context_of(data))
+    method.augment.p.fill_(0.7)
+    assert float(terms.stats["augment_p"]) == 0.0
+
+
+def test_every_phase_has_a_limit_and_a_lazy_one_for_the_steps_it_stands_for():
+    method = make({"path_weight": 2.0, "path_every": 3, "r1_every": 5, "loss_limit": 40.0})
+    limits = {phase.name: phase.limit for phase in method.stages(shapes(), None)[-1].phases}
+    assert limits == {"discriminator": 40.0, "r1": 200.0, "generator": 40.0, "path_length": 120.0}
+
+
+def test_a_penalty_beyond_its_limit_names_the_learning_rate_in_use(tmp_path, monkeypatch):
+    method = make({"discriminator_lr": 3e-3})
+    penalty = method._r1_loss
+
+    def huge(batch, context):
+        terms = penalty(batch, context)
+        terms.values["r1"] = terms.values["r1"] + 1e9
+        return terms
+
+    monkeypatch.setattr(method, "_r1_loss", huge)
+    with pytest.raises(TrainingError, match=r'phase "r1".*limit of 800\..*now 0\.003'):
+        trainer(method, tmp_path).run()
 
 
 def test_without_classes_validation_mixes_groups_as_training_does(monkeypatch):
@@ -517,6 +573,8 @@ def test_every_command_from_training_to_report(tmp_path, capsys):
     assert "SQ-GAN" in page or "sq_gan" in page
     assert "Traceback" not in page
     assert "2503.24282" in page
+    assert "of 16 codes are used by new images" in page
+    assert "early stopping" not in (run / "README.md").read_text()
     command("generate", run, "--class-name", "seven", "--n", 3, "--out", tmp_path / "seven.npz")
     command("generate", run, "--n", 2, "--temperature", 0.5, "--out", tmp_path / "all.png")
     command("interpolate", run, "three", "seven", "--steps", 4, "--out", tmp_path / "walk.png")

@@ -601,7 +601,7 @@ class Trainer:
             if is_finite(entry):
                 continue  # a term that is switched off may be anything
             bad = [name for name, value in entry.terms.items() if not math.isfinite(value)]
-            lr = next(phase.lr for phase in run.stage.phases if phase.name == entry.phase)
+            lr = run.phases[entry.phase].owner.phase.lr
             advice = (
                 f"Lower the learning rate (now {lr:g}), clip gradients, or lower the weight of "
                 f"{'these terms' if len(bad) > 1 else 'this term' if bad else 'the largest term'}; "

@@ -60,7 +60,7 @@ class QuantizerConfig:
 
     Attributes:
         codebook_size: K.
-        code_dim: numbers per code; must divide `network.w_dim`.
+        code_dim: numbers per code; must divide `network.w_dim`, or `network.z_dim` with space "z".
         per_position: a codebook for each piece of the style instead of one for all.
         space: what is quantised: "w" (styles), "z" (latents), or "w+" (each layer's style, with a codebook
             of its own).
@@ -153,30 +153,33 @@ class SqGanConfig:
         init: of the codebook.
         consistency: published form of the discriminator's regularisation: "none", "cr", "bcr", "zcr", or
             "qcr" (between neighbouring latents, quantised if there is a quantiser).
-        consistency_weights: other weights than the published ones (`losses.Consistency`: real, fake, latent,
-            diversity, sigma, every).
+        consistency_weights: instead of all published ones (`losses.Consistency`: real, fake, latent,
+            diversity, sigma, every). They may add terms to those of the named form, but not leave all of its
+            own out for others; "none" takes no weights.
         view: augmentation T of consistency on images (cr, bcr): policy of `DiffAugment`.
         augment: of training images before anybody sees them: preset of `Augment`.
         adversarial_augment: what the discriminator sees of real and generated images: "none", "diffaugment"
             or "ada".
         policy: of DiffAugment.
         padding: what moves in at the border: "edge" repeats it, "zero" is mid-grey, as published.
-        ada_target: share of real images that the discriminator may be sure of (mean sign of its logits).
+        ada_target: mean sign of the discriminator's logits of real images above which ADA changes more
+            images; 0.6: 80 % of them look real to it.
         ada_kimg: thousands of images after which ADA's probability may have gone from 0 to 1.
-        mirror: whether ADA may mirror, turn by 90 degrees and invert brightness.
+        mirror: whether ADA may mirror, turn images freely and invert brightness; if not, it turns them by at
+            most 15 degrees.
         r1_gamma: weight of the gradient penalty on real images; 0 turns it off.
         r1_every: steps between two penalties.
         path_weight: of the path length regularisation; 0 turns it off.
         path_every: steps between two.
         style_mixing: probability that later layers follow another latent's style.
         steps: of adversarial training.
-        batch_size: images per step; None: 32, or as many as there are.
+        batch_size: images per step; None: 32, or as many whole groups as there are images for.
         lr: of the generator.
         discriminator_lr: learning rate of the discriminator.
         schedule: of both learning rates; "late_decay" falls over the second half.
         beta1: decay of the first moment of Adam. Published is 0; with few steps, 0.5 learns faster.
-        loss_limit: size of the generator's or the discriminator's loss from which training counts as
-            diverged. Usual losses are below 10.
+        loss_limit: size of the generator's or the discriminator's loss, or of a penalty's share per step,
+            from which training counts as diverged. Usual losses are below 10.
     """
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -222,11 +225,27 @@ class SqGanConfig:
         below_one("beta1", self.beta1)
         below_one("style_mixing", self.style_mixing)
         below_one("ada_target", self.ada_target)
+        self._check_consistency()
         group = self.network.group_size
         if self.batch_size is not None and self.batch_size % group:
             raise ConfigError(
                 f"batch_size {self.batch_size} must be a multiple of network.group_size {group}, the images "
                 "whose spread the discriminator sees together. Change one of them."
+            )
+
+    def _check_consistency(self) -> None:
+        """Refuse weights under which the named form would do nothing of what its name says."""
+        if self.consistency_weights is None:
+            return
+        terms = ("real", "fake", "latent", "diversity")
+        given = [name for name in terms if getattr(self.consistency_weights, name) > 0]
+        own = [name for name in terms if getattr(CONSISTENCIES[self.consistency], name) > 0]
+        if given and not set(given) & set(own):
+            acts = f"the terms {', '.join(own)}" if own else "no terms"
+            raise ConfigError(
+                f'consistency "{self.consistency}" has {acts}, but consistency_weights gives '
+                f"{', '.join(given)} (the preset's, perhaps). For the published weights add "
+                "--model.consistency_weights null."
             )
 
     @property

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fewgen.data.adversarial_augment import AdversarialAugment, make_adversarial_augment
 from fewgen.data.augment import Augment
@@ -56,7 +55,11 @@ class SqGan(Method):
     Differs: written from public descriptions of the paper; codebook size, beta, the transport's settings and
         the code tokeniser are ours, as are class conditions, groups of one class for the minibatch deviation,
         the start of the generator from the style, the shared draw of generated images for both updates, and
-        all settings for small images.
+        all settings for small images. The penalties are lazy without the correction of learning rate and
+        betas for their extra steps of Adam (StyleGAN2, Appendix B: factor and exponent 16/17 for an interval
+        of 16). R1 is taken at the augmented image, in the public code at the image before augmentation.
+        Path length takes the whole batch and one style for all layers (Eq. 4), in the public code half a
+        batch with mixed styles, each layer's by itself.
     """
 
     Config: ClassVar[type] = SqGanConfig
@@ -140,7 +143,11 @@ class SqGan(Method):
             "ada": config.adversarial_augment == "ada",
             "cr_gan": pairs.real > 0,
             "icr_gan": pairs.fake > 0 or pairs.latent > 0,
+            "uniformity": config.quantizer is not None and config.quantizer.uniformity > 0,
             "sinkhorn": config.quantizer is not None and config.init.kind == "transport",
+            "clip": config.quantizer is not None
+            and config.init.kind in ("transport", "features")
+            and config.init.foundation.startswith("clip:"),
         }
         return tuple(key for key, is_used in used.items() if is_used)
 
@@ -253,8 +260,9 @@ class SqGan(Method):
         fake = self.synthesis(self._mixed(styles, mixing), maps)
         self._drawn = (context.step, fake, codes)
         fake = fake.detach()
-        draw = self.augment.draw(n, fake.shape[1:], rng)
-        real_logits = self.discriminator(self.augment(batch.images, rng), c)
+        # Both images of a pair get the same draw: otherwise the discriminator is held against that, too.
+        draw, real_draw = (self.augment.draw(n, fake.shape[1:], rng) for _ in range(2))
+        real_logits = self.discriminator(self.augment.replay(batch.images, real_draw), c)
         fake_logits = self.discriminator(self.augment.replay(fake, draw), c)
         self.augment.update(real_logits.detach())
         on_real, on_fake = discriminator_loss(real_logits, fake_logits)
@@ -266,7 +274,7 @@ class SqGan(Method):
         if due and pairs.real:
             couples["real"] = (
                 real_logits,
-                self.discriminator(self.augment(self.view(batch.images, rng), rng), c),
+                self.discriminator(self.augment.replay(self.view(batch.images, rng), real_draw), c),
             )
         if due and pairs.fake:
             couples["fake"] = (
@@ -274,7 +282,7 @@ class SqGan(Method):
                 self.discriminator(self.augment.replay(self.view(fake, rng), draw), c),
             )
         if due and pairs.latent:
-            # The same noise maps, mixing and draw: otherwise the discriminator is held against these.
+            # The same noise maps and mixing, for the same reason.
             with torch.no_grad():
                 near, near_codes = self.quantized(z + pairs.sigma * self._latents(n, rng), c)
                 near_images = self.synthesis(self._mixed(near, mixing), maps)
@@ -286,7 +294,8 @@ class SqGan(Method):
         if due:
             values |= discriminator_terms(pairs, **couples)
         if config.adversarial_augment == "ada":
-            stats["augment_p"] = self.augment.p  # type: ignore[assignment]
+            # A copy: the buffer moves in place before the log reads it.
+            stats["augment_p"] = self.augment.p.clone()  # type: ignore[operator]
         return LossTerms(values, weights, stats)
 
     def _generator_loss(self, batch: Batch, context: Context) -> LossTerms:
@@ -384,6 +393,8 @@ class SqGan(Method):
                     every=config.r1_every,
                     shares="discriminator",
                     watch=False,
+                    # The total makes up for the steps between, so its limit does too.
+                    limit=config.loss_limit * config.r1_every,
                 )
             )
         phases.append(
@@ -409,6 +420,7 @@ class SqGan(Method):
                     every=config.path_every,
                     shares="generator",
                     watch=False,
+                    limit=config.loss_limit * config.path_every,
                 )
             )
         stages = []
@@ -481,8 +493,10 @@ class SqGan(Method):
             "logit_train", "accuracy_train" (share of real images with a logit above 0), and with held-out
             images the same of these and "accuracy_gap", train minus held out; "logit_generated";
             "consistency_gap", the mean of |D(g(w)) - D(g(w'))| over neighbouring latents. With a quantiser,
-            "perplexity", "codes_used" (share of the codes that are chosen) and "changed_codes" (share of
-            the pieces whose code the perturbation changes).
+            "perplexity", "codes_used" (share of the codes that are chosen), "codes_per_position" (how many
+            different ones a position takes, on average), "changed_codes" (share of the pieces whose code the
+            perturbation changes) and "unchanged_styles" (share of the pairs that keep all their codes, so
+            that their consistency is 0).
         """
         figures: dict[str, float] = {}
         for name, pixels in {"train": train, "held_out": held_out}.items():
@@ -499,7 +513,7 @@ class SqGan(Method):
         if held_out is not None:
             figures["accuracy_gap"] = figures["accuracy_train"] - figures["accuracy_held_out"]
         sigma = self.config.pairs.sigma if sigma is None else sigma
-        gaps, fakes, indices, changed = [], [], [], []
+        gaps, fakes, indices, kept = [], [], [], []
         for batch in self._groups(train, n_batches):
             c, n = self.condition(batch.labels), len(batch)
             z, maps = self._latents(n, rng), self._noise(n, rng)
@@ -510,7 +524,7 @@ class SqGan(Method):
             fakes.append(logits)
             if codes is not None and near_codes is not None:
                 indices.append(codes.indices)
-                changed.append((codes.indices != near_codes.indices).float().mean())
+                kept.append((codes.indices == near_codes.indices).flatten(1).float())
         figures["logit_generated"] = float(torch.cat(fakes).mean())
         figures["consistency_gap"] = float(torch.cat(gaps).mean())
         if indices and self.config.quantizer is not None:
@@ -518,7 +532,10 @@ class SqGan(Method):
             shares = counts / counts.sum()
             figures["perplexity"] = float(torch.exp(-torch.xlogy(shares, shares).sum()))
             figures["codes_used"] = float((counts > 0).float().mean())
-            figures["changed_codes"] = float(torch.stack(changed).mean())
+            positions = torch.cat(indices).flatten(1).T
+            figures["codes_per_position"] = sum(len(p.unique()) for p in positions) / len(positions)
+            figures["changed_codes"] = float(1.0 - torch.cat(kept).mean())
+            figures["unchanged_styles"] = float(torch.cat(kept).amin(1).mean())
         return figures
 
     @torch.no_grad()
@@ -675,7 +692,7 @@ class SqGan(Method):
 
         Args:
             codes: int64, of `encode_codes` or `swap_codes`.
-            seeds: int64 (N,), of the noise maps, if the networks have any; None: zeros.
+            seeds: int64 (N,), of the noise maps, if the networks have any; None: the maps of seed 0 for all.
             labels: int64 (N,); needed if latents are quantised, since their class enters after them.
 
         Raises:
@@ -721,4 +738,4 @@ class SqGan(Method):
 
 
 def _counts(indices: Tensor, size: int) -> Tensor:
-    return functional.one_hot(indices.flatten(), size).sum(0)
+    return torch.bincount(indices.flatten(), minlength=size)

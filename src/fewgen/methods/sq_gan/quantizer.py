@@ -70,10 +70,11 @@ class StyleQuantizer(nn.Module):
         super().__init__()
         if width % config.code_dim:
             good = [d for d in range(1, width + 1) if width % d == 0]
+            what, where = ("latent", "z_dim") if config.space == "z" else ("style", "w_dim")
             raise ConfigError(
-                f"quantizer.code_dim {config.code_dim} does not divide the width of a style "
-                f"(network.w_dim {width}). Use one of {', '.join(str(d) for d in good[:12])}, "
-                "or another network.w_dim."
+                f"quantizer.code_dim {config.code_dim} does not divide the width of a {what} "
+                f"(network.{where} {width}). Use one of {', '.join(str(d) for d in good[:12])}, "
+                f"or another network.{where}."
             )
         self.width, self.config, self.layers = width, config, layers
         self.pieces = width // config.code_dim
