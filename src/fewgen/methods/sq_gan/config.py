@@ -244,7 +244,7 @@ class SqGanConfig:
             acts = f"the terms {', '.join(own)}" if own else "no terms"
             raise ConfigError(
                 f'consistency "{self.consistency}" has {acts}, but consistency_weights gives '
-                f"{', '.join(given)} (the preset's, perhaps). For the published weights add "
+                f"{', '.join(given)} (the preset's, perhaps). Leave these out with "
                 "--model.consistency_weights null."
             )
 
