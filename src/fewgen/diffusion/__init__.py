@@ -1,0 +1,1 @@
+"""Diffusion from captions: one pipeline object for small models and Stable Diffusion."""
