@@ -357,15 +357,36 @@ def test_more_images_per_step_than_there_are_is_refused_with_a_number_that_works
         make({"batch_size": 32}).stages(data, None)
     assert make({"batch_size": 8}).stages(data, None)[-1].batch_size == 8
     few = data.subset(torch.tensor([0]))
-    with pytest.raises(ConfigError, match=r"1 training images.*groups of 2.*group_size to 1"):
+    with pytest.raises(ConfigError, match=r"1 training image;.*2 or more"):
         make({"batch_size": None}).stages(few, None)
-    alone = {"batch_size": None, "network": {"group_size": 1}}
-    assert make(alone).stages(few, None)[-1].batch_size == 1
+
+
+def test_a_group_holds_no_image_twice():
+    """Groups shrink to the smallest class, in training and when held-out images are compared with it."""
+    data, held = shapes(n_per_class=3), shapes(n_per_class=2)
+    method = make({"batch_size": None, "network": {"group_size": 4}})
+    stage = method.stages(data, None)[-1]
+    assert (method.discriminator.group_size, stage.batch_size) == (3, 9)
+    batch = stage.sampler(data.labels, 9, 0, 0, 1).next().view(3, -1)
+    assert all(len(group.unique()) == 3 for group in batch.T)
+    seen = []
+    forward = method.discriminator.forward
+    method.discriminator.forward = lambda x, c=None: (
+        seen.append(method.discriminator.group_size),
+        forward(x, c),
+    )[1]
+    pixels = [Pixels(images, torch.device("cpu")) for images in (data, held)]
+    method.discriminator_figures(*pixels, torch.Generator().manual_seed(0))
+    assert set(seen) == {2}
+    assert method.discriminator.group_size == 3
+    odd = make({"batch_size": 8, "network": {"group_size": 4}})
+    odd.stages(data, None)
+    assert odd.discriminator.group_size == 2
 
 
 @pytest.mark.parametrize(
     ("group", "n_per_class", "expected"),
-    [(2, 3, 8), (3, 40, 30), (4, 40, 32), (5, 40, 30), (40, 40, 40), (32, 11, 32)],
+    [(2, 3, 8), (3, 40, 30), (4, 40, 32), (5, 40, 30), (40, 40, 40), (32, 11, 22)],
 )
 def test_the_default_batch_is_of_whole_groups(group, n_per_class, expected, tmp_path):
     data = shapes(n_per_class=n_per_class)
@@ -373,7 +394,7 @@ def test_the_default_batch_is_of_whole_groups(group, n_per_class, expected, tmp_
     stage = method.stages(data, None)[-1]
     assert stage.batch_size == expected
     batch = stage.sampler(data.labels, stage.batch_size, 0, 0, 1).next()
-    groups = data.labels[batch].view(group, -1)
+    groups = data.labels[batch].view(min(group, n_per_class), -1)
     assert (groups == groups[:1]).all()
     context = Context(
         0,
@@ -482,7 +503,7 @@ def test_without_classes_validation_mixes_groups_as_training_does(monkeypatch):
     data = shapes()
     method = make({"network": {"condition": "none"}})
     assert method.stages(data, None)[-1].sampler == "shuffled"
-    groups = [batch.labels.view(2, -1) for batch in method._groups(Pixels(data, torch.device("cpu")), 8)]
+    groups = [batch.labels.view(2, -1) for batch in method._groups(Pixels(data, torch.device("cpu")), 2, 8)]
     assert any((g[0] != g[1]).any() for g in groups)
 
 

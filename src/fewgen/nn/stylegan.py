@@ -538,7 +538,8 @@ class Discriminator(nn.Module):
         shape: (C, H, W) of an image.
         width: channels of each map, from the smallest to the image's own size.
         c_dim: numbers of the condition; 0: none.
-        group_size: images compared by the minibatch deviation; 1 or less: not used.
+        group_size: images compared by the minibatch deviation; 1 or less: not used. The attribute of this
+            name may be lowered afterwards, where classes are small.
         architecture: "residual" or "plain" (without shortcuts, as published for CIFAR-10).
         mapping_layers: of the condition's mapping network.
         condition_dim: numbers of the projection; None: as many as channels of the smallest map.
@@ -570,13 +571,14 @@ class Discriminator(nn.Module):
         if architecture not in ("residual", "plain"):
             raise ConfigError(f'architecture must be "residual" or "plain", got "{architecture}".')
         self.shape, self.c_dim, self.group_size = shape, c_dim, group_size
+        self.deviation = group_size > 1
         self.from_image = EqualConv(channels, width[-1], 1)
         self.blocks = nn.ModuleList(
             DiscriminatorBlock(width[i], width[i - 1], architecture == "residual") for i in range(n, 0, -1)
         )
         last = width[0]
         dim = 1 if not c_dim else (condition_dim or last)
-        self.conv = EqualConv(last + (1 if group_size > 1 else 0), last, 3)
+        self.conv = EqualConv(last + int(self.deviation), last, 3)
         self.fc = EqualLinear(last * h * w, last, activation=True)
         self.out = EqualLinear(last, dim)
         self.mapping = (
@@ -603,7 +605,7 @@ class Discriminator(nn.Module):
         if tuple(images.shape[1:]) != self.shape:
             raise ShapeError(f"The discriminator takes images {self.shape}, got {tuple(images.shape[1:])}.")
         x = self.features(images)
-        if self.group_size > 1:
+        if self.deviation:
             x = minibatch_deviation(x, self.group_size)
         x = self.out(self.fc(self.conv(x).flatten(1)))
         if self.mapping is None:

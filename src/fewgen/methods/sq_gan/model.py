@@ -356,19 +356,20 @@ class SqGan(Method):
         Raises:
             ConfigError: if there are fewer images than a batch holds.
         """
-        config, group = self.config, self.config.network.group_size
-        n = len(train)
+        config, n = self.config, len(train)
+        if n < 2:
+            raise ConfigError("There is 1 training image; telling real from generated ones needs 2 or more.")
         if config.batch_size is not None and config.batch_size > n:
+            group = config.network.group_size
             raise ConfigError(
                 f"batch_size {config.batch_size} is more than there are training images ({n}). Leave it out, "
                 f"or set model.batch_size to {max(group, n // group * group)} or less."
             )
-        if n < group:
-            raise ConfigError(
-                f"There are {n} training images, but the discriminator sees groups of {group}. Set "
-                f"model.network.group_size to {n} or less, or use more images."
-            )
-        batch_size = config.batch_size or self._default_batch_size(n)
+        group = self._group_size(train)
+        if config.batch_size is not None:
+            group = max(g for g in range(1, group + 1) if config.batch_size % g == 0)
+        self.discriminator.group_size = group
+        batch_size = config.batch_size or self._default_batch_size(n, group)
         generator: list[nn.Module] = [self.mapping, self.synthesis]
         if self.quantizer is not None:
             generator.append(self.quantizer)
@@ -435,6 +436,8 @@ class SqGan(Method):
                 sampler="shuffled"
                 if config.network.condition == "none"
                 else partial(GroupedSampler, group_size=group),
+                # The codes' stage takes seconds.
+                time_share=0.9 if stages else None,
                 augment=None if config.augment == "none" else Augment(config.augment),
                 modules=generator,
                 validate=self._validate,
@@ -446,9 +449,19 @@ class SqGan(Method):
         )
         return stages
 
-    def _default_batch_size(self, n: int) -> int:
-        """Return the images per step for n images: whole groups, at least one."""
+    def _group_size(self, *sets: ImageSet | None) -> int:
+        """Return how many images the discriminator compares: with classes, at most those of the smallest.
+
+        A group that held an image twice would look less varied than the class is.
+        """
         group = self.config.network.group_size
+        if self.config.network.condition == "none":
+            return min(group, *(len(images) for images in sets if images is not None))
+        counts = torch.cat([images.counts() for images in sets if images is not None])
+        return min(group, int(counts[counts > 0].min()))
+
+    def _default_batch_size(self, n: int, group: int) -> int:
+        """Return the images per step for n images: whole groups, at least one."""
         return max(group, min(BATCH_SIZE, n) // group * group)
 
     def _start(self, context: Context) -> None:
@@ -457,14 +470,14 @@ class SqGan(Method):
         if self.quantizer is not None and kind != "transport":
             self.quantizer.set_codes(starting_codes(self, self.config.init, context))
 
-    def _groups(self, pixels: Pixels, n_batches: int) -> list[Batch]:
+    def _groups(self, pixels: Pixels, group: int, n_batches: int) -> list[Batch]:
         """Return batches as in training: with classes, the images of a group are of one class."""
-        size, labels = self._default_batch_size(len(pixels)), pixels.source.labels
+        labels, size = pixels.source.labels, self._default_batch_size(len(pixels), group)
         sampler: Sampler
         if self.config.network.condition == "none":
             sampler = make_sampler("shuffled", labels, size, 0)
         else:
-            sampler = GroupedSampler(labels, size, 0, group_size=self.config.network.group_size)
+            sampler = GroupedSampler(labels, size, 0, group_size=group)
         return [pixels.at(sampler.next()) for _ in range(n_batches)]
 
     def _validate(self, context: Context) -> dict[str, float]:
@@ -498,6 +511,24 @@ class SqGan(Method):
             perturbation changes) and "unchanged_styles" (share of the pairs that keep all their codes, so
             that their consistency is 0).
         """
+        trained_with = self.discriminator.group_size
+        # Equal groups for held-out and training images: otherwise the scores answer different questions.
+        group = self._group_size(train.source, None if held_out is None else held_out.source)
+        self.discriminator.group_size = group
+        try:
+            return self._discriminator_figures(train, held_out, rng, group, sigma, n_batches)
+        finally:
+            self.discriminator.group_size = trained_with
+
+    def _discriminator_figures(
+        self,
+        train: Pixels,
+        held_out: Pixels | None,
+        rng: torch.Generator,
+        group: int,
+        sigma: float | None,
+        n_batches: int,
+    ) -> dict[str, float]:
         figures: dict[str, float] = {}
         for name, pixels in {"train": train, "held_out": held_out}.items():
             if pixels is None:
@@ -505,7 +536,7 @@ class SqGan(Method):
             logits = torch.cat(
                 [
                     self.discriminator(b.images, self.condition(b.labels))
-                    for b in self._groups(pixels, n_batches)
+                    for b in self._groups(pixels, group, n_batches)
                 ]
             )
             figures[f"logit_{name}"] = float(logits.mean())
@@ -514,7 +545,7 @@ class SqGan(Method):
             figures["accuracy_gap"] = figures["accuracy_train"] - figures["accuracy_held_out"]
         sigma = self.config.pairs.sigma if sigma is None else sigma
         gaps, fakes, indices, kept = [], [], [], []
-        for batch in self._groups(train, n_batches):
+        for batch in self._groups(train, group, n_batches):
             c, n = self.condition(batch.labels), len(batch)
             z, maps = self._latents(n, rng), self._noise(n, rng)
             own, codes = self.quantized(z, c)
