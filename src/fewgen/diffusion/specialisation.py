@@ -1,0 +1,457 @@
+"""What a frozen text-to-image model learned of one class: a word, latents, null texts; and images from it.
+
+A specialisation is worthless beside another model, another guidance scale or another number of steps, where
+it would silently give wrong images. It therefore carries all three and refuses the wrong ones.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fewgen.diffusion.blend import alpha_rows, blend
+from fewgen.diffusion.inversion import (
+    PROMPT,
+    Progress,
+    check_inversion,
+    check_null_text,
+    class_contexts,
+    ddim_invert,
+    latent_rms,
+    null_text_inversion,
+    placeholder,
+    reconstruct,
+    textual_inversion,
+)
+from fewgen.errors import CheckpointError, ConfigError, DataError, FewgenError, ShapeError
+from fewgen.files import atomic_write, read_tensor_header
+from fewgen.generate.request import image_seeds, noise, uniform
+from fewgen.training.checkpoint import serialize
+
+if TYPE_CHECKING:
+    from fewgen.diffusion.pipeline import TextToImage
+
+FORMAT = "fewgen-specialisation"
+FORMAT_VERSION = 1
+
+_SUPPORT, _ALPHA = 1, 2
+"""Random streams of an image beside its noise."""
+_WANTED = "Name a specialisation written by fewgen."
+
+
+@dataclass(frozen=True)
+class Specialisation:
+    """What one model learned of one class from K images.
+
+    Attributes:
+        class_name: of the class; the model never reads it.
+        prompt: with the placeholder word.
+        embedding: input embedding of the placeholder, (D_in,).
+        z_T: inverted latents of the images, (K, C, h, w); None with the word alone, where alpha must be 1.
+        u: unconditional embeddings by falling time, (S, K, L, D); None for textual inversion alone.
+        model_id: of the model it belongs to.
+        scale: of the guidance.
+        steps: number of sampling steps S.
+        settings: how it was made, JSON values.
+    """
+
+    class_name: str
+    prompt: str
+    embedding: Tensor
+    z_T: Tensor | None
+    u: Tensor | None
+    model_id: str
+    scale: float
+    steps: int
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        placeholder(self.prompt)
+        if not math.isfinite(self.scale) or self.steps < 1:
+            raise ConfigError(
+                f"scale must be finite and steps 1 or more, got {self.scale:g} and {self.steps}."
+            )
+        if self.embedding.ndim != 1:
+            raise ShapeError(f"The embedding must be (D_in,), got {tuple(self.embedding.shape)}.")
+        if self.z_T is not None and (self.z_T.ndim != 4 or not len(self.z_T)):
+            raise ShapeError(f"z_T must be (K, C, h, w), got {tuple(self.z_T.shape)}.")
+        if self.u is not None:
+            k = None if self.z_T is None else len(self.z_T)
+            if self.u.ndim != 4 or tuple(self.u.shape[:2]) != (self.steps, k):
+                raise ShapeError(
+                    f"u must be (S, K, L, D) with S = {self.steps} and K = {k}, got {tuple(self.u.shape)}."
+                )
+        for name, value in self.tensors().items():
+            if not torch.isfinite(value).all():
+                raise DataError(f"{name} of the specialisation to {self.class_name!r} is not finite.")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return embedding, z_T and u by name, without those that are None."""
+        named = {"embedding": self.embedding, "z_T": self.z_T, "u": self.u}
+        return {name: value for name, value in named.items() if value is not None}
+
+    @property
+    def rms(self) -> Tensor | None:
+        """Root mean square of each inverted latent, float64 (K,); about 1 is right, far below 1 too flat."""
+        return None if self.z_T is None else latent_rms(self.z_T)
+
+    def check(self, pipe: TextToImage, *, scale: float | None = None, steps: int | None = None) -> None:
+        """Refuse a model, guidance scale or number of steps that this was not made with.
+
+        Args:
+            pipe: the model to be used.
+            scale: of the guidance to be used; None: this one's own.
+            steps: to be used; None: this one's own.
+
+        Raises:
+            CheckpointError: for another model.
+            ConfigError: for another scale or number of steps.
+            ShapeError: if the latents do not fit the model.
+        """
+        whose = f'The specialisation to "{self.class_name}" was made'
+        if self.model_id != pipe.model_id:
+            raise CheckpointError(
+                f'{whose} with the model "{self.model_id}", and this is the model "{pipe.model_id}". '
+                "Use that model, or specialise this one."
+            )
+        if scale is not None and scale != self.scale:
+            raise ConfigError(
+                f"{whose} with guidance scale {self.scale:g}, not {scale:g}. Use {self.scale:g}, or "
+                "specialise again."
+            )
+        if steps is not None and steps != self.steps:
+            raise ConfigError(
+                f"{whose} with {self.steps} steps, not {steps}. Use {self.steps}, or specialise again."
+            )
+        if self.z_T is not None and tuple(self.z_T.shape[1:]) != tuple(pipe.latent_shape):
+            raise ShapeError(
+                f"{whose} with latents {tuple(self.z_T.shape[1:])}; the model has {tuple(pipe.latent_shape)}."
+            )
+        if self.u is not None and tuple(self.u.shape[2:]) != tuple(pipe.context_shape):
+            raise ShapeError(
+                f"{whose} with null texts {tuple(self.u.shape[2:])}; the model has "
+                f"{tuple(pipe.context_shape)}."
+            )
+
+    def context(self, pipe: TextToImage) -> Tensor:
+        """Return the embedded prompt with the learned word in it, (1, L, D)."""
+        device = next((p.device for p in pipe.parameters()), torch.device("cpu"))
+        with torch.no_grad():
+            return class_contexts(pipe, self.prompt, self.embedding[None].to(device))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file, atomically; equal content gives equal bytes.
+
+        Raises:
+            OutputError: if it cannot be written; an older file stays as it was.
+            ConfigError: if the settings are not JSON values.
+        """
+        about = {
+            "class_name": self.class_name,
+            "prompt": self.prompt,
+            "model_id": self.model_id,
+            "scale": self.scale,
+            "steps": self.steps,
+            "settings": self.settings,
+        }
+        try:
+            text = json.dumps(about, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"The settings of a specialisation must be JSON values: {error}.") from error
+        data = serialize(
+            self.tensors(),
+            {"format": FORMAT, "format_version": str(FORMAT_VERSION), "specialisation": text},
+        )
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(data)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        pipe: TextToImage,
+        *,
+        scale: float | None = None,
+        steps: int | None = None,
+    ) -> Specialisation:
+        """Return the specialisation in a file, checked against the model and settings to be used with it.
+
+        Args:
+            path: the file.
+            pipe: the model.
+            scale: of the guidance to be used; None: the file's.
+            steps: to be used; None: the file's.
+
+        Raises:
+            CheckpointError: if the file is missing, damaged, of another kind or version, or belongs to
+                another model.
+            ConfigError: if it was made with another scale or number of steps.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        file = Path(path)
+        metadata = read_tensor_header(file, _WANTED).get("__metadata__")
+        if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+            raise CheckpointError(f'"{file}" is a safetensors file, but not a specialisation. {_WANTED}')
+        version = str(metadata.get("format_version"))
+        if not version.isdigit() or int(version[:9]) > FORMAT_VERSION:
+            raise CheckpointError(
+                f'"{file}" has format {version[:20]}, but this fewgen reads up to {FORMAT_VERSION}. '
+                "Update fewgen."
+            )
+        try:
+            tensors = load_file(file)
+            about = json.loads(metadata["specialisation"])
+            if not isinstance(about["settings"], dict) or isinstance(about["steps"], bool):
+                raise ValueError("wrong types")
+            found = cls(
+                class_name=_text(about["class_name"]),
+                prompt=_text(about["prompt"]),
+                embedding=tensors["embedding"],
+                z_T=tensors.get("z_T"),
+                u=tensors.get("u"),
+                model_id=_text(about["model_id"]),
+                scale=float(about["scale"]),
+                steps=int(about["steps"]),
+                settings=about["settings"],
+            )
+        except (
+            SafetensorError,
+            OSError,
+            KeyError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            RecursionError,
+            FewgenError,
+        ) as error:
+            raise CheckpointError(
+                f'The specialisation "{file}" is damaged ({error}). Use another file, or specialise again.'
+            ) from error
+        found.check(pipe, scale=scale, steps=steps)
+        return found
+
+
+def specialise(
+    pipe: TextToImage,
+    images: Sequence[Tensor],
+    class_names: Sequence[str],
+    *,
+    prompt: str = PROMPT,
+    scale: float = 7.5,
+    steps: int = 50,
+    textual: Mapping[str, Any] | None = None,
+    null_text: Mapping[str, Any] | None = None,
+    invert: bool = True,
+    correct: bool = True,
+    dequant_t: int = 0,
+    enlarge: Callable[[Tensor], Tensor] | None = None,
+    batch: int | None = 8,
+    rng: torch.Generator,
+    progress: Progress | None = None,
+) -> list[Specialisation]:
+    """Return what the model learns of each class from a few images.
+
+    Args:
+        pipe: the model.
+        images: of each class, (K, C, H, W) in [-1, 1], any K and size.
+        class_names: one per class.
+        prompt: with the placeholder word.
+        scale: of the guidance, for inversion and for sampling later.
+        steps: number of sampling steps, likewise.
+        textual: keywords of `textual_inversion`, e.g. steps, batch_size, lr, t_min.
+        null_text: keywords of `null_text_inversion`, e.g. inner_steps, schedule.
+        invert: False learns the word alone; such a specialisation generates at alpha = 1 only.
+        correct: False leaves null-text inversion out.
+        dequant_t: of `ddim_invert`.
+        enlarge: called with the images before they are resized to the model's; super-resolution, for example.
+        batch: images computed at a time in the inversions, which bounds the memory; None: all.
+        rng: of every draw.
+        progress: told what is done, and the share of it.
+
+    Returns:
+        One specialisation per class, on the host.
+
+    Raises:
+        ShapeError: if images have other channels than the model's.
+        ConfigError, DataError, TrainingError: as the functions it calls.
+    """
+    if len(images) != len(class_names) or not len(images):
+        raise ConfigError(
+            f"{len(images)} groups of images for {len(class_names)} class names: one each is needed."
+        )
+    correct = correct and invert  # without inversion there is no path to keep to
+    textual, null_text = dict(textual or {}), dict(null_text or {})
+    check_inversion(pipe, steps, dequant_t)
+    check_null_text(steps, scale, **null_text)
+    latents = [_encode(pipe, each, enlarge, batch) for each in images]
+    learned = textual_inversion(pipe, latents, prompt=prompt, rng=rng, progress=progress, **textual)
+    settings = {
+        "textual_inversion": textual,
+        "null_text_inversion": null_text if correct else None,
+        "dequant_t": dequant_t,
+    }
+    counts = [len(z) for z in latents]
+    z_T: Sequence[Tensor | None] = [None] * len(counts)
+    u: Sequence[Tensor | None] = [None] * len(counts)
+    if invert:
+        # All images of all classes in one batch, each with the word of its class.
+        with torch.no_grad():
+            contexts = class_contexts(pipe, prompt, learned.embedding)
+        each = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        context = contexts[each.to(contexts.device)]
+        z0 = torch.cat(latents)
+        path: dict[str, Any] = {"batch": batch, "progress": progress}
+        pivots = ddim_invert(pipe, z0, context, steps, dequant_t=dequant_t, rng=rng, **path)
+        z_T = [part.clone() for part in pivots[-1].split(counts)]
+        if correct:
+            found = null_text_inversion(pipe, pivots, context, scale, **path, **null_text)
+            u = [part.clone() for part in found.split(counts, dim=1)]
+    return [
+        Specialisation(
+            class_name=str(name),
+            prompt=prompt,
+            embedding=learned.embedding[i].cpu(),
+            z_T=z_T[i],
+            u=u[i],
+            model_id=pipe.model_id,
+            scale=float(scale),
+            steps=steps,
+            settings=settings,
+        )
+        for i, name in enumerate(class_names)
+    ]
+
+
+def choose_supports(seeds: Tensor | Sequence[int], k: int) -> Tensor:
+    """Return which of `k` support images each image starts from, int64 (N,), uniform; by its seed alone."""
+    return (uniform(seeds, (), stream=_SUPPORT).double() * k).long().clamp(max=k - 1)
+
+
+@torch.no_grad()
+def generate(
+    pipe: TextToImage,
+    specialisation: Specialisation,
+    seeds: int | Tensor | Sequence[int],
+    alpha: float | Tensor | str = 1.0,
+    *,
+    norm_mode: str = "interp",
+    scale: float | None = None,
+    steps: int | None = None,
+    batch: int | None = 16,
+    size: tuple[int, int] | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Return new images of the class.
+
+    Image i takes noise and one of the support images by its own seed alone. The null texts of that support
+    image are used even at alpha = 1, where its latent has no influence any more.
+
+    Args:
+        pipe: the model.
+        specialisation: to the class.
+        seeds: one per image, (N,); a number N gives `image_seeds(0, N)`.
+        alpha: in [0, 1]: 0 gives a support image back, 1 an image that shares the class alone; one number,
+            one for each image, or "uniform" for a draw from [0, 1) for each image.
+        norm_mode: of `blend`.
+        scale: of the guidance; None, or the specialisation's.
+        steps: None, or the specialisation's.
+        batch: images computed at a time, which bounds the memory; None: all.
+        size: (H, W) to resize to, bilinear with antialiasing; None: the model's.
+        progress: told the share that is done.
+
+    Returns:
+        (N, C, H, W) float32 in [-1, 1], on the host.
+
+    Raises:
+        ConfigError: if alpha is outside [0, 1], or below 1 without inverted latents; for another scale or
+            number of steps.
+        CheckpointError: if the specialisation belongs to another model.
+
+    Source: Landolsi, Kahl, "Tiny models from tiny data", Sec. 3.
+    """
+    specialisation.check(pipe, scale=scale, steps=steps)
+    rows = image_seeds(0, seeds) if isinstance(seeds, int) else torch.as_tensor(seeds, dtype=torch.int64)
+    n = len(rows)
+    if batch is not None and batch < 1:
+        raise ConfigError(f"batch must be 1 or more, got {batch}.")
+    if isinstance(alpha, str):
+        if alpha != "uniform":
+            raise ConfigError(f'alpha must be in [0, 1] or "uniform", got "{alpha}".')
+        alphas = uniform(rows, (), stream=_ALPHA).double()
+    else:
+        alphas = alpha_rows(alpha, n)
+    z_T, u = specialisation.z_T, specialisation.u
+    if z_T is None and bool((alphas < 1).any()):
+        raise ConfigError(
+            f'The specialisation to "{specialisation.class_name}" learned the word alone, which gives images '
+            f"at alpha 1 only; got {float(alphas.min()):g}. Specialise with inversion."
+        )
+    context = specialisation.context(pipe)
+    device = context.device
+    size = tuple(pipe.image_shape)[1:] if size is None else size  # type: ignore[assignment]
+    made = []
+    for start in range(0, n, batch or max(n, 1)):
+        part = slice(start, start + (batch or n))
+        fresh = noise(rows[part], tuple(pipe.latent_shape))
+        which = None if z_T is None else choose_supports(rows[part], len(z_T)).to(z_T.device)
+        mixed = (
+            fresh if z_T is None or which is None else blend(z_T[which].cpu(), fresh, alphas[part], norm_mode)
+        )
+        # Indexed in the chunk: null texts are large, (S, L, D) for each image.
+        nulls = None if u is None or which is None else u[:, which].to(device)
+        z0 = reconstruct(
+            pipe, mixed.to(device), context, nulls, specialisation.scale, specialisation.steps, batch=batch
+        )
+        made.append(_resize(_decode(pipe, z0), size).clamp(-1, 1).cpu())  # type: ignore[arg-type]
+        if progress is not None:
+            progress("generation", min(start + len(fresh), n) / n)
+    if not made:
+        return torch.empty((0, pipe.image_shape[0], *size))  # type: ignore[misc]
+    return torch.cat(made)
+
+
+def _encode(
+    pipe: TextToImage, images: Tensor, enlarge: Callable[[Tensor], Tensor] | None, batch: int | None
+) -> Tensor:
+    """Return the latents of images of any size, on the host, (K, C, h, w)."""
+    shape = tuple(pipe.image_shape)
+    if images.ndim != 4 or images.shape[1] != shape[0] or not len(images):
+        raise ShapeError(f"Images must be (K, {shape[0]}, H, W), got {tuple(images.shape)}.")
+    latents = []
+    parameter = next(pipe.parameters(), torch.zeros(()))
+    with torch.no_grad():
+        for part in images.split(batch or len(images)):
+            big = part if enlarge is None else enlarge(part)
+            fitted = _resize(big.float(), (shape[1], shape[2])).clamp(-1, 1)
+            z = pipe.encode(fitted.to(parameter.device, parameter.dtype))
+            latents.append(z.to("cpu", torch.promote_types(z.dtype, torch.float32)))
+    return torch.cat(latents)
+
+
+def _decode(pipe: TextToImage, z0: Tensor) -> Tensor:
+    dtype = next((p.dtype for p in pipe.parameters() if p.is_floating_point()), z0.dtype)
+    return pipe.decode(z0.to(dtype)).float()
+
+
+def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(images.shape[2:]) == tuple(size):
+        return images
+    return torch.nn.functional.interpolate(
+        images, size=tuple(size), mode="bilinear", align_corners=False, antialias=True
+    )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("not a text")
+    return value
