@@ -112,13 +112,14 @@ class Vocabulary:
         >>> Vocabulary.of(["a photo of a cat", "a photo of a dog"]).class_words
         ('cat', 'dog')
         """
-        texts = [set(words_of(caption)) for caption in set(captions)]
+        texts: list[set[str]] = [set(words_of(caption)) for caption in set(captions)]
+        known: set[str] = set().union(*texts)
         if class_names is None:
-            named = set.union(set(), *texts) - (set.intersection(*texts) if texts else set())
-            named -= {"a"}
+            everywhere = known.intersection(*texts)
+            named = known - everywhere - {"a"}
         else:
             named = {word for name in class_names for word in words_of(name)}
-        found = set.union(set(), *texts) | named
+        found = known | named
         if not found:
             raise TextError('The captions contain no word. Give captions such as "a photo of a sneaker".')
         rest = sorted(found - set(_TEMPLATE))
@@ -277,7 +278,8 @@ class SmallDiffusion(TextToImage):
             named = ", ".join(f'"{word}"' for word in unknown)
             raise TextError(
                 f"This diffusion model does not know {named}: it learned {len(self._rows)} words from its "
-                f"captions.{suggest(unknown[0], self._rows)} Use its words, or a placeholder with an embedding."
+                f"captions.{suggest(unknown[0], self._rows)} Use its words, or a placeholder with an "
+                "embedding."
             )
         return [self._rows[word] for word in words]
 
@@ -343,9 +345,8 @@ class SmallDiffusion(TextToImage):
         z0 = self.encode(images)
         ids = captions.to(z0.device) if isinstance(captions, Tensor) else self.tokens(captions)
         if tuple(ids.shape) != (len(z0), self.config.text_length):
-            raise ShapeError(
-                f"{len(z0)} images need captions ({len(z0)}, {self.config.text_length}), got {tuple(ids.shape)}."
-            )
+            needed = (len(z0), self.config.text_length)
+            raise ShapeError(f"{len(z0)} images need captions {needed}, got {tuple(ids.shape)}.")
         source = rng.device
         t = torch.randint(len(self.schedule), (len(z0),), generator=rng, device=source).to(z0.device)
         eps = torch.randn(z0.shape, generator=rng, device=source).to(z0)
@@ -383,7 +384,9 @@ class SmallDiffusion(TextToImage):
 
     @torch.no_grad()
     def set_latent_scale(self, images: Tensor) -> None:
-        """Scale latents so that those of `images` (B, C, H, W) have variance 1; after the autoencoder's training.
+        """Scale latents so that those of `images` (B, C, H, W) have variance 1.
+
+        Call it once the autoencoder is trained.
 
         Raises:
             ConfigError: the model works on pixels.
@@ -396,8 +399,8 @@ class SmallDiffusion(TextToImage):
         std = float(self.encode(images).double().std())
         if not (math.isfinite(std) and std > 0):
             raise DataError(
-                f"The latents of {len(images)} images have the standard deviation {std:g}: they cannot be scaled. "
-                "Give several different images."
+                f"The latents of {len(images)} images have the standard deviation {std:g}: they cannot be "
+                "scaled. Give several different images."
             )
         self.latent_scale.fill_(1 / std)
 
