@@ -130,6 +130,7 @@ def test_object_is_the_mean_of_the_class_words(tiny):
         SmallDiffusion(TINY, (1, 8, 8), ["a photo"]).set_object_word()
 
 
+@torch.no_grad()
 def test_loss_is_the_error_of_the_noise_that_was_added(tiny):
     x, captions = images(6), [CAPTIONS[i % 2] for i in range(6)]
     found = tiny.loss(x, captions, rng(3), drop=0.5)
@@ -153,6 +154,7 @@ def test_loss_is_the_error_of_the_noise_that_was_added(tiny):
     )
 
 
+@torch.no_grad()
 def test_both_predictions_give_noise():
     velocity = model(dataclasses.replace(TINY, prediction="v_prediction"))
     plain = model()

@@ -276,6 +276,21 @@ def test_a_missing_weight_is_not_filled_with_chance(copy):
     load_stable_diffusion(copy)
 
 
+def test_attention_weights_of_early_autoencoders_are_read(copy, pipe):
+    # The published files of Stable Diffusion 1 still have these names.
+    early = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    file = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    renamed = {}
+    for name, tensor in load_file(file).items():
+        for new, old in early.items():
+            name = name.replace(f".attentions.0.{new}.", f".attentions.0.{old}.")
+        renamed[name] = tensor
+    assert any("proj_attn" in name for name in renamed)
+    save_file(renamed, file, metadata={"format": "pt"})
+    x = normal(1, 3, 16, 16).clamp(-1, 1)
+    assert torch.equal(load_stable_diffusion(copy).encode(x), pipe.encode(x))
+
+
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
