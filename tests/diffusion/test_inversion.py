@@ -332,6 +332,17 @@ def test_each_image_stops_by_itself_and_batches_change_nothing():
     assert torch.allclose(turned.flip(1), whole, atol=1e-9)
 
 
+def test_the_published_tolerance_grows_with_the_steps():
+    pipe = Toy()
+    pivots = ddim_invert(pipe, supports(6), cat(pipe), 25)
+    seen = []
+    settings = {"inner_steps": 1, "lr": 1e-12, "tol": 0.0, "on_step": lambda *x: seen.append(x)}
+    null_text_inversion(pipe, pivots, cat(pipe), 1.1, schedule="published", **settings)
+    expected = torch.stack([errors >= 2e-5 * i for i, errors, _ in seen])
+    assert torch.equal(torch.stack([updates for _, _, updates in seen]), expected.long())
+    assert 0.1 < expected.double().mean() < 0.9
+
+
 def test_more_updates_never_make_a_step_worse():
     pipe = Toy()
     pivots = ddim_invert(pipe, supports(3), cat(pipe), 5)
