@@ -429,7 +429,7 @@ def test_validation_tells_real_from_held_out_images_as_training_sees_them(monkey
     assert figures["consistency_gap"] >= 0
     assert figures["unchanged_styles"] <= 1 - figures["changed_codes"]
     assert 1 <= figures["codes_per_position"] <= 16
-    shown, shown_first = [], method._groups(context.train, 8)
+    shown, shown_first = [], method._groups(context.train, 2, 8)
 
     def listen(images, c=None):
         shown.append((images, c))
