@@ -57,6 +57,8 @@ class SmallDiffusionConfig:
         text_length: places of a prompt.
         text_layers: transformer layers of the text tower.
         latent: None works on pixels; otherwise the autoencoder whose latents are worked on.
+        patch: side of the squares of pixels that become the channels of one place; 2 costs a quarter of 1
+            and loses nothing. Without `latent` only.
         schedule: noise schedule.
         times: number of times of the noise schedule.
         prediction: what the network gives; the pipeline gives noise in both cases.
@@ -70,6 +72,7 @@ class SmallDiffusionConfig:
     text_length: int = 8
     text_layers: int = 2
     latent: SmallLatentConfig | None = None
+    patch: int = 1
     schedule: Literal["scaled_linear", "linear", "cosine"] = "scaled_linear"
     times: int = 1000
     prediction: Literal["epsilon", "v_prediction"] = "epsilon"
@@ -256,17 +259,19 @@ class SmallDiffusion(TextToImage):
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Latents (B, *latent_shape) of images (B, C, H, W) in [-1, 1]; the image itself in pixel space."""
+        """Latents (B, *latent_shape) of images (B, C, H, W) in [-1, 1]; of pixels, patches."""
         check_shape("Images", x, self.image_shape)
         if self.vae is None:
-            return x
+            return functional.pixel_unshuffle(x, self.config.patch)
         return self.vae.encode(x).latent_dist.mode() * self.latent_scale
 
     @torch.no_grad()
     def decode(self, z0: Tensor) -> Tensor:
         """Images (B, C, H, W), cut off at [-1, 1], of latents (B, *latent_shape)."""
         check_shape("Latents", z0, self.latent_shape)
-        x = z0 if self.vae is None else self.vae.decode(z0 / self.latent_scale).sample
+        if self.vae is None:
+            return functional.pixel_shuffle(z0, self.config.patch).clamp(-1, 1)
+        x: Tensor = self.vae.decode(z0 / self.latent_scale).sample
         return x.clamp(-1, 1)
 
     # words
@@ -428,6 +433,9 @@ def _check(config: SmallDiffusionConfig, image_shape: tuple[int, int, int]) -> N
         at_least(where, value, 1)
     at_least("text_layers", config.text_layers, 0)
     at_least("times", config.times, 2)
+    at_least("patch", config.patch, 1)
+    if config.patch > 1 and config.latent is not None:
+        raise ConfigError(f"patch {config.patch} is for pixels: leave out either patch or latent.")
     choose("schedule", config.schedule, ("scaled_linear", "linear", "cosine"))
     choose("prediction", config.prediction, ("epsilon", "v_prediction"))
     n = len(config.channels)
@@ -436,12 +444,12 @@ def _check(config: SmallDiffusionConfig, image_shape: tuple[int, int, int]) -> N
     for width in (config.text_width, *config.channels[n - config.attention_levels :]):
         if width % config.heads or width < config.heads:
             raise ConfigError(f"A width of {width} cannot be divided into {config.heads} heads.")
-    down = 2 ** (n - 1 + (0 if config.latent is None else len(config.latent.channels) - 1))
+    down = config.patch * 2 ** (n - 1 + (0 if config.latent is None else len(config.latent.channels) - 1))
     channels, height, wide = image_shape
     if channels < 1 or min(height, wide) < down or height % down or wide % down:
         raise ConfigError(
-            f"Images of {height} x {wide} cannot be halved as often as this model does: the sides must be "
-            f"multiples of {down}. Resize the images, or use fewer levels (channels)."
+            f"Images of {height} x {wide} cannot be divided as often as this model does: the sides must be "
+            f"multiples of {down}. Resize the images (--size), or use fewer levels (channels) or patch 1."
         )
 
 
@@ -455,7 +463,8 @@ def _schedule(config: SmallDiffusionConfig) -> NoiseSchedule:
 
 def _latent_shape(config: SmallDiffusionConfig, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
     if config.latent is None:
-        return image_shape
+        side = config.patch
+        return image_shape[0] * side**2, image_shape[1] // side, image_shape[2] // side
     down = 2 ** (len(config.latent.channels) - 1)
     return config.latent.latent_channels, image_shape[1] // down, image_shape[2] // down
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 MODULES: dict[str, str] = {
     "cada_vqvae": "fewgen.methods.cada_vqvae",
+    "diffusion": "fewgen.methods.diffusion",
     "sq_gan": "fewgen.methods.sq_gan",
 }
 """Method name -> module that registers it when imported."""

@@ -1,0 +1,86 @@
+"""Settings of the text-to-image diffusion model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fewgen.config.checks import at_least, below_one, choose
+from fewgen.data.augment import PRESETS
+from fewgen.diffusion.small import SmallDiffusionConfig
+from fewgen.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """How the autoencoder of a model in latent space is trained, before the denoiser.
+
+    Attributes:
+        steps: of training.
+        batch_size: images per step.
+        lr: learning rate.
+        kl_weight: of the divergence of latents from N(0, 1), per number.
+    """
+
+    steps: int = 3000
+    batch_size: int = 32
+    lr: float = 1e-3
+    kl_weight: float = 1e-6
+
+    def __post_init__(self) -> None:
+        at_least("autoencoder.steps", self.steps, 1)
+        at_least("autoencoder.batch_size", self.batch_size, 1)
+        at_least("autoencoder.lr", self.lr, 1e-8)
+        at_least("autoencoder.kl_weight", self.kl_weight, 0)
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """Settings of the text-to-image diffusion model.
+
+    Attributes:
+        network: sizes of denoiser, text tower and autoencoder. `network.text_length` grows by itself to the
+            longest caption.
+        template: what a class's name becomes before it is read; {} is the name. Of several names with commas
+            between, as in WordNet, the first is taken, unless two classes share it.
+        drop: share of captions that are left out in training, so that guidance has something to lean on.
+        autoencoder: training of the autoencoder, for a model in latent space.
+        augment: of training images: preset of `Augment`.
+        mirror: show every image and its mirror image equally often.
+        steps: of training the denoiser.
+        batch_size: images per step.
+        lr: learning rate.
+        schedule: of the learning rate.
+        weight_decay: of AdamW.
+        scale: guidance of generation: 1 follows the caption, more exaggerates what it changes.
+        sampling_steps: of DDIM.
+    """
+
+    network: SmallDiffusionConfig = field(default_factory=SmallDiffusionConfig)
+    template: str = "a photo of a {}"
+    drop: float = 0.1
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    augment: str = "none"
+    mirror: bool = False
+    steps: int = 6000
+    batch_size: int = 32
+    lr: float = 1e-3
+    schedule: str = "late_decay"
+    weight_decay: float = 0.0
+    scale: float = 2.0
+    sampling_steps: int = 25
+
+    def __post_init__(self) -> None:
+        if self.template.count("{}") != 1:
+            raise ConfigError(f'template must contain {{}} once, for the name; got "{self.template}".')
+        below_one("drop", self.drop)
+        choose("augment", self.augment, tuple(PRESETS))
+        for name in ("steps", "batch_size", "sampling_steps"):
+            at_least(name, getattr(self, name), 1)
+        at_least("lr", self.lr, 1e-8)
+        at_least("weight_decay", self.weight_decay, 0)
+        at_least("scale", self.scale, 0)
+        if self.sampling_steps > self.network.times:
+            raise ConfigError(
+                f"sampling_steps {self.sampling_steps} is more than the noise schedule has times "
+                f"({self.network.times})."
+            )

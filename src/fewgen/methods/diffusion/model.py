@@ -1,0 +1,301 @@
+"""A text-to-image diffusion model that is trained from scratch on captions with class names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fewgen.data.augment import Augment
+from fewgen.data.imageset import ImageSet, to_uint8
+from fewgen.diffusion.small import SmallDiffusion, Vocabulary, words_of
+from fewgen.errors import ConfigError
+from fewgen.generate.request import noise
+from fewgen.losses import LossTerms
+from fewgen.methods.base import DataSpec, Method, register
+from fewgen.methods.diffusion.config import DiffusionConfig
+from fewgen.training.phases import Batch, Context, Phase, Pixels, Stage
+
+MEASURED = 512
+"""Held-out images that are measured at a time, spread evenly over all of them."""
+
+USEFUL_CAPTION = 1e-4
+"""How much worse another class's caption must make the squared error of the noise to count."""
+
+
+@register("diffusion")
+class Diffusion(Method):
+    """Text-to-image diffusion for small images: on pixels, on patches of them, or on latents.
+
+    The denoiser reads the caption of an image, "a photo of a sneaker", by cross-attention. It is what
+    `tint` specialises to new classes, and a generator by itself.
+
+    Source: Ho, Jain & Abbeel 2020, arXiv:2006.11239 (training); Song, Meng & Ermon 2021, arXiv:2010.02502
+        (sampling); Ho & Salimans 2022, arXiv:2207.12598 (guidance); Rombach et al. 2022, arXiv:2112.10752
+        (cross-attention to text, latents).
+    Differs: all sizes and settings are ours, for small images; captions know only the names of the classes.
+    """
+
+    Config: ClassVar[type] = DiffusionConfig
+    capabilities = frozenset({"text", "interpolate"})
+    min_classes = 1
+    rows = 16
+    config: DiffusionConfig
+    tokens: Tensor
+
+    def __init__(self, config: DiffusionConfig, spec: DataSpec) -> None:
+        super().__init__(config, spec)
+        names = short_names(spec.class_names)
+        self.captions = tuple(config.template.format(name) for name in names)
+        longest = max(len(words_of(caption)) for caption in self.captions)
+        network = replace(config.network, text_length=max(config.network.text_length, longest))
+        self.pipe = SmallDiffusion(network, spec.shape, Vocabulary.of(self.captions, names))
+        self.register_buffer("tokens", self.pipe.tokens(list(self.captions)), persistent=False)
+
+    @property
+    def citations(self) -> tuple[str, ...]:
+        """Keys of the works that this configuration rests on."""
+        latent = ("latent_diffusion",) if self.config.network.latent is not None else ()
+        return ("ddpm", "ddim", "guidance", *latent)
+
+    # ------------------------------------------------------------------------------------ training
+
+    def stages(self, train: ImageSet, held_out: ImageSet | None) -> list[Stage]:
+        """Return the autoencoder's training, if there is one, and the denoiser's."""
+        config = self.config
+        augment = self._augment()
+        found = []
+        if self.pipe.vae is not None:
+            own = config.autoencoder
+            found.append(
+                Stage(
+                    "autoencoder",
+                    [
+                        Phase(
+                            "autoencoder",
+                            self.pipe.vae,
+                            self._autoencoder_loss,
+                            lr=own.lr,
+                            clip=1.0,
+                            schedule=config.schedule,
+                        )
+                    ],
+                    steps=own.steps,
+                    batch_size=own.batch_size,
+                    augment=augment,
+                    validate=self._validate_autoencoder if held_out is not None else None,
+                    monitor="loss" if held_out is not None else None,
+                    preview=self._preview_autoencoder,
+                    on_end=self._scale_latents,
+                    summary="autoencoder: images to latents and back",
+                    time_share=0.25,
+                )
+            )
+        found.append(
+            Stage(
+                "denoiser",
+                [
+                    Phase(
+                        "denoiser",
+                        [self.pipe.unet, self.pipe.text],
+                        self._denoiser_loss,
+                        lr=config.lr,
+                        clip=1.0,
+                        weight_decay=config.weight_decay,
+                        schedule=config.schedule,
+                    )
+                ],
+                steps=config.steps,
+                batch_size=config.batch_size,
+                augment=augment,
+                validate=self._validate if held_out is not None else None,
+                monitor="loss" if held_out is not None else None,
+                preview=self._preview,
+                diagnose=self._diagnose,
+                on_end=lambda context: self.pipe.set_object_word(),
+                summary="denoiser, conditioned on captions",
+            )
+        )
+        return found
+
+    def _augment(self) -> Any:
+        config = self.config
+        if config.augment == "none" and not config.mirror:
+            return None
+        change = None if config.augment == "none" else Augment(config.augment)
+
+        def augment(images: Tensor, rng: torch.Generator) -> Tensor:
+            if change is not None:
+                images = change(images, rng)
+            if config.mirror:
+                flip = torch.rand(len(images), generator=rng, device=rng.device) < 0.5
+                images = torch.where(flip.to(images.device)[:, None, None, None], images.flip(3), images)
+            return images
+
+        return augment
+
+    def _denoiser_loss(self, batch: Batch, context: Context) -> LossTerms:
+        loss = self.pipe.loss(batch.images, self.tokens[batch.labels], context.rng, self.config.drop)
+        return LossTerms({"denoising": loss})
+
+    def _autoencoder_loss(self, batch: Batch, context: Context) -> LossTerms:
+        loss = self.pipe.autoencoder_loss(batch.images, context.rng, self.config.autoencoder.kl_weight)
+        return LossTerms({"reconstruction": loss})
+
+    @torch.no_grad()
+    def _validate(self, context: Context) -> dict[str, float]:
+        """Error of the noise on held-out images with their captions, and how much worse with others'."""
+        assert context.held_out is not None
+        batch = _some(context.held_out)
+        others = (batch.labels + 1) % self.spec.n_classes
+        state = context.rng.get_state()
+        loss = self._error(batch.images, batch.labels, context.rng)
+        context.rng.set_state(state)  # the same times and noise
+        figures = {"loss": loss}
+        if self.spec.n_classes > 1:
+            figures["caption_gain"] = self._error(batch.images, others, context.rng) - loss
+        return figures
+
+    def _error(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> float:
+        parts = [
+            float(self.pipe.loss(x, self.tokens[y], rng, drop=0.0)) * len(x)
+            for x, y in zip(images.split(64), labels.split(64), strict=True)
+        ]
+        return sum(parts) / len(images)
+
+    @torch.no_grad()
+    def _validate_autoencoder(self, context: Context) -> dict[str, float]:
+        assert context.held_out is not None
+        images = _some(context.held_out).images
+        restored = torch.cat([self.pipe.decode(self.pipe.encode(x)) for x in images.split(64)])
+        return {"loss": float(torch.nn.functional.mse_loss(restored, images))}
+
+    @torch.no_grad()
+    def _scale_latents(self, context: Context) -> None:
+        self.pipe.set_latent_scale(_some(context.train).images)
+
+    @torch.no_grad()
+    def _preview(self, context: Context) -> Tensor:
+        n_classes = min(10, self.spec.n_classes)
+        labels = torch.arange(n_classes, device=self.device).repeat(4)
+        seeds = torch.arange(len(labels))
+        images = [
+            self.sample(None, y, s, 1.0)
+            for y, s in zip(labels.split(self.rows), seeds.split(self.rows), strict=True)
+        ]
+        return to_uint8(torch.cat(images)).cpu()
+
+    @torch.no_grad()
+    def _preview_autoencoder(self, context: Context) -> Tensor:
+        images = context.train.at(torch.linspace(0, len(context.train) - 1, 20).long()).images
+        return to_uint8(torch.cat([images, self.pipe.decode(self.pipe.encode(images))])).cpu()
+
+    def _diagnose(self, context: Context) -> list[str]:
+        if context.progress < 0.5 or context.held_out is None or self.spec.n_classes < 2:
+            return []
+        gain = self._validate(context)["caption_gain"]
+        if gain >= USEFUL_CAPTION:
+            return []
+        return [
+            f"Captions hardly steer the images: another class's raises the error by {gain:.1e} only. Train "
+            "longer, or raise model.network.attention_levels."
+        ]
+
+    # ------------------------------------------------------------------------------------ using it
+
+    def contexts(self, captions: Sequence[str]) -> Tensor:
+        """Return what the denoiser reads of captions, flattened: (N, L * D)."""
+        with torch.no_grad():
+            return self.pipe.embed(list(captions)).flatten(1)
+
+    def text_vectors(self, texts: Sequence[str]) -> Tensor:
+        """Return what the denoiser reads of free texts, (N, L * D); a bare name is put into the template.
+
+        Raises:
+            TextError: a word that no class name has, or too many words.
+        """
+        before = self.config.template.split("{}")[0].strip().lower()
+        whole = [
+            text if text.lower().startswith(before) else self.config.template.format(text) for text in texts
+        ]
+        return self.contexts(whole)
+
+    def class_vectors(self, labels: Tensor) -> Tensor:
+        """Return what the denoiser reads of classes, (N, L * D)."""
+        unique, rows = labels.unique(return_inverse=True)
+        return self.contexts([self.captions[label] for label in unique.tolist()])[rows]
+
+    @torch.no_grad()
+    def sample(
+        self,
+        class_vectors: Tensor | None,
+        labels: Tensor,
+        seeds: Tensor,
+        temperature: float,
+        *,
+        scale: float | None = None,
+        steps: int | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Return images, float (N, C, H, W) in [-1, 1]; see `Method.sample`.
+
+        Args:
+            class_vectors: (N, L * D) of `text_vectors` or `class_vectors`; None: those of the labels.
+            labels: int64 (N,).
+            seeds: int64 (N,).
+            temperature: scale of the noise that sampling starts from.
+            scale: of guidance; None: `config.scale`.
+            steps: of DDIM; None: `config.sampling_steps`.
+            options: there are no others.
+        """
+        if options:
+            raise ConfigError(f"Unknown options {sorted(options)}; diffusion has scale and steps.")
+        vectors = self.class_vectors(labels) if class_vectors is None else class_vectors
+        context = vectors.to(self.device, torch.float32).unflatten(1, self.pipe.context_shape)
+        start = temperature * noise(seeds, self.pipe.latent_shape).to(self.device)
+        null = self.contexts([""]).unflatten(1, self.pipe.context_shape).expand_as(context)
+        z0 = self.pipe.sample(
+            start,
+            context,
+            null,
+            self.config.scale if scale is None else scale,
+            self.config.sampling_steps if steps is None else steps,
+        )
+        return self.pipe.decode(z0)
+
+    def encode_text(self, vectors: Tensor) -> Tensor:
+        """Return latents (N, L * D) of text vectors (N, L * D): what the denoiser reads."""
+        return vectors
+
+    def decode(self, latents: Tensor, seeds: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return images in [-1, 1], (N, C, H, W), of what the denoiser reads, (N, L * D), or between.
+
+        Args:
+            latents: of `encode_text`, or between them.
+            seeds: int64 (N,), of the noise.
+            temperature: scale of the noise.
+        """
+        return self.sample(latents, torch.full((len(latents),), -1), seeds, temperature)
+
+
+def short_names(class_names: Sequence[str]) -> list[str]:
+    """Return the first of each class's names, or all of them where two classes share the first.
+
+    >>> short_names(["goldfish, Carassius auratus", "crane, bird", "crane, machine"])
+    ['goldfish', 'crane, bird', 'crane, machine']
+    """
+    first = [name.split(",")[0].strip() for name in class_names]
+    words = [tuple(words_of(name)) for name in first]
+    return [
+        short if words.count(own) == 1 and own else name
+        for short, own, name in zip(first, words, class_names, strict=True)
+    ]
+
+
+def _some(pixels: Pixels) -> Batch:
+    """Return up to `MEASURED` images, spread evenly over all."""
+    n = min(MEASURED, len(pixels))
+    return pixels.at(torch.linspace(0, len(pixels) - 1, n).long())
