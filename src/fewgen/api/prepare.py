@@ -130,6 +130,11 @@ def prepare(**keywords: Any) -> Prepared:
     model_config, train_config, tasks = configs(keywords)
     if keywords["meta"] is not None and "adapt" not in method_class.capabilities:
         raise ConfigError(f'The method "{keywords["method"]}" cannot be meta-trained. Leave out --meta.')
+    if not method_class.reads_text:
+        given = [key for key in ("text_path", "phrases") if keywords[key]]
+        given += ["text"] if keywords["text"] not in (None, "auto") else []
+        if given:
+            raise ConfigError(f'The method "{keywords["method"]}" reads no words. Leave out {given[0]}.')
     phrases = keywords["phrases"]
     if isinstance(phrases, (str, Path)):
         phrases = read_config(phrases)
@@ -161,11 +166,17 @@ def prepare(**keywords: Any) -> Prepared:
             "there are too few images to hold any out, so training does not stop early and the report has no "
             "figures. A larger --shots, more images or --holdout 1 changes that."
         )
-    own_phrases = {k: v for k, v in (phrases or {}).items() if k in classes.base}
-    table, notes = class_text(
-        keywords["text"], keywords["text_path"], data.class_names, own_phrases or None, keywords["data_dir"]
-    )
-    notes += found
+    table, notes = None, found
+    if method_class.reads_text:
+        own_phrases = {k: v for k, v in (phrases or {}).items() if k in classes.base}
+        table, notes = class_text(
+            keywords["text"],
+            keywords["text_path"],
+            data.class_names,
+            own_phrases or None,
+            keywords["data_dir"],
+        )
+        notes += found
     others: tuple[OtherClasses, ...] = ()
     if keywords["meta"] is not None:
         groups = {"base": train_set}
@@ -175,17 +186,19 @@ def prepare(**keywords: Any) -> Prepared:
             if names
         }
         check_tasks(tasks, groups)
+        assert table is not None  # what adapts to new classes knows them by their text
         others = other_classes(everything, classes, table, phrases, keywords["data_dir"])
     spec = DataSpec.of(train_set, table)
     import torch
 
     with global_seed(torch.device("cpu"), seed, "weights"):
         method = method_class(model_config, spec)
+    notes += method.notes
     settings = {key: keywords[key] for key in PREPARE if key not in NOT_IN_CONFIG}
     settings |= {
         "data": None if isinstance(keywords["data"], ImageSet) else str(keywords["data"]),
-        "text": table.encoder_name,
-        "text_path": table.encoder_path if keywords["text_path"] else None,
+        "text": None if table is None else table.encoder_name,
+        "text_path": table.encoder_path if table is not None and keywords["text_path"] else None,
         "phrases": to_dict(phrases) if phrases else None,
         "classes": list(everything.class_names) if keywords["classes"] else None,
         "tasks": to_dict(tasks) if keywords["meta"] is not None else None,

@@ -55,7 +55,7 @@ def train(
     meta: str | None = None,
     tasks: Mapping[str, Any] | None = None,
     class_split: str | None = None,
-    model: Mapping[str, Any] | None = None,
+    model: Mapping[str, Any] | str | Path | None = None,
     training: Mapping[str, Any] | None = None,
     data_dir: str | Path | None = None,
     download: bool = False,
@@ -96,7 +96,8 @@ def train(
         tasks: settings of meta-learning, such as --tasks.n_way 5 or --tasks.inner_steps 10.
         class_split: which classes to learn from: all, auto (the data set's own split into base, validation
             and novel classes), alphabet, counts such as 6/1/3, or a JSON file. auto with --meta, else all.
-        model: settings of the method, such as --model.latent_size 20.
+        model: settings of the method, such as --model.latent_size 20; or the model that it starts from, a
+            run or a Stable Diffusion folder, for the method tint.
         training: settings of the training loop, such as --training.ema_decay 0.99.
         data_dir: folder of the named data sets; the environment variable FEWGEN_DATA_DIR if left out.
         download: fetch a missing data set from its official address.

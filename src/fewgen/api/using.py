@@ -78,10 +78,12 @@ def generate(
     *,
     class_names: Sequence[str] | str | None = None,
     texts: Sequence[str] | str | None = None,
-    n: int = 16,
+    n: int | None = None,
     seed: int = 0,
     seeds: Sequence[int] | None = None,
     temperature: float = 1.0,
+    alpha: float | str | None = None,
+    alphas: Sequence[float] | None = None,
     sharpen: float = 0.0,
     options: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
@@ -95,11 +97,15 @@ def generate(
         run: a run folder, or a model file.
         class_names: classes to draw; every class if neither classes nor texts are given.
         texts: free texts to draw, for a model with word vectors that carry meaning.
-        n: images per class and text.
+        n: images per class and text; 16 if left out, and 3 with alphas.
         seed: start of the image seeds; another seed gives other images.
         seeds: the image seeds themselves, for example to get one image again: these images are made of
             each class and text, and n and seed do not count.
         temperature: scale of the noise; 0 gives the central image of a class, 1 the learned spread.
+        alpha: for a method that starts from real images (tint): 0 gives them back, 1 only shares their class,
+            uniform draws a number for each image.
+        alphas: each image at each of these, side by side; in a picture after the real image that it starts
+            from.
         sharpen: strength of a sharpening filter for the eye, such as 0.25; 0 is off. Marked in the file;
             do not measure sharpened images.
         options: further settings of the method, such as --options.top_p 0.95.
@@ -117,8 +123,10 @@ def generate(
     from fewgen.generate.sharpen import check_strength
 
     check_strength(sharpen)
-    n = _whole("n", n, 1)
+    n = _whole("n", (16 if alphas is None else 3) if n is None else n, 1)
     temperature = _temperature(temperature)
+    options = dict(options or {})
+    columns = _alphas(alpha, alphas, options)
     if class_names is not None and not class_names:
         raise ConfigError(
             "class_names is empty: name at least one class, or leave it out to draw every class."
@@ -128,6 +136,8 @@ def generate(
     free = [texts] if isinstance(texts, str) else list(texts or [])
     if not chosen and not free:
         chosen = list(loaded.class_names)
+    if columns or "alpha" in options:
+        _check_blends(loaded, free)
     if free:
         _check_meaning(loaded, free)
     if out is not None:
@@ -140,7 +150,10 @@ def generate(
         every = own.repeat(len(chosen) + len(free))
     else:
         every = image_seeds(_whole("seed", seed), n * (len(chosen) + len(free)))
-    common: dict[str, Any] = {"temperature": float(temperature), "options": dict(options or {})}
+    common: dict[str, Any] = {"temperature": float(temperature), "options": options}
+    if columns:
+        labels = torch.tensor([loaded.class_names.index(name) for name in chosen]).repeat_interleave(n)
+        return _strips(loaded, labels, every, columns, common, sharpen, out, overwrite)
     parts = []
     if chosen:
         labels = torch.tensor([loaded.class_names.index(name) for name in chosen]).repeat_interleave(n)
@@ -159,6 +172,83 @@ def generate(
     if out is not None:
         generated.save(out, overwrite=overwrite)
     return generated
+
+
+def _alphas(
+    alpha: float | str | None, alphas: Sequence[float] | None, options: dict[str, Any]
+) -> list[float]:
+    """Return the columns that `alphas` asks for, and put `alpha` among the options."""
+    if alpha is not None and (alphas is not None or "alpha" in options):
+        raise ConfigError(f"alpha is given twice; choose one of alpha, {'alphas' if alphas else 'options'}.")
+    if alpha is not None:
+        options["alpha"] = alpha
+    if alphas is None:
+        return []
+    columns = list(alphas)
+    wrong = [a for a in columns if isinstance(a, (bool, str)) or not 0 <= a <= 1]
+    if wrong or not columns:
+        raise ConfigError(f"alphas must be numbers in [0, 1], got {wrong[0] if wrong else 'none'}.")
+    return [float(a) for a in columns]
+
+
+def _check_blends(run: Run, texts: Sequence[str]) -> None:
+    """Refuse alpha for a method that starts from noise alone."""
+    if "blend" not in run.method.capabilities:
+        raise ConfigError(
+            f'alpha is for methods that start from real images, such as tint; "{run.path}" is a run of '
+            f"{run.info.method}. Leave alpha out."
+        )
+    if texts:
+        raise ConfigError("alpha is for classes, not for free texts.")
+
+
+def _strips(
+    run: Run,
+    labels: Tensor,
+    seeds: Tensor,
+    alphas: list[float],
+    common: dict[str, Any],
+    sharpen: float,
+    out: str | Path | None,
+    overwrite: bool,
+) -> GeneratedImages:
+    """Return each image at each alpha, the alphas of an image one after the other."""
+    import torch
+
+    from fewgen.generate import GeneratedImages, GenerationRequest, grid, sharpened, write_picture
+    from fewgen.generate.writers import output_kind
+
+    method, options = run.method, common["options"]
+    parts = [
+        method.generate(
+            GenerationRequest(labels=labels, seeds=seeds, **{**common, "options": {**options, "alpha": a}})
+        )
+        for a in alphas
+    ]
+    provenance = {**parts[0].provenance, "run": run.path.name, "alphas": alphas, "options": options}
+    made = GeneratedImages(
+        torch.stack([part.images for part in parts], 1).flatten(0, 1),
+        labels.repeat_interleave(len(alphas)),
+        run.class_names,
+        seeds.repeat_interleave(len(alphas)),
+        provenance,
+    )
+    if sharpen:
+        made = sharpened(made, sharpen)
+    if out is None:
+        return made
+    if output_kind(out) != "png":
+        made.save(out, overwrite=overwrite)
+        return made
+    shown, names = [made.images.unflatten(0, (len(labels), -1))], [f"{a:g}" for a in alphas]
+    if method.has_latents:  # type: ignore[truthy-function]
+        shown.insert(0, method.starts(labels, seeds)[:, None])  # type: ignore[operator]
+        names.insert(0, "real")
+    cells = torch.cat(shown, 1)
+    rows = [run.class_names[label] for label in labels.tolist()]
+    rows = ["" if i and rows[i - 1] == name else name for i, name in enumerate(rows)]
+    write_picture(out, grid(cells.flatten(0, 1), cells.shape[1], rows, heads=names), made.provenance)
+    return made
 
 
 def _joined(parts: list[GeneratedImages]) -> GeneratedImages:

@@ -39,6 +39,8 @@ class Argument:
         repeat: may be given several times and becomes a list.
         positional: has no name; stands in the order of the arguments.
         many: takes one or more values.
+        alias: another name of the flag.
+        bare: for a section: the key that a value without one means, as in "--model PATH".
     """
 
     keyword: str
@@ -49,6 +51,8 @@ class Argument:
     repeat: bool = False
     positional: bool = False
     many: bool = False
+    alias: str = ""
+    bare: str = ""
 
     @property
     def name(self) -> str:
@@ -100,6 +104,7 @@ class Command:
     def flags(self) -> list[str]:
         """Return every flag of the command, for the help, suggestions and the pinned list."""
         names = [argument.name for argument in self.arguments if not argument.positional]
+        names += [argument.alias for argument in self.arguments if argument.alias]
         if self.function is not None:
             names += ["--config", "--print_config"]
         if self.dry_run is not None:
@@ -135,6 +140,7 @@ class Command:
 
         words = [_normal(word) for word in argv]
         self._refuse_unknown(words)
+        words = self._spelt_out(words)
         parser = self._parser()
         try:
             parsed = parser.parse_args([_folded(word) for word in words], defaults=False).as_dict()
@@ -235,6 +241,28 @@ class Command:
                     f"See fewgen {self.name} --help."
                 )
 
+    def _spelt_out(self, words: Sequence[str]) -> list[str]:
+        """Return the words with aliases and bare sections as what they stand for."""
+        result = list(words)
+        end = result.index("--") if "--" in result else len(result)
+        for argument in self.arguments:
+            names = [word.split("=", 1)[0] for word in result[:end]]
+            if argument.alias and argument.alias in names:
+                if argument.name in names:
+                    raise ConfigError(
+                        f"{argument.alias} is another name of {argument.name}: give one of them."
+                    )
+                for i, name in enumerate(names):
+                    if name == argument.alias:
+                        result[i] = argument.name + result[i][len(name) :]
+            if not argument.bare:
+                continue
+            for i, name in enumerate(names):
+                value = result[i].partition("=")[2] or (result[i + 1] if i + 1 < len(result) else "")
+                if name == argument.name and value and not value.startswith(("{", "--")):
+                    result[i] = f"{name}.{argument.bare}" + result[i][len(name) :]
+        return result
+
     def _readable(self, message: str) -> str:
         """Return one line, in the user's words, for what jsonargparse says."""
         key = re.search(r'Parser key "([^"]+)"', message)
@@ -291,7 +319,9 @@ class Command:
         if argument.type is bool:
             return name.replace("--", "--[no-]", 1) if self._default(argument) is True else name
         if argument.type is dict:
-            return f"{name}.KEY VALUE"
+            return f"{name}.KEY VALUE" + (f", {name} {argument.metavar}" if argument.bare else "")
+        if argument.alias:
+            name = f"{name}, {argument.alias}"
         more = " ..." if argument.many else ""
         return f"{name} {argument.metavar or argument.keyword.upper()}{more}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from fewgen.cli.command import Argument, Command
 from fewgen.errors import ConfigError
@@ -32,10 +32,12 @@ COMMAND = Command(
         Argument("run", positional=True, metavar="RUN"),
         Argument("class_names", str, "NAME", flag="--class-name", repeat=True),
         Argument("texts", str, "TEXT", flag="--text", repeat=True),
-        Argument("n", int, "N", short="-n"),
+        Argument("n", int | None, "N", short="-n"),
         Argument("seed", int, "N"),
         Argument("seeds", int, "S", many=True),
         Argument("temperature", float, "T"),
+        Argument("alpha", float | Literal["uniform"], "A"),
+        Argument("alphas", float, "A", many=True),
         Argument("sharpen", float, "X"),
         Argument("options", dict),
         Argument("out", str | None, "OUT"),
@@ -52,6 +54,10 @@ COMMAND = Command(
         (
             "fewgen generate runs/digits --class-name seven --seeds 12 40 --out two.png",
             "images that you have seen before, by their seeds",
+        ),
+        (
+            "fewgen generate runs/tint --alphas 0 0.25 0.5 0.75 1 --out strip.png",
+            "from real images (method tint) to new ones of their class",
         ),
     ),
     run=_run,

@@ -76,7 +76,7 @@ COMMAND = Command(
     summary="learn a generator from your images",
     arguments=(
         Argument("method", positional=True, metavar="METHOD"),
-        Argument("data", metavar="D"),
+        Argument("data", metavar="D", alias="--images"),
         Argument("out", metavar="RUN"),
         Argument("shots", int | None, "K"),
         Argument("preset", metavar="NAME"),
@@ -97,7 +97,7 @@ COMMAND = Command(
         Argument("meta", metavar="HOW"),
         Argument("tasks", dict),
         Argument("class_split", metavar="HOW"),
-        Argument("model", dict),
+        Argument("model", dict, "PATH", bare="base"),
         Argument("training", dict),
         Argument("data_dir", metavar="DIR"),
         Argument("download", bool),
@@ -120,6 +120,10 @@ COMMAND = Command(
         (
             "fewgen train cada_vqvae --meta fomaml --data fashion_mnist --out runs/base",
             "learn to adapt: on 6 classes, measured on 3 others; then fewgen adapt",
+        ),
+        (
+            "fewgen train tint --model runs/diffusion --images photos --shots 5 --out runs/tint",
+            "teach a diffusion model (a run, or a Stable Diffusion folder) classes from 5 images each",
         ),
         (
             "fewgen train cada_vqvae --data photos --size 32 --out runs/photos --dry-run",

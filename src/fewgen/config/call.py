@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -14,7 +15,8 @@ from fewgen.errors import ConfigError
 T = TypeVar("T")
 
 SECTIONS = ("model", "training", "tasks")
-"""Keywords that are sections: the file's and the call's keys are merged, and the call's win."""
+"""Keywords that are sections: the file's and the call's keys are merged, and the call's win. A path as
+`model` stands for the setting `base`: the model that a method starts from."""
 
 
 def call_settings(
@@ -78,6 +80,8 @@ def _section(values: Any, name: str) -> dict[str, Any]:
     """Return a section with keys like "a.b" unfolded into nested sections."""
     if values is None:
         return {}
+    if name == "model" and isinstance(values, (str, os.PathLike)):
+        return {"base": os.fspath(values)}
     if not isinstance(values, Mapping):
         raise ConfigError(f'"{name}" must be a section of keys and values, got {values!r}.')
     unfolded: dict[str, Any] = {}

@@ -114,6 +114,52 @@ def denoising_errors(pipe: TextToImage, z0: Tensor, t: Tensor, noise: Tensor, co
     return (noise - predicted).square().flatten(1).mean(1)
 
 
+def word_gradient(
+    pipe: TextToImage,
+    prompt: str,
+    embedding: Tensor,
+    z0: Tensor,
+    classes: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    *,
+    batch: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the errors of textual inversion, (B,), and the gradient of its objective in the embeddings.
+
+    The objective is the sum over classes of each one's mean error: the update of a class is the one that it
+    would have alone.
+
+    Args:
+        pipe: the model, whose weights stay as they are and get no gradient.
+        prompt: with one placeholder word.
+        embedding: input embeddings of the placeholder, (n_classes, D_in).
+        z0: clean latents, (B, C, h, w), on the model's device.
+        classes: whose image each is, int64 (B,).
+        t: times, int64 (B,).
+        noise: like `z0`.
+        batch: most rows of a network call; None: all. More rows then need no more memory.
+
+    Source: Gal et al. 2022, "An image is worth one word", arXiv:2208.01618, Eq. 2.
+    """
+    counts = torch.bincount(classes, minlength=len(embedding)).clamp_min(1)
+    weights = _GRADIENT_SCALE / counts[classes]
+    errors = torch.empty(len(z0), device=z0.device, dtype=z0.dtype)
+    with _frozen(pipe), torch.enable_grad():
+        moving = embedding.detach().requires_grad_(True)
+        contexts = class_contexts(pipe, prompt, moving)
+        # Once through the text tower, and back once, whatever the number of parts.
+        leaf = contexts.detach().requires_grad_(True)
+        total = torch.zeros_like(leaf)
+        for part in _chunks(len(z0), batch):
+            found = denoising_errors(pipe, z0[part], t[part], noise[part], leaf[classes[part]])
+            (gradient,) = torch.autograd.grad((found * weights[part]).sum(), leaf)
+            total += gradient
+            errors[part] = found.detach()
+        (gradient,) = torch.autograd.grad(contexts, moving, total)
+    return errors, gradient / _GRADIENT_SCALE
+
+
 @torch.no_grad()
 def ddim_invert(
     pipe: TextToImage,
@@ -265,7 +311,7 @@ def textual_inversion(
     embedding = start.repeat(n_classes, 1).requires_grad_(True)
     optimizer = AdamW([{"params": [embedding], "lr": lr, "weight_decay": weight_decay}])
     losses = torch.empty((steps, n_classes))
-    with _frozen(pipe), torch.enable_grad():
+    with _frozen(pipe):
         for step in range(steps):
             draws = [
                 _draw(stream, len(z), batch_size, t_min, total_times, z.shape[1:])
@@ -274,18 +320,15 @@ def textual_inversion(
             which = torch.cat([k + begin for (k, _, _), begin in zip(draws, first, strict=True)])
             t = torch.cat([t for _, t, _ in draws]).to(device)
             noise = torch.cat([noise for _, _, noise in draws]).to(device, dtype)
-            context = class_contexts(pipe, prompt, embedding)
-            errors = denoising_errors(pipe, latents[which.to(device)], t, noise, context[rows])
-            # The sum over classes: the update of a class is the one that it would have alone.
-            per_class = errors.reshape(n_classes, batch_size).mean(1)
-            (gradient,) = torch.autograd.grad(per_class.sum() * _GRADIENT_SCALE, embedding)
-            losses[step] = per_class.detach().float().cpu()
+            errors, embedding.grad = word_gradient(
+                pipe, prompt, embedding, latents[which.to(device)], rows, t, noise
+            )
+            losses[step] = errors.reshape(n_classes, batch_size).mean(1).float().cpu()
             if not torch.isfinite(losses[step]).all():
                 raise TrainingError(
                     f"Textual inversion: the loss is not finite at step {step} ({losses[step].tolist()}). "
                     "Lower lr, or use float32."
                 )
-            embedding.grad = gradient / _GRADIENT_SCALE
             optimizer.step()
             if on_step is not None:
                 on_step(step, losses[step], embedding.detach())

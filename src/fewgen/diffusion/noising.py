@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from fewgen.diffusion.inversion import Progress, _frozen, _place, check_inversion
-from fewgen.diffusion.specialisation import Specialisation, _decode, _encode, _resize, choose_supports
+from fewgen.diffusion.specialisation import (
+    Specialisation,
+    _decode,
+    _resize,
+    choose_supports,
+    encode_images,
+)
 from fewgen.errors import ConfigError
 from fewgen.generate.request import image_seeds, noise, uniform
 
@@ -74,7 +80,7 @@ def noise_and_denoise(
     if not len(rows):
         return made
     device, dtype = _place(pipe)
-    clean = _encode(pipe, images, None, batch)[choose_supports(rows, len(images))]
+    clean = encode_images(pipe, images, batch=batch)[choose_supports(rows, len(images))]
     starts = start_steps(rows, steps)
     done = 0
     with _frozen(pipe):

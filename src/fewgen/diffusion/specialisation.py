@@ -293,7 +293,7 @@ def specialise(
     textual, null_text = dict(textual or {}), dict(null_text or {})
     check_inversion(pipe, steps, dequant_t)
     check_null_text(steps, scale, **null_text)
-    latents = [_encode(pipe, each, enlarge, batch) for each in images]
+    latents = [encode_images(pipe, each, enlarge=enlarge, batch=batch) for each in images]
     learned = textual_inversion(pipe, latents, prompt=prompt, rng=rng, progress=progress, **textual)
     settings = {
         "textual_inversion": textual,
@@ -308,14 +308,21 @@ def specialise(
         with torch.no_grad():
             contexts = class_contexts(pipe, prompt, learned.embedding)
         each = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        context = contexts[each.to(contexts.device)]
-        z0 = torch.cat(latents)
-        path: dict[str, Any] = {"batch": batch, "progress": progress}
-        pivots = ddim_invert(pipe, z0, context, steps, dequant_t=dequant_t, rng=rng, **path)
-        z_T = [part.clone() for part in pivots[-1].split(counts)]
-        if correct:
-            found = null_text_inversion(pipe, pivots, context, scale, **path, **null_text)
-            u = [part.clone() for part in found.split(counts, dim=1)]
+        found, nulls = find_latents(
+            pipe,
+            torch.cat(latents),
+            contexts[each.to(contexts.device)],
+            scale,
+            steps,
+            null_text=null_text if correct else None,
+            dequant_t=dequant_t,
+            batch=batch,
+            rng=rng,
+            progress=progress,
+        )
+        z_T = [part.clone() for part in found.split(counts)]
+        if nulls is not None:
+            u = [part.clone() for part in nulls.split(counts, dim=1)]
     return [
         Specialisation(
             class_name=str(name),
@@ -332,9 +339,105 @@ def specialise(
     ]
 
 
-def choose_supports(seeds: Tensor | Sequence[int], k: int) -> Tensor:
-    """Return which of `k` support images each image starts from, int64 (N,), uniform; by its seed alone."""
-    return (uniform(seeds, (), stream=_SUPPORT).double() * k).long().clamp(max=k - 1)
+def find_latents(
+    pipe: TextToImage,
+    z0: Tensor,
+    context: Tensor,
+    scale: float,
+    steps: int,
+    *,
+    null_text: Mapping[str, Any] | None,
+    dequant_t: int = 0,
+    batch: int | None = 8,
+    rng: torch.Generator,
+    progress: Progress | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Return what gives images back: inverted latents (B, C, h, w), and null texts (S, B, L, D).
+
+    Args:
+        pipe: the model.
+        z0: latents of images, (B, C, h, w).
+        context: embedded prompt of each, (B, L, D).
+        scale: of the guidance.
+        steps: number of sampling steps S.
+        null_text: keywords of `null_text_inversion`; None: without it, and without null texts.
+        dequant_t: of `ddim_invert`.
+        batch: images computed at a time; None: all.
+        rng: of the noise of `dequant_t`.
+        progress: told what is done, and the share of it.
+    """
+    pivots = ddim_invert(
+        pipe, z0, context, steps, dequant_t=dequant_t, rng=rng, batch=batch, progress=progress
+    )
+    z_T = pivots[-1].clone()
+    if null_text is None:
+        return z_T, None
+    return z_T, null_text_inversion(pipe, pivots, context, scale, batch=batch, progress=progress, **null_text)
+
+
+def choose_alphas(alpha: float | Tensor | str, seeds: Tensor) -> Tensor:
+    """Return alpha for each image, float64 (N,): one number, one each, or "uniform", drawn by its seed.
+
+    Raises:
+        ConfigError: outside [0, 1], or another word.
+    """
+    if not isinstance(alpha, str):
+        return alpha_rows(alpha, len(seeds))
+    if alpha != "uniform":
+        raise ConfigError(f'alpha must be in [0, 1] or "uniform", got "{alpha}".')
+    return uniform(seeds, (), stream=_ALPHA).double()
+
+
+def choose_supports(seeds: Tensor | Sequence[int], k: int | Tensor) -> Tensor:
+    """Return which of `k` support images each image starts from, int64 (N,), uniform; by its seed alone.
+
+    Args:
+        seeds: one per image, (N,).
+        k: number of support images, one number or one for each image, (N,).
+    """
+    most = torch.as_tensor(k)
+    return (uniform(seeds, (), stream=_SUPPORT).double() * most).long().minimum(most - 1)
+
+
+@torch.no_grad()
+def draw(
+    pipe: TextToImage,
+    context: Tensor,
+    z_T: Tensor | None,
+    u: Tensor | None,
+    seeds: Tensor,
+    alphas: Tensor,
+    *,
+    scale: float,
+    steps: int,
+    norm_mode: str = "interp",
+    temperature: float = 1.0,
+    size: tuple[int, int] | None = None,
+    batch: int | None = None,
+) -> Tensor:
+    """Return images, each from a blend of an inverted latent and fresh noise, (N, C, H, W) in [-1, 1].
+
+    Args:
+        pipe: the model.
+        context: embedded prompts, (1, L, D) or (N, L, D).
+        z_T: the latent that each starts from, (N, C, h, w); None: noise alone.
+        u: its null texts, (S, N, L, D); None: the empty prompt's.
+        seeds: of the noise, int64 (N,).
+        alphas: share of the noise, (N,).
+        scale: of the guidance.
+        steps: number of sampling steps S.
+        norm_mode: of `blend`.
+        temperature: factor on the noise.
+        size: (H, W) to resize to, bilinear with antialiasing; None: the model's.
+        batch: images computed at a time; None: all.
+    """
+    fresh = temperature * noise(seeds, tuple(pipe.latent_shape))
+    if z_T is not None:
+        # Without noise there is nothing to rescale: at alpha 1, no direction at all.
+        fresh = blend(z_T.cpu(), fresh, alphas, norm_mode if temperature > 0 else "none")
+    z0 = reconstruct(pipe, fresh.to(context.device), context, u, scale, steps, batch=batch)
+    size = (pipe.image_shape[1], pipe.image_shape[2]) if size is None else size
+    return _resize(_decode(pipe, z0), size).clamp(-1, 1)
 
 
 @torch.no_grad()
@@ -384,12 +487,7 @@ def generate(
     n = len(rows)
     if batch is not None and batch < 1:
         raise ConfigError(f"batch must be 1 or more, got {batch}.")
-    if isinstance(alpha, str):
-        if alpha != "uniform":
-            raise ConfigError(f'alpha must be in [0, 1] or "uniform", got "{alpha}".')
-        alphas = uniform(rows, (), stream=_ALPHA).double()
-    else:
-        alphas = alpha_rows(alpha, n)
+    alphas = choose_alphas(alpha, rows)
     z_T, u = specialisation.z_T, specialisation.u
     if z_T is None and bool((alphas < 1).any()):
         raise ConfigError(
@@ -402,28 +500,47 @@ def generate(
     made = []
     for start in range(0, n, batch or max(n, 1)):
         part = slice(start, start + (batch or n))
-        fresh = noise(rows[part], tuple(pipe.latent_shape))
         which = None if z_T is None else choose_supports(rows[part], len(z_T)).to(z_T.device)
-        mixed = (
-            fresh if z_T is None or which is None else blend(z_T[which].cpu(), fresh, alphas[part], norm_mode)
+        images = draw(
+            pipe,
+            context,
+            None if z_T is None else z_T[which],
+            # Indexed in the chunk: null texts are large, (S, L, D) for each image.
+            None if u is None or which is None else u[:, which].to(device),
+            rows[part],
+            alphas[part],
+            scale=specialisation.scale,
+            steps=specialisation.steps,
+            norm_mode=norm_mode,
+            size=size,
+            batch=batch,
         )
-        # Indexed in the chunk: null texts are large, (S, L, D) for each image.
-        nulls = None if u is None or which is None else u[:, which].to(device)
-        z0 = reconstruct(
-            pipe, mixed.to(device), context, nulls, specialisation.scale, specialisation.steps, batch=batch
-        )
-        made.append(_resize(_decode(pipe, z0), size).clamp(-1, 1).cpu())  # type: ignore[arg-type]
+        made.append(images.cpu())
         if progress is not None:
-            progress("generation", min(start + len(fresh), n) / n)
+            progress("generation", min(start + len(images), n) / n)
     if not made:
         return torch.empty((0, pipe.image_shape[0], *size))  # type: ignore[misc]
     return torch.cat(made)
 
 
-def _encode(
-    pipe: TextToImage, images: Tensor, enlarge: Callable[[Tensor], Tensor] | None, batch: int | None
+def encode_images(
+    pipe: TextToImage,
+    images: Tensor,
+    *,
+    enlarge: Callable[[Tensor], Tensor] | None = None,
+    batch: int | None = None,
 ) -> Tensor:
-    """Return the latents of images of any size, on the host, (K, C, h, w)."""
+    """Return the latents of images of any size, on the host, (K, C, h, w).
+
+    Args:
+        pipe: the model.
+        images: (K, C, H, W) in [-1, 1].
+        enlarge: called with images before they are resized to the model's, bilinear with antialiasing.
+        batch: images computed at a time; None: all.
+
+    Raises:
+        ShapeError: the images have other channels than the model's, or there are none.
+    """
     shape = tuple(pipe.image_shape)
     if images.ndim != 4 or images.shape[1] != shape[0] or not len(images):
         raise ShapeError(f"Images must be (K, {shape[0]}, H, W), got {tuple(images.shape)}.")

@@ -24,12 +24,17 @@ if TYPE_CHECKING:
 GAP = 2
 BACKGROUND = (255, 255, 255)
 INK = (40, 40, 40)
+_HEAD_PIXELS = 20
 MIN_CELL_PIXELS = 56
 """Small images are enlarged by a whole number until a cell is at least this wide."""
 
 
 def grid(
-    images: Tensor, columns: int, labels: Sequence[str] | None = None, scale: int | None = None
+    images: Tensor,
+    columns: int,
+    labels: Sequence[str] | None = None,
+    scale: int | None = None,
+    heads: Sequence[str] | None = None,
 ) -> Image:
     """Return images in rows from left to right.
 
@@ -38,6 +43,7 @@ def grid(
         columns: images per row.
         labels: a text per row, drawn left of it.
         scale: enlargement by a whole number; by default small images become easy to see.
+        heads: a text per column, drawn above it.
     """
     from PIL import Image as PillowImage
 
@@ -54,15 +60,22 @@ def grid(
         raise ShapeError(f"{len(labels)} row labels for {rows} rows.")
     texts = [_Text(label, height) for label in labels] if labels else []
     margin = max((text.width for text in texts), default=0) + (4 * GAP if texts else 0)
+    if heads is not None and len(heads) != columns:
+        raise ShapeError(f"{len(heads)} column heads for {columns} columns.")
+    top = _HEAD_PIXELS if heads else 0
     canvas = PillowImage.new(
-        "RGB", (margin + columns * (width + GAP) + GAP, rows * (height + GAP) + GAP), BACKGROUND
+        "RGB", (margin + columns * (width + GAP) + GAP, top + rows * (height + GAP) + GAP), BACKGROUND
     )
+    for column, head in enumerate(heads or ()):
+        text = _Text(head, 2 * _HEAD_PIXELS)
+        middle = margin + GAP + column * (width + GAP) + width // 2
+        text.draw(canvas, middle - text.width // 2, 0, _HEAD_PIXELS)
     for index, cell in enumerate(cells):
         row, column = divmod(index, columns)
-        corner = (margin + GAP + column * (width + GAP), GAP + row * (height + GAP))
+        corner = (margin + GAP + column * (width + GAP), top + GAP + row * (height + GAP))
         canvas.paste(PillowImage.fromarray(cell), corner)
     for row, text in enumerate(texts):
-        text.draw(canvas, 2 * GAP, GAP + row * (height + GAP), height)
+        text.draw(canvas, 2 * GAP, top + GAP + row * (height + GAP), height)
     return canvas
 
 

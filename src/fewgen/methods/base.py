@@ -44,7 +44,7 @@ __all__ = [
     "register",
 ]
 
-CAPABILITIES = frozenset({"reconstruct", "encode", "text", "interpolate", "retrieve", "adapt"})
+CAPABILITIES = frozenset({"reconstruct", "encode", "text", "interpolate", "retrieve", "adapt", "blend"})
 """What a method may be able to do; commands offer exactly what it declares."""
 
 FORMAT = "fewgen-model"
@@ -99,6 +99,7 @@ class Method(nn.Module, ABC):
         Config: dataclass of the method's settings.
         capabilities: subset of `CAPABILITIES`.
         min_classes: fewest classes that it can learn from.
+        reads_text: whether it wants the classes' text vectors; without, `spec.text` is None.
         rows: images computed together by `generate`. Always exactly so many, with short groups filled up,
             because the last bits of a matrix product depend on its size: this keeps image i the same
             for every batch size.
@@ -107,12 +108,14 @@ class Method(nn.Module, ABC):
         meta_settings: settings that meta-training needs, in place of a preset's.
         config: the settings in use.
         spec: the data it was built for.
+        notes: what a reader of the results should know of how it was built for these data.
     """
 
     name: ClassVar[str] = ""
     Config: ClassVar[type]
     capabilities: ClassVar[frozenset[str]] = frozenset()
     min_classes: ClassVar[int] = 2
+    reads_text: ClassVar[bool] = True
     rows: ClassVar[int] = 64
     adapts_stage: ClassVar[str] = ""
     meta_settings: ClassVar[Mapping[str, Any]] = {}
@@ -126,6 +129,7 @@ class Method(nn.Module, ABC):
             )
         self.config = config
         self.spec = spec
+        self.notes: list[str] = []
         self._encoder: Any = None
 
     def _register_inner_rates(self) -> None:

@@ -15,6 +15,7 @@ MODULES: dict[str, str] = {
     "cada_vqvae": "fewgen.methods.cada_vqvae",
     "diffusion": "fewgen.methods.diffusion",
     "sq_gan": "fewgen.methods.sq_gan",
+    "tint": "fewgen.methods.tint",
 }
 """Method name -> module that registers it when imported."""
 

@@ -171,6 +171,9 @@ def training_command(run: Run) -> str:
     for key in ("split", "fit", "alpha"):
         if config.get(key) not in (None, "train", "crop", "error"):
             words += [f"--{key}", str(config[key])]
+    base = (config.get("model") or {}).get("base")
+    if base is not None:
+        words += ["--model", str(base)]
     for name in config.get("classes") or []:
         words += ["--class-name", str(name)]
     training = config.get("training", {})

@@ -13,13 +13,18 @@ import torch
 
 from fewgen.data.imageset import evenly, to_uint8
 from fewgen.evaluate.verdicts import summary
-from fewgen.generate.pictures import class_grid, pairs, strip
+from fewgen.generate.pictures import class_grid, grid, pairs, strip
+from fewgen.generate.request import GenerationRequest, image_seeds
 from fewgen.report import plots
 from fewgen.report.citations import bibtex
 from fewgen.report.evidence import evidence_section, fault_section, pairs_figure
 from fewgen.report.findings import MAX_SHOWN_CLASSES, Findings
 from fewgen.report.new_classes import new_classes_section
 from fewgen.report.page import figure, flat, folded, page, png, section, shown, table, warning
+
+MAX_BLENDED = 10
+BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Rows and columns of the picture that leads from real images to new ones."""
 
 
 def render_report(findings: Findings) -> str:
@@ -31,6 +36,7 @@ def render_report(findings: Findings) -> str:
             ("Nearest real images", _nearest),
             ("Held-out images and how they come back", _reconstructions),
             ("From word to word", _interpolations),
+            ("From real images to new ones", _blends),
             ("New classes", new_classes_section),
             ("Figures", _figures),
             ("Training", _training),
@@ -146,6 +152,29 @@ def _interpolations(findings: Findings) -> str:
             figures.append(figure(png(picture), f"from {names[0]} to {names[1]}", "", pixels=True))
     caption = '<p class="soft">Equal steps through the latent space, without noise.</p>\n'
     return "".join(figures) + caption
+
+
+def _blends(findings: Findings) -> str:
+    method = findings.method
+    if "blend" not in method.capabilities or not method.has_latents:
+        return ""
+    labels = torch.arange(min(method.spec.n_classes, MAX_BLENDED))
+    seeds = image_seeds(0, len(labels))
+    shown = [method.starts(labels, seeds)]  # type: ignore[operator]
+    for alpha in BLENDS:
+        request = GenerationRequest(labels=labels, seeds=seeds, options={"alpha": alpha})
+        shown.append(method.generate(request).images)
+    heads = ["real", *(f"{alpha:g}" for alpha in BLENDS)]
+    names = [method.spec.class_names[label] for label in labels.tolist()]
+    cells = torch.stack(shown, 1).flatten(0, 1)
+    picture = grid(cells, len(heads), names, scale=_scale(findings), heads=heads)
+    columns = " ".join(heads[1:])
+    command = f"fewgen generate {findings.shown_path} --alphas {columns} --out strip.png"
+    caption = (
+        "A training image of each class, and what becomes of it as alpha, the share of fresh noise, rises: "
+        f"at 0 it comes back, at 1 the image only shares its class. More: {command}"
+    )
+    return figure(png(picture), "training images turning into new ones", caption, pixels=True)
 
 
 def _figures(findings: Findings) -> str:

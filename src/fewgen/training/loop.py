@@ -347,6 +347,7 @@ class Trainer:
             seed=config.seed,
             rank=rank,
             n_processes=self.processes.size,
+            note=self.display.note,
         )
         seed = derive_seed(config.seed, "order", index)
         build = make_sampler if isinstance(stage.sampler, str) else None
@@ -389,6 +390,13 @@ class Trainer:
         """Put the kept weights in place, run the last hook, and save the boundary."""
         stage = run.stage
         self._check(run)
+        if (
+            stage.on_end is not None
+            and not run.stopped_early
+            and self._saved_at != self._position.total_steps
+        ):
+            # The hook may take long. A stage that stopped early would go on from such a state.
+            self._save()
         if run.best is not None:
             run.container.load_state_dict(run.best)
         elif run.ema is not None:
@@ -398,7 +406,9 @@ class Trainer:
         run.ema = None
         if stage.on_end is not None:
             with self._hook(run, "on_end", gradients=True) as hook:
-                stage.on_end(hook)
+                figures = stage.on_end(hook)
+            if figures:
+                self._write_line(run, "result", figures)
         self._preview(run, "final")
         self.method.eval()
         self._tick(run)

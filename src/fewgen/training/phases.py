@@ -8,7 +8,7 @@ phase that writes gradients itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -79,6 +79,10 @@ class Pixels:
             yield self.at(torch.arange(start, min(start + batch_size, len(self))))
 
 
+def _say_nothing(text: str) -> None:
+    """Where nobody watches."""
+
+
 @dataclass
 class Context:
     """Where training stands, and what a loss or a hook may use.
@@ -97,6 +101,7 @@ class Context:
         rank: number of this process, from 0.
         n_processes: how many processes train together.
         training: False in hooks.
+        note: shows a line to who watches; for hooks that take long.
     """
 
     step: int
@@ -110,6 +115,7 @@ class Context:
     rank: int = 0
     n_processes: int = 1
     training: bool = True
+    note: Callable[[str], None] = _say_nothing
 
     @property
     def progress(self) -> float:
@@ -247,7 +253,8 @@ class Stage:
     middle of the stage: with the weights of that moment, the same random numbers as the first time, and
     with the modules in evaluation mode. It may prepare tensors (encode all images with a part that this
     stage leaves alone) and may initialise weights: on resume the saved weights are put back afterwards.
-    `on_end` runs with the final weights. State that changes during a stage belongs into buffers of the
+    `on_end` runs with the final weights, from a state saved before it, and may return figures for
+    metrics.jsonl. State that changes during a stage belongs into buffers of the
     method or of a phase's weighting; nothing else is saved.
 
     Attributes:
@@ -293,7 +300,7 @@ class Stage:
     preview: Callable[[Context], Tensor | None] | None = None
     diagnose: Callable[[Context], list[str]] | None = None
     on_start: Callable[[Context], None] | None = None
-    on_end: Callable[[Context], None] | None = None
+    on_end: Callable[[Context], Mapping[str, float] | None] | None = None
     summary: str = ""
     ema_decay: float | None = None
     time_share: float | None = None

@@ -1,0 +1,107 @@
+"""Open the model that TINT specialises, and say what is wrong with one that it cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from fewgen.diffusion.small import SmallDiffusion
+from fewgen.diffusion.stable import StableDiffusion, load_stable_diffusion
+from fewgen.errors import CheckpointError, ConfigError
+from fewgen.methods.base import load_method, read_method_info
+from fewgen.methods.tint.config import BaseModel
+
+if TYPE_CHECKING:
+    from fewgen.diffusion.pipeline import TextToImage
+
+_PARTS = ("unet", "vae", "text_encoder", "scheduler")
+_WANTED = 'Name a run of "fewgen train diffusion", or a Stable Diffusion folder.'
+
+
+def open_base(base: str | None, attention_slicing: bool = False) -> TextToImage:
+    """Return the model in a folder on the processor, frozen.
+
+    Args:
+        base: a run folder or model file of the method diffusion, or a Stable Diffusion folder.
+        attention_slicing: of Stable Diffusion.
+
+    Raises:
+        ConfigError: no folder is named, or it is a run of another method.
+        CheckpointError: it is missing, damaged, or lacks parts.
+    """
+    if base is None:
+        raise ConfigError(f"tint needs a model to specialise: --model PATH. {_WANTED}")
+    place = Path(base).expanduser()
+    if not place.exists():
+        raise CheckpointError(f'There is no model "{base}" to specialise. {_WANTED}')
+    if is_stable_diffusion(place):
+        return load_stable_diffusion(place, attention_slicing=attention_slicing)
+    if place.is_dir() and not (place / "model.safetensors").is_file():
+        raise CheckpointError(
+            f'"{base}" is no model to specialise: it has neither a model.safetensors nor the folders '
+            f"{', '.join(_PARTS)}. {_WANTED}"
+        )
+    info = read_method_info(place)
+    if info.method != "diffusion":
+        raise ConfigError(f'"{base}" is a run of {info.method}, and tint needs diffusion. {_WANTED}')
+    if not info.extra.get("training", {}).get("finished", True):
+        raise CheckpointError(
+            f'The training of "{base}" is not finished. Repeat its command to continue it, and specialise '
+            "it then."
+        )
+    pipe = load_method(place).pipe
+    assert isinstance(pipe, SmallDiffusion)
+    return pipe.requires_grad_(False).eval()
+
+
+def is_stable_diffusion(place: Path) -> bool:
+    """Tell whether a folder is Stable Diffusion in the layout of diffusers, or what is left of one."""
+    return (place / "model_index.json").is_file() or any((place / part).is_dir() for part in _PARTS)
+
+
+def describe(pipe: TextToImage, folder: str, word_size: int) -> BaseModel:
+    """Return what a trained model keeps of its base; `word_size` is that of an input embedding."""
+    small = isinstance(pipe, SmallDiffusion)
+    return BaseModel(
+        kind="small" if small else "stable",
+        folder=str(Path(folder).expanduser().absolute()) if folder else "",
+        model_id=pipe.model_id,
+        image_shape=pipe.image_shape,
+        latent_shape=pipe.latent_shape,
+        context_shape=pipe.context_shape,
+        word_size=word_size,
+        settings=pipe.settings() if isinstance(pipe, SmallDiffusion) else {},
+    )
+
+
+def reopen(base: BaseModel, attention_slicing: bool = False) -> TextToImage:
+    """Return the Stable Diffusion that a model was trained with, from its folder.
+
+    Raises:
+        CheckpointError: it is not there any more, or it is another one.
+    """
+    if not base.folder or not Path(base.folder).is_dir():
+        raise CheckpointError(
+            f'This model needs the Stable Diffusion that was in "{base.folder}", and that folder is gone. '
+            "Put it back, or a link to it."
+        )
+    pipe = load_stable_diffusion(base.folder, attention_slicing=attention_slicing)
+    if pipe.model_id != base.model_id:
+        raise CheckpointError(
+            f'This model was made with the Stable Diffusion "{base.model_id[:16]}"; in "{base.folder}" is '
+            f'now "{pipe.model_id[:16]}". Put the first one back, or train again.'
+        )
+    return pipe
+
+
+def place_on(pipe: TextToImage, device: torch.device, precision: str) -> TextToImage:
+    """Move a Stable Diffusion to a device; denoiser and autoencoder change their precision, words do not."""
+    if isinstance(pipe, StableDiffusion):
+        half = precision == "float16" or (precision == "auto" and device.type == "cuda")
+        dtype = torch.float16 if half else torch.float32
+        pipe.text_encoder.to(device)
+        pipe.unet.to(device, dtype)
+        pipe.vae.to(device, dtype)
+    return pipe

@@ -1,0 +1,166 @@
+"""Settings of TINT."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from fewgen.config.checks import at_least, choose, share
+from fewgen.diffusion.blend import NORM_MODES
+from fewgen.diffusion.inversion import NULL_TEXT_SCHEDULES, PROMPT, check_null_text, placeholder
+from fewgen.errors import ConfigError
+
+PRECISIONS = ("auto", "float16", "float32")
+
+
+@dataclass(frozen=True)
+class TextualConfig:
+    """The search for a word for each class.
+
+    Attributes:
+        steps: of the search.
+        batch_size: images of each class in a step.
+        lr: learning rate of Adam, constant.
+        t_min: lowest time shown; low times carry what enlarging a small image left behind.
+        weight_decay: decoupled; 0 is Adam.
+        init_word: the word that the search starts from.
+    """
+
+    steps: int = 400
+    batch_size: int = 8
+    lr: float = 1e-2
+    t_min: int = 250
+    weight_decay: float = 0.0
+    init_word: str = "object"
+
+    def __post_init__(self) -> None:
+        at_least("textual.steps", self.steps, 1)
+        at_least("textual.batch_size", self.batch_size, 1)
+        at_least("textual.lr", self.lr, 1e-8)
+        at_least("textual.t_min", self.t_min, 0)
+        at_least("textual.weight_decay", self.weight_decay, 0)
+
+
+@dataclass(frozen=True)
+class NullTextConfig:
+    """The search for the null texts of each image.
+
+    Attributes:
+        inner_steps: most updates at each sampling step.
+        lr: learning rate of Adam.
+        tol: mean squared distance to the inverted path at which an image stops.
+        schedule: "constant"; "published" lets lr fall and the tolerance rise over the sampling steps.
+    """
+
+    inner_steps: int = 10
+    lr: float = 0.01
+    tol: float = 1e-5
+    schedule: str = "constant"
+
+    def __post_init__(self) -> None:
+        at_least("null_text.inner_steps", self.inner_steps, 0)
+        at_least("null_text.lr", self.lr, 1e-8)
+        at_least("null_text.tol", self.tol, 0)
+        choose("null_text.schedule", self.schedule, NULL_TEXT_SCHEDULES)
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """What a trained model keeps of its base, so that it can be built without it.
+
+    Attributes:
+        kind: "small", whose weights lie in the model file, or "stable", which stays where it is.
+        folder: where it was.
+        model_id: hash of its weights and configuration.
+        image_shape: (C, H, W).
+        latent_shape: (C, h, w).
+        context_shape: (L, D).
+        word_size: numbers of an input embedding.
+        settings: of a small one.
+    """
+
+    kind: str
+    folder: str
+    model_id: str
+    image_shape: tuple[int, int, int]
+    latent_shape: tuple[int, int, int]
+    context_shape: tuple[int, int]
+    word_size: int
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        choose("fitted.kind", self.kind, ("small", "stable"))
+        for shape in (self.image_shape, self.latent_shape, self.context_shape, (self.word_size,)):
+            if min(shape) < 1:
+                raise ConfigError(f"A base model has shapes of 1 and more, got {shape}.")
+
+
+@dataclass(frozen=True)
+class TintConfig:
+    """Settings of TINT.
+
+    Attributes:
+        base: the model to specialise: a run of the method diffusion, or a Stable Diffusion folder.
+        prompt: with one placeholder, a word that starts with "#" and stands for the class.
+        scale: of the guidance, for the inversion and for generation alike.
+        steps: sampling steps, likewise.
+        textual: the word of each class.
+        null_text: the null texts of each image.
+        invert: find the latents of the images; without, words alone are learned, and alpha must be 1.
+        correct: find null texts, without which guidance drifts away from the images.
+        dequant_t: time to which images are noised before inversion; 19 gives flat images latents with the
+            norm of noise.
+        norm_mode: norm of blended latents: "interp", "gaussian" or "none".
+        batch: most images computed at a time, which bounds the memory.
+        alpha: of generation: 0 gives the images back, 1 only shares their class; "uniform" draws it.
+        precision: of Stable Diffusion: "float16", "float32", or "auto": half on a GPU.
+        attention_slicing: of Stable Diffusion: less memory, more time.
+        fitted: written by training; leave it out.
+        supports: written by training, images of each class; leave it out.
+    """
+
+    base: str | None = None
+    prompt: str = PROMPT
+    scale: float = 7.5
+    steps: int = 25
+    textual: TextualConfig = field(default_factory=TextualConfig)
+    null_text: NullTextConfig = field(default_factory=NullTextConfig)
+    invert: bool = True
+    correct: bool = True
+    dequant_t: int = 0
+    norm_mode: str = "interp"
+    batch: int = 64
+    alpha: float | str = 1.0
+    precision: str = "auto"
+    attention_slicing: bool = False
+    fitted: BaseModel | None = None
+    supports: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        placeholder(self.prompt)
+        if not math.isfinite(self.scale):
+            raise ConfigError(f"scale must be finite, got {self.scale}.")
+        at_least("scale", self.scale, 0)
+        at_least("steps", self.steps, 1)
+        at_least("dequant_t", self.dequant_t, 0)
+        at_least("batch", self.batch, 1)
+        choose("norm_mode", self.norm_mode, NORM_MODES)
+        choose("precision", self.precision, PRECISIONS)
+        check_alpha(self.alpha)
+        check_null_text(self.steps, self.scale, schedule=self.null_text.schedule)
+        if not self.invert and self.alpha != 1:
+            raise ConfigError(f"alpha {self.alpha} needs inverted latents: leave out invert, or alpha.")
+        if self.supports and (self.fitted is None or min(self.supports) < 1):
+            raise ConfigError("supports is written by training. Leave it out.")
+
+
+def check_alpha(alpha: float | str) -> None:
+    """Raise `ConfigError` unless alpha is a number in [0, 1] or "uniform"."""
+    if isinstance(alpha, str):
+        if alpha != "uniform":
+            raise ConfigError(f'alpha must be a number in [0, 1] or "uniform", got "{alpha}".')
+    elif isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+        raise ConfigError(f'alpha must be a number in [0, 1] or "uniform", got {alpha!r}.')
+    else:
+        share("alpha", alpha)
