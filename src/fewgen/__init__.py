@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Run,
         adapt,
         benchmark,
+        distill,
         evaluate,
         generate,
         interpolate,
@@ -53,6 +54,7 @@ __all__ = [
     "__version__",
     "adapt",
     "benchmark",
+    "distill",
     "evaluate",
     "generate",
     "interpolate",
@@ -68,7 +70,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("benchmark", "evaluate", "generate"):
+    if name in ("benchmark", "distill", "evaluate", "generate"):
         return importlib.import_module(f"fewgen.{name}")  # a package that can be called
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)

@@ -6,6 +6,7 @@ docstrings to print its help. The `Args` sections are that help.
 
 from fewgen.api.adapting import adapt
 from fewgen.api.benchmarking import BenchmarkResult, benchmark, plan_benchmark
+from fewgen.api.distilling import Distilled, distill, plan_distillation
 from fewgen.api.evaluating import evaluate, plan_evaluation
 from fewgen.api.planning import SamplePlan, plan
 from fewgen.api.prepare import split_indices
@@ -22,6 +23,7 @@ from fewgen.api.using import Reconstructions, Retrieved, generate, interpolate, 
 
 __all__ = [
     "BenchmarkResult",
+    "Distilled",
     "Plan",
     "Reconstructions",
     "Retrieved",
@@ -29,12 +31,14 @@ __all__ = [
     "SamplePlan",
     "adapt",
     "benchmark",
+    "distill",
     "evaluate",
     "generate",
     "interpolate",
     "load_run",
     "plan",
     "plan_benchmark",
+    "plan_distillation",
     "plan_evaluation",
     "plan_training",
     "quickstart",

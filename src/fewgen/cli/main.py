@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "interpolate": "walk from one word or image to another",
     "reconstruct": "send images through the model and back",
     "retrieve": "find the nearest word of an image",
+    "distill": "make a tiny classifier from a few images per class",
     "evaluate": "say whether images are real, diverse, new, useful and of the wanted class",
     "benchmark": "compare generators on the same images, time and judge",
     "plan": "say how many episodes, queries or draws a result needs",
@@ -99,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         fail(str(error))
         return 2
     except KeyboardInterrupt:
-        resumes = words[:1] in (["train"], ["quickstart"], ["benchmark"])
+        resumes = words[:1] in (["train"], ["quickstart"], ["benchmark"], ["distill"])
         resume = " Run the same command again to resume." if resumes else ""
         print(f"\nInterrupted.{resume}", file=sys.stderr)
         return 130

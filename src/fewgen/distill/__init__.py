@@ -1,5 +1,11 @@
 """Few-shot distillation: a tiny classifier that learns one task from a strong teacher's soft labels."""
 
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+
 from fewgen.distill.export import ExportRecord, export_onnx
 from fewgen.distill.knowledge import (
     DistillConfig,
@@ -35,3 +41,18 @@ __all__ = [
     "predict_logits",
     "three_parts",
 ]
+
+
+class _CallableModule(types.ModuleType):
+    """`fewgen.distill` is this package and, as design has it, the function of the same name."""
+
+    def __call__(self, *args: Any, **keywords: Any) -> Any:
+        """Make a tiny classifier, or compare; see `fewgen.api.distill`."""
+        from fewgen import api
+
+        return api.distill(*args, **keywords)
+
+
+# Python sets the attribute `fewgen.distill` to this package whenever any part of it is imported, which would
+# hide a plain function of that name.
+sys.modules[__name__].__class__ = _CallableModule

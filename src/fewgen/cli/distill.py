@@ -1,0 +1,131 @@
+"""`fewgen distill`: a tiny classifier from a few images per class, or what makes it better."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fewgen.cli.command import Argument, Command
+
+
+def _run(given: dict[str, Any]) -> int:
+    import sys
+
+    from fewgen import api
+
+    made = api.distill(**given)
+    for note in made.notes:
+        print(f"note: {note}", file=sys.stderr)
+    for line in (_student if made.record["kind"] == "student" else _comparison)(made):
+        print(line)
+    return 0
+
+
+def _student(made: Any) -> list[str]:
+    record = made.record
+    student, found = record["student"], record["accuracy"]
+    n = record["images"]
+    kinds = f"{n['support']} of your images and {n['synthetic']} synthetic ones"
+    lines = [
+        f"{made.path} is already finished; nothing trained."
+        if made.was_finished
+        else f"Learned {len(record['classes'])} classes from {kinds}: {made.path}"
+    ]
+    if found is not None:
+        lines.append(
+            f"Accuracy: {100 * found['student']:.1f} % of {found['n']} images that nothing learned from "
+            f"(95 % interval {100 * found['low']:.1f} to {100 * found['high']:.1f})"
+        )
+    onnx = student["onnx"]
+    files = [student["file"]] + ([] if onnx is None else [f"{onnx['file']} ({onnx['bytes'] / 1024:.0f} kB)"])
+    lines.append(f"Student: {student['parameters']:,} parameters, {' and '.join(files)}; see synthetic.png")
+    return lines
+
+
+def _comparison(made: Any) -> list[str]:
+    from fewgen.distill.protocol import table
+
+    record = made.record
+    n = record["n_episodes"]
+    return [
+        f"{n} episode{'' if n == 1 else 's'}, mean and 95 % interval in percent:",
+        table(record),
+        f"Written to {made.path}",
+    ]
+
+
+def _dry_run(given: dict[str, Any]) -> str:
+    from fewgen import api
+
+    return f"{api.plan_distillation(**given)}\nNothing was written. Without --dry-run, the work starts."
+
+
+COMMAND = Command(
+    name="distill",
+    function="distill",
+    summary="make a tiny classifier from a few images per class",
+    arguments=(
+        Argument("out", metavar="OUT"),
+        Argument("novel", str | None, "DIR"),
+        Argument("data", str | None, "D"),
+        Argument("generator", str | None, "RUN"),
+        Argument("student", metavar="NAME"),
+        Argument("shots", int | None, "K"),
+        Argument("class_split", str | None, "HOW"),
+        Argument("n_way", int, "N"),
+        Argument("n_shot", int, "K"),
+        Argument("queries", int | Literal["all"], "N"),
+        Argument("episodes", int | Literal["auto"], "N"),
+        Argument("half_width", float | None, "SHARE"),
+        Argument("compare", bool),
+        Argument("competitors", str, "NAME", many=True),
+        Argument("per_class", int, "N"),
+        Argument("alpha", float, "A"),
+        Argument("teacher", str | None, "FILE"),
+        Argument("teacher_channels", int, "C"),
+        Argument("teacher_episodes", int, "N"),
+        Argument("student_channels", int, "C"),
+        Argument("pretrain_steps", int, "N"),
+        Argument("base_images", int, "N"),
+        Argument("training", dict),
+        Argument("tint", dict),
+        Argument("generator_minutes", float | None, "M"),
+        Argument("generator_preset", metavar="NAME"),
+        Argument("save_images", bool),
+        Argument("workers", int, "N"),
+        Argument("seed", int, "N"),
+        Argument("split", metavar="PART"),
+        Argument("size", int | None, "PIXELS"),
+        Argument("channels", int | None, "C"),
+        Argument("fit", metavar="HOW"),
+        Argument("background", metavar="HOW"),
+        Argument("convert", bool),
+        Argument("data_dir", metavar="DIR"),
+        Argument("download", bool),
+        Argument("device", metavar="NAME"),
+        Argument("progress", bool),
+    ),
+    examples=(
+        (
+            "fewgen distill --novel photos --generator runs/diffusion --data tiny_imagenet32 --out tiny",
+            "a classifier of your classes, from a few images of each",
+        ),
+        (
+            "fewgen distill --novel photos --generator runs/tint --shots 5 --student-channels 16 --out tiny",
+            "an even smaller one, by a run of tint; the images beyond 5 measure it",
+        ),
+        (
+            "fewgen distill --data tiny_imagenet32 --episodes 10 --compare --workers 2 --out distill.json",
+            "what helps: all competitors on the same episodes; the same command resumes it",
+        ),
+        (
+            "fewgen distill --data omniglot --episodes auto --half-width 0.01 --training.flip false "
+            "--out omniglot.json",
+            "as many episodes as plus or minus one point needs",
+        ),
+    ),
+    run=_run,
+    dry_run=_dry_run,
+    help_texts=(
+        ("dry_run", "check everything, print what would be done and what is there already, and stop."),
+    ),
+)

@@ -1,0 +1,196 @@
+"""Teacher and student before any task: prepared on base classes once, then read from their files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from fewgen.data.imageset import ImageSet
+from fewgen.distill.knowledge import DistillConfig, distill
+from fewgen.distill.settings import PrepareConfig
+from fewgen.distill.storing import load_student, save_student
+from fewgen.distill.students import Student, make_student
+from fewgen.distill.teacher import DinoBackbone, ProtoNet, meta_train
+from fewgen.errors import ConfigError, DataError
+from fewgen.training.seeds import derive_seed
+
+Progress = Callable[[str, float], None]
+
+DINO = "dino:"
+"""Before the folder or hub name of a DINO model that serves as the teacher."""
+
+
+def pretrained_student(
+    file: Path,
+    base: ImageSet,
+    config: PrepareConfig,
+    varied: DistillConfig,
+    *,
+    seed: int = 0,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+) -> Student:
+    """Return a student that learned to tell base classes apart, without a use for its head any more.
+
+    Args:
+        file: where it is kept; read if it is there.
+        base: images of base classes.
+        config: of the student and of this training.
+        varied: its augmentation is used here, too.
+        seed: of the first weights, batches and augmentation.
+        device: to train on; None: the processor.
+        progress: told what is done, and the share of it.
+
+    Raises:
+        DataError: fewer than two base classes.
+        CheckpointError: the file is damaged.
+    """
+    if file.is_file():
+        return load_student(file)[0]
+    present = int((base.counts() > 0).sum())
+    if present < 2:
+        raise DataError(f"A student is prepared on 2 base classes or more, got {present}.")
+    shape = (base.channels, *base.size)
+    student = make_student(
+        config.student,
+        shape,
+        base.n_classes,
+        channels=config.student_channels,
+        seed=derive_seed(seed, "student"),
+    )
+    if config.pretrain_steps:
+        student.to(device or torch.device("cpu"))
+        training = DistillConfig(
+            steps=config.pretrain_steps,
+            batch_size=config.pretrain_batch,
+            padding=varied.padding,
+            jitter=varied.jitter,
+            flip=varied.flip,
+        )
+        distill(
+            student,
+            base,
+            config=training,
+            seed=derive_seed(seed, "pretraining"),
+            progress=_share(progress, "preparing the student on base classes"),
+        )
+        student.cpu()
+    save_student(student, file, base.class_names)
+    return student
+
+
+def trained_teacher(
+    file: Path,
+    base: ImageSet,
+    config: PrepareConfig,
+    *,
+    n_way: int = 5,
+    n_shot: int = 5,
+    seed: int = 0,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+) -> ProtoNet:
+    """Return a prototypical network that learned tasks of base classes.
+
+    Args:
+        file: where it is kept; read if it is there.
+        base: images of base classes.
+        config: width and training.
+        n_way: classes of a task; fewer where there are fewer base classes.
+        n_shot: supports of each class; fewer where base classes have fewer images.
+        seed: of the first weights and of the tasks.
+        device: to train on; None: the processor.
+        progress: told what is done, and the share of it.
+
+    Raises:
+        DataError: fewer than two base classes, or too few images in one.
+        CheckpointError: the file is damaged.
+    """
+    if file.is_file():
+        return ProtoNet.load(file)
+    n_way, n_shot, n_query = teacher_tasks(base, n_way, n_shot, config.teacher_query)
+    shape = (base.channels, *base.size)
+    backbone = make_student(
+        "conv4", shape, 0, channels=config.teacher_channels, seed=derive_seed(seed, "teacher")
+    )
+    teacher = ProtoNet(backbone).to(device or torch.device("cpu"))
+    meta_train(
+        teacher,
+        base,
+        n_way=n_way,
+        n_shot=n_shot,
+        n_query=n_query,
+        episodes=config.teacher_episodes,
+        lr=config.teacher_lr,
+        seed=derive_seed(seed, "teacher tasks"),
+        progress=_share(progress, "training the teacher on base classes"),
+    )
+    teacher.cpu()
+    teacher.save(file)
+    return teacher
+
+
+def teacher_tasks(base: ImageSet, n_way: int, n_shot: int, n_query: int) -> tuple[int, int, int]:
+    """Return classes, supports and queries of a task that these base images can fill, at most as asked.
+
+    Raises:
+        DataError: fewer than two base classes, or a single image in one.
+    """
+    counts = {name: int(n) for name, n in zip(base.class_names, base.counts(), strict=True) if n}
+    if len(counts) < 2:
+        raise DataError(f"A teacher is trained on 2 base classes or more, got {len(counts)}.")
+    name, fewest = min(counts.items(), key=lambda item: item[1])
+    if fewest < 2:
+        raise DataError(
+            f'A teacher needs 2 images or more of each base class, but "{name}" has {fewest}. Add images, or '
+            "leave the class out with --class-split."
+        )
+    n_shot = min(n_shot, fewest - 1)
+    return min(n_way, len(counts)), n_shot, min(n_query, fewest - n_shot)
+
+
+def load_teacher(name: str | Path, image_shape: tuple[int, int, int]) -> ProtoNet:
+    """Return a teacher by name: a file of `ProtoNet.save`, or "dino:" with a folder or hub name after it.
+
+    Args:
+        name: what the user wrote.
+        image_shape: (C, H, W) of the images that it is to look at.
+
+    Raises:
+        ConfigError: a teacher for images of another shape.
+        CheckpointError: the file or folder is missing or damaged.
+        MissingDependencyError: transformers is not installed.
+    """
+    text = str(name)
+    if text.startswith(DINO):
+        return ProtoNet(DinoBackbone(text[len(DINO) :])).eval()
+    teacher = ProtoNet.load(text)
+    own = getattr(teacher.backbone, "image_shape", None)
+    if own is not None and tuple(own) != tuple(image_shape):
+        raise ConfigError(
+            f'The teacher "{text}" takes images of {_shown(own)}, but these are of {_shown(image_shape)} '
+            "(channels x height x width). Choose another --teacher, or resize with --size."
+        )
+    return teacher
+
+
+def teacher_id(teacher: ProtoNet) -> str:
+    """Return a hash of a teacher's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(teacher.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(n) for n in shape)
+
+
+def _share(progress: Progress | None, what: str) -> Callable[[int, int, float], None] | None:
+    if progress is None:
+        return None
+    return lambda done, total, _: progress(what, done / total)
