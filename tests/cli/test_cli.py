@@ -20,6 +20,7 @@ from fewgen.api import train
 from fewgen.cli.main import COMMANDS, load_command, main
 from fewgen.config import read_config
 from fewgen.data import ImageSet
+from fewgen.errors import ConfigError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 assert Fake.name == "fake"
@@ -132,6 +133,19 @@ def _seconds(command):
         (["generate", "no_such_run", "--out", "x.npz"], 'no run "no_such_run"'),
         (["generate", "x", "-x"], "no flag -x"),
         (["methods", "cada_vqva"], 'no method "cada_vqva". Did you mean "cada_vqvae"'),
+        (
+            ["train", "fake", "--data", "a", "--images", "b", "--out", "x"],
+            "--images is another name of --data",
+        ),
+        (
+            ["train", "fake", "--data", "digits", "--out", "x", "--model", "runs/a"],
+            'unknown key "model.base"',
+        ),
+        (["train", "tint", "--images", "digits", "--out", "x"], "needs a model to specialise: --model PATH"),
+        (
+            ["generate", "x", "--alpha", "often", "--out", "y.npz"],
+            "--alpha must be a number or one of 'uniform'",
+        ),
     ],
 )
 def test_mistakes_on_the_command_line(words, message, capsys, tmp_path, monkeypatch):
@@ -344,6 +358,26 @@ def test_settings_of_several_sections_inside_a_section_keep_their_types():
         "quantizer": {"code_dim": 2, "project": True},
     }
     assert load_command("train").parse(words)["model"] == expected
+
+
+def test_a_model_and_images_have_plain_names():
+    parse = load_command("train").parse
+    wanted = {"method": "tint", "model": {"base": "runs/a b"}, "data": "photos"}
+    assert parse(["tint", "--model", "runs/a b", "--images", "photos"]) == wanted
+    assert parse(["tint", "--model=runs/a b", "--images=photos"]) == wanted
+    with_key = parse(["tint", "--model", "runs/a", "--model.textual.steps", "3", "--model.alpha", "uniform"])
+    assert with_key["model"] == {"base": "runs/a", "textual": {"steps": 3}, "alpha": "uniform"}
+    words = ["tint", "--model", "a #1", "--model.prompt", "a photo of an #object"]
+    assert parse(words)["model"] == {"base": "a #1", "prompt": "a photo of an #object"}
+    with pytest.raises(ConfigError, match="--model needs a value|--model must be"):
+        parse(["tint", "--model", "--images", "photos"])
+
+
+def test_alpha_is_refused_where_it_means_nothing(tmp_path, capsys, run):
+    for flag in (("--alpha", 0.5), ("--alphas", 0, 1)):
+        err = mistake(capsys, "generate", run, *flag, "--out", tmp_path / "x.png")
+        assert "is a run of fake. Leave alpha out." in err
+    assert not (tmp_path / "x.png").exists()
 
 
 def test_train_dry_run_and_print_config_write_nothing(tmp_path, capsys):

@@ -29,6 +29,18 @@ def test_grid_pixels_are_the_image_pixels(channels):
     assert (picture[-10:, -10:] == 255).all()
 
 
+def test_heads_stand_above_their_columns_and_move_no_pixel():
+    images = _images(4)
+    plain, headed = (np.asarray(grid(images, 2, scale=4, heads=heads)) for heads in (None, ["real", "0.5"]))
+    top = len(headed) - len(plain)
+    assert top > 0
+    assert (headed[top:] == plain).all()
+    half = headed.shape[1] // 2
+    assert all((part < 200).any() for part in (headed[:top, :half], headed[:top, half:]))
+    with pytest.raises(ShapeError, match="1 column heads for 2 columns"):
+        grid(images, 2, heads=["real"])
+
+
 def test_row_labels_leave_a_margin_and_survive_odd_names():
     plain, labelled = grid(_images(4), 2), grid(_images(4), 2, ["ankle boot", "字" * 50 + "\n<b>"])
     assert labelled.height == plain.height

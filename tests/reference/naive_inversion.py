@@ -71,3 +71,12 @@ def blend(z_T, noise, alpha: float) -> np.ndarray:
         mixed = (1 - alpha) * a + alpha * n
         rows.append(mixed / rms(mixed) * ((1 - alpha) * rms(a) + alpha * rms(n)))
     return np.stack(rows)
+
+
+def sample_with_null_texts(predict, z, cond, nulls, scale: float, bars, falling_times) -> np.ndarray:
+    """predict(z, t, context) -> noise, for one image; guidance written as a weighted mean of two."""
+    after = [*falling_times[1:], 0]
+    for t, below, null in zip(falling_times, after, nulls, strict=True):
+        noise = scale * predict(z, t, cond) + (1 - scale) * predict(z, t, null)
+        z = move(z, noise, bars[t], bars[below])
+    return z

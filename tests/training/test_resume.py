@@ -135,6 +135,38 @@ def test_the_callers_random_state_and_threads_are_left_alone(tmp_path):
     assert torch.get_num_threads() == threads
 
 
+def test_a_kill_in_the_hook_at_the_end_of_a_stage_costs_no_step(tmp_path):
+    """What the hook returns is logged; it starts again from the state saved before it."""
+    draws = []
+
+    def build(kill):
+        method = make()
+        train = toy_images()
+        stages = method.stages(train, None)
+
+        def on_end(context):
+            draws.append(float(torch.rand((), generator=context.rng)))
+            if kill:
+                raise KeyboardInterrupt
+            context.note("done")
+            return {"draw": draws[-1]}
+
+        stages[0].on_end = on_end
+        return Trainer(method, stages, train, None, quiet(checkpoint_every=0), tmp_path)
+
+    with pytest.raises(KeyboardInterrupt):
+        build(kill=True).run()
+    state = read_state(tmp_path / "state")
+    first = build(kill=False)
+    steps = first.stages[0].steps
+    assert state.values["stage"]["step"] == steps
+    first.stages[0].phases[0].loss = None  # would fail if it were called again
+    first.run()
+    assert draws[0] == draws[1]
+    (result,) = [line for line in metrics(tmp_path) if line["kind"] == "result"]
+    assert result["draw"] == draws[0]
+
+
 def test_a_finished_run_returns_at_once(whole):
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
     method = make(seed=5)

@@ -380,9 +380,15 @@ def _unfolded(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return what a word of the command line means in YAML: a number, a switch, a list or itself."""
+    """Return what a word of the command line means in YAML: a number, a switch, a list or itself.
+
+    >>> _plain("0.5"), _plain("[1, 2]"), _plain("a photo of an #object")
+    (0.5, [1, 2], 'a photo of an #object')
+    """
     from fewgen.config import parse_yaml
 
+    if isinstance(value, str) and " #" in value and value.lstrip()[:1] not in tuple("[{'\""):
+        return value  # YAML would take the rest for a comment
     return parse_yaml(f"value: {value}")["value"] if isinstance(value, str) else value
 
 

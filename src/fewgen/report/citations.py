@@ -211,6 +211,60 @@ BIBTEX: dict[str, str] = {
   booktitle = {CVPR},
   year = {2009}
 }""",
+    "ddpm": """@inproceedings{ho2020ddpm,
+  title = {Denoising Diffusion Probabilistic Models},
+  author = {Ho, Jonathan and Jain, Ajay and Abbeel, Pieter},
+  booktitle = {NeurIPS},
+  year = {2020},
+  eprint = {2006.11239},
+  archivePrefix = {arXiv}
+}""",
+    "ddim": """@inproceedings{song2021ddim,
+  title = {Denoising Diffusion Implicit Models},
+  author = {Song, Jiaming and Meng, Chenlin and Ermon, Stefano},
+  booktitle = {ICLR},
+  year = {2021},
+  eprint = {2010.02502},
+  archivePrefix = {arXiv}
+}""",
+    "guidance": """@misc{ho2022guidance,
+  title = {Classifier-Free Diffusion Guidance},
+  author = {Ho, Jonathan and Salimans, Tim},
+  year = {2022},
+  eprint = {2207.12598},
+  archivePrefix = {arXiv}
+}""",
+    "latent_diffusion": """@inproceedings{rombach2022latent,
+  title = {High-Resolution Image Synthesis with Latent Diffusion Models},
+  author = {Rombach, Robin and Blattmann, Andreas and Lorenz, Dominik and Esser, Patrick
+            and Ommer, Bj{\\"o}rn},
+  booktitle = {CVPR},
+  year = {2022},
+  eprint = {2112.10752},
+  archivePrefix = {arXiv}
+}""",
+    "tint": """@misc{landolsi_tint,
+  title = {Tiny models from tiny data: Textual and null-text inversion for few-shot distillation},
+  author = {Landolsi and Kahl},
+  note = {Code: https://github.com/pixwse/tiny2}
+}""",
+    "textual_inversion": """@inproceedings{gal2023textual,
+  title = {An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual Inversion},
+  author = {Gal, Rinon and Alaluf, Yuval and Atzmon, Yuval and Patashnik, Or and Bermano, Amit H.
+            and Chechik, Gal and Cohen-Or, Daniel},
+  booktitle = {ICLR},
+  year = {2023},
+  eprint = {2208.01618},
+  archivePrefix = {arXiv}
+}""",
+    "null_text_inversion": """@inproceedings{mokady2023nulltext,
+  title = {Null-text Inversion for Editing Real Images using Guided Diffusion Models},
+  author = {Mokady, Ron and Hertz, Amir and Aberman, Kfir and Pritch, Yael and Cohen-Or, Daniel},
+  booktitle = {CVPR},
+  year = {2023},
+  eprint = {2211.09794},
+  archivePrefix = {arXiv}
+}""",
 }
 """Citation key -> BibTeX."""
 
