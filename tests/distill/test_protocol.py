@@ -9,6 +9,7 @@ import torch
 from tests.distill.toy import BASE, NOVEL, Toy, data
 
 from fewgen import api
+from fewgen.config.schema import from_dict
 from fewgen.data.imageset import ClassSplit
 from fewgen.distill import competitors, protocol
 from fewgen.distill.competitors import COMPETITORS, Task
@@ -22,7 +23,7 @@ from fewgen.distill.synthesis import KINDS, PartClock, Synthesis
 from fewgen.distill.teacher import ProtoNet
 from fewgen.errors import CheckpointError, ConfigError, DataError, OutputError
 
-TINT = {"steps": 4, "textual_steps": 15, "textual_lr": 0.05, "inner_steps": 1}
+TINT = {"steps": 4, "scale": 2.0, "textual": {"steps": 15, "lr": 0.05}, "null_text": {"inner_steps": 1}}
 TRAINING = {"steps": 12, "batch_size": 24, "flip": False, "padding": 1}
 SMALL = {
     "n_way": 3,
@@ -73,7 +74,11 @@ def prepared(whole, images):
 
 def question(**more):
     settings = {"n_way": 3, "n_shot": 2, "per_class": 6}
-    return Question(**{**settings, **more}, tint=SpecialiseConfig(**TINT), training=DistillConfig(**TRAINING))
+    return Question(**{**settings, **more}, tint=specialised(), training=DistillConfig(**TRAINING))
+
+
+def specialised(**more):
+    return from_dict(SpecialiseConfig, {**TINT, **more})
 
 
 def without_times(record):
@@ -289,7 +294,7 @@ def test_images_of_the_learned_word_are_of_the_class(prepared, tmp_path):
     with torch.no_grad():
         centres = pipe.mean(pipe.embed([f"a photo of an {name}" for name in episode.class_names]))
     shares = {}
-    config = SpecialiseConfig(**{**TINT, "textual_steps": 80})
+    config = specialised(textual={"steps": 80, "lr": 0.05})
     for blind in (False, True):
         made = Synthesis(
             lambda blind=blind: Toy(blind), episode.support, config, tmp_path / str(blind), per_class=30
@@ -306,7 +311,7 @@ def test_images_of_the_learned_word_are_of_the_class(prepared, tmp_path):
 
 def test_alpha_zero_gives_supports_back_and_one_does_not(prepared, tmp_path):
     episode = question().sampler(prepared.novel).episode(0, prepared.novel)
-    config = SpecialiseConfig(**{**TINT, "steps": 20, "inner_steps": 10})
+    config = specialised(steps=20, null_text={"inner_steps": 10})
     found = {}
     for alpha in (0.0, 1.0):
         made = Synthesis(
@@ -319,7 +324,7 @@ def test_alpha_zero_gives_supports_back_and_one_does_not(prepared, tmp_path):
 
 def test_other_episodes_get_other_noise(prepared, tmp_path):
     episode = question().sampler(prepared.novel).episode(0, prepared.novel)
-    config = SpecialiseConfig(**TINT)
+    config = specialised()
     first, second = (
         Synthesis(Toy, episode.support, config, tmp_path / str(i), per_class=4, first=i).images("tint")
         for i in range(2)

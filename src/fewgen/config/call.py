@@ -14,7 +14,7 @@ from fewgen.errors import ConfigError
 
 T = TypeVar("T")
 
-SECTIONS = ("model", "training", "tasks")
+SECTIONS = ("model", "training", "tasks", "tint")
 """Keywords that are sections: the file's and the call's keys are merged, and the call's win. A path as
 `model` stands for the setting `base`: the model that a method starts from."""
 

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fewgen.config.checks import at_least, choose
 from fewgen.diffusion.blend import NORM_MODES
-from fewgen.diffusion.inversion import NULL_TEXT_SCHEDULES, PROMPT
+from fewgen.diffusion.inversion import PROMPT, placeholder
 from fewgen.errors import ConfigError
+from fewgen.methods.tint.config import NullTextConfig, TextualConfig
 
 
 @dataclass(frozen=True)
 class SpecialiseConfig:
     """How a text-to-image model learns a class from its supports, and makes images of it.
 
-    The published setting, for Stable Diffusion: steps 50, scale 7.5, textual_steps 5000, textual_batch 1,
-    textual_lr 0.001.
+    Names and defaults are those of the method `tint`. The published setting, for Stable Diffusion: steps 50,
+    textual.steps 5000, textual.batch_size 1, textual.lr 0.001.
 
     Attributes:
         steps: of sampling.
         scale: of guidance, in inversion and in sampling.
-        textual_steps: updates of the word.
-        textual_batch: images of each class in an update.
-        textual_lr: learning rate of the word.
-        t_min: lowest time shown to the word.
-        inner_steps: most updates of a null text at each step.
-        null_lr: learning rate of the null texts.
-        null_schedule: constant, or published: falling rate, growing tolerance.
+        textual: the word of each class.
+        null_text: the null texts of each support.
         dequant_t: time to which supports are noised before they are inverted; 0 as published.
         norm_mode: norm of a blend: interp (published), gaussian or none.
         prompt: with the placeholder of the word.
@@ -36,31 +32,21 @@ class SpecialiseConfig:
     """
 
     steps: int = 25
-    scale: float = 2.0
-    textual_steps: int = 300
-    textual_batch: int = 8
-    textual_lr: float = 1e-2
-    t_min: int = 250
-    inner_steps: int = 10
-    null_lr: float = 1e-2
-    null_schedule: str = "constant"
+    scale: float = 7.5
+    textual: TextualConfig = field(default_factory=TextualConfig)
+    null_text: NullTextConfig = field(default_factory=NullTextConfig)
     dequant_t: int = 0
     norm_mode: str = "interp"
     prompt: str = PROMPT
     batch: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("steps", "textual_steps", "textual_batch", "batch"):
-            at_least(f"tint.{name}", getattr(self, name), 1)
-        for name in ("inner_steps", "t_min", "dequant_t"):
-            at_least(f"tint.{name}", getattr(self, name), 0)
-        for name in ("textual_lr", "null_lr"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"tint.{name} must be a positive number, got {getattr(self, name)}.")
-        if not math.isfinite(self.scale):
-            raise ConfigError(f"tint.scale must be a number, got {self.scale}.")
-        choose("tint.null_schedule", self.null_schedule, NULL_TEXT_SCHEDULES)
+        at_least("tint.steps", self.steps, 1)
+        at_least("tint.batch", self.batch, 1)
+        at_least("tint.dequant_t", self.dequant_t, 0)
+        at_least("tint.scale", self.scale, 0)
         choose("tint.norm_mode", self.norm_mode, NORM_MODES)
+        placeholder(self.prompt)
 
     def keywords(self) -> dict[str, Any]:
         """Return the keywords of `specialise` that stand for these settings."""
@@ -70,17 +56,8 @@ class SpecialiseConfig:
             "steps": self.steps,
             "dequant_t": self.dequant_t,
             "batch": self.batch,
-            "textual": {
-                "steps": self.textual_steps,
-                "batch_size": self.textual_batch,
-                "lr": self.textual_lr,
-                "t_min": self.t_min,
-            },
-            "null_text": {
-                "inner_steps": self.inner_steps,
-                "lr": self.null_lr,
-                "schedule": self.null_schedule,
-            },
+            "textual": asdict(self.textual),
+            "null_text": asdict(self.null_text),
         }
 
 
