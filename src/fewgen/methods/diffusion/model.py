@@ -19,6 +19,9 @@ from fewgen.methods.base import DataSpec, Method, register
 from fewgen.methods.diffusion.config import DiffusionConfig
 from fewgen.training.phases import Batch, Context, Phase, Pixels, Stage
 
+SHOWN = 6
+"""Classes in a preview, a column each."""
+
 MEASURED = 512
 """Held-out images that are measured at a time, spread evenly over all of them."""
 
@@ -179,8 +182,7 @@ class Diffusion(Method):
 
     @torch.no_grad()
     def _preview(self, context: Context) -> Tensor:
-        n_classes = min(10, self.spec.n_classes)
-        labels = torch.arange(n_classes, device=self.device).repeat(4)
+        labels = torch.arange(SHOWN**2, device=self.device) % min(SHOWN, self.spec.n_classes)
         seeds = torch.arange(len(labels))
         images = [
             self.sample(None, y, s, 1.0)
