@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 ONE_TRAINING = {"steps": 1000, "batch_size": 150}
 """Training of one student. The published 10,000 steps take an hour on a processor."""
 
+TASK_CLASSES, TASK_SHOTS = 10, 5
+"""Most classes of a task that the teacher is trained on, and supports of each."""
+
 
 class StudentWork(Work):
     """A student for the user's classes."""
@@ -235,8 +238,8 @@ class StudentWork(Work):
                 parts / "teacher.safetensors",
                 base,
                 self.prepare,
-                n_way=self.supports.n_classes,
-                n_shot=fewest,
+                n_way=min(self.supports.n_classes, TASK_CLASSES),
+                n_shot=min(fewest, TASK_SHOTS),
                 **common,
             )
         head = derive_seed(self.seed, "student head")

@@ -17,6 +17,7 @@ from fewgen.distill.knowledge import (
     predict_logits,
     three_parts,
 )
+from fewgen.distill.storing import load_student, save_student
 from fewgen.distill.students import STUDENTS, Conv4, ResNet12, Student, make_student
 from fewgen.distill.teacher import DinoBackbone, ProtoNet, Prototypes, meta_train
 
@@ -36,9 +37,11 @@ __all__ = [
     "distillation_loss",
     "export_onnx",
     "kd_loss",
+    "load_student",
     "make_student",
     "meta_train",
     "predict_logits",
+    "save_student",
     "three_parts",
 ]
 
