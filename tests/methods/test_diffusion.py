@@ -222,7 +222,7 @@ def test_patches_are_pixels_in_another_order():
 
 
 def test_what_cannot_be_a_pipeline_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="There is no folder"):
+    with pytest.raises(CheckpointError, match="There is no model"):
         load_pipeline(tmp_path / "nothing")
     with pytest.raises(CheckpointError):
         load_pipeline(tmp_path)

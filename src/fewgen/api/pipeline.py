@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
-
-from fewgen.errors import CheckpointError, ConfigError
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fewgen.diffusion.pipeline import TextToImage
@@ -20,27 +18,10 @@ def load_pipeline(path: str | Path, device: str = "cpu") -> TextToImage:
         device: where it shall lie.
 
     Raises:
-        CheckpointError: neither of these, or damaged.
+        CheckpointError: neither of these, unfinished, or damaged.
         ConfigError: a run of another method.
         MissingDependencyError: diffusers or transformers is not installed.
     """
-    folder = Path(path)
-    if (folder / "model_index.json").is_file():
-        from fewgen.diffusion.stable import load_stable_diffusion
+    from fewgen.methods.tint.base import open_base
 
-        return load_stable_diffusion(folder, device=device)
-    if not folder.exists():
-        raise CheckpointError(
-            f'There is no folder "{folder}". Name a run of "fewgen train diffusion", or a '
-            "Stable Diffusion folder."
-        )
-    from fewgen.methods import load_method, read_method_info
-
-    method = read_method_info(folder).method
-    if method != "diffusion":
-        raise ConfigError(
-            f'"{folder}" is a run of {method}; only a text-to-image diffusion model can be specialised. '
-            'Name a run of "fewgen train diffusion", or a Stable Diffusion folder.'
-        )
-    pipe = cast("TextToImage", load_method(folder, device=device).pipe)
-    return pipe.eval().requires_grad_(False)
+    return open_base(str(path)).to(device)

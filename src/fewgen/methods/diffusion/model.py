@@ -45,6 +45,7 @@ class Diffusion(Method):
     Config: ClassVar[type] = DiffusionConfig
     capabilities = frozenset({"text", "interpolate"})
     min_classes = 1
+    reads_text = False
     rows = 16
     config: DiffusionConfig
     tokens: Tensor
