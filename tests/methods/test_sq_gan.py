@@ -9,6 +9,7 @@ import torch
 from tests.methods.sq_gan_tools import KINDS, NAMES, batch_of, config_of, context_of, draw, make, rng, shapes
 from tests.reference import naive_gan_training as naive
 
+import fewgen
 from fewgen.config import list_presets, load_preset, resolve
 from fewgen.errors import CheckpointError, ConfigError, ShapeError
 from fewgen.generate import GenerationRequest, image_seeds
@@ -600,6 +601,17 @@ def test_without_classes_labels_do_not_matter():
     named = make()
     a, b = (named.sample(None, torch.full((6,), k), SEEDS, 1.0) for k in (0, 2))
     assert float((a - b).abs().amax((1, 2, 3)).min()) > 1e-3
+
+
+def test_a_model_without_classes_says_so_when_asked_for_one(tmp_path):
+    method = make({"network": {"condition": "none"}})
+    method.save(tmp_path / "model.safetensors")
+    for asked in ({"class_names": ["spots"]}, {"texts": "spots"}):
+        with pytest.raises(ConfigError, match='all its classes as one.*cannot draw "spots"'):
+            fewgen.generate(tmp_path, n=1, **asked)
+    assert len(fewgen.generate(tmp_path, n=1).images) == len(NAMES)
+    make().save(tmp_path / "named.safetensors")
+    assert len(fewgen.generate(tmp_path / "named.safetensors", class_names=["spots"], n=1).images) == 1
 
 
 def test_unknown_options_are_refused():

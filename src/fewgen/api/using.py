@@ -134,6 +134,11 @@ def generate(
     loaded = load_run(run, device)
     chosen = class_list(class_names, loaded.class_names) if class_names else []
     free = [texts] if isinstance(texts, str) else list(texts or [])
+    if (chosen or free) and not loaded.method.knows_classes and len(loaded.class_names) > 1:
+        raise ConfigError(
+            f'"{loaded.path}" learned all its classes as one, so it cannot draw "{[*chosen, *free][0]}". '
+            "Leave the class or text out, or train without --model.network.condition none."
+        )
     if not chosen and not free:
         chosen = list(loaded.class_names)
     if columns or "alpha" in options:

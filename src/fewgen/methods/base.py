@@ -137,6 +137,11 @@ class Method(nn.Module, ABC):
         self.register_buffer("inner_rates", torch.ones(len(self.adaptable("all"))))
 
     @property
+    def knows_classes(self) -> bool:
+        """Whether images depend on the class that is asked for."""
+        return True
+
+    @property
     def device(self) -> torch.device:
         """Where the weights lie."""
         return next((tensor.device for tensor in self.state_dict().values()), torch.device("cpu"))

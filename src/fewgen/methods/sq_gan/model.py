@@ -151,6 +151,11 @@ class SqGan(Method):
         }
         return tuple(key for key, is_used in used.items() if is_used)
 
+    @property
+    def knows_classes(self) -> bool:
+        """Whether generator and discriminator are told the class, or a text."""
+        return self.config.network.condition != "none"
+
     # ------------------------------------------------------------------------------------ the generator
 
     def condition(self, labels: Tensor) -> Tensor | None:
