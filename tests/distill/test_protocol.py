@@ -23,7 +23,7 @@ from fewgen.distill.synthesis import KINDS, PartClock, Synthesis
 from fewgen.distill.teacher import ProtoNet
 from fewgen.errors import CheckpointError, ConfigError, DataError, OutputError
 
-TINT = {"steps": 4, "scale": 2.0, "textual": {"steps": 15, "lr": 0.05}, "null_text": {"inner_steps": 1}}
+TINT = {"steps": 4, "scale": 2.0, "textual": {"steps": 15, "lr": 0.05}, "null_text": {"inner_steps": 1, "lr": 0.01}}
 TRAINING = {"steps": 12, "batch_size": 24, "flip": False, "padding": 1}
 SMALL = {
     "n_way": 3,
@@ -349,7 +349,7 @@ def test_negative_control_a_generator_of_noise_does_not_help(prepared, tmp_path)
     names, gains = ("hard_labels", "none"), {}
     for blind in (False, True):
         given = dataclasses.replace(prepared, generator=Toy(blind))
-        found = run_protocol(settings, given, tmp_path / str(blind), names, 5, progress=False)
+        found = run_protocol(settings, given, tmp_path / str(blind), names, 10, progress=False)
         gains[blind] = summary(found, names)["differences"]["hard_labels - none"]
     assert gains[False]["low"] > 0
     assert gains[True]["low"] <= 0

@@ -203,6 +203,7 @@ class ComparisonWork(Work):
         import torch
 
         from fewgen.api.evaluating import ShownProgress
+        from fewgen.api.pipeline import load_pipeline
         from fewgen.distill.preparing import pretrained_student, trained_teacher
         from fewgen.distill.protocol import Prepared, some_base
 
@@ -219,7 +220,7 @@ class ComparisonWork(Work):
             shown.close()
         named = str(teacher) if self.teacher_given is None else str(self.asked["teacher"])
         base = some_base(self.base, self.base_images, self.seed)
-        return Prepared(base, self.novel, named, str(student), generator)
+        return Prepared(base, self.novel, named, str(student), generator, load_pipeline)
 
     def _generator(self) -> TextToImage | str | None:
         """Return the model, or where it lies for processes of their own; trained first if none was named."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from fewgen.diffusion.pipeline import TextToImage
 
     Generator = TextToImage | str
+    OpenModel = Callable[[str, str], TextToImage]
 
 DEFAULT_COMPETITORS = tuple(COMPETITORS)
 PILOT = 5
@@ -137,6 +138,7 @@ class Job:
         teacher: file, or "dino:" and folder.
         student: file of the student that was prepared on base classes.
         generator: a model, or where it lies.
+        open_model: opens the model in a folder on a device.
         folder: of the episode.
         names: competitors whose cells are missing.
         device: "cpu" or "cuda".
@@ -151,6 +153,7 @@ class Job:
     teacher: str
     student: str
     generator: Generator | None
+    open_model: OpenModel | None
     folder: Path
     names: tuple[str, ...]
     device: str = "cpu"
@@ -187,7 +190,7 @@ def _task(job: Job) -> tuple[Task, Synthesis]:
     number = derive_seed(question.seed, "distill", "episode", episode.index)
     shown = _Parts(job) if job.progress else None
     synthesis = Synthesis(
-        functools.partial(_model, job.generator, job.device),
+        functools.partial(_model, job.generator, job.open_model, job.device),
         episode.support,
         question.tint,
         job.folder,
@@ -238,17 +241,16 @@ _MODELS: dict[tuple[str, str], Any] = {}
 """The model that this process opened last: episodes share it."""
 
 
-def _model(generator: Generator | None, device: str) -> TextToImage:
-    if generator is None:
+def _model(generator: Generator | None, open_model: OpenModel | None, device: str) -> TextToImage:
+    if generator is None or (isinstance(generator, str) and open_model is None):
         raise ConfigError("These competitors need a text-to-image model. Name one with --generator.")
     if not isinstance(generator, str):
         return generator
     key = generator, device
     if key not in _MODELS:
-        from fewgen.api.pipeline import load_pipeline
-
+        assert open_model is not None
         _MODELS.clear()
-        _MODELS[key] = load_pipeline(generator, device)
+        _MODELS[key] = open_model(generator, device)
     model: TextToImage = _MODELS[key]
     return model
 
@@ -350,6 +352,7 @@ class Prepared:
         teacher: file, or "dino:" and folder.
         student: file.
         generator: a model, or where it lies; None where no competitor needs one.
+        open_model: opens the model in a folder on a device.
     """
 
     base: ImageSet
@@ -357,6 +360,7 @@ class Prepared:
     teacher: str
     student: str
     generator: Generator | None
+    open_model: OpenModel | None = None
 
 
 def run_protocol(
@@ -401,6 +405,7 @@ def run_protocol(
             prepared.teacher,
             prepared.student,
             prepared.generator,
+            prepared.open_model,
             episode_folder(cells, i),
             missing(cells, i, names),
             device,

@@ -9,8 +9,8 @@ from typing import Any
 from fewgen.config.checks import at_least, choose
 from fewgen.diffusion.blend import NORM_MODES
 from fewgen.diffusion.inversion import PROMPT, placeholder
+from fewgen.diffusion.settings import NullTextConfig, TextualConfig
 from fewgen.errors import ConfigError
-from fewgen.methods.tint.config import NullTextConfig, TextualConfig
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from fewgen.diffusion.inversion import (
     word_gradient,
 )
 from fewgen.diffusion.pipeline import TextToImage
+from fewgen.diffusion.settings import TextualConfig
 from fewgen.diffusion.small import SmallDiffusion
 from fewgen.diffusion.specialisation import (
     Specialisation,
@@ -34,7 +35,7 @@ from fewgen.generate.request import GeneratedImages, GenerationRequest, image_se
 from fewgen.losses import LossTerms
 from fewgen.methods.base import DataSpec, Method, register
 from fewgen.methods.tint.base import describe, open_base, place_on, reopen
-from fewgen.methods.tint.config import BaseModel, TextualConfig, TintConfig, check_alpha
+from fewgen.methods.tint.config import BaseModel, TintConfig, check_alpha
 from fewgen.training.phases import Batch, Context, Phase, Pixels, Stage
 
 SHOWN_ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
