@@ -16,6 +16,10 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUICK = {
     "train": ["--steps-scale", "0.003", "--no-progress"],
+    "distill": [
+        *("--teacher-episodes", "2", "--pretrain-steps", "2", "--training.steps", "2"),
+        *("--per-class", "4", "--base-images", "60", "--teacher-channels", "8", "--no-progress"),
+    ],
     "quickstart": ["--steps-scale", "0.003", "--no-progress"],
     "benchmark": ["--n", "40", "--no-progress"],
     "adapt": ["--no-progress"],
@@ -86,13 +90,15 @@ def test_every_command_and_the_python_code_run(tmp_path, monkeypatch, data_dir, 
         assert code == 0, (line, capsys.readouterr().err)
         ran.append(words[1])
     assert {"quickstart", "train", "generate", "interpolate", "retrieve", "reconstruct"} <= set(ran)
-    assert {"adapt", "evaluate", "benchmark", "plan"} <= set(ran)
+    assert {"adapt", "evaluate", "benchmark", "plan", "distill"} <= set(ran)
     for name in ("grid.png", "report.html", "README.md", "model.safetensors"):
         assert (tmp_path / "runs" / "quickstart" / name).is_file()
     for name in ("photos.json", "photos.html", "others.json", "others.html"):
         assert (tmp_path / name).is_file()
-    for name in ("sandals.npz", "strip.png", "sneakers.png", "fashion.png", "pairs.png"):
+    for name in ("sandals.npz", "strip.png", "sneakers.png", "fashion.png", "pairs.png", "alphas.png"):
         assert (tmp_path / name).is_file()
+    for name in ("student.onnx", "student.safetensors", "distill.json"):
+        assert (tmp_path / "tiny" / name).is_file()
     (code,) = blocks("python")
     assert "minutes=5" in code
     names = {}
