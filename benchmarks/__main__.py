@@ -12,6 +12,7 @@ NAMES = {
     "reconstruction": "SSIM of held-out images as they come back",
     "verdicts": "false alarms and misses of the verdicts over repeated draws of five data sets",
     "sqgan_ablation": "what each part of SQ-GAN contributes, and sizes, weights and starts of it",
+    "tint_ablation": "what each part of TINT contributes: inversion, images, students; Theorem 1; cost",
     "sqgan_speed": "seconds of a training step of SQ-GAN, by size, threads, layout and compilation",
     "speed": "images per second of a run, and the time of `fewgen --help`",
 }

@@ -7,15 +7,44 @@ that was asked something else is refused, so that no table mixes settings.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import math
+import os
 import re
 import resource
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fewgen.errors import ConfigError
+from fewgen.benchmark.environment import COMMAND_VARIABLE
+from fewgen.errors import ConfigError, FewgenError
+from fewgen.files import write_json
+
+Column = tuple[str, str, float, int]
+"""Heading, key among the figures of a cell, factor and decimals."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A table: what is asked, and its rows.
+
+    Attributes:
+        key: for `--only`.
+        asks: heading.
+        rows: in the order of the table.
+        data: the data sets on which it is asked.
+        paired: whether changes against other rows are shown as well.
+    """
+
+    key: str
+    asks: str
+    rows: tuple[Any, ...]
+    data: tuple[str, ...] = ("fashion_mnist", "digits")
+    paired: bool = False
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,7 +89,67 @@ def check_same(there: Mapping[str, Any], now: Mapping[str, Any], name: str, seed
         )
 
 
+# --------------------------------------------------------------------------------------------- cells
+
+
+def cell_folder(about: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    """Return the name of a cell's folder: how it differs from the base in words, and a digest of it all.
+
+    >>> cell_folder({"model.steps": 3, "data": "digits"}, {"model.steps": 4, "data": "digits"})
+    'steps-3-5dffdb05'
+    """
+    differs = [f"{key.split('.', 1)[-1]} {value}" for key, value in about.items() if base.get(key) != value]
+    words = re.sub(r"[^a-z0-9.+]+", "-", " ".join(differs).lower()).strip("-") or "base"
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{words[:60].rstrip('-')}-{digest}"
+
+
+def finish_cell(
+    compute: Callable[[], dict[str, Any]], label: str, path: Path, command: tuple[int, str]
+) -> str | None:
+    """Compute a cell and write its file; return what went wrong, or None.
+
+    Args:
+        compute: returns the cell.
+        label: for messages.
+        path: its file.
+        command: process that started the benchmark, and its command, which other processes record.
+    """
+    if command[0] != os.getpid():
+        os.environ[COMMAND_VARIABLE] = command[1]
+    started = time.perf_counter()
+    try:
+        cell = compute()
+    except (FewgenError, ImportError) as error:
+        # The others are still worth computing.
+        print(f"error: {label}: {error}", file=sys.stderr, flush=True)
+        return f"{label}: {error}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, cell)
+    print(f"{label}: {time.perf_counter() - started:.0f} s", flush=True)
+    return None
+
+
+def known(cells: Mapping[int, Mapping[str, Any]], key: str) -> dict[int, float]:
+    """Return seed -> figure, without the cells that do not have it."""
+    return {seed: c["figures"][key] for seed, c in cells.items() if c["figures"].get(key) is not None}
+
+
 # --------------------------------------------------------------------------------------------- tables
+
+
+def shown_columns(rows: Iterable[Mapping[int, Mapping[str, Any]]], columns: Sequence[Column]) -> list[Column]:
+    """Return the columns that some row has, such as no agreement where no judge knows the classes; or all."""
+    cells = list(rows)
+    return [c for c in columns if any(known(own, c[1]) for own in cells)] or list(columns)
+
+
+def figure_texts(cells: Mapping[int, Mapping[str, Any]], columns: Sequence[Column]) -> list[str]:
+    """Return "mean ± standard deviation" over the seeds of a row, for each column."""
+    return [
+        mean_and_spread([factor * v for v in known(cells, key).values()], decimals)
+        for _, key, factor, decimals in columns
+    ]
 
 
 def mean_and_spread(values: Sequence[float], decimals: int) -> str:
@@ -116,22 +205,26 @@ def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str
     return [*lines, *("| " + " | ".join(row) + " |" for row in rows)]
 
 
-def made_by(environments: Sequence[Mapping[str, Any]], seconds: Sequence[float]) -> str:
+def made_by(
+    environments: Sequence[Mapping[str, Any]], seconds: Sequence[float], did: str = "trained for"
+) -> str:
     """Return the sentences on command, commit, versions and hardware of cells.
 
     Args:
         environments: of `fewgen.benchmark.environment`, at least one.
         seconds: processor seconds that each cell trained for.
+        did: what it did in them.
     """
     commits = sorted({str(e["commit"])[:12] + ("+" if e["changed_files"] else "") for e in environments})
     first = environments[0]
     versions = ", ".join(f"{name} {v}" for name, v in first["versions"].items() if v)
     # Where the cells lie says nothing about the numbers, and the path of one machine helps nobody.
     command = re.sub(r" --(out|docs|data-dir) ('[^']*'|\S+)", "", str(first["command"]))
+    command = re.sub(r" --base( [^-\s]\S*)+", "", command)
     return (
         f"Command: `{command}`. Commit {', '.join(commits)} (+: with changes). Python {first['python']}; "
         f"{versions}. {first['processor']}, {first['cores']} cores, {first['threads']} threads; a cell "
-        f"trained for {min(seconds):.0f} to {max(seconds):.0f} processor seconds."
+        f"{did} {min(seconds):.0f} to {max(seconds):.0f} processor seconds."
     )
 
 

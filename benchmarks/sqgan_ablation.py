@@ -19,10 +19,8 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import json
 import os
-import re
 import sys
 import tempfile
 import time
@@ -34,18 +32,23 @@ from typing import Any
 import torch
 
 from benchmarks.ablation import (
+    Question,
+    cell_folder,
     check_same,
+    figure_texts,
+    finish_cell,
     flat,
     forget_peak,
+    known,
     made_by,
     markdown,
-    mean_and_spread,
     merged,
     paired_change,
     peak_megabytes,
+    shown_columns,
     write_between,
 )
-from fewgen.benchmark.environment import COMMAND_VARIABLE, command_line, environment
+from fewgen.benchmark.environment import command_line, environment
 from fewgen.benchmark.sets import load_real
 from fewgen.config import load_preset, resolve, to_dict
 from fewgen.data import load_images
@@ -63,7 +66,7 @@ from fewgen.evaluate import (
     within_class_distance,
 )
 from fewgen.evaluate.verdicts import attempt, decide, matched, run_controls
-from fewgen.files import read_json, write_json
+from fewgen.files import read_json
 from fewgen.methods.sq_gan.config import SqGanConfig
 
 BASE: dict[str, Any] = {
@@ -143,25 +146,6 @@ class Variant:
     model: Mapping[str, Any] = field(default_factory=dict)
     shots: int | None = None
     scale: float = 1.0
-
-
-@dataclass(frozen=True)
-class Question:
-    """A table: what is asked, and its rows.
-
-    Attributes:
-        key: for `--only`.
-        asks: heading.
-        rows: in the order of the table.
-        data: the data sets on which it is asked.
-        paired: whether changes against plain GAN and CR are shown as well.
-    """
-
-    key: str
-    asks: str
-    rows: tuple[Variant, ...]
-    data: tuple[str, ...] = ("fashion_mnist", "digits")
-    paired: bool = False
 
 
 OFF: dict[str, Any] = {"consistency": "none", "consistency_weights": None}
@@ -339,10 +323,7 @@ def cell_name(data: str, variant: Variant, settings: Settings) -> str:
     base = asked(data, FULL, settings)
     if variant.scale != 1:
         about["steps"] = f"x{variant.scale:g}"
-    differs = [f"{key.split('.', 1)[-1]} {value}" for key, value in about.items() if base.get(key) != value]
-    words = re.sub(r"[^a-z0-9.+]+", "-", " ".join(differs).lower()).strip("-") or "base"
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
-    return f"{data}/{words[:60].rstrip('-')}-{digest}"
+    return f"{data}/{cell_folder(about, base)}"
 
 
 # --------------------------------------------------------------------------------------------- real images
@@ -551,20 +532,8 @@ def run_cell(
 
     A plain function of plain arguments, so that any joblib backend can run it anywhere.
     """
-    if command[0] != os.getpid():
-        os.environ[COMMAND_VARIABLE] = command[1]
-    started = time.perf_counter()
     label = f"{data}, {variant.name}, seed {seed}"
-    try:
-        cell = compute(data, variant, seed, settings)
-    except (FewgenError, ImportError) as error:
-        # The others are still worth computing.
-        print(f"error: {label}: {error}", file=sys.stderr, flush=True)
-        return f"{label}: {error}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, cell)
-    print(f"{label}: {time.perf_counter() - started:.0f} s", flush=True)
-    return None
+    return finish_cell(lambda: compute(data, variant, seed, settings), label, path, command)
 
 
 # --------------------------------------------------------------------------------------------- tables
@@ -577,11 +546,6 @@ def cells_of(cells: Cells, data: str, variant: Variant, settings: Settings) -> d
     """Return seed -> cell of a row."""
     name = cell_name(data, variant, settings)
     return {seed: cell for (of, own, seed), cell in cells.items() if (of, own) == (data, name)}
-
-
-def known(cells: Mapping[int, dict[str, Any]], key: str) -> dict[int, float]:
-    """Return seed -> figure, without the cells that do not have it."""
-    return {seed: c["figures"][key] for seed, c in cells.items() if c["figures"].get(key) is not None}
 
 
 def verdicts(cells: Mapping[int, dict[str, Any]]) -> str:
@@ -598,17 +562,12 @@ def table(question: Question, data: str, cells: Cells, settings: Settings) -> st
     about = f", {any_cell['n_train']} images" if any_cell is not None and question.key != "size" else ""
     if any_cell is not None:
         about += f", {any_cell['asked']['model.steps']} steps"
-    # A column that no row has is left out, such as agreement where the judge knows other classes.
-    columns = [c for c in COLUMNS if any(known(own, c[1]) for _, own in found)] or list(COLUMNS)
+    columns = shown_columns((own for _, own in found), COLUMNS)
     lines = [f"### {question.asks}: {data}{about}", ""]
     headings = ["", "seeds", *(column[0] for column in columns), "new?"]
     rows = []
     for row, own in found:
-        figures = [
-            mean_and_spread([factor * v for v in known(own, key).values()], decimals)
-            for _, key, factor, decimals in columns
-        ]
-        rows.append([row.name, str(len(own)), *figures, verdicts(own)])
+        rows.append([row.name, str(len(own)), *figure_texts(own, columns), verdicts(own)])
     lines += markdown(headings, rows)
     if question.paired:
         lines += ["", *changes(question, data, cells, settings)]

@@ -1,0 +1,398 @@
+"""The ablation of TINT: rows that exist, cells that are shared and refused, figures by hand, a tiny whole."""
+
+import json
+import math
+
+import pytest
+import torch
+from benchmarks.tint_ablation import (
+    DATA,
+    DEFAULT,
+    GROUPS,
+    IMAGES,
+    MARKERS,
+    TABLES,
+    Row,
+    Settings,
+    asked,
+    base_folder,
+    cell_name,
+    check_base,
+    chosen_tables,
+    group_of,
+    images_of,
+    main,
+    of_row,
+    prepared_folder,
+    provenance,
+    render,
+    task_of,
+    theorem_figures,
+    to_supports,
+    wanted_cells,
+    without_tasks,
+)
+
+from benchmarks import tint_ablation
+from fewgen.config.schema import from_dict
+from fewgen.data.imageset import ImageSet
+from fewgen.distill.competitors import COMPETITORS
+from fewgen.distill.knowledge import DistillConfig
+from fewgen.distill.protocol import Prepared, Question, run_protocol, some_base
+from fewgen.distill.settings import SpecialiseConfig
+from fewgen.distill.synthesis import KINDS
+from fewgen.errors import ConfigError
+
+USUAL = Settings(out="nowhere")
+QUICK = ("--quick", "--jobs", "1")
+ROWS = [(table, row) for table in TABLES for row in table.rows]
+
+
+def named(key):
+    return next(table for table in TABLES if table.key == key)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Every group of tables, a few tiny cells of each: (folder, what was printed, page)."""
+    folder = tmp_path_factory.mktemp("whole")
+    out, page = folder / "out", folder / "tint.md"
+    page.write_text(f"# Mine\n\nBefore.\n\n{MARKERS[0]}\nold\n{MARKERS[1]}\n\nAfter.\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEWGEN_CACHE_DIR", str(folder / "cache"))
+        # One row of each table is enough here, and the default, to which students are compared.
+        patch.setattr(tint_ablation, "TABLES", tuple(few(table) for table in TABLES))
+        assert main([*QUICK, "--episodes", "2", "--out", str(out), "--docs", str(page)]) == 0
+        yield out, page
+
+
+def few(table):
+    """What shares most with the other tables."""
+    return (
+        table if table.key in ("images", "students") else tint_ablation.replace(table, rows=table.rows[-1:])
+    )
+
+
+def cells_in(out):
+    return {path: json.loads(path.read_text()) for path in sorted((out / "cells").rglob("*.json"))}
+
+
+# ------------------------------------------------------------------------------------------------- rows
+
+
+@pytest.mark.parametrize(("table", "row"), ROWS, ids=[f"{t.key}-{r.name}" for t, r in ROWS])
+def test_each_row_has_settings_that_exist(table, row):
+    assert table.group in GROUPS
+    assert table.shows.endswith(".")
+    if table.group == "theorem1":
+        return
+    for data in table.data:
+        own = of_row(data, row, USUAL)
+        tint, training = from_dict(SpecialiseConfig, own["tint"]), from_dict(DistillConfig, own["training"])
+        assert training.flip == (data not in ("omniglot", "digits"))
+        if row.name.startswith("w = "):
+            assert row.name.split(",")[0] == f"w = {tint.scale:g}"
+    if table.group == "students":
+        assert row.what in COMPETITORS
+    if table.group == "images":
+        assert row.what in {*KINDS, "object", "real"}
+
+
+def test_names_are_different_and_the_questions_are_those_of_the_method():
+    for table in TABLES:
+        assert len({row.name for row in table.rows}) == len(table.rows)
+    assert len({table.key for table in TABLES}) == len(TABLES)
+    assert GROUPS == ("inversion", "images", "students", "theorem1", "cost")
+    full_t = of_row("omniglot", named("students").rows[4], USUAL)["tint"]["textual"]["t_min"]
+    assert (full_t, of_row("omniglot", DEFAULT, USUAL)["tint"]["textual"]["t_min"]) == (0, 250)
+
+
+def test_equal_settings_are_one_cell_and_others_are_not():
+    def folder(key, name, data="omniglot", settings=USUAL):
+        table = named(key)
+        row = next(row for row in table.rows if row.name == name)
+        return cell_name(data, group_of(table), row, settings)
+
+    default = folder("students", "tint")
+    same = [("student_alpha", "alpha = 1"), ("amount", "200"), ("labels", "strong teacher")]
+    assert {folder(key, name) for key, name in [*same, ("student_steps", "TINT, 1000 steps")]} == {default}
+    assert folder("students", "none (no synthetic images)") == folder("amount", "0")
+    assert folder("null_text", "w = 7.5, 10 x 0.03") == folder("dequant", "dequant_t = 0")
+    assert folder("images", "TINT (with null texts)") == folder("alpha", "alpha = 1")
+    for table in TABLES:
+        names = {cell_name("omniglot", group_of(table), row, USUAL) for row in table.rows}
+        assert len(names) == len(table.rows)
+    assert folder("students", "tint", "digits") != default
+    assert folder("students", "tint", settings=Settings(out="nowhere", part="novel")) != default
+    # What all rows share does not choose the folder: it is refused there.
+    changed = Settings(out="nowhere", changes='{"training": {"steps": 7}}')
+    assert folder("students", "tint", settings=changed) == default
+    assert asked("omniglot", "students", DEFAULT, changed)["training.steps"] == 7
+
+
+def test_every_row_comes_once_before_any_row_comes_twice():
+    wanted = wanted_cells(TABLES, 2, 3, USUAL)
+    seeds = [cell.seed for cell in wanted.values()]
+    assert seeds == sorted(seeds)
+    counted = {}
+    for cell in wanted.values():
+        counted.setdefault((cell.data, cell.group, cell.row.name), []).append(cell.seed)
+    assert counted["omniglot", "students", "tint"] == [0, 1, 2]
+    assert counted["omniglot", "images", "DA-Fusion"] == [0, 1]
+    assert counted["omniglot", "memory", "25 supports"] == [0]
+    assert counted["simulation", "theorem1", "a = 0.6, s = 0.1, P = 10, Q = 1"] == [0]
+
+
+# ------------------------------------------------------------------------------------------------ figures
+
+
+@pytest.mark.parametrize(("a", "s", "p", "q"), [(0.87, 0.05, 20, 75), (0.6, 0.1, 5, 1), (0.6, 0.1, 10, 600)])
+def test_theorem_1_agrees_with_its_simulation(a, s, p, q):
+    row = Row("", settings={"a": a, "s": s, "p": p, "q": q})
+    found = theorem_figures(row, 0, 3000)
+    assert found["predicted"] == pytest.approx((a * (1 - a) / q + (1 - 1 / q) * s**2) / p)
+    assert abs(found["deviation"]) < 3.5
+    assert found["ratio"] == pytest.approx(1, abs=0.12)
+    if q == 1:
+        assert found["predicted"] == pytest.approx(a * (1 - a) / p)
+        assert found["s2_estimate"] is None
+    else:
+        assert found["s2_estimate"] == pytest.approx(s**2, rel=0.25)
+    assert theorem_figures(row, 0, 3000) == found
+    assert theorem_figures(row, 1, 3000)["simulated"] != found["simulated"]
+
+
+def test_a_wrong_theorem_would_be_seen(monkeypatch):
+    """Without the differences between episodes the prediction is far outside the simulation's error."""
+    monkeypatch.setattr(tint_ablation, "variance_of_mean", lambda a, s, p, q: a * (1 - a) / q / p)
+    row = Row("", settings={"a": 0.87, "s": 0.05, "p": 20, "q": 75})
+    assert theorem_figures(row, 0, 3000)["deviation"] > 10
+
+
+def test_published_anchors():
+    for q, variance in ((75, 6.62e-6), (25, 1.154e-5)):
+        row = Row("", settings={"a": 0.87, "s": 0.05, "p": 600, "q": q})
+        assert theorem_figures(row, 0, 50)["predicted"] == pytest.approx(variance, rel=1e-3)
+
+
+def test_distances_to_supports_by_hand():
+    def grey(values, labels):
+        pixels = torch.tensor(values, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+        return ImageSet(pixels.clone(), torch.tensor(labels), ("a", "b"))
+
+    supports = grey([0, 255, 102], [0, 0, 1])
+    assert to_supports(supports, supports) == 0.0
+    # To black 0.4, to white 0.2; the other class's 102 is nearer to 102, and does not count.
+    made = grey([51, 229, 102], [0, 0, 0])
+    expected = (51 + 26 + 102) / 127.5 / 3
+    assert to_supports(made, supports) == pytest.approx(expected)
+
+
+# ------------------------------------------------------------------------------------------------- tables
+
+
+def cell(accuracy, **figures):
+    return {"figures": {"accuracy": accuracy, "train_seconds": 2.0, **figures}}
+
+
+def test_accuracies_and_paired_differences_by_hand():
+    table = named("students")
+    found = {"tint": [0.8, 0.7, 0.9], "none (no synthetic images)": [0.7, 0.6, 0.7]}
+    by_name = {row.name: row for row in table.rows}
+    cells = {
+        ("omniglot", cell_name("omniglot", "students", by_name[name], USUAL), seed): cell(accuracy)
+        for name, values in found.items()
+        for seed, accuracy in enumerate(values)
+    }
+    lines = render(table, "omniglot", cells, USUAL).splitlines()
+    assert lines[0] == f"### {table.asks}: omniglot, validation classes"
+    assert lines[2] == table.shows
+    # t(2) = 4.303: 0.1 / sqrt(3) * 4.303 = 0.2484; differences -0.1, -0.1, -0.2: sd 0.0577, half 0.1434.
+    assert next(line for line in lines if line.startswith("| tint |")) == (
+        "| tint | 3 | 80.0 ± 24.8 | default | - | 2 ± 0 |"
+    )
+    assert next(line for line in lines if line.startswith("| none")) == (
+        "| none (no synthetic images) | 3 | 66.7 ± 14.3 | -13.3 ± 14.3 | - | 2 ± 0 |"
+    )
+    assert (
+        next(line for line in lines if line.startswith("| DA-Fusion")) == "| DA-Fusion | 0 | - | - | - | - |"
+    )
+
+
+def test_differences_are_taken_over_the_tasks_that_both_have():
+    table = named("labels")
+    weak = next(row for row in table.rows if row.name == "weak teacher")
+    cells = {
+        ("digits", cell_name("digits", "students", DEFAULT, USUAL), seed): cell(a)
+        for seed, a in ((0, 0.5), (1, 0.9))
+    }
+    cells["digits", cell_name("digits", "students", weak, USUAL), 1] = cell(0.8)
+    lines = render(table, "digits", cells, USUAL).splitlines()
+    assert "| weak teacher | 1 | 80.0 | -10.0 | - | 2 |" in lines
+    assert any(line.startswith("| strong teacher | 2 | 70.0 ± ") and "| default |" in line for line in lines)
+
+
+def test_a_class_alone_makes_no_students(monkeypatch):
+    options = tint_ablation._arguments(["--data", "digits", "--only", "students", "images"])
+    monkeypatch.setitem(DATA["digits"], "class_split", "6/1/3")
+    images_of.cache_clear()
+    tables, notes = without_tasks(chosen_tables(options), USUAL)
+    images_of.cache_clear()
+    assert {table.group for table in tables} == {"images"}
+    assert len(notes) == 1
+    assert "--part novel" in notes[0]
+
+
+def test_bases_are_named_by_data_set(capsys):
+    assert tint_ablation._arguments(["--data", "digits", "--base", "x/y"]).base == {"digits": "x/y"}
+    both = ["--base", "omniglot=a", "fashion_mnist=b=c"]
+    assert tint_ablation._arguments(both).base == {"omniglot": "a", "fashion_mnist": "b=c"}
+    with pytest.raises(SystemExit):
+        tint_ablation._arguments(["--base", "runs/x"])
+    assert "DATA=RUN" in capsys.readouterr().err
+
+
+# -------------------------------------------------------------------------------------------------- whole
+
+
+def test_a_quick_run_answers_every_question(whole):
+    out, page = whole
+    found = cells_in(out)
+    groups = {one["asked"]["question"] for one in found.values()}
+    assert groups == {"inversion", "images", "students", "theorem1", "cost", "memory"}
+    for path, one in found.items():
+        if one["row"] == "other real images":
+            assert one["figures"]["images"] > 0
+        for key, value in one["figures"].items():
+            assert value is None or math.isfinite(value), (path, key)
+        assert one["environment"]["threads"] == 1
+    by_row = {(one["asked"]["question"], one["row"]): one["figures"] for one in found.values()}
+    assert (
+        by_row["inversion", "w = 7.5, 30 x 0.03"]["error"]
+        < by_row["inversion", "w = 7.5, 30 x 0.03"]["plain_error"]
+    )
+    assert 0 <= by_row["students", "tint"]["accuracy"] <= 1
+    assert by_row["images", "other real images"]["frechet"] < by_row["images", "alpha = 1"]["frechet"]
+    text = page.read_text()
+    assert text.startswith("# Mine\n\nBefore.\n\n" + MARKERS[0])
+    assert text.endswith(MARKERS[1] + "\n\nAfter.\n")
+    assert "old" not in text.split()
+    for table in TABLES:
+        assert f"### {table.asks}" in text
+        assert table.shows in text
+    assert "Commit " in text
+    assert str(out) not in text
+
+
+def test_the_same_command_computes_nothing_again_and_a_lost_cell_alone(whole, capsys):
+    out, page = whole
+    before = {path: path.stat().st_mtime_ns for path in cells_in(out)}
+    text = page.read_text()
+    command = [*QUICK, "--episodes", "2", "--out", str(out), "--docs", str(page)]
+    assert main([*command, "--table-only"]) == 0
+    assert page.read_text() == text
+    lost = next(
+        path
+        for path, one in cells_in(out).items()
+        if one["row"] == "hard labels" and "accuracy" in one["figures"]
+    )
+    old = json.loads(lost.read_text())["figures"]
+    lost.unlink()
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "1 of " in capsys.readouterr().out
+    again = json.loads(lost.read_text())["figures"]
+    assert {k: v for k, v in again.items() if "seconds" not in k} == {
+        k: v for k, v in old.items() if "seconds" not in k
+    }
+    assert {path: path.stat().st_mtime_ns for path in before if path != lost} == {
+        path: time for path, time in before.items() if path != lost
+    }
+
+
+def test_other_settings_are_refused(whole, capsys):
+    out, _ = whole
+    command = [*QUICK, "--only", "students", "--out", str(out), "--table-only"]
+    assert main([*command, "--student-steps", "4"]) == 2
+    assert "training.steps 3 there, 4 now" in capsys.readouterr().err
+    assert main([*command, "--per-class", "9"]) == 2
+    assert "per_class 6 there, 9 now" in capsys.readouterr().err
+    path = next(path for path, one in cells_in(out).items() if one["row"] == "tint" and one["seed"] == 0)
+    text = path.read_text()
+    path.write_text(text.replace(json.loads(text)["asked"]["base"], "another model"))
+    try:
+        assert main(command) == 2
+        assert "base another model there" in capsys.readouterr().err
+    finally:
+        path.write_text(text)
+
+
+def test_a_student_is_that_of_the_comparison(whole, tmp_path):
+    """The cell of a competitor equals what `fewgen distill` computes, images and all, from the same models."""
+    out, _ = whole
+    settings = Settings(out=str(out), quick=True)
+    images, own = images_of("digits", settings), of_row("digits", DEFAULT, settings)
+    task, models = task_of("digits", 0, settings), prepared_folder("digits", settings)
+    question = Question(
+        n_way=3,
+        n_shot=2,
+        n_query=task.n_query,
+        per_class=own["per_class"],
+        tint=from_dict(SpecialiseConfig, own["tint"]),
+        training=from_dict(DistillConfig, own["training"]),
+    )
+    prepared = Prepared(
+        some_base(images.base, own["base_images"], 0),
+        images.part,
+        str(models / "strong.safetensors"),
+        str(models / "student.safetensors"),
+        tint_ablation.pipe_of("digits", settings),
+    )
+    names = ("tint", "teacher")
+    compared = run_protocol(question, prepared, tmp_path, names, 1, progress=False)[0]
+    for what in names:
+        row = next(row for row in named("students").rows if row.what == what)
+        path = out / "cells" / cell_name("digits", "students", row, settings) / "task0.json"
+        one = json.loads(path.read_text())
+        assert one["figures"]["accuracy"] == compared["accuracy"][what]
+        assert one["classes"] == compared["classes"]
+
+
+def test_the_judge_and_the_model_have_not_seen_the_classes_of_a_task(whole, monkeypatch):
+    out, _ = whole
+    settings = Settings(out=str(out), quick=True)
+    images = images_of("digits", settings)
+    assert not set(images.part.class_names) & set(images.judge_train.class_names)
+    assert len(images.judge_train.class_names) == 7
+    check_base("digits", settings)
+    task = task_of("digits", 0, settings)
+    seen = [
+        {x.numpy().tobytes() for x in part.images}
+        for part in (task.episode.support, task.episode.query, task.rest)
+    ]
+    assert not seen[0] & seen[1]
+    assert not seen[0] & seen[2]
+    # A model that has learned validation classes of another split.
+    monkeypatch.setitem(DATA["digits"], "class_split", "1/6/3")
+    images_of.cache_clear()
+    try:
+        other = Settings(out=str(out), quick=True, base=(("digits", str(base_folder("digits", settings))),))
+        with pytest.raises(ConfigError, match="has learned classes of the tasks"):
+            check_base("digits", other)
+    finally:
+        images_of.cache_clear()
+
+
+def test_provenance_names_seeds_models_and_judges(whole):
+    out, _ = whole
+    found = {
+        ("digits", str(path.parent), one["seed"]): one
+        for path, one in cells_in(out).items()
+        if "data" in one["asked"]
+    }
+    text = provenance(found, Settings(out=str(out), quick=True))
+    model = next(one["asked"]["base"] for one in found.values() if "base" in one["asked"])
+    assert f"digits {model}" in text
+    assert "students 0-1" in text
+    assert "images of all other classes" in text
+    assert set(IMAGES) == set(DATA)
