@@ -365,6 +365,14 @@ def test_real_and_other_images():
         json.dumps(found.numbers, allow_nan=False)
 
 
+def test_few_held_out_images_can_speak_against_images_but_not_for_them():
+    few, enough = cloud(19, 1), cloud(20, 1)
+    assert looks_real(None)(cloud(60, 2), few).answer == "cannot tell"
+    assert "at least 20" in looks_real(None)(cloud(60, 2), few).why
+    assert looks_real(None)(cloud(60, 2), enough).answer == "yes"
+    assert looks_real(None)(cloud(60, 2, shift=8.0), few).answer == "no"
+
+
 def test_images_as_near_as_augmented_copies_are_real():
     held_out, images = cloud(60, 1), cloud(60, 2, shift=0.8)
     calls = []

@@ -609,6 +609,8 @@ def test_a_model_without_classes_says_so_when_asked_for_one(tmp_path):
     for asked in ({"class_names": ["spots"]}, {"texts": "spots"}):
         with pytest.raises(ConfigError, match='all its classes as one.*cannot draw "spots"'):
             fewgen.generate(tmp_path, n=1, **asked)
+    with pytest.raises(ConfigError, match='cannot draw "spots"'):
+        fewgen.interpolate(tmp_path, "spots", "rows")
     assert len(fewgen.generate(tmp_path, n=1).images) == len(NAMES)
     make().save(tmp_path / "named.safetensors")
     assert len(fewgen.generate(tmp_path / "named.safetensors", class_names=["spots"], n=1).images) == 1

@@ -291,6 +291,10 @@ def resolved_settings(**keywords: Any) -> dict[str, Any]:
     return {**chosen, "model": model_config, "training": train_config}
 
 
+SLOW_STEP = 5.0
+"""Seconds of a trial step beyond which it is its own estimate: nobody waits for more of them."""
+
+
 def _time_step(prepared: Prepared, stage: Any, n_trials: int = 3) -> float | None:
     """Return the seconds of one step of a stage, measured; None if it needs an earlier stage's result."""
     import torch
@@ -304,9 +308,12 @@ def _time_step(prepared: Prepared, stage: Any, n_trials: int = 3) -> float | Non
     context = Context(0, stage.steps, stage, rng, train, held_out, device)
     try:
         with torch.random.fork_rng(devices=[]):
+            begun = time.perf_counter()
             for trial in range(n_trials + 1):
                 if trial == 1:
                     start = time.perf_counter()  # the first step pays for warming up
+                    if start - begun > SLOW_STEP:
+                        return start - begun
                 indices = torch.randint(len(train), (stage.batch_size,), generator=rng)
                 batch = train.at(indices)
                 if stage.augment is not None:

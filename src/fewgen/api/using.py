@@ -134,11 +134,8 @@ def generate(
     loaded = load_run(run, device)
     chosen = class_list(class_names, loaded.class_names) if class_names else []
     free = [texts] if isinstance(texts, str) else list(texts or [])
-    if (chosen or free) and not loaded.method.knows_classes and len(loaded.class_names) > 1:
-        raise ConfigError(
-            f'"{loaded.path}" learned all its classes as one, so it cannot draw "{[*chosen, *free][0]}". '
-            "Leave the class or text out, or train without --model.network.condition none."
-        )
+    if chosen or free:
+        _check_classes(loaded, [*chosen, *free][0])
     if not chosen and not free:
         chosen = list(loaded.class_names)
     if columns or "alpha" in options:
@@ -177,6 +174,15 @@ def generate(
     if out is not None:
         generated.save(out, overwrite=overwrite)
     return generated
+
+
+def _check_classes(run: Run, asked: str) -> None:
+    """Refuse a class or text where images do not depend on it."""
+    if not run.method.knows_classes and len(run.class_names) > 1:
+        raise ConfigError(
+            f'"{run.path}" learned all its classes as one, so it cannot draw "{asked}". Leave the class or '
+            "text out, or train without --model.network.condition none."
+        )
 
 
 def _alphas(
@@ -323,6 +329,7 @@ def interpolate(
     temperature = _temperature(temperature)
     loaded = load_run(run, device)
     loaded.method.require("interpolate")
+    _check_classes(loaded, str(a))
     if out is not None:
         check_output(out, overwrite)
     first, second = _latent(loaded, a), _latent(loaded, b)

@@ -156,10 +156,15 @@ def _pixels(side: Side, chosen: Tensor) -> Tensor:
     return reduced(side.images.images[chosen]).flatten(1)
 
 
+FEWEST_TO_PASS = 20
+"""Held-out images below which a test that finds no difference says nothing: blobs pass with six."""
+
+
 def looks_real(augmented: Callable[[], Side] | None, seed: int = 0) -> Callable[[Side, Side], Outcome]:
     """Return the test of "real": can the images be told from held-out ones in the judge's features?
 
-    Yes if a permutation test on the kernel distance does not tell them apart, or if they are at least as near
+    Yes if a permutation test on the kernel distance with `FEWEST_TO_PASS` held-out images or more does not
+    tell them apart, or if they are at least as near
     to the held-out images as augmented training images are; partly if at least half as many of them lie
     among real images as of real images themselves; no otherwise.
 
@@ -185,6 +190,14 @@ def looks_real(augmented: Callable[[], Side] | None, seed: int = 0) -> Callable[
     def run(side: Side, held_out: Side) -> Outcome:
         found = distance(side, held_out)
         numbers: dict[str, Any] = {"kernel_distance": found.value, "p_value": found.p_value}
+        if found.p_value >= ALPHA and len(held_out.features) < FEWEST_TO_PASS:
+            return Outcome(
+                "cannot tell",
+                f"{len(held_out.features)} held-out images do not tell them from real ones (p = "
+                f"{found.p_value:.2g}), but so few would not tell much else either; hold out at least "
+                f"{FEWEST_TO_PASS}.",
+                numbers,
+            )
         if found.p_value >= ALPHA:
             return Outcome(
                 "yes",

@@ -613,7 +613,7 @@ class Trainer:
             bad = [name for name, value in entry.terms.items() if not math.isfinite(value)]
             lr = run.phases[entry.phase].owner.phase.lr
             advice = (
-                f"Lower the learning rate (now {lr:g}), clip gradients, or lower the weight of "
+                f"Lower the learning rate (now {lr:g}), or lower the weight of "
                 f"{'these terms' if len(bad) > 1 else 'this term' if bad else 'the largest term'}; "
                 f"{self._where_to_start()}."
             )
@@ -654,7 +654,7 @@ class Trainer:
         raise TrainingError(
             f'The weights "{name}" are not finite after step {self._position.total_steps}. '
             f"{self._last_good()} "
-            f"Lower the learning rate or clip gradients; {self._where_to_start()}."
+            f"Lower the learning rate; {self._where_to_start()}."
         )
 
     def _last_good(self) -> str:

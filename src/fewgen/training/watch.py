@@ -38,7 +38,7 @@ class Watch:
             warnings += self._once(
                 f"diverge:{phase}",
                 f'The loss of phase "{phase}" is {_mean(series[-_SMOOTH:]):.4g}, well above its minimum of '
-                f"{self._lowest[phase]:.4g}: training diverges. Lower the learning rate or clip gradients.",
+                f"{self._lowest[phase]:.4g}: training diverges. Lower the learning rate.",
             )
         if _swings(series):
             warnings += self._once(

@@ -169,6 +169,7 @@ def transport_stage(method: StyleMethod, config: InitConfig) -> Stage:
 
     def start(context: Context) -> None:
         nonlocal towers, features
+        context.note("preparing the towers that say what images and codes mean")
         towers = towers_of(config, context)
         if config.blocks > towers.max_blocks:
             raise ConfigError(

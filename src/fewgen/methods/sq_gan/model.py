@@ -442,7 +442,7 @@ class SqGan(Method):
                 if config.network.condition == "none"
                 else partial(GroupedSampler, group_size=group),
                 # The codes' stage takes seconds.
-                time_share=0.9 if stages else None,
+                time_share=0.75 if stages else None,
                 augment=None if config.augment == "none" else Augment(config.augment),
                 modules=generator,
                 validate=self._validate,
