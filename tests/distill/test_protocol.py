@@ -23,7 +23,12 @@ from fewgen.distill.synthesis import KINDS, PartClock, Synthesis
 from fewgen.distill.teacher import ProtoNet
 from fewgen.errors import CheckpointError, ConfigError, DataError, OutputError
 
-TINT = {"steps": 4, "scale": 2.0, "textual": {"steps": 15, "lr": 0.05}, "null_text": {"inner_steps": 1, "lr": 0.01}}
+TINT = {
+    "steps": 4,
+    "scale": 2.0,
+    "textual": {"steps": 15, "lr": 0.05},
+    "null_text": {"inner_steps": 1, "lr": 0.01},
+}
 TRAINING = {"steps": 12, "batch_size": 24, "flip": False, "padding": 1}
 SMALL = {
     "n_way": 3,
