@@ -350,9 +350,9 @@ TABLES = (
         ("simulation",),
         group="theorem1",
         shows="Accuracies of P episodes drawn from a Beta distribution of mean a and standard deviation s, Q "
-        "queries each. Predicted: (a (1 - a) / Q + (1 - 1 / Q) s^2) / P. The last column is their difference "
-        "in standard errors of the simulation: within 2 for 95 % of all rows if the theorem holds. The "
-        "estimate of s^2 is the mean of the planner's, from each simulated measurement.",
+        "queries each. Predicted: (a (1 - a) / Q + (1 - 1 / Q) s^2) / P. In standard errors: the "
+        "difference of both in those of the simulation; within 2 for 95 % of all rows if the theorem holds. "
+        "The estimate of s^2 is the mean of the planner's, from each simulated measurement.",
     ),
     Table(
         "cost",
@@ -366,11 +366,11 @@ TABLES = (
     Table(
         "memory",
         "Memory of null-text inversion",
-        tuple(Row(f"{n} supports", settings={"supports": n}) for n in (5, 25, 100)),
+        tuple(Row(f"{n} supports", settings={"supports": n, **_tint(batch=5)}) for n in (5, 25, 100)),
         IMAGES,
         group="cost",
-        shows="Highest memory of a fresh process beyond what it held before, at an equal batch. It must not "
-        "grow with the supports beyond the null texts themselves, whose size is in the last column.",
+        shows="Highest memory of a fresh process beyond what it held before, at an equal batch of 5. It must "
+        "not grow with the supports beyond the null texts themselves, whose size is in the last column.",
     ),
 )
 GROUPS = tuple(dict.fromkeys(table.group for table in TABLES))
@@ -447,6 +447,11 @@ class Settings:
         """Supports of each class."""
         return 2 if self.quick else SHOTS
 
+    @property
+    def queries(self) -> int:
+        """Queries of each class, where there are so many."""
+        return 10 if self.quick else REAL_PER_CLASS
+
     def general(self, data: str) -> dict[str, Any]:
         """Return the settings that rows change."""
         found = merged(BASE, {"training": DATA[data]["training"]})
@@ -510,6 +515,7 @@ def asked(data: str, group: str, row: Row, settings: Settings) -> dict[str, Any]
         "part": settings.part,
         "class_split": DATA[data]["class_split"],
         "shots": settings.shots,
+        "queries": settings.queries,
         "what": row.what,
         **flat({key: found[key] for key in NEEDS[group] if key in found}),
     }
@@ -597,7 +603,7 @@ def train_base(data: str, settings: Settings, minutes: float | None) -> None:
     from fewgen import api
 
     folder = base_folder(data, settings)
-    if data in dict(settings.base):
+    if data in dict(settings.base) or base_id(data, settings) is not None:
         return
     run = api.train(
         "diffusion",
@@ -741,7 +747,7 @@ def n_way_of(part: ImageSet) -> int:
 def task_of(data: str, seed: int, settings: Settings) -> Task:
     """Return task number `seed` of a data set."""
     part = images_of(data, settings).part
-    wanted = 10 if settings.quick else REAL_PER_CLASS
+    wanted = settings.queries
     fewest = int(part.counts().min()) - settings.shots
     n_query = wanted if wanted <= fewest else None
     sampler = EpisodeSampler(
@@ -1196,6 +1202,9 @@ def render(table: Table, data: str, cells: Cells, settings: Settings) -> str:
     """Return the Markdown of one question on one data set; rows without a finished cell show a dash."""
     found = [(row, cells_of(cells, data, table, row, settings)) for row in table.rows]
     about = "" if data == "simulation" else f": {data}, {PART_NAMES[settings.part]}"
+    task = next((cell for _, own in found for cell in own.values() if "classes" in cell), None)
+    if task is not None:
+        about += f", {len(task['classes'])} classes, {task['queries']} queries"
     lines = [f"### {table.asks}{about}", "", table.shows, ""]
     if table.group == "students":
         default = cells_of(cells, data, table, DEFAULT, settings)
