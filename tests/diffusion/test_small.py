@@ -17,7 +17,9 @@ from fewgen.diffusion.small import (
 from fewgen.errors import ConfigError, DataError, MissingDependencyError, ShapeError, TextError
 
 CAPTIONS = ("a photo of a sneaker", "a photo of an ankle boot")
-TINY = SmallDiffusionConfig(channels=(8, 8), attention_levels=1, heads=2, text_width=8, text_layers=1)
+TINY = SmallDiffusionConfig(
+    prediction="epsilon", channels=(8, 8), attention_levels=1, heads=2, text_width=8, text_layers=1
+)
 LATENT = dataclasses.replace(TINY, latent=SmallLatentConfig(channels=(8, 8), latent_channels=2))
 
 
