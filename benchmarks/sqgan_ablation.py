@@ -469,7 +469,8 @@ def copying(generated: ImageSet, real: RealSide) -> dict[str, Any]:
     held = real.held_out
     tests = [test for test in real.tests(side.labels) if test.question == "new"]
     outcomes = {test.name: attempt(test, side, held) for test in tests}
-    verdict = decide(tests, outcomes, run_controls(tests, real.controls(side.labels)))["new"]
+    controls = run_controls(tests, real.controls(side.labels))
+    verdict = decide(tests, outcomes, controls, len(held.labels))["new"]
     _, other = matched(side.labels, held.labels)
     usual = held.nearest.score[other]
     clear = clear_copies(side.nearest.score, usual[usual > 0])

@@ -91,7 +91,7 @@ def heard(**answers):
 def test_a_test_is_believed_only_if_its_controls_bear_it_out(answer, copies, real):
     test = saying(answer)
     controls = {"test": heard(held_out=real, copies=copies)}
-    found = decide([test], {"test": Outcome(answer, "the reason")}, controls)["new"]
+    found = decide([test], {"test": Outcome(answer, "the reason")}, controls, 60)["new"]
     bad_news, good_news = answer in ("no", "partly"), answer == "yes"
     believed = (real == "yes") if bad_news else (copies in ("no", "partly")) if good_news else False
     assert found.answer == (answer if believed else "cannot tell")
@@ -109,11 +109,11 @@ def test_a_test_is_believed_only_if_its_controls_bear_it_out(answer, copies, rea
 def test_every_control_has_to_be_caught_and_every_one_to_pass():
     test = saying("yes", must_pass=("held_out", "noise"), must_catch=("copies", "augmented_copies"))
     controls = {"test": heard(held_out="yes", noise="no", copies="no", augmented_copies="yes")}
-    found = decide([test], {"test": Outcome("yes", "")}, controls)["new"]
+    found = decide([test], {"test": Outcome("yes", "")}, controls, 60)["new"]
     assert found.answer == "cannot tell"
     assert "augmented copies" in found.why
     assert "exact copies" not in found.why
-    found = decide([test], {"test": Outcome("no", "")}, controls)["new"]
+    found = decide([test], {"test": Outcome("no", "")}, controls, 60)["new"]
     assert found.answer == "cannot tell"
     assert "noise" in found.why
 
@@ -125,7 +125,7 @@ def test_a_broken_test_ends_in_cannot_tell(always):
     images = side_of(labelled(6))
     controls = run_controls([test], {"held_out": (images, images), "copies": (images, images)})
     outcomes = {test.name: test.run(images, images)}
-    assert decide([test], outcomes, controls)["new"].answer == "cannot tell"
+    assert decide([test], outcomes, controls, 60)["new"].answer == "cannot tell"
 
 
 def test_a_working_test_is_believed():
@@ -136,7 +136,7 @@ def test_a_working_test_is_believed():
     real, copies = side_of(labelled(6)), side_of(labelled(6), scores=torch.zeros(6))
     controls = run_controls([test], {"held_out": (real, real), "copies": (copies, real)})
     for images, answer in ((real, "yes"), (copies, "no")):
-        assert decide([test], {"test": run(images, real)}, controls)["new"].answer == answer
+        assert decide([test], {"test": run(images, real)}, controls, 60)["new"].answer == answer
 
 
 def test_a_control_that_cannot_be_judged_is_not_passed_and_not_caught():
@@ -152,7 +152,7 @@ def test_a_control_that_cannot_be_judged_is_not_passed_and_not_caught():
     }
     assert controls["test"]["copies"].why == "too few images"
     for answer in ANSWERS:
-        assert decide([test], {"test": Outcome(answer, "")}, controls)["new"].answer == "cannot tell"
+        assert decide([test], {"test": Outcome(answer, "")}, controls, 60)["new"].answer == "cannot tell"
 
 
 def test_a_fault_of_the_program_is_not_taken_for_too_few_images():
@@ -188,7 +188,7 @@ def decided(*answers, proved=True):
     """The answer to one question, from (answer, primary) of tests whose controls bear them out."""
     tests = [saying(answer, name=str(i), primary=primary) for i, (answer, primary) in enumerate(answers)]
     controls = {test.name: heard(held_out="yes", copies="no") if proved else {} for test in tests}
-    return decide(tests, {test.name: test.run(None, None) for test in tests}, controls)["new"].answer
+    return decide(tests, {test.name: test.run(None, None) for test in tests}, controls, 60)["new"].answer
 
 
 @pytest.mark.parametrize("first", ANSWERS)
@@ -207,7 +207,7 @@ def test_further_tests_can_only_lower_a_verdict(first, second):
 def test_further_tests_that_were_not_proved_lower_nothing():
     tests = [saying("yes", name="first"), saying("no", name="second", primary=False)]
     controls = {"first": heard(held_out="yes", copies="no"), "second": heard(held_out="partly", copies="no")}
-    found = decide(tests, {test.name: test.run(None, None) for test in tests}, controls)["new"]
+    found = decide(tests, {test.name: test.run(None, None) for test in tests}, controls, 60)["new"]
     assert found.answer == "yes"
     assert [record["answer"] for record in found.tests] == ["yes", "cannot tell"]
 
@@ -222,7 +222,7 @@ def test_the_order_of_the_tests_changes_no_answer(answers, n):
 
 def test_questions_are_apart():
     tests = [saying("no", name="a"), VerdictTest("b", "real", lambda s, h: Outcome("yes", ""), (), ())]
-    found = decide(tests, {"a": Outcome("no", ""), "b": Outcome("yes", "")}, {"a": heard(held_out="yes")})
+    found = decide(tests, {"a": Outcome("no", ""), "b": Outcome("yes", "")}, {"a": heard(held_out="yes")}, 60)
     assert {question: verdict.answer for question, verdict in found.items()} == {"new": "no", "real": "yes"}
 
 
@@ -365,12 +365,30 @@ def test_real_and_other_images():
         json.dumps(found.numbers, allow_nan=False)
 
 
-def test_few_held_out_images_can_speak_against_images_but_not_for_them():
-    few, enough = cloud(19, 1), cloud(20, 1)
-    assert looks_real(None)(cloud(60, 2), few).answer == "cannot tell"
-    assert "at least 20" in looks_real(None)(cloud(60, 2), few).why
-    assert looks_real(None)(cloud(60, 2), enough).answer == "yes"
-    assert looks_real(None)(cloud(60, 2, shift=8.0), few).answer == "no"
+@pytest.mark.parametrize(
+    ("n", "good_news"), [(6, "cannot tell"), (18, "cannot tell"), (21, "yes"), (30, "yes")]
+)
+def test_few_held_out_images_can_speak_against_images_but_not_for_them(n, good_news):
+    """The control is judged by half of the held-out images, and still has to pass."""
+    held_out = cloud(n, 1)
+    test = next(t for t in standard_tests(held_out, None) if t.question == "real")
+    noise = cloud(60, 7, shift=-9.0)
+    half = torch.arange(n) % 2 == 0
+    controls = run_controls(
+        [test], {"held_out": (held_out.at(~half), held_out.at(half)), "noise": (noise, held_out)}
+    )
+    assert {name: found.answer for name, found in controls[test.name].items()} == {
+        "held_out": "yes",
+        "noise": "no",
+    }
+
+    def verdict(images):
+        return decide([test], {test.name: test.run(images, held_out)}, controls, n)["real"]
+
+    found = verdict(cloud(60, 2))
+    assert found.answer == good_news
+    assert ("at least 20" in found.why) == (good_news == "cannot tell")
+    assert verdict(cloud(60, 2, shift=8.0)).answer == "no"
 
 
 def test_images_as_near_as_augmented_copies_are_real():

@@ -412,6 +412,7 @@ def test_commands_from_training_to_a_strip(base, tmp_path, capsys):
     assert "From real images to new ones" in page
     assert f"--model {base}" in page
     assert "could not be made" not in page
+    assert "holds the training images themselves" in (out / "README.md").read_text()
     code, strip = (
         main(["generate", str(out), "--alphas", "0", "0.5", "1", "--out", str(tmp_path / "s.png")]),
         0,

@@ -136,6 +136,7 @@ def test_the_card_says_what_it_is_and_its_limits(run):
         "those images decided when training stopped",
     ):
         assert part in card
+    assert "holds the training images themselves" not in card
     assert "private" not in card.replace(str(run.path), "").lower()
 
 

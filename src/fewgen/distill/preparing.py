@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from fewgen.data.imageset import ImageSet
+from fewgen.diffusion.pipeline import content_hash
 from fewgen.distill.knowledge import DistillConfig, distill
 from fewgen.distill.settings import PrepareConfig
 from fewgen.distill.storing import load_student, save_student
@@ -179,11 +179,7 @@ def load_teacher(name: str | Path, image_shape: tuple[int, int, int]) -> ProtoNe
 
 def teacher_id(teacher: ProtoNet) -> str:
     """Return a hash of a teacher's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(teacher.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return content_hash(teacher.state_dict().items())[:16]
 
 
 def _shown(shape: tuple[int, ...]) -> str:

@@ -436,7 +436,7 @@ def evaluate_images(
         tell("verdicts", 0.0)
         tests = real.tests(labels)
         outcomes = {test.name: attempt(test, side, real.held_out) for test in tests}
-        verdicts = decide(tests, outcomes, real.control_outcomes(labels))
+        verdicts = decide(tests, outcomes, real.control_outcomes(labels), len(real.held_out.labels))
         known = _seen(ordered, _known(real.held_out_images), real.train)
         found["held_out_share"] = {
             "question": "new",

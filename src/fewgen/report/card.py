@@ -23,6 +23,10 @@ A_NAME_IS_NO_GUARANTEE = (
     "A class name is no guarantee: some images will show another class, or none. Check before use, also "
     "before training a classifier on them."
 )
+HOLDS_IMAGES = (
+    "`model.safetensors` holds the training images themselves, and gives them back (alpha 0). Whoever gets "
+    "the file gets the images."
+)
 
 
 def render_card(findings: Findings) -> str:
@@ -188,6 +192,7 @@ def _limits(findings: Findings) -> list[str]:
         "the model has not seen; their backgrounds, poses and mistakes come back in what it draws.",
         "An image can be close to a training image. The report shows the nearest pairs; it does not prove "
         "that there are no copies. Do not publish images if the training images must stay with you.",
+        *([HOLDS_IMAGES] if "blend" in findings.method.capabilities else []),
         A_NAME_IS_NO_GUARANTEE,
         "Figures from so few held-out images are rough"
         + (", and those images decided when training stopped." if _stops_by_images(findings) else "."),

@@ -441,7 +441,7 @@ class SqGan(Method):
                 sampler="shuffled"
                 if config.network.condition == "none"
                 else partial(GroupedSampler, group_size=group),
-                # The codes' stage takes seconds.
+                # What towers and codes do not need of their quarter comes to this stage.
                 time_share=0.75 if stages else None,
                 augment=None if config.augment == "none" else Augment(config.augment),
                 modules=generator,
