@@ -13,16 +13,16 @@ the others alone.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from fewgen.diffusion.calls import cast, frozen, place_of, predict
 from fewgen.errors import ConfigError, DataError, ShapeError, TrainingError
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def denoising_errors(pipe: TextToImage, z0: Tensor, t: Tensor, noise: Tensor, co
         noise: what is added, like `z0`.
         context: embedded prompts, (B, L, D).
     """
-    predicted = _predict(pipe, pipe.schedule.add_noise(z0, noise, t).to(z0.dtype), t, context)
+    predicted = predict(pipe, pipe.schedule.add_noise(z0, noise, t).to(z0.dtype), t, context)
     return (noise - predicted).square().flatten(1).mean(1)
 
 
@@ -145,7 +145,7 @@ def word_gradient(
     counts = torch.bincount(classes, minlength=len(embedding)).clamp_min(1)
     weights = _GRADIENT_SCALE / counts[classes]
     errors = torch.empty(len(z0), device=z0.device, dtype=z0.dtype)
-    with _frozen(pipe), torch.enable_grad():
+    with frozen(pipe), torch.enable_grad():
         moving = embedding.detach().requires_grad_(True)
         contexts = class_contexts(pipe, prompt, moving)
         # Once through the text tower, and back once, whatever the number of parts.
@@ -207,11 +207,11 @@ def ddim_invert(
         if rng is None:
             raise ConfigError(f"dequant_t = {dequant_t} adds noise and needs an rng.")
         noise = torch.randn(z0.shape, generator=rng, device=rng.device, dtype=torch.float32)
-    device, dtype = _place(pipe)
+    device, dtype = place_of(pipe)
     contexts = _context_rows(context, len(z0))
     pivots = torch.empty((steps + 1, *z0.shape), dtype=dtype, device=z0.device)
     parts = _chunks(len(z0), batch)
-    with _frozen(pipe):
+    with frozen(pipe):
         for number, part in enumerate(parts):
             clean = z0[part].to(device, dtype)
             shown = contexts[part].to(device)
@@ -222,7 +222,7 @@ def ddim_invert(
                 if drawn is not None and t <= dequant_t:
                     pivots[i + 1, part] = _noised(pipe, clean, drawn, t).to(z0.device)
                     continue
-                predicted = _predict(pipe, z, t, shown)
+                predicted = predict(pipe, z, t, shown)
                 z, here = pipe.schedule.move(z, predicted, here, t).to(dtype), t
                 pivots[i + 1, part] = z.to(z0.device)
                 if progress is not None:
@@ -301,7 +301,7 @@ def textual_inversion(
     # Imported late: it is not needed by the rest.
     from fewgen.training.adamw import AdamW
 
-    device, dtype = _place(pipe)
+    device, dtype = place_of(pipe)
     n_classes = len(classes)
     latents = torch.cat([z.to(device, dtype) for z in classes])
     first = torch.tensor([0] + [len(z) for z in classes[:-1]]).cumsum(0).tolist()
@@ -311,7 +311,7 @@ def textual_inversion(
     embedding = start.repeat(n_classes, 1).requires_grad_(True)
     optimizer = AdamW([{"params": [embedding], "lr": lr, "weight_decay": weight_decay}])
     losses = torch.empty((steps, n_classes))
-    with _frozen(pipe):
+    with frozen(pipe):
         for step in range(steps):
             draws = [
                 _draw(stream, len(z), batch_size, t_min, total_times, z.shape[1:])
@@ -389,16 +389,16 @@ def null_text_inversion(
     _check_latents(pipe, pivots[0], "Pivots")
     steps, n = len(pivots) - 1, pivots.shape[1]
     check_null_text(steps, scale, inner_steps=inner_steps, lr=lr, tol=tol, schedule=schedule)
-    device, dtype = _place(pipe)
+    device, dtype = place_of(pipe)
     conds = _context_rows(cond, n)
-    with torch.no_grad(), _frozen(pipe):
+    with torch.no_grad(), frozen(pipe):
         null = pipe.embed([""], None)[0].to(device, dtype)
     found = null.to(pivots.device).expand(steps, n, *null.shape).clone()
     if scale == 1 or inner_steps == 0:
         return found
     times = _times(pipe, steps)
     parts = _chunks(n, batch)
-    with _frozen(pipe), torch.no_grad():
+    with frozen(pipe), torch.no_grad():
         for number, part in enumerate(parts):
             shown = conds[part].to(device, dtype)
             z = pivots[-1, part].to(device, dtype)
@@ -472,13 +472,13 @@ class _NullTextStep:
         scale: float,
     ) -> None:
         self.pipe, self.z, self.target, self.t, self.after, self.scale = pipe, z, target, t, after, scale
-        self.conditional = _predict(pipe, z, t, cond)
+        self.conditional = predict(pipe, z, t, cond)
         self.reached = z
 
     def move(self, u: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return where these rows get with the embeddings `u`, and their squared errors, (b,)."""
         z, conditional = self.z[rows], self.conditional[rows]
-        unconditional = _predict(self.pipe, z, self.t, u)
+        unconditional = predict(self.pipe, z, self.t, u)
         guided = unconditional + self.scale * (conditional - unconditional)
         moved = self.pipe.schedule.move(z, guided, self.t, self.after).to(z.dtype)
         return moved, (moved - self.target[rows]).square().flatten(1).mean(1)
@@ -562,11 +562,11 @@ def reconstruct(
             )
         if u.ndim != 4 or u.shape[1] != len(z_T):
             raise ShapeError(f"Null-text embeddings {tuple(u.shape)} for {len(z_T)} latents.")
-    device, dtype = _place(pipe)
+    device, dtype = place_of(pipe)
     conds = _context_rows(cond, len(z_T))
     parts = _chunks(len(z_T), batch)
     made = torch.empty(z_T.shape, dtype=dtype, device=z_T.device)
-    with _frozen(pipe):
+    with frozen(pipe):
         null = pipe.embed([""], None)
         for number, part in enumerate(parts):
             z = z_T[part].to(device, dtype)
@@ -574,9 +574,9 @@ def reconstruct(
             if u is None:
                 uncond = null.expand(len(z), *null.shape[1:])
             else:
-                uncond = [_cast(pipe, step.to(device)) for step in u[:, part]]
+                uncond = [cast(pipe, step.to(device)) for step in u[:, part]]
             # The sum over the steps keeps its precision, whatever the model computes in.
-            result = pipe.sample(z, _cast(pipe, conds[part].to(device)), uncond, scale, steps)
+            result = pipe.sample(z, cast(pipe, conds[part].to(device)), uncond, scale, steps)
             made[part] = result.to(z_T.device, dtype)
             if progress is not None:
                 progress("sampling", (number + 1) / len(parts))
@@ -584,47 +584,6 @@ def reconstruct(
 
 
 # ------------------------------------------------------------------------------------------------ helpers
-
-
-@contextlib.contextmanager
-def _frozen(pipe: TextToImage) -> Iterator[None]:
-    """Put the model into evaluation mode without gradients for its weights; afterwards it is as before."""
-    modes = [(module, module.training) for module in pipe.modules()]
-    wanted = [p for p in pipe.parameters() if p.requires_grad]
-    pipe.eval()
-    for parameter in wanted:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in wanted:
-            parameter.requires_grad_(True)
-        for module, mode in modes:
-            module.training = mode
-
-
-def _model_dtype(pipe: TextToImage) -> tuple[torch.device, torch.dtype]:
-    for tensor in (*pipe.parameters(), *pipe.buffers()):
-        if tensor.is_floating_point():
-            return tensor.device, tensor.dtype
-    return torch.device("cpu"), torch.float32
-
-
-def _place(pipe: TextToImage) -> tuple[torch.device, torch.dtype]:
-    """Return where the model computes, and the dtype to keep latents and embeddings in: 32 bits at least."""
-    device, dtype = _model_dtype(pipe)
-    return device, torch.promote_types(dtype, torch.float32)
-
-
-def _cast(pipe: TextToImage, x: Tensor) -> Tensor:
-    """Return embedded prompts in the model's dtype; latents keep their own, the model sees to that."""
-    return x.to(_model_dtype(pipe)[1])
-
-
-def _predict(pipe: TextToImage, z: Tensor, t: int | Tensor, context: Tensor) -> Tensor:
-    """Return the predicted noise in the dtype of `z`, whatever the model computes in."""
-    times = t if isinstance(t, Tensor) else torch.full((len(z),), t, dtype=torch.int64, device=z.device)
-    return pipe.eps(z, times, _cast(pipe, context)).to(z.dtype)
 
 
 def _noised(pipe: TextToImage, z0: Tensor, noise: Tensor, t: int) -> Tensor:

@@ -8,14 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fewgen.diffusion.inversion import Progress, _frozen, _place, check_inversion
-from fewgen.diffusion.specialisation import (
-    Specialisation,
-    _decode,
-    _resize,
-    choose_supports,
-    encode_images,
-)
+from fewgen.diffusion.calls import decode_latents, encode_images, frozen, place_of
+from fewgen.diffusion.inversion import Progress, check_inversion
+from fewgen.diffusion.specialisation import Specialisation, choose_supports
 from fewgen.errors import ConfigError
 from fewgen.generate.request import image_seeds, noise, uniform
 
@@ -79,11 +74,11 @@ def noise_and_denoise(
     made = torch.empty((len(rows), pipe.image_shape[0], *size))
     if not len(rows):
         return made
-    device, dtype = _place(pipe)
+    device, dtype = place_of(pipe)
     clean = encode_images(pipe, images, batch=batch)[choose_supports(rows, len(images))]
     starts = start_steps(rows, steps)
     done = 0
-    with _frozen(pipe):
+    with frozen(pipe):
         cond, null = specialisation.context(pipe), pipe.embed([""])
         # Those that start together are computed together, so that few wait for others.
         for part in starts.argsort(stable=True).split(batch):
@@ -97,7 +92,7 @@ def noise_and_denoise(
                 eps = pipe.guided(z[active], t, cond, null, scale).to(dtype)
                 after = times[step + 1] if step + 1 < steps else None
                 z[active] = pipe.schedule.move(z[active], eps, times[step], after).to(dtype)
-            made[part] = _resize(_decode(pipe, z), size).clamp(-1, 1).cpu()
+            made[part] = decode_latents(pipe, z, size).cpu()
             done += len(part)
             if progress is not None:
                 progress("noising and denoising", done / len(rows))

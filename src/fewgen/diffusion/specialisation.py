@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fewgen.diffusion.blend import alpha_rows, blend
+from fewgen.diffusion.calls import decode_latents, encode_images
 from fewgen.diffusion.inversion import (
     PROMPT,
     Progress,
@@ -436,8 +437,7 @@ def draw(
         # Without noise there is nothing to rescale: at alpha 1, no direction at all.
         fresh = blend(z_T.cpu(), fresh, alphas, norm_mode if temperature > 0 else "none")
     z0 = reconstruct(pipe, fresh.to(context.device), context, u, scale, steps, batch=batch)
-    size = (pipe.image_shape[1], pipe.image_shape[2]) if size is None else size
-    return _resize(_decode(pipe, z0), size).clamp(-1, 1)
+    return decode_latents(pipe, z0, size)
 
 
 @torch.no_grad()
@@ -521,51 +521,6 @@ def generate(
     if not made:
         return torch.empty((0, pipe.image_shape[0], *size))  # type: ignore[misc]
     return torch.cat(made)
-
-
-def encode_images(
-    pipe: TextToImage,
-    images: Tensor,
-    *,
-    enlarge: Callable[[Tensor], Tensor] | None = None,
-    batch: int | None = None,
-) -> Tensor:
-    """Return the latents of images of any size, on the host, (K, C, h, w).
-
-    Args:
-        pipe: the model.
-        images: (K, C, H, W) in [-1, 1].
-        enlarge: called with images before they are resized to the model's, bilinear with antialiasing.
-        batch: images computed at a time; None: all.
-
-    Raises:
-        ShapeError: the images have other channels than the model's, or there are none.
-    """
-    shape = tuple(pipe.image_shape)
-    if images.ndim != 4 or images.shape[1] != shape[0] or not len(images):
-        raise ShapeError(f"Images must be (K, {shape[0]}, H, W), got {tuple(images.shape)}.")
-    latents = []
-    parameter = next(pipe.parameters(), torch.zeros(()))
-    with torch.no_grad():
-        for part in images.split(batch or len(images)):
-            big = part if enlarge is None else enlarge(part)
-            fitted = _resize(big.float(), (shape[1], shape[2])).clamp(-1, 1)
-            z = pipe.encode(fitted.to(parameter.device, parameter.dtype))
-            latents.append(z.to("cpu", torch.promote_types(z.dtype, torch.float32)))
-    return torch.cat(latents)
-
-
-def _decode(pipe: TextToImage, z0: Tensor) -> Tensor:
-    dtype = next((p.dtype for p in pipe.parameters() if p.is_floating_point()), z0.dtype)
-    return pipe.decode(z0.to(dtype)).float()
-
-
-def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(images.shape[2:]) == tuple(size):
-        return images
-    return torch.nn.functional.interpolate(
-        images, size=tuple(size), mode="bilinear", align_corners=False, antialias=True
-    )
 
 
 def _text(value: Any) -> str:

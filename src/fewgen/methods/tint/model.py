@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fewgen.data.imageset import ImageSet, to_uint8
+from fewgen.diffusion.calls import encode_images
 from fewgen.diffusion.inversion import (
     check_inversion,
     class_contexts,
@@ -27,7 +28,6 @@ from fewgen.diffusion.specialisation import (
     choose_alphas,
     choose_supports,
     draw,
-    encode_images,
     find_latents,
 )
 from fewgen.errors import ConfigError, DataError

@@ -1,0 +1,116 @@
+"""How a text-to-image model is called that stays as it is: mode, device, precision, sizes of images."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fewgen.errors import ShapeError
+
+if TYPE_CHECKING:
+    from fewgen.diffusion.pipeline import TextToImage
+
+
+@contextlib.contextmanager
+def frozen(pipe: TextToImage) -> Iterator[None]:
+    """Put the model into evaluation mode without gradients for its weights; afterwards it is as before."""
+    modes = [(module, module.training) for module in pipe.modules()]
+    wanted = [p for p in pipe.parameters() if p.requires_grad]
+    pipe.eval()
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+        for module, mode in modes:
+            module.training = mode
+
+
+def place_of(pipe: TextToImage) -> tuple[torch.device, torch.dtype]:
+    """Return where the model computes, and the dtype to keep latents and embeddings in: 32 bits at least."""
+    device, dtype = _own(pipe)
+    return device, torch.promote_types(dtype, torch.float32)
+
+
+def cast(pipe: TextToImage, x: Tensor) -> Tensor:
+    """Return embedded prompts in the model's dtype; latents keep their own, the model sees to that."""
+    return x.to(_own(pipe)[1])
+
+
+def predict(pipe: TextToImage, z: Tensor, t: int | Tensor, context: Tensor) -> Tensor:
+    """Return the predicted noise in the dtype of `z`, whatever the model computes in.
+
+    Args:
+        pipe: the model.
+        z: latents (B, *latent_shape).
+        t: one time, or int64 (B,).
+        context: embedded prompts (B, L, D).
+    """
+    times = t if isinstance(t, Tensor) else torch.full((len(z),), t, dtype=torch.int64, device=z.device)
+    return pipe.eps(z, times, cast(pipe, context)).to(z.dtype)
+
+
+def encode_images(
+    pipe: TextToImage,
+    images: Tensor,
+    *,
+    enlarge: Callable[[Tensor], Tensor] | None = None,
+    batch: int | None = None,
+) -> Tensor:
+    """Return the latents of images of any size, on the host, (K, C, h, w).
+
+    Args:
+        pipe: the model.
+        images: (K, C, H, W) in [-1, 1].
+        enlarge: called with images before they are resized to the model's, bilinear with antialiasing.
+        batch: images computed at a time; None: all.
+
+    Raises:
+        ShapeError: the images have other channels than the model's, or there are none.
+    """
+    shape = tuple(pipe.image_shape)
+    if images.ndim != 4 or images.shape[1] != shape[0] or not len(images):
+        raise ShapeError(f"Images must be (K, {shape[0]}, H, W), got {tuple(images.shape)}.")
+    latents = []
+    device, dtype = _own(pipe)
+    with torch.no_grad():
+        for part in images.split(batch or len(images)):
+            big = part if enlarge is None else enlarge(part)
+            fitted = resize(big.float(), (shape[1], shape[2])).clamp(-1, 1)
+            z = pipe.encode(fitted.to(device, dtype))
+            latents.append(z.to("cpu", torch.promote_types(z.dtype, torch.float32)))
+    return torch.cat(latents)
+
+
+def decode_latents(pipe: TextToImage, z0: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    """Return float32 images in [-1, 1], where the latents are, (N, C, H, W).
+
+    Args:
+        pipe: the model.
+        z0: clean latents, (N, *latent_shape).
+        size: (H, W) to resize to; None: the model's.
+    """
+    images = pipe.decode(z0.to(_own(pipe)[1])).float()
+    return (images if size is None else resize(images, size)).clamp(-1, 1)
+
+
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return images (N, C, *size), bilinear with antialiasing."""
+    if tuple(images.shape[2:]) == tuple(size):
+        return images
+    return torch.nn.functional.interpolate(
+        images, size=tuple(size), mode="bilinear", align_corners=False, antialias=True
+    )
+
+
+def _own(pipe: TextToImage) -> tuple[torch.device, torch.dtype]:
+    for tensor in (*pipe.parameters(), *pipe.buffers()):
+        if tensor.is_floating_point():
+            return tensor.device, tensor.dtype
+    return torch.device("cpu"), torch.float32
