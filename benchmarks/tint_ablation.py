@@ -84,7 +84,14 @@ BASE: dict[str, Any] = {
     "teacher": "strong",
     "tint": {},
     "training": {"steps": 1000, "batch_size": 90},
-    "prepare": {"student_channels": 32, "pretrain_steps": 1000, "teacher_episodes": 1500},
+    "prepare": {
+        "student_channels": 32,
+        "pretrain_steps": 1000,
+        "teacher": "conv4",
+        "teacher_channels": 64,
+        "teacher_pretrain_steps": 0,
+        "teacher_episodes": 1500,
+    },
     "base_images": 6000,
 }
 """Settings of every row, which changes some; what is left out has the package's defaults."""

@@ -18,7 +18,8 @@ QUICK = {
     "train": ["--steps-scale", "0.003", "--no-progress"],
     "distill": [
         *("--teacher-episodes", "2", "--pretrain-steps", "2", "--training.steps", "2"),
-        *("--per-class", "4", "--base-images", "60", "--teacher-channels", "8", "--no-progress"),
+        *("--per-class", "4", "--base-images", "60", "--teacher-channels", "4"),
+        *("--teacher-pretrain-steps", "2", "--no-progress"),
     ],
     "quickstart": ["--steps-scale", "0.003", "--no-progress"],
     "benchmark": ["--n", "40", "--no-progress"],

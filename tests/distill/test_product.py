@@ -22,7 +22,9 @@ from fewgen.errors import ConfigError, DataError, OutputError
 assert Fake.name == "fake"
 SMALL = {
     "per_class": 6,
+    "teacher_net": "conv4",
     "teacher_channels": 4,
+    "teacher_pretrain_steps": 5,
     "teacher_episodes": 20,
     "student_channels": 4,
     "pretrain_steps": 10,

@@ -55,8 +55,10 @@ def distill(
     per_class: int = 200,
     alpha: float = 1.0,
     teacher: str | Path | None = None,
-    teacher_channels: int = 64,
-    teacher_episodes: int = 1500,
+    teacher_net: str = "resnet12",
+    teacher_channels: int = 16,
+    teacher_pretrain_steps: int = 2000,
+    teacher_episodes: int = 300,
     student_channels: int = 64,
     pretrain_steps: int = 1000,
     base_images: int = 6000,
@@ -117,8 +119,10 @@ def distill(
         alpha: of TINT images: 0 gives the supports back, 1 only shares their class.
         teacher: a teacher.safetensors of an earlier command, or dino:FOLDER; trained on base classes if left
             out.
-        teacher_channels: width of the teacher that is trained.
-        teacher_episodes: tasks that it is trained on.
+        teacher_net: network of the teacher that is trained: conv4 or resnet12.
+        teacher_channels: its width.
+        teacher_pretrain_steps: its training as a classifier of all base classes.
+        teacher_episodes: tasks of a few base classes that it is trained on then.
         student_channels: width of the student; 8 to 16 make a very small one.
         pretrain_steps: training of the student on base classes, before the task.
         base_images: base images that are shown with soft labels, evenly over the classes; 0 for all.

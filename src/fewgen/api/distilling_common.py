@@ -39,12 +39,15 @@ class Work:
             student=asked["student"],
             student_channels=asked["student_channels"],
             pretrain_steps=asked["pretrain_steps"],
+            teacher=asked["teacher_net"],
             teacher_channels=asked["teacher_channels"],
+            teacher_pretrain_steps=asked["teacher_pretrain_steps"],
             teacher_episodes=asked["teacher_episodes"],
         )
         if not 0 <= asked["alpha"] <= 1:
             raise ConfigError(f"alpha must be in [0, 1], got {asked['alpha']:g}.")
-        make_student(self.prepare.student, (3, 32, 32), 0, channels=1)  # an unknown name before long work
+        for name in (self.prepare.student, self.prepare.teacher):
+            make_student(name, (3, 32, 32), 0, channels=1)  # an unknown name before long work
         self.out = Path(asked["out"])
         for source in (asked["novel"], asked["data"]):
             check_apart(self.out, source)

@@ -214,7 +214,8 @@ class ComparisonWork(Work):
         try:
             if self.teacher_given is None:
                 n_way, n_shot = self.question.n_way, self.question.n_shot
-                trained_teacher(teacher, self.base, self.prepare, n_way=n_way, n_shot=n_shot, **common)
+                prepare = self.prepare, self.training
+                trained_teacher(teacher, self.base, *prepare, n_way=n_way, n_shot=n_shot, **common)
             pretrained_student(student, self.base, self.prepare, self.training, **common)
         finally:
             shown.close()

@@ -238,6 +238,7 @@ class StudentWork(Work):
                 parts / "teacher.safetensors",
                 base,
                 self.prepare,
+                self.training,
                 n_way=min(self.supports.n_classes, TASK_CLASSES),
                 n_shot=min(fewest, TASK_SHOTS),
                 **common,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -62,14 +63,12 @@ def pretrained_student(
         seed=derive_seed(seed, "student"),
     )
     if config.pretrain_steps:
-        student.to(device or torch.device("cpu"))
         training = DistillConfig(
             steps=config.pretrain_steps,
             batch_size=config.pretrain_batch,
-            padding=varied.padding,
-            jitter=varied.jitter,
-            flip=varied.flip,
+            **_augmentation(varied),
         )
+        student.to(device or torch.device("cpu"))
         distill(
             student,
             base,
@@ -86,6 +85,7 @@ def trained_teacher(
     file: Path,
     base: ImageSet,
     config: PrepareConfig,
+    varied: DistillConfig | None = None,
     *,
     n_way: int = 5,
     n_shot: int = 5,
@@ -93,12 +93,13 @@ def trained_teacher(
     device: torch.device | None = None,
     progress: Progress | None = None,
 ) -> ProtoNet:
-    """Return a prototypical network that learned tasks of base classes.
+    """Return a prototypical network that learned base classes, first all at once, then as tasks of a few.
 
     Args:
         file: where it is kept; read if it is there.
         base: images of base classes.
-        config: width and training.
+        config: network and training.
+        varied: its augmentation is used for the steps as a classifier; None for the default one.
         n_way: classes of a task; fewer where there are fewer base classes.
         n_shot: supports of each class; fewer where base classes have fewer images.
         seed: of the first weights and of the tasks.
@@ -108,26 +109,51 @@ def trained_teacher(
     Raises:
         DataError: fewer than two base classes, or too few images in one.
         CheckpointError: the file is damaged.
+
+    Source: Hu et al. 2022, arXiv:2204.07305: first pre-training, then tasks. Labels of the base classes for
+        pre-training: Chen et al. 2021, arXiv:2003.04390 (Meta-Baseline).
+    Differs: Hu et al. pre-train without labels, on many more images (DINO).
     """
     if file.is_file():
         return ProtoNet.load(file)
     n_way, n_shot, n_query = teacher_tasks(base, n_way, n_shot, config.teacher_query)
     shape = (base.channels, *base.size)
     backbone = make_student(
-        "conv4", shape, 0, channels=config.teacher_channels, seed=derive_seed(seed, "teacher")
-    )
+        config.teacher,
+        shape,
+        base.n_classes,
+        channels=config.teacher_channels,
+        seed=derive_seed(seed, "teacher"),
+    ).to(device or torch.device("cpu"))
+    if config.teacher_pretrain_steps:
+        training = DistillConfig(
+            steps=config.teacher_pretrain_steps,
+            batch_size=config.teacher_pretrain_batch,
+            lr=config.teacher_pretrain_lr,
+            drop_at=2 / 3,
+            **_augmentation(varied or DistillConfig()),
+        )
+        distill(
+            backbone,
+            base,
+            config=training,
+            seed=derive_seed(seed, "teacher pretraining"),
+            progress=_share(progress, "training the teacher on base classes, all at once"),
+        )
+    backbone.drop_head()
     teacher = ProtoNet(backbone).to(device or torch.device("cpu"))
-    meta_train(
-        teacher,
-        base,
-        n_way=n_way,
-        n_shot=n_shot,
-        n_query=n_query,
-        episodes=config.teacher_episodes,
-        lr=config.teacher_lr,
-        seed=derive_seed(seed, "teacher tasks"),
-        progress=_share(progress, "training the teacher on base classes"),
-    )
+    if config.teacher_episodes:
+        meta_train(
+            teacher,
+            base,
+            n_way=n_way,
+            n_shot=n_shot,
+            n_query=n_query,
+            episodes=config.teacher_episodes,
+            lr=config.teacher_lr,
+            seed=derive_seed(seed, "teacher tasks"),
+            progress=_share(progress, "training the teacher on tasks of base classes"),
+        )
     teacher.cpu()
     teacher.save(file)
     return teacher
@@ -180,6 +206,10 @@ def load_teacher(name: str | Path, image_shape: tuple[int, int, int]) -> ProtoNe
 def teacher_id(teacher: ProtoNet) -> str:
     """Return a hash of a teacher's weights."""
     return content_hash(teacher.state_dict().items())[:16]
+
+
+def _augmentation(config: DistillConfig) -> dict[str, Any]:
+    return {"padding": config.padding, "jitter": config.jitter, "flip": config.flip}
 
 
 def _shown(shape: tuple[int, ...]) -> str:

@@ -70,9 +70,13 @@ class PrepareConfig:
         student_channels: of its first convolutions.
         pretrain_steps: of the student on base classes; 0 leaves it as drawn.
         pretrain_batch: images per step.
-        teacher_channels: of the convolutions of the teacher.
-        teacher_episodes: tasks that the teacher is trained on.
-        teacher_lr: highest learning rate of the teacher.
+        teacher: name of the teacher's network, one of the students' too.
+        teacher_channels: of its first convolutions.
+        teacher_pretrain_steps: of the teacher as a classifier of the base classes, before the tasks.
+        teacher_pretrain_batch: images per step.
+        teacher_pretrain_lr: learning rate of these steps, a tenth of it in their last third.
+        teacher_episodes: tasks that the teacher is trained on then; 0 for none after steps as a classifier.
+        teacher_lr: highest learning rate of the tasks.
         teacher_query: queries of each class in a task of the teacher.
     """
 
@@ -80,8 +84,12 @@ class PrepareConfig:
     student_channels: int = 64
     pretrain_steps: int = 1000
     pretrain_batch: int = 100
-    teacher_channels: int = 64
-    teacher_episodes: int = 1500
+    teacher: str = "resnet12"
+    teacher_channels: int = 16
+    teacher_pretrain_steps: int = 2000
+    teacher_pretrain_batch: int = 128
+    teacher_pretrain_lr: float = 0.1
+    teacher_episodes: int = 300
     teacher_lr: float = 1e-3
     teacher_query: int = 15
 
@@ -90,7 +98,10 @@ class PrepareConfig:
         at_least("pretrain_steps", self.pretrain_steps, 0)
         at_least("pretrain_batch", self.pretrain_batch, 2)
         at_least("teacher_channels", self.teacher_channels, 1)
-        at_least("teacher_episodes", self.teacher_episodes, 1)
+        at_least("teacher_pretrain_steps", self.teacher_pretrain_steps, 0)
+        at_least("teacher_pretrain_batch", self.teacher_pretrain_batch, 2)
+        at_least("teacher_episodes", self.teacher_episodes, 0 if self.teacher_pretrain_steps else 1)
         at_least("teacher_query", self.teacher_query, 1)
-        if not 0 < self.teacher_lr < math.inf:
-            raise ConfigError(f"teacher_lr must be a positive number, got {self.teacher_lr}.")
+        for name in ("teacher_lr", "teacher_pretrain_lr"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} must be a positive number, got {getattr(self, name)}.")

@@ -78,6 +78,10 @@ class Student(nn.Module):
             self.head = nn.Linear(self.dim, n_classes).to(weight)
         self.n_classes = n_classes
 
+    def drop_head(self) -> None:
+        """Leave features alone, as of a network for 0 classes."""
+        self.head, self.n_classes = nn.Identity(), 0
+
     def about(self) -> dict[str, object]:
         """Return what `make_student` needs to build the same network; JSON-ready."""
         return {
