@@ -16,16 +16,23 @@ import re
 import secrets
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fewgen.errors import CheckpointError, DataError, FewgenError, OutputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RUN_MARKER = ".fewgen-run"
 """Empty file that marks a folder as a run of ours from its first second on, before any checkpoint."""
 
 _MAX_HEADER_BYTES = 8 << 20
 """Ours are below 1 MB. The format's own limit of 100 MB would let a small file take gigabytes to parse."""
+_MAX_REASON = 300
+_MAX_DIMS = 64
+"""A product of the millions that fit into a header would take minutes."""
 _DTYPE_BYTES = {
     "BOOL": 1,
     "U8": 1,
@@ -237,7 +244,9 @@ def read_tensor_header(
             continue
         try:
             shape, (first, last) = entry["shape"], entry["data_offsets"]
-            numbers_fit = all(type(n) is int and n >= 0 for n in [*shape, first, last])
+            numbers_fit = len(shape) <= _MAX_DIMS and all(
+                type(n) is int and n >= 0 for n in [*shape, first, last]
+            )
             if not numbers_fit or math.prod(shape) * _DTYPE_BYTES[entry["dtype"]] != last - first:
                 raise ValueError("size")
         except (TypeError, KeyError, ValueError) as error:
@@ -252,6 +261,89 @@ def read_tensor_header(
             f'The model file "{file}" is {what}: {size} bytes instead of {8 + length + end}. {again}'
         )
     return header
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """A kind of safetensors file, told by its metadata: `format`, `format_version`, and one text of JSON.
+
+    Attributes:
+        format: what the metadata call it.
+        version: the version that is written, and the highest that is read.
+        about: key of the metadata whose JSON object describes the tensors.
+        wanted: what to name instead of a file of another kind, a sentence.
+        foreign: how a message goes on after "is a safetensors file, but not".
+        outdated: how a message goes on after "has", where {version} is the file's.
+        damaged: message for a file whose content makes no sense, with {path} and {reason}.
+        older: whether versions below `version` are read too.
+    """
+
+    format: str
+    version: int
+    about: str
+    wanted: str
+    foreign: str
+    outdated: str
+    damaged: str
+    older: bool = False
+
+    def metadata(self, about: str) -> dict[str, str]:
+        """Return the metadata of a file to be written, whose JSON text is `about`."""
+        return {"format": self.format, "format_version": str(self.version), self.about: about}
+
+    def read(self, path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return what a file says about its tensors, and the tensors, on the host.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, of another kind or version, or holds numbers that
+                are not finite.
+        """
+        from safetensors.torch import load_file
+
+        metadata = read_tensor_header(path, self.wanted).get("__metadata__")
+        if not isinstance(metadata, dict) or metadata.get("format") != self.format:
+            raise CheckpointError(f'"{path}" is a safetensors file, but not {self.foreign}')
+        version = str(metadata.get("format_version"))
+        # Not isdigit, which takes a superscript for a number and int does not.
+        known = version.isdecimal() and int(version[:9]) <= self.version
+        if not known or (not self.older and version != str(self.version)):
+            raise CheckpointError(f'"{path}" has {self.outdated.format(version=version[:20])}')
+        with self.fits(path):
+            tensors = load_file(path)
+            about = json.loads(metadata[self.about])
+            if not isinstance(about, dict):
+                raise ValueError(f"{self.about} is not an object")
+            for name, tensor in tensors.items():
+                if not tensor.isfinite().all():
+                    raise ValueError(f"{name} is not finite")
+        return about, tensors
+
+    @contextlib.contextmanager
+    def fits(self, path: str | os.PathLike[str]) -> Iterator[None]:
+        """Turn what goes wrong in the block, where the content of the file is used, into one message.
+
+        Raises:
+            CheckpointError: in place of the errors that content can cause; its own pass.
+        """
+        from safetensors import SafetensorError
+
+        try:
+            yield
+        except CheckpointError:
+            raise
+        except (
+            SafetensorError,
+            FewgenError,
+            OSError,
+            LookupError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            AttributeError,
+            RuntimeError,
+        ) as error:
+            reason = " ".join(str(error).split())[:_MAX_REASON] or type(error).__name__
+            raise CheckpointError(self.damaged.format(path=path, reason=reason)) from error
 
 
 def is_run_dir(path: str | os.PathLike[str]) -> bool:

@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,20 +31,26 @@ from fewgen.diffusion.inversion import (
     reconstruct,
     textual_inversion,
 )
-from fewgen.errors import CheckpointError, ConfigError, DataError, FewgenError, ShapeError
-from fewgen.files import atomic_write, read_tensor_header
+from fewgen.errors import CheckpointError, ConfigError, DataError, ShapeError
+from fewgen.files import TensorFile, atomic_write
 from fewgen.generate.request import image_seeds, noise, uniform
 from fewgen.training.checkpoint import serialize
 
 if TYPE_CHECKING:
     from fewgen.diffusion.pipeline import TextToImage
 
-FORMAT = "fewgen-specialisation"
-FORMAT_VERSION = 1
-
+_FILE = TensorFile(
+    format="fewgen-specialisation",
+    version=1,
+    about="specialisation",
+    wanted="Name a specialisation written by fewgen.",
+    foreign="a specialisation. Name a specialisation written by fewgen.",
+    outdated="format {version}, but this fewgen reads up to 1. Update fewgen.",
+    damaged='The specialisation "{path}" is damaged ({reason}). Use another file, or specialise again.',
+    older=True,
+)
 _SUPPORT, _ALPHA = 1, 2
 """Random streams of an image beside its noise."""
-_WANTED = "Name a specialisation written by fewgen."
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,11 @@ class Specialisation:
                     f"u must be (S, K, L, D) with S = {self.steps} and K = {k}, got {tuple(self.u.shape)}."
                 )
         for name, value in self.tensors().items():
+            if not value.is_floating_point():
+                raise DataError(
+                    f"{name} of the specialisation to {self.class_name!r} must be floating point, got "
+                    f"{value.dtype}."
+                )
             if not torch.isfinite(value).all():
                 raise DataError(f"{name} of the specialisation to {self.class_name!r} is not finite.")
 
@@ -167,10 +177,7 @@ class Specialisation:
             text = json.dumps(about, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"The settings of a specialisation must be JSON values: {error}.") from error
-        data = serialize(
-            self.tensors(),
-            {"format": FORMAT, "format_version": str(FORMAT_VERSION), "specialisation": text},
-        )
+        data = serialize(self.tensors(), _FILE.metadata(text))
         with atomic_write(path) as temporary:
             temporary.write_bytes(data)
 
@@ -196,48 +203,19 @@ class Specialisation:
                 another model.
             ConfigError: if it was made with another scale or number of steps.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        file = Path(path)
-        metadata = read_tensor_header(file, _WANTED).get("__metadata__")
-        if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-            raise CheckpointError(f'"{file}" is a safetensors file, but not a specialisation. {_WANTED}')
-        version = str(metadata.get("format_version"))
-        if not version.isdigit() or int(version[:9]) > FORMAT_VERSION:
-            raise CheckpointError(
-                f'"{file}" has format {version[:20]}, but this fewgen reads up to {FORMAT_VERSION}. '
-                "Update fewgen."
-            )
-        try:
-            tensors = load_file(file)
-            about = json.loads(metadata["specialisation"])
-            if not isinstance(about["settings"], dict) or isinstance(about["steps"], bool):
-                raise ValueError("wrong types")
+        about, tensors = _FILE.read(path)
+        with _FILE.fits(path):
             found = cls(
-                class_name=_text(about["class_name"]),
-                prompt=_text(about["prompt"]),
+                class_name=_of_type(str, about["class_name"]),
+                prompt=_of_type(str, about["prompt"]),
                 embedding=tensors["embedding"],
                 z_T=tensors.get("z_T"),
                 u=tensors.get("u"),
-                model_id=_text(about["model_id"]),
-                scale=float(about["scale"]),
-                steps=int(about["steps"]),
-                settings=about["settings"],
+                model_id=_of_type(str, about["model_id"]),
+                scale=float(_of_type((int, float), about["scale"])),
+                steps=_of_type(int, about["steps"]),
+                settings=_of_type(dict, about["settings"]),
             )
-        except (
-            SafetensorError,
-            OSError,
-            KeyError,
-            TypeError,
-            ValueError,
-            OverflowError,
-            RecursionError,
-            FewgenError,
-        ) as error:
-            raise CheckpointError(
-                f'The specialisation "{file}" is damaged ({error}). Use another file, or specialise again.'
-            ) from error
         found.check(pipe, scale=scale, steps=steps)
         return found
 
@@ -523,7 +501,7 @@ def generate(
     return torch.cat(made)
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("not a text")
+def _of_type(kind: Any, value: Any) -> Any:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError("wrong types")
     return value

@@ -8,14 +8,25 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from fewgen.data.imageset import ImageSet
 from fewgen.distill.students import Student, make_student
-from fewgen.errors import CheckpointError, ConfigError, FewgenError, OutputError
-from fewgen.files import atomic_write, make_dir, prepare_output_dir, read_json, read_tensor_header, write_json
+from fewgen.errors import CheckpointError, ConfigError, OutputError
+from fewgen.files import TensorFile, atomic_write, make_dir, prepare_output_dir, read_json, write_json
 from fewgen.training.checkpoint import serialize
 
-FORMAT = "fewgen-student"
-FORMAT_VERSION = 1
+_WANTED = "Name a student.safetensors written by fewgen distill."
+_FILE = TensorFile(
+    format="fewgen-student",
+    version=1,
+    about="about",
+    wanted=_WANTED,
+    foreign=f"a student. {_WANTED}",
+    outdated="student format {version}, but this fewgen reads 1. Update fewgen.",
+    damaged='The student "{path}" does not fit: {reason}',
+)
 SETTINGS_NAME = "settings.json"
 _FOLDER_FORMAT = "fewgen-distill-parts"
 
@@ -39,9 +50,8 @@ def save_student(
         ensure_ascii=False,
         sort_keys=True,
     )
-    metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "about": text}
     with atomic_write(path) as temporary:
-        temporary.write_bytes(serialize(student.state_dict(), metadata))
+        temporary.write_bytes(serialize(student.state_dict(), _FILE.metadata(text)))
 
 
 def load_student(path: str | os.PathLike[str]) -> tuple[Student, tuple[str, ...]]:
@@ -50,39 +60,42 @@ def load_student(path: str | os.PathLike[str]) -> tuple[Student, tuple[str, ...]
     Raises:
         CheckpointError: the file is missing, damaged or of another kind.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    found, tensors = _FILE.read(path)
+    with _FILE.fits(path):
+        student = network_for(found["student"], tensors)
+        student.load_state_dict(tensors)
+        names = tuple(str(name) for name in found["class_names"])
+    return student.eval(), names
 
-    wanted = "Name a student.safetensors written by fewgen distill."
-    metadata = read_tensor_header(path, wanted).get("__metadata__")
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise CheckpointError(f'"{path}" is a safetensors file, but not a student. {wanted}')
-    if metadata.get("format_version") != str(FORMAT_VERSION):
-        raise CheckpointError(
-            f'"{path}" has student format {str(metadata.get("format_version"))[:20]}, but this fewgen reads '
-            f"{FORMAT_VERSION}. Update fewgen."
-        )
-    try:
-        found = json.loads(metadata["about"])
-        about = found["student"]
-        channels, height, width = about["image_shape"]
-        student = make_student(
+
+def network_for(about: Mapping[str, Any], tensors: Mapping[str, Tensor], prefix: str = "") -> Student:
+    """Return the network that `Student.about` describes, after checking that it is the one of the tensors.
+
+    What is described is first built without memory, so that a file of a few bytes cannot ask for gigabytes.
+
+    Args:
+        about: of `Student.about`.
+        tensors: its weights by name.
+        prefix: of the names.
+
+    Raises:
+        ValueError: other tensors than the network has.
+        ConfigError, ShapeError, LookupError, TypeError: descriptions that make no sense.
+    """
+    channels, height, width = about["image_shape"]
+
+    def build() -> Student:
+        return make_student(
             about["name"], (channels, height, width), about["n_classes"], channels=about["channels"]
         )
-        student.load_state_dict(load_file(str(path)))
-        names = tuple(str(name) for name in found["class_names"])
-    except (
-        SafetensorError,
-        FewgenError,
-        OSError,
-        KeyError,
-        ValueError,
-        TypeError,
-        RuntimeError,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f'The student "{path}" does not fit: {reason}') from error
-    return student.eval(), names
+
+    with torch.device("meta"):
+        wanted = {prefix + name: tuple(value.shape) for name, value in build().state_dict().items()}
+    there = {name: tuple(value.shape) for name, value in tensors.items() if name.startswith(prefix)}
+    if there != wanted:
+        name = min(name for name in {**there, **wanted} if there.get(name) != wanted.get(name))
+        raise ValueError(f"{name} has the shape {there.get(name)}, and {wanted.get(name)} is needed")
+    return build()
 
 
 def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

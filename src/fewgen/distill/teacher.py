@@ -14,17 +14,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewgen.data.imageset import ImageSet
-from fewgen.distill.students import STUDENTS, Student, make_student
+from fewgen.distill.storing import network_for
+from fewgen.distill.students import STUDENTS, Student
 from fewgen.episodes import EpisodeSampler
 from fewgen.errors import CheckpointError, ConfigError, DataError, ShapeError, TrainingError
 from fewgen.evaluate.features import in_batches
-from fewgen.files import atomic_write, read_tensor_header
+from fewgen.files import TensorFile, atomic_write
 from fewgen.training.adamw import AdamW
 from fewgen.training.checkpoint import serialize
 from fewgen.training.schedules import cosine
 
-_FORMAT = "fewgen-teacher"
-_VERSION = 1
+_FILE = TensorFile(
+    format="fewgen-teacher",
+    version=1,
+    about="about",
+    wanted="Name a teacher written by fewgen.",
+    foreign="a teacher written by fewgen.",
+    outdated="teacher format {version}, but this fewgen reads 1. Update fewgen, or train the teacher again.",
+    damaged='The teacher "{path}" does not fit: {reason}',
+)
 
 
 @dataclass(frozen=True)
@@ -178,8 +186,7 @@ class ProtoNet(nn.Module):
             OutputError: if it cannot be written; an older file stays as it was.
         """
         about = json.dumps({"backbone": self.backbone.about(), "batch_size": self.batch_size}, sort_keys=True)
-        metadata = {"format": _FORMAT, "format_version": str(_VERSION), "about": about}
-        data = serialize(self.state_dict(), metadata)
+        data = serialize(self.state_dict(), _FILE.metadata(about))
         with atomic_write(path) as temporary:
             temporary.write_bytes(data)
 
@@ -195,43 +202,27 @@ class ProtoNet(nn.Module):
             CheckpointError: a damaged or foreign file, or weights of another architecture.
             ConfigError: a teacher on DINO without `backbone`.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        metadata = read_tensor_header(path, "Name a teacher written by fewgen.").get("__metadata__")
-        if not isinstance(metadata, dict) or metadata.get("format") != _FORMAT:
-            raise CheckpointError(f'"{path}" is a safetensors file, but not a teacher written by fewgen.')
-        if metadata.get("format_version") != str(_VERSION):
-            raise CheckpointError(
-                f'"{path}" has teacher format {str(metadata.get("format_version"))[:20]}, but this fewgen '
-                f"reads {_VERSION}. Update fewgen, or train the teacher again."
+        about, tensors = _FILE.read(path)
+        with _FILE.fits(path):
+            kind = str(about["backbone"]["name"])
+        if kind == "dino" and backbone is None:
+            raise ConfigError(
+                "This teacher is on DINO. Load that model first: backbone=DinoBackbone(folder or hub name)."
             )
-        try:
-            about = json.loads(metadata["about"])
-            kind = about["backbone"]["name"]
-            teacher = cls(_backbone(about["backbone"], kind, backbone), int(about["batch_size"]))
-            teacher.load_state_dict(load_file(str(path)))
-        except (CheckpointError, ConfigError):
-            raise
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CheckpointError(f'The teacher "{path}" does not fit: {reason}') from error
+        with _FILE.fits(path):
+            teacher = cls(_backbone(about["backbone"], kind, tensors, backbone), int(about["batch_size"]))
+            teacher.load_state_dict(tensors)
         return teacher.eval()
 
 
-def _backbone(about: dict[str, Any], kind: str, given: DinoBackbone | None) -> Student | DinoBackbone:
+def _backbone(
+    about: dict[str, Any], kind: str, tensors: dict[str, Tensor], given: DinoBackbone | None
+) -> Student | DinoBackbone:
     """Return the network that a saved teacher's weights go into."""
     if kind in STUDENTS:
-        channels, height, width = about["image_shape"]
-        return make_student(kind, (channels, height, width), 0, channels=about["channels"])
-    if kind != "dino":
-        raise CheckpointError(
-            f'The teacher has a backbone "{str(kind)[:40]}" that this fewgen does not know.'
-        )
-    if given is None:
-        raise ConfigError(
-            "This teacher is on DINO. Load that model first: backbone=DinoBackbone(folder or hub name)."
-        )
+        return network_for({**about, "n_classes": 0}, tensors, "backbone.")
+    if kind != "dino" or given is None:
+        raise CheckpointError(f'The teacher has a backbone "{kind[:40]}" that this fewgen does not know.')
     return given
 
 
