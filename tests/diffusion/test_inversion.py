@@ -14,8 +14,9 @@ from fewgen.diffusion.inversion import (
     placeholder,
     reconstruct,
     textual_inversion,
+    word_gradient,
 )
-from fewgen.errors import ConfigError, DataError, ShapeError, TrainingError
+from fewgen.errors import ConfigError, DataError, ShapeError, TextError, TrainingError
 
 
 def rng(seed=0):
@@ -97,6 +98,23 @@ def test_dequantised_pivots_start_at_the_image_and_follow_one_noise():
     assert torch.allclose(noises[0], noises[1], atol=1e-9)
     assert not torch.allclose(noises[1], noises[2], atol=1e-2)  # from there on the model's own
     assert noises[0].std() == pytest.approx(1.0, abs=0.4)
+    # The path leaves the noise at the time 90, which no step visits.
+    start = pipe.schedule.add_noise(z0, noises[0], 90)
+    eps = pipe.eps(start, torch.tensor([119, 119]), cat(pipe))
+    assert torch.allclose(pivots[3], pipe.schedule.move(start, eps, 90, 119), atol=1e-9)
+
+
+@pytest.mark.parametrize("dequant_t", [1, 998])
+def test_dequantising_may_reach_up_to_the_last_time(dequant_t):
+    pipe, z0 = Toy(), supports(2)
+    for steps in (1, 5):
+        pivots = ddim_invert(pipe, z0, cat(pipe), steps, dequant_t=dequant_t, rng=rng())
+        drawn = torch.randn(z0.shape, generator=rng()).double()
+        start = pipe.schedule.add_noise(z0, drawn, dequant_t)
+        if dequant_t == 998 or steps == 1:
+            eps = pipe.eps(start, torch.tensor([999, 999]), cat(pipe))
+            assert torch.allclose(pivots[-1], pipe.schedule.move(start, eps, dequant_t, 999), atol=1e-9)
+        assert torch.equal(pivots[0], z0)
 
 
 def test_the_norm_of_the_latents_is_told():
@@ -177,6 +195,56 @@ def test_the_loss_on_held_out_noise_falls_and_the_word_means_the_class():
     assert learned.losses[-50:].mean() < learned.losses[:50].mean()
 
 
+@pytest.mark.parametrize("batch", [None, 1, 2])
+def test_the_gradient_of_a_word_is_that_of_its_class_alone(batch):
+    """Against automatic differentiation of each class's mean error; classes of 1, 3 and no images."""
+    pipe = Toy()
+    classes = torch.tensor([1, 0, 1, 1])
+    z0, t = supports(4), torch.tensor([300, 500, 700, 900])
+    noise = torch.randn(z0.shape, generator=rng(3), dtype=torch.float64)
+    words = torch.randn(3, WIDTH, generator=rng(4), dtype=torch.float64)
+    errors, gradient = word_gradient(pipe, "a photo of an #object", words, z0, classes, t, noise, batch=batch)
+    for c in (0, 1):
+        word = words[c].clone().requires_grad_()
+        rows = (classes == c).nonzero().flatten()
+        context = pipe.embed(["a photo of an #object"], {"#object": word}).expand(len(rows), -1, -1)
+        each = denoising_errors(pipe, z0[rows], t[rows], noise[rows], context)
+        each.mean().backward()
+        assert torch.allclose(gradient[c], word.grad, atol=1e-12)
+        assert torch.allclose(errors[rows], each.detach(), atol=1e-12)
+    assert not gradient[2].any()
+    assert gradient[0].norm() > 1e-4
+    assert max(pipe.calls) <= max(batch or 4, 3)
+
+
+def test_the_model_is_frozen_in_every_search_and_afterwards_as_before():
+    """Evaluation mode, and no gradients that nobody reads, which would cost the memory of the weights."""
+
+    class Watched(Toy):
+        def eps(self, z, t, context):
+            seen.add((self.training, any(p.requires_grad for p in self.parameters())))
+            return super().eps(z, t, context)
+
+    pipe, z0, seen = Watched(), supports(2), set()
+    pipe.train()
+    pipe.mix.requires_grad_(False)
+    learn(pipe, z0, steps=1)
+    pivots = ddim_invert(pipe, z0, cat(pipe), 3)
+    null_text_inversion(pipe, pivots, cat(pipe), 3.0, inner_steps=1)
+    reconstruct(pipe, pivots[-1], cat(pipe), None, 3.0, 3)
+    word = pipe.word_embedding("cat")[None]
+    one = torch.zeros(2, dtype=torch.int64)
+    word_gradient(pipe, "an #object", word, z0, one, one + 500, torch.zeros_like(z0))
+    assert seen == {(False, False)}
+    assert pipe.training
+    assert (pipe.table.requires_grad, pipe.mix.requires_grad) == (True, False)
+    with pytest.raises(TrainingError), torch.no_grad():
+        pipe.mix.fill_(math.nan)
+        learn(pipe, z0)
+    assert pipe.training
+    assert pipe.table.requires_grad
+
+
 def test_restricted_times_are_never_left():
     pipe = Toy()
     learn(pipe, supports(2), steps=200, batch_size=16)
@@ -229,8 +297,11 @@ def test_bad_input_of_textual_inversion():
         learn(pipe, z0, t_min=1000)
     with pytest.raises(ConfigError, match="got 0 and 4"):
         learn(pipe, z0, steps=0)
-    with pytest.raises(ConfigError, match="lr must be above 0"):
-        learn(pipe, z0, lr=0.0)
+    for lr in (0.0, math.inf, math.nan):
+        with pytest.raises(ConfigError, match="lr must be above 0"):
+            learn(pipe, z0, lr=lr)
+    with pytest.raises(TextError, match="violin"):
+        learn(pipe, z0, prompt="a violin of an #object")
     with pytest.raises(DataError, match="class 1: there are none"):
         learn(pipe, [z0, z0[:0]])
     with pytest.raises(DataError, match="No class"):
@@ -280,6 +351,7 @@ def test_reconstruction_under_guidance_is_ten_times_better(scale):
     pivots = ddim_invert(pipe, z0, cat(pipe), steps)
     before = {name: value.clone() for name, value in pipe.state_dict().items()}
     cond = cat(pipe).requires_grad_(True)
+    given = cond.detach().clone()
     u = null_text_inversion(pipe, pivots, cond, scale)
     assert u.shape == (steps, 4, LENGTH, WIDTH)
     plain = error(pipe, z0, pivots[-1], None, scale, steps)
@@ -289,6 +361,7 @@ def test_reconstruction_under_guidance_is_ten_times_better(scale):
     assert all(torch.equal(before[name], value) for name, value in pipe.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in pipe.parameters())
     assert cond.grad is None
+    assert torch.equal(cond, given)
     assert not u.requires_grad
     # the controls: with another scale, or other images' null texts, they do not help
     assert error(pipe, z0, pivots[-1], u, 2 * scale, steps) > 10 * corrected
@@ -299,8 +372,10 @@ def test_without_updates_or_guidance_the_null_texts_stay_those_of_the_empty_prom
     pipe = Toy()
     pivots = ddim_invert(pipe, supports(2), cat(pipe), 5)
     null = pipe.embed([""]).detach().expand(5, 2, LENGTH, WIDTH)
+    pipe.calls.clear()
     assert torch.equal(null_text_inversion(pipe, pivots, cat(pipe), 7.5, inner_steps=0), null)
     assert torch.equal(null_text_inversion(pipe, pivots, cat(pipe), 1.0), null)
+    assert not pipe.calls
     assert torch.equal(null_text_inversion(pipe, pivots, cat(pipe), 7.5, tol=1e6), null)
     z_T = pivots[-1]
     nulls = reconstruct(pipe, z_T, cat(pipe), null, 7.5, 5)
@@ -341,6 +416,24 @@ def test_the_published_tolerance_grows_with_the_steps():
     expected = torch.stack([errors >= 2e-5 * i for i, errors, _ in seen])
     assert torch.equal(torch.stack([updates for _, _, updates in seen]), expected.long())
     assert 0.1 < expected.double().mean() < 0.9
+
+
+@pytest.mark.parametrize("steps", [1, 1000])
+def test_the_smallest_and_the_largest_number_of_steps(steps):
+    pipe, z0 = Toy(), supports(2)
+    pivots = ddim_invert(pipe, z0, cat(pipe), steps)
+    u = null_text_inversion(pipe, pivots, cat(pipe), 3.0, inner_steps=2, lr=0.03)
+    assert u.shape == (steps, 2, LENGTH, WIDTH)
+    plain, corrected = (error(pipe, z0, pivots[-1], v, 3.0, steps) for v in (None, u))
+    assert corrected < plain
+
+
+def test_no_guidance_at_all_is_a_scale_too():
+    """At scale 0 the null text alone paints, and can be made to."""
+    pipe, z0 = Toy(), supports(2)
+    pivots = ddim_invert(pipe, z0, cat(pipe), 10)
+    u = null_text_inversion(pipe, pivots, cat(pipe), 0.0, lr=0.05)
+    assert error(pipe, z0, pivots[-1], u, 0.0, 10) < 0.5 * error(pipe, z0, pivots[-1], None, 0.0, 10)
 
 
 def test_more_updates_never_make_a_step_worse():
@@ -387,8 +480,9 @@ def test_bad_input_of_null_text_inversion_and_reconstruction():
         null_text_inversion(pipe, pivots[:1].repeat(102, 1, 1, 1, 1), cat(pipe), 3.0, schedule="published")
     with pytest.raises(ConfigError, match="inner_steps"):
         null_text_inversion(pipe, pivots, cat(pipe), 3.0, inner_steps=-1)
-    with pytest.raises(ConfigError, match="lr above 0"):
-        null_text_inversion(pipe, pivots, cat(pipe), 3.0, lr=0)
+    for lr in (0, math.inf, math.nan):
+        with pytest.raises(ConfigError, match="lr above 0"):
+            null_text_inversion(pipe, pivots, cat(pipe), 3.0, lr=lr)
     with pytest.raises(DataError, match="not finite"):
         null_text_inversion(pipe, pivots * math.nan, cat(pipe), 3.0)
     u = null_text_inversion(pipe, pivots, cat(pipe), 3.0, inner_steps=0)

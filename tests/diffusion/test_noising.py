@@ -6,7 +6,7 @@ from tests.diffusion.toy import Toy, supports
 
 from fewgen.diffusion.noising import noise_and_denoise, start_steps
 from fewgen.diffusion.specialisation import choose_supports, specialise
-from fewgen.errors import CheckpointError, ConfigError, ShapeError
+from fewgen.errors import CheckpointError, ConfigError, DataError, ShapeError
 from fewgen.generate.request import noise
 
 STEPS = 10
@@ -82,5 +82,9 @@ def test_mistakes(made):
         noise_and_denoise(pipe, word, images, 3, batch=0)
     with pytest.raises(ShapeError, match="Images must be"):
         noise_and_denoise(pipe, word, images.repeat(1, 3, 1, 1), 3)
+    with pytest.raises(DataError, match="finite"):
+        noise_and_denoise(pipe, word, images * float("nan"), 3)
+    with pytest.raises(ConfigError, match="0 or more"):
+        noise_and_denoise(pipe, word, images, -3)
     with pytest.raises(CheckpointError, match="was made with the model"):
         noise_and_denoise(Toy(seed=1), word, images, 3)

@@ -175,6 +175,24 @@ def test_both_predictions_give_noise():
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("config", [TINY, LATENT], ids=["pixels", "latents"])
+def test_another_precision_keeps_latents_in_their_own(config, dtype):
+    pipe, same = model(config, (3, 8, 8)), model(config, (3, 8, 8)).to(dtype)
+    z = torch.randn(2, *pipe.latent_shape, generator=rng())
+    with torch.no_grad():
+        texts = [(p.embed(["a photo of a sneaker"]), p.embed([""])) for p in (pipe, same)]
+        t = torch.tensor([3, 999])
+        wanted, found = (
+            p.eps(z, t, text.expand(2, -1, -1)) for p, (text, _) in zip((pipe, same), texts, strict=True)
+        )
+        assert found.dtype == z.dtype
+        assert float((found - wanted).norm() / wanted.norm()) < 0.03
+        assert float((wanted.flip(0) - wanted).norm() / wanted.norm()) > 0.3  # the control
+        assert same.sample(z, *texts[1], 3.0, 2).dtype == z.dtype
+        assert same.eps(z.to(dtype), t, texts[1][0].expand(2, -1, -1)).dtype == dtype
+
+
 def test_gradients_reach_the_words_of_the_captions_and_no_others(tiny):
     tiny.loss(images(4), [CAPTIONS[0]] * 4, rng(), drop=0.0).backward()
     moved = tiny.text.table.weight.grad.abs().sum(1) > 0

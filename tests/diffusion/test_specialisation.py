@@ -13,9 +13,16 @@ from fewgen.diffusion.inversion import (
     reconstruct,
     textual_inversion,
 )
+from fewgen.diffusion.noising import start_steps
 from fewgen.diffusion.small import SmallDiffusion, SmallDiffusionConfig
-from fewgen.diffusion.specialisation import Specialisation, choose_supports, generate, specialise
-from fewgen.errors import CheckpointError, ConfigError, DataError, ShapeError
+from fewgen.diffusion.specialisation import (
+    Specialisation,
+    choose_alphas,
+    choose_supports,
+    generate,
+    specialise,
+)
+from fewgen.errors import CheckpointError, ConfigError, DataError, ShapeError, TextError
 from fewgen.generate import image_seeds, noise
 
 STEPS, SCALE = 6, 3.0
@@ -112,6 +119,22 @@ def test_support_images_are_chosen_uniformly():
     assert alone == choose_supports(torch.arange(50_000), 5)[31_415]
 
 
+def test_support_alpha_start_and_noise_are_drawn_apart():
+    seeds = torch.arange(20_000)
+    drawn = torch.stack(
+        [
+            choose_supports(seeds, 20_000).double(),
+            choose_alphas("uniform", seeds),
+            start_steps(seeds, 20_000).double(),
+            *noise(seeds, (2,)).double().T,
+        ]
+    )
+    correlated = torch.corrcoef(drawn) - torch.eye(5, dtype=torch.float64)
+    assert correlated.abs().max() < 0.03  # four standard errors
+    assert 0 <= drawn[1].min() < 0.001
+    assert 0.999 < drawn[1].max() < 1
+
+
 def test_drawn_alphas_lie_between_the_ends(made):
     pipe, _, spec = made
     seeds = image_seeds(0, 200)
@@ -150,6 +173,13 @@ def test_what_does_not_fit_is_refused_when_generating(made):
         generate(pipe, changed(spec, z_T=None, u=None), 2, 0.5)
     with pytest.raises(ConfigError, match="batch"):
         generate(pipe, spec, 2, batch=0)
+    with pytest.raises(ConfigError, match="0 or more, got -1"):
+        generate(pipe, spec, -1)
+    with pytest.raises(ShapeError, match=r"Seeds must be \(N,\)"):
+        generate(pipe, spec, torch.zeros(2, 2, dtype=torch.int64))
+    for each in (spec, changed(spec, z_T=None, u=None)):
+        with pytest.raises(ConfigError, match="interp, gaussian, none"):
+            generate(pipe, each, 2, norm_mode="unit")
 
 
 # ---------------------------------------------------------------------------------------------------- files
@@ -219,6 +249,12 @@ def test_files_that_are_no_specialisation_are_refused(made, tmp_path):
         (about(prompt="a photo"), "damaged"),
         (about(model_id=3), "damaged"),
         (about(settings=[]), "damaged"),
+        (about(steps="6"), "damaged"),
+        (about(steps=6.5), "damaged"),
+        (about(steps=True), "damaged"),
+        (about(scale=True), "damaged"),
+        (about(scale=math.nan), "damaged"),
+        (about(prompt="a photo of an #object #object"), "damaged"),
     ):
         with pytest.raises(CheckpointError, match=message):
             Specialisation.load(rewritten(change), pipe)
@@ -240,6 +276,12 @@ def test_parts_that_do_not_fit_each_other_are_refused(made):
         changed(spec, steps=0, u=None)
     with pytest.raises(DataError, match="embedding of the specialisation to 'felis'"):
         changed(spec, embedding=spec.embedding * math.nan)
+    with pytest.raises(DataError, match=r"z_T .* must be floating point, got torch\.int64"):
+        changed(spec, z_T=spec.z_T.long())
+    with pytest.raises(ShapeError, match="a word of 3 numbers; the model has 16"):
+        changed(spec, embedding=spec.embedding[:3]).check(pipe)
+    with pytest.raises(ConfigError, match="between 1 and 1000, got 1001"):
+        changed(spec, steps=1001, u=None).check(pipe)
     with pytest.raises(ShapeError, match="latents"):
         changed(spec, z_T=spec.z_T[..., :2]).check(pipe)
     with pytest.raises(ShapeError, match="null texts"):
@@ -334,25 +376,55 @@ def test_images_are_enlarged_and_fitted_before_they_are_encoded():
     assert torch.allclose(spec.z_T, same.expand(2, -1, -1, -1), atol=1e-6)
 
 
-def test_bad_input_of_specialising_is_refused_before_any_work():
-    pipe = Toy()
-    for groups, names, message in (
-        ([images(2)], ["felis", "canis"], "1 groups of images for 2"),
-        ([], [], "0 groups"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            specialise(pipe, groups, names, rng=rng())
-    with pytest.raises(ShapeError, match=r"Images must be \(K, 1, H, W\)"):
-        specialise(pipe, [torch.zeros(2, 3, 4, 4)], ["felis"], rng=rng())
-    with pytest.raises(ConfigError, match="placeholder"):
-        specialise(pipe, [images(2)], ["felis"], prompt="a photo", rng=rng())
-    with pytest.raises(ConfigError, match="steps must be between 1 and 1000"):
-        specialise(pipe, [images(2)], ["felis"], steps=0, rng=rng())
-    with pytest.raises(ConfigError, match="dequant_t"):
-        specialise(pipe, [images(2)], ["felis"], dequant_t=-1, rng=rng())
-    with pytest.raises(ConfigError, match="published"):
-        specialise(pipe, [images(2)], ["felis"], null_text={"schedule": "linear"}, rng=rng())
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"class_names": ["felis"]}, ConfigError, "2 groups of images for 1"),
+        ({"images": [], "class_names": []}, ConfigError, "0 groups"),
+        ({"prompt": "a photo"}, ConfigError, "placeholder"),
+        ({"prompt": "a violin of an #object"}, TextError, "violin"),
+        ({"prompt": "a photo of a photo of an #object"}, TextError, "8 places; this model has 6"),
+        ({"steps": 0}, ConfigError, "steps must be between 1 and 1000"),
+        ({"steps": 1001}, ConfigError, "steps must be between 1 and 1000"),
+        ({"dequant_t": -1}, ConfigError, "dequant_t"),
+        ({"dequant_t": 999}, ConfigError, "dequant_t"),
+        ({"scale": math.nan}, ConfigError, "scale finite"),
+        ({"batch": 0}, ConfigError, "batch must be 1 or more, got 0"),
+        ({"batch": -1}, ConfigError, "batch must be 1 or more, got -1"),
+        ({"null_text": {"schedule": "linear"}}, ConfigError, "published"),
+        ({"null_text": {"lr": math.inf}}, ConfigError, "lr above 0"),
+        ({"textual": {"init_word": "violin"}}, ConfigError, "embedding to start from"),
+        ({"textual": {"t_min": 1000}}, ConfigError, "t_min"),
+        ({"textual": {"lr": math.nan}}, ConfigError, "lr must be above 0"),
+        ({"textual": {"weight_decay": math.inf}}, ConfigError, "weight_decay 0 or more"),
+        ({"second": torch.zeros(2, 3, 4, 4)}, ShapeError, r"Images must be \(K, 1, H, W\)"),
+        ({"second": torch.zeros(0, 1, 4, 4)}, ShapeError, r"Images must be \(K, 1, H, W\)"),
+        ({"second": torch.zeros(2, 1, 0, 4)}, ShapeError, r"Images must be \(K, 1, H, W\)"),
+        ({"second": torch.full((2, 1, 4, 4), math.nan)}, DataError, "finite"),
+        ({"second": torch.full((2, 1, 4, 4), 255.0)}, DataError, r"\[-1, 1\].*255"),
+        ({"second": torch.zeros(2, 1, 4, 4, dtype=torch.uint8)}, DataError, "floating point"),
+    ],
+    ids=str,
+)
+def test_bad_input_of_specialising_is_refused_before_any_work(change, error, message):
+    """Enlarging by super-resolution takes long too: not even the first class is enlarged."""
+    worked = []
+    change = dict(change)
+    pipe, second = Toy(), change.pop("second", images(2))
+    settings = {"images": [images(2), second], "class_names": ["felis", "canis"], "rng": rng()}
+    with pytest.raises(error, match=message):
+        specialise(pipe, **(settings | {"enlarge": worked.append} | change))
+    assert not worked
     assert not pipe.calls
+
+
+def test_one_image_of_one_class_is_enough():
+    pipe = Toy()
+    (spec,) = specialise(
+        pipe, [images(1)], ["felis"], scale=0.0, steps=1, textual=TEXTUAL, batch=1, rng=rng(), dequant_t=998
+    )
+    assert spec.u.shape == (1, 1, LENGTH, WIDTH)
+    assert generate(pipe, spec, 3, 0.5, batch=1).shape == (3, *SHAPE)
 
 
 def test_a_small_diffusion_model_can_be_specialised(tmp_path):

@@ -212,6 +212,24 @@ def test_half_precision_keeps_latents_and_words_in_float32(written, pipe):
     assert half.encode(normal(1, 3, 16, 16)).dtype == torch.float32
 
 
+def test_attention_in_slices_gives_the_same_noise_and_gradients(written, pipe):
+    sliced = load_stable_diffusion(written.folder, attention_slicing=True)
+    kinds = [
+        {type(processor).__name__ for processor in p.unet.attn_processors.values()} for p in (sliced, pipe)
+    ]
+    assert all("Sliced" in kind for kind in kinds[0])
+    assert not any("Sliced" in kind for kind in kinds[1])
+    z, t, found = normal(2, 4, 8, 8), torch.tensor([999, 300]), []
+    for each in (sliced, pipe):
+        row = each.word_embedding("cat").requires_grad_()
+        context = each.embed(["a photo of a #object"], {"#object": row}).expand(2, -1, -1)
+        eps = each.eps(z, t, context)
+        found.append((eps.detach(), *torch.autograd.grad(eps.square().sum(), row)))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert float(found[0][1].abs().max()) > 0
+
+
 def test_velocity_models_give_noise(copy, pipe):
     edit(copy / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
     other = load_stable_diffusion(copy)

@@ -45,8 +45,7 @@ def blend(z_T: Tensor, noise: Tensor, alpha: float | Tensor, norm_mode: str = "i
         raise ShapeError(
             f"Latents {tuple(z_T.shape)} and noise {tuple(noise.shape)} must have one shape (B, ...)."
         )
-    if norm_mode not in NORM_MODES:
-        raise ConfigError(f'norm_mode must be one of {", ".join(NORM_MODES)}, got "{norm_mode}".')
+    check_norm_mode(norm_mode)
     alphas = alpha_rows(alpha, len(z_T))
     source, fresh = wide(z_T), wide(noise).to(z_T.device)
     share = alphas.to(source).reshape(-1, *[1] * (z_T.ndim - 1))
@@ -68,6 +67,12 @@ def blend(z_T: Tensor, noise: Tensor, alpha: float | Tensor, norm_mode: str = "i
             "Use other noise, another alpha, or norm_mode none."
         )
     return (mixed * (wanted / norm)).to(z_T.dtype)
+
+
+def check_norm_mode(norm_mode: str) -> None:
+    """Raise `ConfigError` for an unknown mode."""
+    if norm_mode not in NORM_MODES:
+        raise ConfigError(f'norm_mode must be one of {", ".join(NORM_MODES)}, got "{norm_mode}".')
 
 
 def alpha_rows(alpha: float | Tensor, n: int) -> Tensor:

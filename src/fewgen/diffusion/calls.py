@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fewgen.errors import ShapeError
+from fewgen.errors import ConfigError, DataError, ShapeError
 
 if TYPE_CHECKING:
     from fewgen.diffusion.pipeline import TextToImage
+
+_FAR = 1.5
+"""Resizing overshoots [-1, 1] a little; pixels of 0 ... 255 are far beyond."""
 
 
 @contextlib.contextmanager
@@ -56,6 +59,33 @@ def predict(pipe: TextToImage, z: Tensor, t: int | Tensor, context: Tensor) -> T
     return pipe.eps(z, times, cast(pipe, context)).to(z.dtype)
 
 
+def check_images(pipe: TextToImage, images: Tensor) -> None:
+    """Refuse images that `encode_images` would.
+
+    Args:
+        pipe: the model.
+        images: (K, C, H, W) in [-1, 1].
+
+    Raises:
+        ShapeError: the images have other channels than the model's, or there are none.
+        DataError: they are whole numbers, far outside of [-1, 1], or not finite.
+    """
+    channels = pipe.image_shape[0]
+    if images.ndim != 4 or images.shape[1] != channels or not images.numel():
+        raise ShapeError(f"Images must be (K, {channels}, H, W), got {tuple(images.shape)}.")
+    if not images.is_floating_point():
+        raise DataError(f"Images must be floating point in [-1, 1], got {images.dtype}.")
+    most = float(images.abs().max())
+    if not most <= _FAR:
+        raise DataError(f"Images must lie in [-1, 1] and be finite, got values up to {most:g}.")
+
+
+def check_batch(batch: int | None) -> None:
+    """Raise `ConfigError` unless `batch` is None or 1 or more."""
+    if batch is not None and batch < 1:
+        raise ConfigError(f"batch must be 1 or more, got {batch}.")
+
+
 def encode_images(
     pipe: TextToImage,
     images: Tensor,
@@ -72,17 +102,25 @@ def encode_images(
         batch: images computed at a time; None: all.
 
     Raises:
-        ShapeError: the images have other channels than the model's, or there are none.
+        ShapeError: the images have other channels than the model's, or there are none; or `enlarge` gives
+            another number of images or channels.
+        DataError: they are whole numbers, far outside of [-1, 1], or not finite.
+        ConfigError: a batch below 1.
     """
-    shape = tuple(pipe.image_shape)
-    if images.ndim != 4 or images.shape[1] != shape[0] or not len(images):
-        raise ShapeError(f"Images must be (K, {shape[0]}, H, W), got {tuple(images.shape)}.")
+    check_images(pipe, images)
+    check_batch(batch)
+    height, width = pipe.image_shape[1:]
     latents = []
     device, dtype = _own(pipe)
     with torch.no_grad():
         for part in images.split(batch or len(images)):
             big = part if enlarge is None else enlarge(part)
-            fitted = resize(big.float(), (shape[1], shape[2])).clamp(-1, 1)
+            if big.ndim != 4 or big.shape[:2] != part.shape[:2]:
+                raise ShapeError(
+                    f"enlarge made {tuple(big.shape)} of images {tuple(part.shape)}; it may change their "
+                    "size alone."
+                )
+            fitted = resize(big.float(), (height, width)).clamp(-1, 1)
             z = pipe.encode(fitted.to(device, dtype))
             latents.append(z.to("cpu", torch.promote_types(z.dtype, torch.float32)))
     return torch.cat(latents)
@@ -95,8 +133,13 @@ def decode_latents(pipe: TextToImage, z0: Tensor, size: tuple[int, int] | None =
         pipe: the model.
         z0: clean latents, (N, *latent_shape).
         size: (H, W) to resize to; None: the model's.
+
+    Raises:
+        DataError: the model gave numbers that are not finite.
     """
     images = pipe.decode(z0.to(_own(pipe)[1])).float()
+    if not bool(torch.isfinite(images).all()):
+        raise DataError("Decoding gave numbers that are not finite. Use another precision.")
     return (images if size is None else resize(images, size)).clamp(-1, 1)
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fewgen.diffusion.calls import cast, frozen, place_of, predict
+from fewgen.diffusion.calls import cast, check_batch, frozen, place_of, predict
 from fewgen.errors import ConfigError, DataError, ShapeError, TrainingError
 
 if TYPE_CHECKING:
@@ -285,19 +285,22 @@ def textual_inversion(
     models from tiny data" (t >= 250, start from "object").
     Differs: one prompt instead of 27; Adam without weight decay, where the code has 0.01.
     """
-    placeholder(prompt)
+    start = check_textual(
+        pipe,
+        prompt,
+        init_word=init_word,
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        t_min=t_min,
+        weight_decay=weight_decay,
+    )
     classes = [z0] if isinstance(z0, Tensor) else list(z0)
     if not classes:
         raise DataError("No class to learn: give the latents of at least one.")
     for i, latents in enumerate(classes):
         _check_latents(pipe, latents, f"Latents of class {i}")
     total_times = len(pipe.schedule.alphas_cumprod)
-    if not 0 <= t_min < total_times:
-        raise ConfigError(f"t_min must be between 0 and {total_times - 1}, got {t_min}.")
-    if steps < 1 or batch_size < 1:
-        raise ConfigError(f"steps and batch_size must be 1 or more, got {steps} and {batch_size}.")
-    if not (lr > 0 and math.isfinite(lr)) or not weight_decay >= 0:
-        raise ConfigError(f"lr must be above 0 and weight_decay 0 or more, got {lr:g} and {weight_decay:g}.")
     # Imported late: it is not needed by the rest.
     from fewgen.training.adamw import AdamW
 
@@ -307,8 +310,7 @@ def textual_inversion(
     first = torch.tensor([0] + [len(z) for z in classes[:-1]]).cumsum(0).tolist()
     streams = _streams(rng, n_classes)
     rows = torch.arange(n_classes, device=device).repeat_interleave(batch_size)
-    start = pipe.word_embedding(init_word).detach().to(device, dtype)
-    embedding = start.repeat(n_classes, 1).requires_grad_(True)
+    embedding = start.to(device, dtype).repeat(n_classes, 1).requires_grad_(True)
     optimizer = AdamW([{"params": [embedding], "lr": lr, "weight_decay": weight_decay}])
     losses = torch.empty((steps, n_classes))
     with frozen(pipe):
@@ -423,6 +425,38 @@ def null_text_inversion(
     return found
 
 
+def check_textual(
+    pipe: TextToImage,
+    prompt: str = PROMPT,
+    *,
+    init_word: str = "object",
+    steps: int = 5000,
+    batch_size: int = 1,
+    lr: float = 1e-3,
+    t_min: int = 250,
+    weight_decay: float = 0.0,
+) -> Tensor:
+    """Return the embedding that `textual_inversion` starts from, (D_in,), after checking its settings.
+
+    Raises:
+        ConfigError: a setting is out of range, the prompt lacks a placeholder, or the model does not know
+            `init_word`.
+        TextError: the model does not know a word of the prompt, or the prompt is too long.
+    """
+    placeholder(prompt)
+    total_times = len(pipe.schedule.alphas_cumprod)
+    if not 0 <= t_min < total_times:
+        raise ConfigError(f"t_min must be between 0 and {total_times - 1}, got {t_min}.")
+    if steps < 1 or batch_size < 1:
+        raise ConfigError(f"steps and batch_size must be 1 or more, got {steps} and {batch_size}.")
+    if not 0 < lr < math.inf or not 0 <= weight_decay < math.inf:
+        raise ConfigError(f"lr must be above 0 and weight_decay 0 or more, got {lr:g} and {weight_decay:g}.")
+    start = pipe.word_embedding(init_word).detach()
+    with torch.no_grad():
+        class_contexts(pipe, prompt, start[None])
+    return start
+
+
 def check_inversion(pipe: TextToImage, steps: int, dequant_t: int = 0) -> list[int]:
     """Return the sampling times from high to low, or raise `ConfigError` for what `ddim_invert` refuses."""
     times = _times(pipe, steps)
@@ -447,7 +481,7 @@ def check_null_text(
         raise ConfigError(
             f"The published schedule ends at {_PUBLISHED_DECAY} steps, got {steps}. Use schedule constant."
         )
-    if inner_steps < 0 or not lr > 0 or not tol >= 0 or not math.isfinite(scale):
+    if inner_steps < 0 or not 0 < lr < math.inf or not tol >= 0 or not math.isfinite(scale):
         raise ConfigError(
             f"inner_steps and tol must be 0 or more, lr above 0 and scale finite, got {inner_steps}, "
             f"{tol:g}, {lr:g} and {scale:g}."
@@ -618,8 +652,7 @@ def _context_rows(context: Tensor, n: int) -> Tensor:
 
 
 def _chunks(n: int, batch: int | None) -> list[slice]:
-    if batch is not None and batch < 1:
-        raise ConfigError(f"batch must be 1 or more, got {batch}.")
+    check_batch(batch)
     size = n if batch is None else batch
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fewgen.diffusion.calls import decode_latents, encode_images, frozen, place_of
+from fewgen.diffusion.calls import check_batch, decode_latents, encode_images, frozen, place_of
 from fewgen.diffusion.inversion import Progress, check_inversion
-from fewgen.diffusion.specialisation import Specialisation, choose_supports
-from fewgen.errors import ConfigError
-from fewgen.generate.request import image_seeds, noise, uniform
+from fewgen.diffusion.specialisation import Specialisation, choose_supports, seed_rows
+from fewgen.generate.request import noise, uniform
 
 if TYPE_CHECKING:
     from fewgen.diffusion.pipeline import TextToImage
@@ -58,18 +57,18 @@ def noise_and_denoise(
     Raises:
         CheckpointError: the specialisation belongs to another model.
         ShapeError: images with other channels than the model's.
+        DataError: images that are not finite or far outside of [-1, 1].
         ConfigError: a batch below 1.
 
     Source: Trabucco et al. 2023, arXiv:2302.07944 (DA-Fusion), with its random strength; Meng et al. 2022,
         arXiv:2108.01073 (SDEdit).
     Differs: deterministic sampling after the noising, as everywhere here; starts are uniform over all steps.
     """
-    if batch < 1:
-        raise ConfigError(f"batch must be 1 or more, got {batch}.")
+    check_batch(batch)
     specialisation.check(pipe)
     steps, scale = specialisation.steps, specialisation.scale
     times = check_inversion(pipe, steps)
-    rows = image_seeds(0, seeds) if isinstance(seeds, int) else torch.as_tensor(seeds, dtype=torch.int64)
+    rows = seed_rows(seeds)
     size = (pipe.image_shape[1], pipe.image_shape[2]) if size is None else size
     made = torch.empty((len(rows), pipe.image_shape[0], *size))
     if not len(rows):

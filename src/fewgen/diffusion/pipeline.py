@@ -159,6 +159,11 @@ class TextToImage(nn.Module):
         rows = torch.cat(given).to(table) if given else table.new_zeros(0, table.shape[1])
         return self._context(ids, rows)
 
+    @property
+    def word_size(self) -> int:
+        """Numbers of a word's input embedding, D_in."""
+        return self._table().shape[1]
+
     def word_embedding(self, word: str) -> Tensor:
         """Input embedding (D_in,) of a word that is one token, for example to start a new one from.
 

@@ -315,7 +315,7 @@ class SmallDiffusion(TextToImage):
     # noise
 
     def eps(self, z: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        """Noise (B, *latent_shape) in latents `z` at the times `t` int64 (B,)."""
+        """Noise (B, *latent_shape), in the precision of `z`, at the times `t` int64 (B,)."""
         found = self._network(z, t, context)
         if self.config.prediction == "v_prediction":
             return self.schedule.noise_of_velocity(z, found, t)
@@ -324,8 +324,9 @@ class SmallDiffusion(TextToImage):
     def _network(self, z: Tensor, t: Tensor, context: Tensor) -> Tensor:
         check_shape("Latents", z, self.latent_shape)
         check_shape("Contexts", context, self.context_shape)
-        found: Tensor = self.unet(z, t, encoder_hidden_states=context).sample
-        return found
+        own = self.unet.conv_in.weight.dtype
+        found: Tensor = self.unet(z.to(own), t, encoder_hidden_states=context.to(own)).sample
+        return found.to(z.dtype)
 
     def loss(
         self,

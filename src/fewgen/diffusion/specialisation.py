@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fewgen.diffusion.blend import alpha_rows, blend
-from fewgen.diffusion.calls import decode_latents, encode_images
+from fewgen.diffusion.blend import alpha_rows, blend, check_norm_mode
+from fewgen.diffusion.calls import check_batch, check_images, decode_latents, encode_images
 from fewgen.diffusion.inversion import (
     PROMPT,
     Progress,
     check_inversion,
     check_null_text,
+    check_textual,
     class_contexts,
     ddim_invert,
     latent_rms,
@@ -124,8 +125,8 @@ class Specialisation:
 
         Raises:
             CheckpointError: for another model.
-            ConfigError: for another scale or number of steps.
-            ShapeError: if the latents do not fit the model.
+            ConfigError: for another scale or number of steps, or more steps than the model has times.
+            ShapeError: if word, latents or null texts do not fit the model.
         """
         whose = f'The specialisation to "{self.class_name}" was made'
         if self.model_id != pipe.model_id:
@@ -142,6 +143,11 @@ class Specialisation:
             raise ConfigError(
                 f"{whose} with {self.steps} steps, not {steps}. Use {self.steps}, or specialise again."
             )
+        if self.embedding.shape != (pipe.word_size,):
+            raise ShapeError(
+                f"{whose} with a word of {len(self.embedding)} numbers; the model has {pipe.word_size}."
+            )
+        check_inversion(pipe, self.steps)
         if self.z_T is not None and tuple(self.z_T.shape[1:]) != tuple(pipe.latent_shape):
             raise ShapeError(
                 f"{whose} with latents {tuple(self.z_T.shape[1:])}; the model has {tuple(pipe.latent_shape)}."
@@ -262,7 +268,9 @@ def specialise(
 
     Raises:
         ShapeError: if images have other channels than the model's.
-        ConfigError, DataError, TrainingError: as the functions it calls.
+        ConfigError, DataError, TextError: as the functions it calls; settings and images are looked at before
+            any of them is encoded.
+        TrainingError: as the functions it calls.
     """
     if len(images) != len(class_names) or not len(images):
         raise ConfigError(
@@ -270,8 +278,12 @@ def specialise(
         )
     correct = correct and invert  # without inversion there is no path to keep to
     textual, null_text = dict(textual or {}), dict(null_text or {})
+    check_batch(batch)
     check_inversion(pipe, steps, dequant_t)
     check_null_text(steps, scale, **null_text)
+    check_textual(pipe, prompt, **textual)
+    for each in images:
+        check_images(pipe, each)
     latents = [encode_images(pipe, each, enlarge=enlarge, batch=batch) for each in images]
     learned = textual_inversion(pipe, latents, prompt=prompt, rng=rng, progress=progress, **textual)
     settings = {
@@ -378,6 +390,23 @@ def choose_supports(seeds: Tensor | Sequence[int], k: int | Tensor) -> Tensor:
     return (uniform(seeds, (), stream=_SUPPORT).double() * most).long().minimum(most - 1)
 
 
+def seed_rows(seeds: int | Tensor | Sequence[int]) -> Tensor:
+    """Return one seed per image, int64 (N,); a number N gives `image_seeds(0, N)`.
+
+    Raises:
+        ConfigError: a number below 0.
+        ShapeError: seeds in several rows.
+    """
+    if isinstance(seeds, int):
+        if seeds < 0:
+            raise ConfigError(f"The number of images must be 0 or more, got {seeds}.")
+        return image_seeds(0, seeds)
+    rows = torch.as_tensor(seeds, dtype=torch.int64)
+    if rows.ndim != 1:
+        raise ShapeError(f"Seeds must be (N,), got {tuple(rows.shape)}.")
+    return rows
+
+
 @torch.no_grad()
 def draw(
     pipe: TextToImage,
@@ -410,6 +439,7 @@ def draw(
         size: (H, W) to resize to, bilinear with antialiasing; None: the model's.
         batch: images computed at a time; None: all.
     """
+    check_norm_mode(norm_mode)
     fresh = temperature * noise(seeds, tuple(pipe.latent_shape))
     if z_T is not None:
         # Without noise there is nothing to rescale: at alpha 1, no direction at all.
@@ -461,10 +491,9 @@ def generate(
     Source: Landolsi, Kahl, "Tiny models from tiny data", Sec. 3.
     """
     specialisation.check(pipe, scale=scale, steps=steps)
-    rows = image_seeds(0, seeds) if isinstance(seeds, int) else torch.as_tensor(seeds, dtype=torch.int64)
+    rows = seed_rows(seeds)
     n = len(rows)
-    if batch is not None and batch < 1:
-        raise ConfigError(f"batch must be 1 or more, got {batch}.")
+    check_batch(batch)
     alphas = choose_alphas(alpha, rows)
     z_T, u = specialisation.z_T, specialisation.u
     if z_T is None and bool((alphas < 1).any()):

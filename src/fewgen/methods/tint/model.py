@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fewgen.data.imageset import ImageSet, to_uint8
-from fewgen.diffusion.calls import encode_images
+from fewgen.diffusion.calls import decode_latents, encode_images
 from fewgen.diffusion.inversion import (
     check_inversion,
     class_contexts,
@@ -347,7 +347,7 @@ class Tint(Method):
         return figures
 
     def _decoded(self, pipe: TextToImage, z0: Tensor) -> Tensor:
-        return torch.cat([pipe.decode(part).float() for part in z0.split(self.config.batch)])
+        return torch.cat([decode_latents(pipe, part) for part in z0.split(self.config.batch)])
 
     @torch.no_grad()
     def _preview(self, context: Context) -> Tensor:
