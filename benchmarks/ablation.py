@@ -6,26 +6,40 @@ that was asked something else is refused, so that no table mixes settings.
 
 from __future__ import annotations
 
-import contextlib
+import argparse
 import hashlib
 import json
 import math
 import os
 import re
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fewgen.benchmark.environment import COMMAND_VARIABLE
+from fewgen.benchmark.environment import COMMAND_VARIABLE, command_line
 from fewgen.errors import ConfigError, FewgenError
-from fewgen.files import write_json
+from fewgen.files import read_json, write_json
 
 Column = tuple[str, str, float, int]
 """Heading, key among the figures of a cell, factor and decimals."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row: what it is called, and how its model differs.
+
+    Attributes:
+        name: in the table.
+        model: settings on top of those of the base.
+        shots: images per class instead of the usual number.
+    """
+
+    name: str
+    model: Mapping[str, Any] = field(default_factory=dict)
+    shots: int | None = None
 
 
 @dataclass(frozen=True)
@@ -36,15 +50,11 @@ class Question:
         key: for `--only`.
         asks: heading.
         rows: in the order of the table.
-        data: the data sets on which it is asked.
-        paired: whether changes against other rows are shown as well.
     """
 
     key: str
     asks: str
     rows: tuple[Any, ...]
-    data: tuple[str, ...] = ("fashion_mnist", "digits")
-    paired: bool = False
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,6 +112,62 @@ def cell_folder(about: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     words = re.sub(r"[^a-z0-9.+]+", "-", " ".join(differs).lower()).strip("-") or "base"
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
     return f"{words[:60].rstrip('-')}-{digest}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells of a command, each with a key that ends with its seed.
+
+    Attributes:
+        names: key -> row in the table, in the order in which cells are computed.
+        paths: key -> file.
+        asked: returns what a cell is about, JSON values.
+    """
+
+    names: Mapping[Any, str]
+    paths: Mapping[Any, Path]
+    asked: Callable[[Any], Mapping[str, Any]]
+
+    def check(self) -> None:
+        """Refuse finished cells that answer another question.
+
+        Raises:
+            ConfigError: names the first one and what differs.
+        """
+        for key, path in self.paths.items():
+            if path.exists():
+                now = json.loads(json.dumps(self.asked(key)))  # as it comes back from a file
+                check_same(read_json(path)["asked"], now, self.names[key], key[-1])
+
+    def missing(self, rows: Sequence[str] | None = None) -> list[Any]:
+        """Return the keys of cells that are not there, of these rows only if any are named."""
+        return [
+            key
+            for key, path in self.paths.items()
+            if not path.exists() and (not rows or self.names[key] in rows)
+        ]
+
+    def finished(self) -> dict[Any, dict[str, Any]]:
+        """Return key -> cell of those that are there."""
+        return {key: read_json(path) for key, path in self.paths.items() if path.exists()}
+
+
+def spread(work: Callable[..., Any], calls: Iterable[tuple[Any, ...]], jobs: int) -> list[Any]:
+    """Return what `work` returns for the arguments of each call, several at a time.
+
+    Args:
+        work: a plain function, so that any joblib backend can run it anywhere. After the arguments of a call
+            it gets the process and the command that started it all, for `finish_cell`.
+        calls: plain values.
+        jobs: processes; 1 runs here.
+    """
+    from joblib import Parallel, delayed
+
+    command = os.getpid(), command_line()
+    found: list[Any] = Parallel(n_jobs=jobs, batch_size=1, pre_dispatch=jobs)(
+        delayed(work)(*call, command) for call in calls
+    )
+    return found
 
 
 def finish_cell(
@@ -228,6 +294,36 @@ def made_by(
     )
 
 
+def publish(
+    grid: Grid,
+    section: Callable[[dict[Any, dict[str, Any]]], str],
+    docs: str,
+    markers: tuple[str, str],
+    title: str,
+) -> int:
+    """Print the tables of the finished cells and put them into a page; return 0, or 2 if that failed.
+
+    Args:
+        grid: of the cells.
+        section: returns the Markdown of finished cells, by key.
+        docs: file of the page; "" for none.
+        markers: as `write_between`.
+        title: of a page that has to be made.
+    """
+    cells = grid.finished()
+    if not cells:
+        print("There are no finished cells.", file=sys.stderr)
+        return 2
+    text = section(cells)
+    print("\n" + text)
+    if docs:
+        try:
+            write_between(Path(docs), text, markers, title)
+        except FewgenError as error:
+            return refuse(error)
+    return 0
+
+
 def write_between(
     path: Path, section: str, markers: tuple[str, str], title: str, heading: str = "Ablations"
 ) -> None:
@@ -258,22 +354,46 @@ def write_between(
     path.write_text(page, encoding="utf-8")
 
 
-# --------------------------------------------------------------------------------------------- memory
+# --------------------------------------------------------------------------------------------- command
 
 
-def forget_peak() -> None:
-    """Let `peak_megabytes` count from now on, where the system can."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+def command_parser(name: str, about: str | None) -> argparse.ArgumentParser:
+    """Return a parser for `python -m benchmarks NAME` whose help shows a module's docstring as it is."""
+    return argparse.ArgumentParser(
+        prog=f"python -m benchmarks {name}",
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
-def peak_megabytes() -> float:
-    """Return the most memory this process has held, in MiB, since `forget_peak` where the system can."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 2**10
-    except OSError:
-        pass
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+def add_rows(parser: argparse.ArgumentParser, keys: Sequence[str], tables: str = "these tables only") -> None:
+    """Add the options that choose tables and, within them, what is computed."""
+    parser.add_argument("--only", nargs="+", default=None, choices=keys, help=tables)
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        default=None,
+        help="compute rows with these names only; others keep what they have",
+    )
+
+
+def add_places(
+    parser: argparse.ArgumentParser,
+    out: str,
+    docs: str | None,
+    *,
+    kept: str = "folder of the cells",
+    page: str = 'page that gets the tables; "" for none',
+) -> None:
+    """Add the options that say where things lie, and the one that computes nothing."""
+    add = parser.add_argument
+    add("--out", default=out, help=kept)
+    add("--docs", default=docs, help=page)
+    add("--data-dir", default=None, help="folder of the data sets; by default FEWGEN_DATA_DIR")
+    add("--table-only", action="store_true", help="print the tables of the finished cells")
+
+
+def refuse(problem: object) -> int:
+    """Say on standard error what is wrong; return the exit status."""
+    print(f"error: {problem}", file=sys.stderr)
+    return 2

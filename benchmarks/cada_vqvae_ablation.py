@@ -23,14 +23,27 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.ablation import check_same, made_by, markdown, mean_and_spread, merged, write_between
+from benchmarks import ablation
+from benchmarks.ablation import (
+    Grid,
+    add_places,
+    command_parser,
+    finish_cell,
+    made_by,
+    markdown,
+    mean_and_spread,
+    merged,
+    publish,
+    refuse,
+    spread,
+)
 from benchmarks.reconstruction import figures as reconstruction_figures
 from fewgen.benchmark.environment import environment
 from fewgen.benchmark.sets import load_real
@@ -38,7 +51,6 @@ from fewgen.config import to_dict
 from fewgen.data.imageset import ImageSet, to_uint8
 from fewgen.errors import FewgenError
 from fewgen.evaluate import ClassifierFeatures, label_agreement, within_class_distance
-from fewgen.files import read_json, write_json
 
 BASE: dict[str, Any] = {"image": {"backbone": "mlp"}, "steps": 1000, "batch_size": 64}
 TRAINING = {"ema_decay": 0.99, "preview_every": 0, "checkpoint_every": 0, "device": "cpu"}
@@ -61,42 +73,30 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A row: what it is called, and how it differs.
+class Variant(ablation.Variant):
+    """A row, whose settings are on top of those of a preset.
 
     Attributes:
-        name: in the table.
-        model: settings on top of those of `preset`.
         preset: of cada_vqvae.
-        shots: images per class instead of the command's.
     """
 
-    name: str
-    model: Mapping[str, Any] = field(default_factory=dict)
     preset: str = "default"
-    shots: int | None = None
 
 
 @dataclass(frozen=True)
-class Question:
-    """A table: what is asked, its rows, and figures that only it shows.
+class Question(ablation.Question):
+    """A table, with the base first where it is one of the answers.
 
     Attributes:
-        key: for `--only`.
-        asks: heading.
-        rows: the base first where it is one of the answers.
-        extra: names of `EXTRA` figures.
+        extra: names of `EXTRA` figures that only it shows.
     """
 
-    key: str
-    asks: str
-    rows: tuple[Variant, ...]
     extra: tuple[str, ...] = ()
 
 
-def _published(**changes: Any) -> dict[str, Any]:
-    """Settings on top of the preset `paper`: a rate that learns in so few steps, and what is mended."""
-    return {"steps": 4000, "lr": 1e-3, **changes}
+def _fault(name: str, **changes: Any) -> Variant:
+    """A row on top of the preset `paper`: a rate that learns in so few steps, and what is mended."""
+    return Variant(name, {"steps": 4000, "lr": 1e-3, **changes}, preset="paper")
 
 
 def _standard(**changes: Any) -> dict[str, Any]:
@@ -168,13 +168,13 @@ QUESTIONS = (
             # A weight of 1 is 1/784 of a squared error: what the term can do shows only well above it.
             Variant("30", {"weights": {"contrastive": 30.0}}),
         ),
-        ("contrastive",),
+        extra=("contrastive",),
     ),
     Question(
         "batches",
         "Classes in a batch",
         (BASE_ROW, Variant("one class per batch", {"sampler": "single_class"})),
-        ("contrastive", "alignment"),
+        extra=("contrastive", "alignment"),
     ),
     Question(
         "reduction",
@@ -198,7 +198,7 @@ QUESTIONS = (
                 },
             ),
         ),
-        ("gradient",),
+        extra=("gradient",),
     ),
     Question(
         "weighting",
@@ -229,21 +229,17 @@ QUESTIONS = (
         "paper",
         "The published settings, and each fault mended alone",
         (
-            Variant("paper, its rate 1e-5", {"steps": 4000}, "paper"),
-            Variant("paper, rate 1e-3", _published(), "paper"),
-            Variant("+ real cross terms", _published(cross_terms="real"), "paper"),
-            Variant(
-                "+ mean and variance from the quantised code", _published(semantic_stats_from="z_q"), "paper"
-            ),
-            Variant("+ linear text output", _published(text={"output": "linear"}), "paper"),
-            Variant("+ sigmoid image output", _published(image={"output": "sigmoid"}), "paper"),
-            Variant("+ codes from data", _published(text={"init": "data"}), "paper"),
-            Variant("+ median bandwidth", _published(kernel="median"), "paper"),
-            Variant("+ alignment of draws", _published(align_on="samples"), "paper"),
-            Variant(
-                "+ mixed batches of 64", _published(sampler="shuffled", batch_size=64, steps=1000), "paper"
-            ),
-            Variant("+ terms reduced alike", _published(reduction="sample"), "paper"),
+            Variant("paper, its rate 1e-5", {"steps": 4000}, preset="paper"),
+            _fault("paper, rate 1e-3"),
+            _fault("+ real cross terms", cross_terms="real"),
+            _fault("+ mean and variance from the quantised code", semantic_stats_from="z_q"),
+            _fault("+ linear text output", text={"output": "linear"}),
+            _fault("+ sigmoid image output", image={"output": "sigmoid"}),
+            _fault("+ codes from data", text={"init": "data"}),
+            _fault("+ median bandwidth", kernel="median"),
+            _fault("+ alignment of draws", align_on="samples"),
+            _fault("+ mixed batches of 64", sampler="shuffled", batch_size=64, steps=1000),
+            _fault("+ terms reduced alike", reduction="sample"),
             BASE_ROW,
         ),
     ),
@@ -416,6 +412,20 @@ def compute(
         }
 
 
+def run_cell(
+    variant: Variant,
+    seed: int,
+    pool: ImageSet,
+    judge: Judge,
+    options: argparse.Namespace,
+    path: Path,
+    command: tuple[int, str],
+) -> str | None:
+    """Compute a cell and write its file; return what went wrong, or None."""
+    label = f"{variant.name}, seed {seed}"
+    return finish_cell(lambda: compute(variant, seed, pool, judge, options), label, path, command)
+
+
 # --------------------------------------------------------------------------------------------- tables
 
 
@@ -483,17 +493,8 @@ def provenance(
     )
 
 
-def write_docs(path: Path, section: str) -> None:
-    """Put the section between the markers of a page, which is made if it is missing."""
-    write_between(path, section, MARKERS, "CADA-VQ-VAE: results")
-
-
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.cada_vqvae_ablation",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("cada_vqvae_ablation", __doc__)
     add = parser.add_argument
     add("--data", default="fashion_mnist", help="a named data set with a test part")
     add("--shots", type=int, default=30, help="training images per class")
@@ -502,65 +503,48 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--steps-scale", type=float, default=1.0, help="factor on the steps of every cell")
     add("--text", default="auto", help="encoder of the class names")
     add("--only", nargs="+", default=None, choices=[q.key for q in QUESTIONS], help="these tables only")
-    add("--out", default="runs/ablation", help="folder of the cells")
-    add("--docs", default="docs/results/cada_vqvae.md", help='page that gets the tables; "" for none')
-    add("--data-dir", default=None, help="folder of the data sets; by default FEWGEN_DATA_DIR")
-    add("--table-only", action="store_true", help="print the tables of the finished cells")
+    add_places(parser, "runs/ablation", "docs/results/cada_vqvae.md")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Compute the missing cells, print the tables and write them into the page."""
     options = _arguments(arguments)
-    out = Path(options.out)
     questions = [q for q in QUESTIONS if options.only is None or q.key in options.only]
     variants = {cell_name(row): row for question in questions for row in question.rows}
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     # Seed by seed, so that a stopped grid has every row once before any row twice.
-    wanted = {(name, seed): out / name / f"seed{seed}.json" for seed in seeds for name in variants}
-    judge: Judge | None = None
-    failed = 0
+    wanted = [(name, seed) for seed in seeds for name in variants]
+    grid = Grid(
+        {key: variants[key[0]].name for key in wanted},
+        {(name, seed): Path(options.out) / name / f"seed{seed}.json" for name, seed in wanted},
+        lambda key: asked(variants[key[0]], options),
+    )
     try:
-        for (name, _), path in wanted.items():
-            if path.exists():
-                cell = read_json(path)
-                check_same(cell["asked"], asked(variants[name], options), variants[name].name, cell["seed"])
+        grid.check()
         real = load_real(options.data, data_dir=options.data_dir)
-        pool, test = real.training, real.held_out
-        judge = Judge(pool, test)
+        judge = Judge(real.training, real.held_out)
     except FewgenError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for i, ((name, seed), path) in enumerate(wanted.items(), start=1):
-        if path.exists() or options.table_only:
-            continue
-        print(f"{i} of {len(wanted)}: {variants[name].name}, seed {seed} ...", flush=True)
-        try:
-            cell = compute(variants[name], seed, pool, judge, options)
-        except (FewgenError, ImportError) as error:
-            # The others are still worth computing.
-            failed += 1
-            print(f"error: {variants[name].name}, seed {seed}: {error}", file=sys.stderr, flush=True)
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, cell)
-    cells = {key: read_json(path) for key, path in wanted.items() if path.exists()}
-    if not cells:
-        print("There are no finished cells.", file=sys.stderr)
-        return 2
+        return refuse(error)
+    failed: list[str | None] = []
+    todo = [] if options.table_only else grid.missing()
+    if todo:
+        print(f"{len(todo)} of {len(wanted)} cells to compute", flush=True)
+        calls = (
+            (variants[name], seed, real.training, judge, options, grid.paths[name, seed])
+            for name, seed in todo
+        )
+        failed = spread(run_cell, calls, 1)
     about = judge.extractor.record()
     described = (
         f"{about['name']}, {100 * float(str(about['test_accuracy'])):.1f} % on {about['n_test']} test images"
     )
-    section = "\n\n".join([*(table(q, cells) for q in questions), provenance(cells, described, options)])
-    print("\n" + section)
-    if options.docs:
-        try:
-            write_docs(Path(options.docs), section)
-        except FewgenError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-    return 2 if failed else 0
+
+    def section(cells: Mapping[tuple[str, int], dict[str, Any]]) -> str:
+        return "\n\n".join([*(table(q, cells) for q in questions), provenance(cells, described, options)])
+
+    status = publish(grid, section, options.docs, MARKERS, "CADA-VQ-VAE: results")
+    return 2 if any(failed) else status
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -27,22 +26,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.memory import peak_megabytes
+
 SIZES = (1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
 N_TRAIN = 300
 N_CLASSES = 10
-
-
-def peak_memory_gb() -> float:
-    """Return the most memory this process has held, in GiB."""
-    try:
-        # A counter of this program alone; that of getrusage starts with the memory of the parent process.
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 2**20
-    except OSError:
-        pass
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20
 
 
 def make_images(n: int, seed: int, name: str) -> Any:
@@ -96,7 +84,7 @@ class Parts:
             "cpu_seconds": math.fsum(self.cpu_seconds.values()),
             "parts": self.seconds,
             "parts_cpu": self.cpu_seconds,
-            "peak_memory_gb": peak_memory_gb(),
+            "peak_memory_gb": peak_megabytes() / 2**10,
         }
 
 
@@ -109,7 +97,7 @@ def measure_evaluation(n: int) -> dict[str, Any]:
         make_images(count, seed, name)
         for count, seed, name in ((N_TRAIN, 1, "training"), (n, 2, "held out"), (n, 3, "generated"))
     )
-    before = peak_memory_gb()
+    before = peak_megabytes() / 2**10
     parts = Parts()
     parts("judge", 0.0)
     # Trained here, so that a cache from an earlier run saves nothing.
@@ -141,7 +129,7 @@ def measure_figures(n: int) -> dict[str, Any]:
         "nearest_within": lambda: diversity.nearest_within(x, labels),
         "collapse_share": lambda: diversity.collapse_share(x, labels, y, labels),
     }
-    before = peak_memory_gb()
+    before = peak_megabytes() / 2**10
     parts = Parts()
     for name, action in actions.items():
         parts(name, 0.0)

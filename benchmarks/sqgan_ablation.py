@@ -20,35 +20,38 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import os
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks import ablation
 from benchmarks.ablation import (
-    Question,
+    Grid,
+    add_places,
+    add_rows,
     cell_folder,
-    check_same,
+    command_parser,
     figure_texts,
     finish_cell,
     flat,
-    forget_peak,
     known,
     made_by,
     markdown,
     merged,
     paired_change,
-    peak_megabytes,
+    publish,
+    refuse,
     shown_columns,
-    write_between,
+    spread,
 )
-from fewgen.benchmark.environment import command_line, environment
+from benchmarks.memory import forget_peak, peak_megabytes
+from fewgen.benchmark.environment import environment
 from fewgen.benchmark.sets import load_real
 from fewgen.config import load_preset, resolve, to_dict
 from fewgen.data import load_images
@@ -66,7 +69,6 @@ from fewgen.evaluate import (
     within_class_distance,
 )
 from fewgen.evaluate.verdicts import attempt, decide, matched, run_controls
-from fewgen.files import read_json
 from fewgen.methods.sq_gan.config import SqGanConfig
 
 BASE: dict[str, Any] = {
@@ -132,20 +134,27 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A row: what it is called, and how it differs from `BASE`.
+class Variant(ablation.Variant):
+    """A row, whose settings are on top of `BASE`.
 
     Attributes:
-        name: in the table.
-        model: settings on top of `BASE`.
-        shots: images per class instead of those of the data set.
         scale: factor on the steps.
     """
 
-    name: str
-    model: Mapping[str, Any] = field(default_factory=dict)
-    shots: int | None = None
     scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Question(ablation.Question):
+    """A table.
+
+    Attributes:
+        data: the data sets on which it is asked.
+        paired: whether changes against other rows are shown as well.
+    """
+
+    data: tuple[str, ...] = ("fashion_mnist", "digits")
+    paired: bool = False
 
 
 OFF: dict[str, Any] = {"consistency": "none", "consistency_weights": None}
@@ -529,10 +538,7 @@ def compute(data: str, variant: Variant, seed: int, settings: Settings) -> dict[
 def run_cell(
     data: str, variant: Variant, seed: int, settings: Settings, path: Path, command: tuple[int, str]
 ) -> str | None:
-    """Compute a cell and write its file; return what went wrong, or None.
-
-    A plain function of plain arguments, so that any joblib backend can run it anywhere.
-    """
+    """Compute a cell and write its file; return what went wrong, or None."""
     label = f"{data}, {variant.name}, seed {seed}"
     return finish_cell(lambda: compute(data, variant, seed, settings), label, path, command)
 
@@ -630,29 +636,16 @@ def provenance(cells: Cells) -> str:
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks sqgan_ablation",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("sqgan_ablation", __doc__)
     add = parser.add_argument
     add("--data", nargs="+", default=None, choices=list(SHOTS), help="by default the three of the tables")
-    add("--only", nargs="+", default=None, choices=[q.key for q in QUESTIONS], help="these tables only")
-    add(
-        "--rows",
-        nargs="+",
-        default=None,
-        help="compute rows with these names only; others keep what they have",
-    )
+    add_rows(parser, [q.key for q in QUESTIONS])
     add("--seeds", type=int, default=3, help="number of seeds, from --first-seed on")
     add("--first-seed", type=int, default=0)
     add("--jobs", type=int, default=2, help="cells at a time, one thread each")
     add("--steps", type=int, default=None, help="of training, instead of those of the base")
-    add("--out", default="runs/sqgan_ablation", help="folder of the cells")
-    add("--docs", default="docs/results/sqgan.md", help='page that gets the tables; "" for none')
-    add("--data-dir", default=None, help="folder of the data sets; by default FEWGEN_DATA_DIR")
+    add_places(parser, "runs/sqgan_ablation", "docs/results/sqgan.md")
     add("--quick", action="store_true", help="digits, three steps, one seed, few rows: tries the benchmark")
-    add("--table-only", action="store_true", help="print the tables of the finished cells")
     options = parser.parse_args(arguments)
     if options.seeds < 1 or options.jobs < 1 or (options.steps is not None and options.steps < 1):
         parser.error("--seeds, --jobs and --steps must be 1 or more")
@@ -671,7 +664,7 @@ def chosen_questions(options: argparse.Namespace) -> list[Question]:
         data = tuple(name for name in options.data if name in question.data)
         if data and (options.only is None or question.key in options.only):
             rows = question.rows if not options.quick else (PLAIN, CR, FULL)
-            found.append(Question(question.key, question.asks, rows, data, question.paired))
+            found.append(replace(question, rows=rows, data=data))
     return found
 
 
@@ -693,10 +686,7 @@ def wanted_cells(
 
 def main(arguments: list[str] | None = None) -> int:
     """Compute the missing cells, print the tables and write them into the page."""
-    from joblib import Parallel, delayed
-
     options = _arguments(arguments)
-    out = Path(options.out)
     settings = Settings(
         n=200 if options.quick else N_GENERATED,
         steps=options.steps,
@@ -705,46 +695,35 @@ def main(arguments: list[str] | None = None) -> int:
     )
     questions = chosen_questions(options)
     if not questions:
-        print("error: none of these tables is about these data sets.", file=sys.stderr)
-        return 2
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
-    failed: list[str | None] = []
+        return refuse("none of these tables is about these data sets.")
     try:
-        wanted = wanted_cells(questions, seeds, settings)
-        paths = {key: out / key[1] / f"seed{key[2]}.json" for key in wanted}
-        for (data, name, seed), path in paths.items():
-            if path.exists():
-                row = wanted[data, name, seed]
-                check_same(read_json(path)["asked"], asked(data, row, settings), row.name, seed)
-        todo = [key for key, path in paths.items() if not path.exists() and not options.table_only]
-        if options.rows:
-            todo = [key for key in todo if wanted[key].name in options.rows]
+        wanted = wanted_cells(
+            questions, range(options.first_seed, options.first_seed + options.seeds), settings
+        )
+        grid = Grid(
+            {key: row.name for key, row in wanted.items()},
+            {key: Path(options.out) / key[1] / f"seed{key[2]}.json" for key in wanted},
+            lambda key: asked(key[0], wanted[key], settings),
+        )
+        grid.check()
+        todo = [] if options.table_only else grid.missing(options.rows)
         for data in dict.fromkeys(key[0] for key in todo):
             print(f"{data}: images and judge ...", flush=True)
             pool_of(data, settings)  # trains the judge once, before several cells need it
     except FewgenError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refuse(error)
+    failed: list[str | None] = []
     if todo:
-        print(f"{len(todo)} of {len(paths)} cells to compute, {options.jobs} at a time", flush=True)
-        command = os.getpid(), command_line()
-        failed = Parallel(n_jobs=options.jobs, batch_size=1, pre_dispatch=options.jobs)(
-            delayed(run_cell)(key[0], wanted[key], key[2], settings, paths[key], command) for key in todo
-        )
-    cells = {key: read_json(path) for key, path in paths.items() if path.exists()}
-    if not cells:
-        print("There are no finished cells.", file=sys.stderr)
-        return 2
-    tables = [table(question, data, cells, settings) for question in questions for data in question.data]
-    section = "\n\n".join([*tables, provenance(cells)])
-    print("\n" + section)
-    if options.docs:
-        try:
-            write_between(Path(options.docs), section, MARKERS, "SQ-GAN: results")
-        except FewgenError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-    return 2 if any(failed) else 0
+        print(f"{len(todo)} of {len(wanted)} cells to compute, {options.jobs} at a time", flush=True)
+        calls = ((key[0], wanted[key], key[2], settings, grid.paths[key]) for key in todo)
+        failed = spread(run_cell, calls, options.jobs)
+
+    def section(cells: Cells) -> str:
+        tables = [table(question, data, cells, settings) for question in questions for data in question.data]
+        return "\n\n".join([*tables, provenance(cells)])
+
+    status = publish(grid, section, options.docs, MARKERS, "SQ-GAN: results")
+    return 2 if any(failed) else status
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.ablation import forget_peak, markdown, peak_megabytes
+from benchmarks.ablation import markdown
+from benchmarks.memory import forget_peak, peak_megabytes
 from fewgen.benchmark.environment import environment
 from fewgen.config import load_preset, resolve
 from fewgen.data.imageset import ImageSet

@@ -1,16 +1,21 @@
 """Cells that refuse other settings, and changes that are taken seed by seed."""
 
+import json
+import os
+
 import pytest
 from benchmarks.ablation import (
+    Grid,
     check_same,
     different,
     flat,
-    forget_peak,
     mean_and_spread,
     paired_change,
-    peak_megabytes,
+    publish,
+    spread,
     write_between,
 )
+from benchmarks.memory import forget_peak, peak_megabytes, resident_megabytes
 
 from fewgen.errors import ConfigError
 
@@ -70,3 +75,55 @@ def test_the_peak_is_counted_anew():
     del block
     forget_peak()
     assert peak_megabytes() < high - 150
+    assert resident_megabytes() <= peak_megabytes()
+    block = bytearray(200 * 2**20)
+    held = resident_megabytes()
+    del block
+    assert resident_megabytes() < held - 150
+
+
+def grid_in(folder):
+    """Two rows, of which the second has a cell of seed 0."""
+    names = {("a", 0): "first", ("b", 0): "second", ("a", 1): "first"}
+    paths = {(name, seed): folder / name / f"seed{seed}.json" for name, seed in names}
+    paths["b", 0].parent.mkdir()
+    paths["b", 0].write_text(json.dumps({"asked": {"data": "digits", "rates": [1, 2]}, "value": 3}))
+    return Grid(names, paths, lambda key: {"data": "digits", "rates": (1, 2)} if key[0] == "b" else {})
+
+
+def test_a_grid_knows_what_is_there_and_what_is_missing(tmp_path):
+    grid = grid_in(tmp_path)
+    assert grid.missing() == [("a", 0), ("a", 1)]
+    assert grid.missing(["second"]) == []
+    assert grid.missing(["first"]) == [("a", 0), ("a", 1)]
+    assert grid.finished() == {("b", 0): {"asked": {"data": "digits", "rates": [1, 2]}, "value": 3}}
+    grid.check()
+    other = Grid(grid.names, grid.paths, lambda key: {"data": "mnist"})
+    with pytest.raises(ConfigError, match=r'"second", seed 0, .* \(data digits there, mnist now\)'):
+        other.check()
+
+
+def told(number, command):
+    return number, command, os.getpid()
+
+
+def test_work_is_told_who_started_it():
+    here = spread(told, [(1,), (2,)], 1)
+    assert [number for number, _, _ in here] == [1, 2]
+    assert {started for _, (started, _), _ in here} == {os.getpid()}
+    assert {ran for _, _, ran in here} == {os.getpid()}
+
+
+def test_tables_are_printed_and_kept_and_a_broken_page_is_an_error(tmp_path, capsys):
+    grid, page = grid_in(tmp_path), tmp_path / "page.md"
+    markers = ("<!-- a -->", "<!-- /a -->")
+    assert publish(grid, lambda cells: f"{len(cells)} cell", str(page), markers, "Title") == 0
+    assert capsys.readouterr().out == "\n1 cell\n"
+    assert "<!-- a -->\n1 cell\n<!-- /a -->\n" in page.read_text()
+    page.write_text("<!-- a -->")
+    assert publish(grid, lambda cells: "text", str(page), markers, "Title") == 2
+    assert "error: " in capsys.readouterr().err
+    assert publish(grid, lambda cells: "text", "", markers, "Title") == 0
+    grid.paths["b", 0].unlink()
+    assert publish(grid, lambda cells: "text", "", markers, "Title") == 2
+    assert "no finished cells" in capsys.readouterr().err

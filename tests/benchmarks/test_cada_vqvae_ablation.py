@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from benchmarks.ablation import merged, write_between
 from benchmarks.cada_vqvae_ablation import (
     BASE_ROW,
     COLUMNS,
@@ -14,11 +15,9 @@ from benchmarks.cada_vqvae_ablation import (
     cell_name,
     last_terms,
     main,
-    merged,
     nearest_neighbours,
     settings_of,
     table,
-    write_docs,
 )
 
 from fewgen.config import load_preset, resolve
@@ -86,17 +85,17 @@ def test_a_table_shows_mean_and_spread_and_a_dash_for_what_is_missing():
 
 def test_the_page_keeps_what_people_wrote(tmp_path):
     page = tmp_path / "results" / "page.md"
-    write_docs(page, "first")
+    write_between(page, "first", MARKERS, "Title")
     text = page.read_text().replace("## Ablations", "By hand.\n\n## Ablations") + "\nAfterwards.\n"
     page.write_text(text)
-    write_docs(page, "second")
+    write_between(page, "second", MARKERS, "Title")
     assert page.read_text() == text.replace("first", "second")
     page.write_text("Without a place.\n")
-    write_docs(page, "third")
+    write_between(page, "third", MARKERS, "Title")
     assert page.read_text().startswith("Without a place.\n")
     page.write_text(page.read_text().replace(MARKERS[1], ""))
     with pytest.raises(ConfigError, match="one of the two markers"):
-        write_docs(page, "fourth")
+        write_between(page, "fourth", MARKERS, "Title")
 
 
 def test_a_cell_of_another_question_is_refused(tmp_path, capsys):

@@ -1,37 +1,21 @@
 """The ablation of TINT: rows that exist, cells that are shared and refused, figures by hand, a tiny whole."""
 
+import dataclasses
 import json
 import math
 
 import pytest
 import torch
-from benchmarks.tint_ablation import (
-    DATA,
-    DEFAULT,
-    GROUPS,
-    IMAGES,
-    MARKERS,
-    TABLES,
-    Row,
-    Settings,
-    asked,
-    base_folder,
-    cell_name,
-    check_base,
-    chosen_tables,
-    group_of,
-    images_of,
-    main,
-    of_row,
-    prepared_folder,
-    provenance,
-    render,
-    task_of,
-    theorem_figures,
-    to_supports,
-    wanted_cells,
-    without_tasks,
-)
+from benchmarks.tint import theorem1
+from benchmarks.tint.cells import asked, cell_name, wanted_cells
+from benchmarks.tint.images import to_supports
+from benchmarks.tint.models import base_folder, check_base, pipe_of, prepared_folder
+from benchmarks.tint.questions import GROUPS, TABLES
+from benchmarks.tint.settings import DATA, DEFAULT, IMAGES, Row, Settings, of_row
+from benchmarks.tint.tables import provenance, render
+from benchmarks.tint.tasks import images_of, task_of
+from benchmarks.tint.theorem1 import theorem_figures
+from benchmarks.tint_ablation import MARKERS, chosen_tables, main, without_tasks
 
 from benchmarks import tint_ablation
 from fewgen.config.schema import from_dict
@@ -68,9 +52,7 @@ def whole(tmp_path_factory):
 
 def few(table):
     """What shares most with the other tables."""
-    return (
-        table if table.key in ("images", "students") else tint_ablation.replace(table, rows=table.rows[-1:])
-    )
+    return table if table.key in ("images", "students") else dataclasses.replace(table, rows=table.rows[-1:])
 
 
 def cells_in(out):
@@ -111,7 +93,7 @@ def test_equal_settings_are_one_cell_and_others_are_not():
     def folder(key, name, data="omniglot", settings=USUAL):
         table = named(key)
         row = next(row for row in table.rows if row.name == name)
-        return cell_name(data, group_of(table), row, settings)
+        return cell_name(data, table.work, row, settings)
 
     default = folder("students", "tint")
     same = [("student_alpha", "alpha = 1"), ("amount", "200"), ("labels", "strong teacher")]
@@ -120,7 +102,7 @@ def test_equal_settings_are_one_cell_and_others_are_not():
     assert folder("null_text", "w = 7.5, 10 x 0.03") == folder("dequant", "dequant_t = 0")
     assert folder("images", "TINT (with null texts)") == folder("alpha", "alpha = 1")
     for table in TABLES:
-        names = {cell_name("omniglot", group_of(table), row, USUAL) for row in table.rows}
+        names = {cell_name("omniglot", table.work, row, USUAL) for row in table.rows}
         assert len(names) == len(table.rows)
     assert folder("students", "tint", "digits") != default
     assert folder("students", "tint", settings=Settings(out="nowhere", part="novel")) != default
@@ -164,7 +146,7 @@ def test_theorem_1_agrees_with_its_simulation(a, s, p, q):
 
 def test_a_wrong_theorem_would_be_seen(monkeypatch):
     """Without the differences between episodes the prediction is far outside the simulation's error."""
-    monkeypatch.setattr(tint_ablation, "variance_of_mean", lambda a, s, p, q: a * (1 - a) / q / p)
+    monkeypatch.setattr(theorem1, "variance_of_mean", lambda a, s, p, q: a * (1 - a) / q / p)
     row = Row("", settings={"a": 0.87, "s": 0.05, "p": 20, "q": 75})
     assert theorem_figures(row, 0, 3000)["deviation"] > 10
 
@@ -346,7 +328,7 @@ def test_a_student_is_that_of_the_comparison(whole, tmp_path):
         images.part,
         str(models / "strong.safetensors"),
         str(models / "student.safetensors"),
-        tint_ablation.pipe_of("digits", settings),
+        pipe_of("digits", settings),
     )
     names = ("tint", "teacher")
     compared = run_protocol(question, prepared, tmp_path, names, 1, progress=False)[0]

@@ -1,0 +1,1 @@
+"""The ablation of TINT: what its tables ask, how each figure is measured, and how tables are shown."""
