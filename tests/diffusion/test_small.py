@@ -268,6 +268,7 @@ def test_losses_of_latent_space_move_their_own_part(latent):
         ({"schedule": "cosin"}, (1, 8, 8), 'Did you mean "cosine"'),
         ({"prediction": "x0"}, (1, 8, 8), "epsilon"),
         ({"times": 1}, (1, 8, 8), "times must be 2"),
+        ({"times": 100_000}, (1, 8, 8), "100000 times the schedule scaled_linear ends in pure noise"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(change, shape, message):

@@ -1,6 +1,6 @@
-"""A text-to-image model whose denoiser is known exactly: every prompt is a Gaussian of its own mean.
+"""Text-to-image models whose denoiser is known exactly: every prompt is a Gaussian of its own mean.
 
-Data N(mean(context), SPREAD^2 I), mean = tanh(W context): nothing to train, 1,952 numbers, float64.
+Data N(mean(context), spread^2 I), mean = tanh(W context): nothing to train.
 """
 
 import torch
@@ -16,29 +16,31 @@ LENGTH, SHAPE = 6, (1, 4, 4)
 WIDTH = 16
 
 
-class Toy(TextToImage):
-    """Latents are images times `scaling`; `calls` and `times` keep what the denoiser was asked."""
+class Gaussian(TextToImage):
+    """Latents are images times `scaling`; `calls` and `times` keep what the denoiser was asked.
 
-    def __init__(self, seed=0, scaling=0.9, dtype=torch.float64):
+    Args:
+        words: that it knows; the first is the padding.
+        table: their input embeddings, (n_words, D).
+        mix: W, (pixels, L * D).
+        shape: of images and latents.
+        spread: standard deviation around the mean.
+        scaling: of latents.
+        name: its `model_id`.
+    """
+
+    def __init__(self, words, table, mix, shape, spread, scaling=1.0, name="gaussian"):
         super().__init__()
-        rng = torch.Generator().manual_seed(seed)
-
-        def draw(*shape):
-            return torch.randn(*shape, generator=rng, dtype=torch.float64)
-
-        blocks = [torch.linalg.qr(draw(WIDTH, WIDTH))[0] for _ in range(LENGTH)]
-        self.table = nn.Parameter((0.3 * draw(len(WORDS), WIDTH)).to(dtype))
-        self.mix = nn.Parameter((0.4 * torch.cat(blocks, 1)).to(dtype))
-        self.scaling = scaling
+        self.words, self.spread, self.scaling, self.name = words, spread, scaling, name
+        self.table, self.mix = nn.Parameter(table), nn.Parameter(mix)
         self.schedule = NoiseSchedule.scaled_linear()
-        self.latent_shape = self.image_shape = SHAPE
-        self.context_shape = (LENGTH, WIDTH)
-        self.seed = seed
+        self.latent_shape = self.image_shape = shape
+        self.context_shape = (mix.shape[1] // table.shape[1], table.shape[1])
         self.calls, self.times = [], []
 
     @property
     def model_id(self):
-        return f"toy-{self.seed}"
+        return self.name
 
     def encode(self, x):
         return x * self.scaling
@@ -48,12 +50,12 @@ class Toy(TextToImage):
 
     def _word_ids(self, text):
         for word in text.split():
-            if word not in WORDS[1:]:
+            if word not in self.words[1:]:
                 raise TextError(f'unknown word "{word}"')
-        return [WORDS.index(word) for word in text.split()]
+        return [self.words.index(word) for word in text.split()]
 
     def _framed(self, ids):
-        return ids + [0] * (LENGTH - len(ids))
+        return ids + [0] * (self.context_shape[0] - len(ids))
 
     def _table(self):
         return self.table
@@ -62,14 +64,29 @@ class Toy(TextToImage):
         return torch.cat([self.table, rows])[ids]
 
     def mean(self, context):
-        return torch.tanh(context.flatten(1) @ self.mix.T).reshape(-1, *SHAPE)
+        return torch.tanh(context.flatten(1) @ self.mix.T).reshape(-1, *self.image_shape)
 
     def eps(self, z, t, context):
         self.calls.append(len(z))
         self.times += t.tolist()
         bar = self.schedule.alphas_cumprod[t].to(z).reshape(-1, 1, 1, 1)
-        whole = bar * SPREAD**2 + 1 - bar
+        whole = bar * self.spread**2 + 1 - bar
         return (1 - bar).sqrt() * (z - bar.sqrt() * self.mean(context)) / whole
+
+
+class Toy(Gaussian):
+    """1,952 numbers, float64 unless asked otherwise."""
+
+    def __init__(self, seed=0, scaling=0.9, dtype=torch.float64):
+        rng = torch.Generator().manual_seed(seed)
+
+        def draw(*shape):
+            return torch.randn(*shape, generator=rng, dtype=torch.float64)
+
+        blocks = [torch.linalg.qr(draw(WIDTH, WIDTH))[0] for _ in range(LENGTH)]
+        table = (0.3 * draw(len(WORDS), WIDTH)).to(dtype)
+        mix = (0.4 * torch.cat(blocks, 1)).to(dtype)
+        super().__init__(WORDS, table, mix, SHAPE, SPREAD, scaling, f"toy-{seed}")
 
 
 def supports(k, seed=0, word="cat", pipe=None):

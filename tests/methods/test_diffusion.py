@@ -80,6 +80,38 @@ def test_captions_longer_than_the_text_tower_make_it_longer():
     assert method.tokens.shape == (2, 11)
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("...", "cat"), r'class names hold no word: "\.\.\."'),
+        (("Cat", "cat!"), 'classes "Cat" and "cat!" have the same words'),
+        (("an owl", "a owl"), "the same words"),
+    ],
+)
+def test_names_that_captions_cannot_tell_apart_are_refused_before_training(names, message):
+    with pytest.raises(TextError, match=message):
+        make(data=images(names=names))
+
+
+def test_a_class_called_object_is_one_like_others(tmp_path):
+    data = images(names=("object", "object part"))
+    data = data.select_classes(["object"])
+    method = make(data=data)
+    Trainer(method, method.stages(data, None), data, None, quiet(), tmp_path).run()
+    assert drawn(method, 0).shape == (1, 3, 16, 16)
+
+
+def test_braces_of_templates_and_names_are_letters():
+    method = make({"template": "a {} {x}"}, data=images(names=("{}", "{0}")))
+    assert method.captions == ("a {} {x}", "a {0} {x}")
+
+
+def test_a_text_that_only_starts_like_the_template_is_put_into_it():
+    method = make({"template": "a {}"}, data=images(names=("ankle boot", "dark")))
+    vectors = method.text_vectors(["ankle boot", "a ankle boot", "an ankle boot"])
+    assert torch.equal(vectors, method.class_vectors(torch.tensor([0, 0, 0])))
+
+
 @pytest.mark.parametrize("change", [{}, LATENT], ids=["patches", "latents"])
 def test_training_moves_what_it_should_and_only_that(change, tmp_path):
     data, method = images(), make(change)

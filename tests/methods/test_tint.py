@@ -308,6 +308,9 @@ def test_specialisations_and_the_method_draw_the_same(method, tmp_path):
     assert (draw(again, [0, 0, 0], alpha=0.5).images.int() - mine.int()).abs().max() <= 1
     with pytest.raises(ConfigError, match="guidance scale 3, not 5"):
         Tint.of(method.pipe, [dataclasses.replace(found[0], scale=5.0), found[1]])
+    for note in ("much", None, 1.5, True):
+        odd = [dataclasses.replace(found[0], settings={"dequant_t": note}), found[1]]
+        assert Tint.of(method.pipe, odd).config.dequant_t == 0
     with pytest.raises(ConfigError, match="Make them together"):
         Tint.of(method.pipe, [found[0], dataclasses.replace(found[1], u=None)])
     with pytest.raises(CheckpointError, match="made with the model"):

@@ -26,6 +26,8 @@ OBJECT = "object"
 
 _TEMPLATE = ("a", "photo", "of", OBJECT)
 _PAD = 0
+_LEAST_SIGNAL = 1e-12
+"""Share of signal at the last time, below which sampling divides by next to nothing."""
 _GROUPS = 8
 
 
@@ -207,6 +209,11 @@ class SmallDiffusion(TextToImage):
         _check(config, self.image_shape)
         self._rows = {word: row for row, word in enumerate(words.words, start=1)}
         self.schedule = _schedule(config)
+        if self.schedule.bar(config.times - 1) < _LEAST_SIGNAL:
+            raise ConfigError(
+                f"With {config.times} times the schedule {config.schedule} ends in pure noise. Use fewer "
+                "times."
+            )
         self.context_shape = (config.text_length, config.text_width)
         self.latent_shape = _latent_shape(config, self.image_shape)
         self.text = _TextTower(1 + len(words.words), config)

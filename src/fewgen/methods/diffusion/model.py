@@ -12,7 +12,7 @@ from torch import Tensor
 from fewgen.data.augment import Augment
 from fewgen.data.imageset import ImageSet, to_uint8
 from fewgen.diffusion.small import SmallDiffusion, Vocabulary, words_of
-from fewgen.errors import ConfigError
+from fewgen.errors import ConfigError, TextError
 from fewgen.generate.request import noise
 from fewgen.losses import LossTerms
 from fewgen.methods.base import DataSpec, Method, register
@@ -53,7 +53,8 @@ class Diffusion(Method):
     def __init__(self, config: DiffusionConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
         names = short_names(spec.class_names)
-        self.captions = tuple(config.template.format(name) for name in names)
+        self.captions = tuple(config.template.replace("{}", name) for name in names)
+        _check_names(spec.class_names, names, self.captions)
         longest = max(len(words_of(caption)) for caption in self.captions)
         network = replace(config.network, text_length=max(config.network.text_length, longest))
         self.pipe = SmallDiffusion(network, spec.shape, Vocabulary.of(self.captions, names))
@@ -119,7 +120,7 @@ class Diffusion(Method):
                 monitor="loss" if held_out is not None else None,
                 preview=self._preview,
                 diagnose=self._diagnose,
-                on_end=lambda context: self.pipe.set_object_word(),
+                on_end=self._set_object_word,
                 summary="denoiser, conditioned on captions",
             )
         )
@@ -181,6 +182,11 @@ class Diffusion(Method):
     def _scale_latents(self, context: Context) -> None:
         self.pipe.set_latent_scale(_some(context.train).images)
 
+    def _set_object_word(self, context: Context) -> None:
+        # Where "object" is all that the classes are called, training has taught the word itself.
+        if self.pipe.vocabulary.class_words:
+            self.pipe.set_object_word()
+
     @torch.no_grad()
     def _preview(self, context: Context) -> Tensor:
         labels = torch.arange(SHOWN**2, device=self.device) % min(SHOWN, self.spec.n_classes)
@@ -220,9 +226,11 @@ class Diffusion(Method):
         Raises:
             TextError: a word that no class name has, or too many words.
         """
-        before = self.config.template.split("{}")[0].strip().lower()
+        template = self.config.template
+        before = words_of(template.split("{}")[0])
         whole = [
-            text if text.lower().startswith(before) else self.config.template.format(text) for text in texts
+            text if words_of(text)[: len(before)] == before else template.replace("{}", text)
+            for text in texts
         ]
         return self.contexts(whole)
 
@@ -296,6 +304,28 @@ def short_names(class_names: Sequence[str]) -> list[str]:
         short if words.count(own) == 1 and own else name
         for short, own, name in zip(first, words, class_names, strict=True)
     ]
+
+
+def _check_names(class_names: Sequence[str], names: Sequence[str], captions: Sequence[str]) -> None:
+    """Refuse names without a word, and classes that the captions do not tell apart.
+
+    Raises:
+        TextError: names every such class, or two of equal caption.
+    """
+    wordless = [f'"{name}"' for name, short in zip(class_names, names, strict=True) if not words_of(short)]
+    if wordless:
+        raise TextError(
+            f"These class names hold no word: {', '.join(wordless[:8])}. A text-to-image model learns "
+            "classes by their words: rename them."
+        )
+    first: dict[tuple[str, ...], str] = {}
+    for name, caption in zip(class_names, captions, strict=True):
+        other = first.setdefault(tuple(words_of(caption)), name)
+        if other != name:
+            raise TextError(
+                f'The classes "{other}" and "{name}" have the same words in their captions ("{caption}"). '
+                "Rename one of them, or put them into one class."
+            )
 
 
 def _some(pixels: Pixels) -> Batch:

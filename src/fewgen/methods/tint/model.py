@@ -518,6 +518,7 @@ class Tint(Method):
                 )
         z_T = [each.z_T for each in specialisations if each.z_T is not None]
         u = [each.u for each in specialisations if each.u is not None]
+        dequant_t = first.settings.get("dequant_t", 0)
         config = TintConfig(
             prompt=first.prompt,
             scale=first.scale,
@@ -525,7 +526,7 @@ class Tint(Method):
             textual=TextualConfig(),
             invert=bool(z_T),
             correct=bool(u),
-            dequant_t=int(first.settings.get("dequant_t", 0)),
+            dequant_t=dequant_t if type(dequant_t) is int else 0,  # a note; nothing is inverted any more
             batch=batch,
             fitted=describe(pipe, folder, first.embedding.numel()),
             supports=tuple(len(z) for z in z_T),
