@@ -316,6 +316,7 @@ class Judge:
             GenerationRequest.per_class(range(train.n_classes), PER_CLASS, seed)
         ).to_image_set()
         described = self.extractor.describe(generated)
+        assert described.predictions is not None  # the judge knows these classes
         spread = within_class_distance(described.features, generated.labels, train.n_classes).mean
         x, k = self.test.floats(), min(5, shots)
         with torch.no_grad():

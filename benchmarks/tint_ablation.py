@@ -123,7 +123,9 @@ def chosen_tables(options: argparse.Namespace) -> list[Table]:
     for table in TABLES:
         data = tuple(name for name in options.data if name in table.data)
         data = ("simulation",) if table.group == "theorem1" else data
-        if data and (options.only is None or {table.key, table.group} & set(options.only)):
+        names = {table.key} if table.by_name else {table.key, table.group}
+        named = not table.by_name if options.only is None else bool(names & set(options.only))
+        if data and named:
             rows = table.rows[:1] + table.rows[-2:] if options.quick and len(table.rows) > 3 else table.rows
             found.append(replace(table, data=data, rows=rows))
     return found

@@ -44,7 +44,7 @@ Key = tuple[str, str, int]
 NEEDS = {
     "inversion": ("tint",),
     "images": ("tint", "alpha", "per_class"),
-    "students": ("tint", "alpha", "per_class", "training", "teacher", "prepare", "base_images"),
+    "students": ("tint", "alpha", "per_class", "training", "teacher", "prepare", "base_images", "shots"),
     "cost": ("tint", "per_class"),
     "memory": ("tint", "supports"),
 }
@@ -119,7 +119,7 @@ def wanted_cells(tables: Sequence[Table], seeds: int, episodes: int, settings: S
                 for row in table.rows:
                     key = data, cell_name(data, group, row, settings), seed
                     found.setdefault(key, Cell(data, group, row, seed))
-                if table.group == "students":
+                if table.group == "students" and not all(row.against for row in table.rows):
                     # Differences are taken to it.
                     key = data, cell_name(data, group, DEFAULT, settings), seed
                     found.setdefault(key, Cell(data, group, DEFAULT, seed))
@@ -136,7 +136,8 @@ def compute(cell: Cell, settings: Settings) -> dict[str, Any]:
         if cell.group == "theorem1":
             figures = theorem_figures(cell.row, cell.seed, repeats_of(settings))
         else:
-            task = task_of(cell.data, cell.seed, settings)
+            own = of_row(cell.data, cell.row, settings)
+            task = task_of(cell.data, cell.seed, settings, own.get("shots"))
             figures = FIGURES[cell.group](task, cell.row)
             about = {"classes": list(task.episode.class_names), "queries": len(task.episode.query)}
         if cell.group == "images":

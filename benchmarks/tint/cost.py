@@ -15,6 +15,7 @@ from benchmarks.tint.tasks import Task
 from fewgen.distill.summary import PARTS, time_report
 
 COLUMNS: tuple[Column, ...] = (
+    ("images", "images", 1, 0),
     *((f"{part}, s", part, 1, 4) for part in (*PARTS, "total")),
     ("minutes for all images", "minutes", 1, 1),
 )
@@ -27,9 +28,9 @@ def cost_figures(task: Task, row: Row) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         source = synthesis(task, own["tint"], Path(name), own["per_class"], 1.0)
         started = time.perf_counter()
-        source.images("tint")
+        images = source.images("tint")
         took = time.perf_counter() - started
         report = time_report(
             [{"specialised": source.seconds(), "synthetic": source.generation, "distilled": {}}]
         )
-    return {**report["per_image"], "minutes": took / 60}
+    return {"images": len(images), **report["per_image"], "minutes": took / 60}

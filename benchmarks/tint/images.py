@@ -28,9 +28,9 @@ COLUMNS: tuple[Column, ...] = (
 
 
 @functools.lru_cache(maxsize=4)
-def _real_side(data: str, seed: int, settings: Settings) -> tuple[Tensor, float, Any]:
+def _real_side(data: str, seed: int, settings: Settings, shots: int) -> tuple[Tensor, float, Any]:
     """Return features of a task's queries, their spread within classes, and a predictor of classes."""
-    task, judge = task_of(data, seed, settings), judge_of(data, settings)
+    task, judge = task_of(data, seed, settings, shots), judge_of(data, settings)
     query = task.episode.query
     features = judge.features(query)
     spread = within_class_distance(features, query.labels, task.n_way).mean
@@ -50,7 +50,7 @@ def image_figures(task: Task, row: Row) -> dict[str, Any]:
         images, seconds = of_word(task, own, "object")
     else:
         images, seconds, _ = made(task, row.what, own)
-    real, spread, predict = _real_side(task.data, task.seed, task.settings)
+    real, spread, predict = _real_side(task.data, task.seed, task.settings, task.shots)
     features = judge_of(task.data, task.settings).features(images)
     labels, of_real = images.labels, task.episode.query.labels
     within = [frechet_distance(real[of_real == c], features[labels == c]) for c in range(task.n_way)]

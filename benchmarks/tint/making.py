@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.tint.models import base_id, pipe_of
+from benchmarks.tint.settings import DEFAULT, of_row
 from benchmarks.tint.tasks import Task
 from fewgen.config.schema import from_dict
 from fewgen.data.imageset import ImageSet
@@ -29,7 +30,7 @@ def _kept(task: Task, what: str, about: Mapping[str, Any]) -> Path:
         **about,
         "base": base_id(task.data, settings),
         "classes": list(task.episode.class_names),
-        "shots": settings.shots,
+        "shots": task.shots,
     }
     digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
     folder = Path(settings.out) / "made" / task.data / settings.part / f"{what}-{digest}"
@@ -59,6 +60,17 @@ def learned(task: Task, tint: Mapping[str, Any]) -> tuple[list[Any], Path]:
     return synthesis(task, tint, folder, 1, 1.0).specialisations(), folder
 
 
+def _searched(task: Task, kind: str, tint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the settings of the search for what images of a kind need, without null texts for nothing.
+
+    Where only the word is read, and the words are not those of the default, no row has a use for null texts.
+    """
+    usual = of_row(task.data, DEFAULT, task.settings)["tint"]
+    if kind == "tint" or tint["textual"] == usual["textual"]:
+        return tint
+    return {**tint, "null_text": {**tint["null_text"], "inner_steps": 0}}
+
+
 def made(task: Task, kind: str, own: Mapping[str, Any]) -> tuple[ImageSet, float, Path]:
     """Return images of a kind, the seconds that drawing them took, and the folder that keeps them.
 
@@ -73,7 +85,7 @@ def made(task: Task, kind: str, own: Mapping[str, Any]) -> tuple[ImageSet, float
     folder = _kept(task, kind, {"tint": tint, "alpha": alpha, "per_class": own["per_class"]})
     source = synthesis(task, own["tint"], folder, own["per_class"], alpha)
     if not (folder / f"{kind}.images.json").is_file():
-        _, where = learned(task, own["tint"])
+        _, where = learned(task, _searched(task, kind, own["tint"]))
         make_dir(folder)
         for file in sorted(where.glob("specialis*"), key=lambda path: path.suffix == ".json"):
             shutil.copyfile(file, folder / file.name)  # the record last: it says that all are there

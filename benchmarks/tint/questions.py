@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.ablation import Question
-from benchmarks.tint.settings import DEFAULT, IMAGES, Row
+from benchmarks.tint.settings import DEFAULT, IMAGES, SHOTS, Row
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,13 @@ class Table(Question):
         data: the data sets on which it is asked.
         group: of `GROUPS`.
         shows: what a reader sees in it, a sentence or two.
+        by_name: whether it is left out unless it is asked for by its key: it takes hours.
     """
 
     data: tuple[str, ...] = ()
     group: str = ""
     shows: str = ""
+    by_name: bool = False
 
     @property
     def work(self) -> str:
@@ -49,6 +51,9 @@ def _null_text_rows() -> tuple[Row, ...]:
 
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+MANY = 100
+"""Supports of each class where there are many."""
+
 FULL_T = _tint(textual={"t_min": 0})
 
 TABLES = (
@@ -175,13 +180,28 @@ TABLES = (
         "student_steps",
         "Students: steps",
         tuple(
-            Row(f"{name}, {n} steps", what, {"training": {"steps": n}})
+            Row(f"{name}, {n} steps", what, {"training": {"steps": n}}, f"TINT, {n} steps")
             for n in (300, 1000, 3000)
             for name, what in (("TINT", "tint"), ("none", "none"))
         ),
         IMAGES,
         "students",
-        "With TINT images and without synthetic ones, after equal steps each.",
+        "With TINT images and without synthetic ones, after equal steps each. Differences are to TINT after "
+        "as many steps.",
+    ),
+    Table(
+        "many_supports",
+        f"Students of {MANY} supports per class: share of fresh noise",
+        (
+            Row("no synthetic images", "none", {"shots": MANY}, "alpha = 1"),
+            *(Row(f"alpha = {a:g}", "tint", {"shots": MANY, "alpha": a}, "alpha = 1") for a in ALPHAS),
+        ),
+        # A character has 20 drawings.
+        tuple(data for data in IMAGES if data != "omniglot"),
+        "students",
+        f"The same where {MANY} real images of each class are at hand. Differences are to alpha = 1. Teacher "
+        f"and student are prepared as for {SHOTS}.",
+        by_name=True,
     ),
     Table(
         "theorem1",

@@ -80,11 +80,13 @@ class Row:
         name: in the table.
         what: kind of image, or competitor; the rest of the questions need none.
         settings: on top of `BASE`.
+        against: row of the same table that differences are taken to; empty for the default.
     """
 
     name: str
     what: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    against: str = ""
 
 
 DEFAULT = Row("tint", "tint")
@@ -113,7 +115,7 @@ class Settings:
 
     @property
     def shots(self) -> int:
-        """Supports of each class."""
+        """Supports of each class, where a row says no other number."""
         return 2 if self.quick else SHOTS
 
     @property
@@ -127,7 +129,7 @@ class Settings:
         return merged(merged(found, QUICK) if self.quick else found, json.loads(self.changes))
 
 
-TINY = {"per_class": 25, "steps": 300, "inner_steps": 10, "supports": 5}
+TINY = {"per_class": 25, "steps": 300, "inner_steps": 10, "supports": 5, "shots": 25}
 """By what a quick run divides numbers of its rows."""
 
 

@@ -42,7 +42,7 @@ def student_figures(task: Task, row: Row) -> dict[str, Any]:
     own = of_row(data, row, settings)
     compared = Compared(
         n_way=task.n_way,
-        n_shot=settings.shots,
+        n_shot=task.shots,
         n_query=task.n_query,
         per_class=own["per_class"],
         alpha=float(own["alpha"]),

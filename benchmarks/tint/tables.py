@@ -9,7 +9,7 @@ from benchmarks.ablation import Column, figure_texts, known, made_by, markdown, 
 from benchmarks.tint import cost, images, inversion, memory, students, theorem1
 from benchmarks.tint.cells import Key, cell_name
 from benchmarks.tint.questions import Table
-from benchmarks.tint.settings import DEFAULT, PART_NAMES, WAYS, Row, Settings, repeats_of
+from benchmarks.tint.settings import DEFAULT, PART_NAMES, WAYS, WEAK, Row, Settings, of_row, repeats_of
 from fewgen.distill.summary import interval, paired
 
 COLUMNS: dict[str, tuple[Column, ...]] = {
@@ -54,25 +54,28 @@ def render(table: Table, data: str, cells: Cells, settings: Settings) -> str:
 def _student_table(
     found: Sequence[tuple[Row, dict[int, dict[str, Any]]]], default: dict[int, dict[str, Any]]
 ) -> list[str]:
-    """Return accuracies with 95 % Student intervals, and paired differences to the default."""
-    reference = known(default, "accuracy")
+    """Return accuracies with 95 % Student intervals, and paired differences to the default or a named row."""
+    by_name = {row.name: own for row, own in found}
+    named = any(row.against for row, _ in found)
     rows = []
     for row, own in found:
-        values = known(own, "accuracy")
+        other = by_name.get(row.against, {}) if row.against else default
+        values, reference = known(own, "accuracy"), known(other, "accuracy")
         both = sorted(values.keys() & reference.keys())
         difference = paired([values[s] for s in both], [reference[s] for s in both]) if both else None
-        same = bool(both) and own.keys() == default.keys() and all(own[s] is default[s] for s in both)
+        same = bool(both) and own.keys() == other.keys() and all(own[s] is other[s] for s in both)
         accuracy = interval([values[s] for s in sorted(values)]) if values else None
         rows.append(
             [
                 row.name,
                 str(len(own)),
                 _points(accuracy),
-                "default" if same else _points(difference, sign=True),
+                ("reference" if row.against else "default") if same else _points(difference, sign=True),
                 *figure_texts(own, COLUMNS["students"]),
             ]
         )
-    headings = ["", "tasks", "accuracy %", f"paired difference to {DEFAULT.name}, points"]
+    to = "" if named else f" to {DEFAULT.name}"
+    headings = ["", "tasks", "accuracy %", f"paired difference{to}, points"]
     return markdown([*headings, *(column[0] for column in COLUMNS["students"])], rows)
 
 
@@ -118,6 +121,9 @@ def provenance(cells: Cells, settings: Settings) -> str:
             "by a linear probe on the real images in the judge's features; Fréchet distances of few images "
             "are biased upwards, compare them only within a table."
         )
+    if tasks.keys() - {"inversion", "memory"}:
+        data = next(of for of, _, _ in cells if of != "simulation")
+        first.append(usual_sizes(of_row(data, DEFAULT, settings), "students" in tasks))
     if judges:
         first.append(f"Judges: {'. '.join(judges[data] for data in sorted(judges))}.")
     if bases:
@@ -132,6 +138,21 @@ def provenance(cells: Cells, settings: Settings) -> str:
     return "\n".join(
         [" ".join(first), "", made_by(made_of, [cell["cpu_seconds"] for cell in cells.values()], "took")]
     )
+
+
+def usual_sizes(own: Mapping[str, Any], students: bool) -> str:
+    """Return the sentence on numbers of images, and on students and teachers, from the default's settings."""
+    training, models = own["training"], own["prepare"]
+    found = f"Unless a row says otherwise: {own['per_class']} synthetic images of each class"
+    if students:
+        first = f"a classifier for {n} steps, then " if (n := models["teacher_pretrain_steps"]) else ""
+        found += (
+            f"; students {models['student']} of {models['student_channels']} channels, {training['steps']} "
+            f"steps of {training['batch_size']} images; teacher {models['teacher']} of "
+            f"{models['teacher_channels']} channels, {first}{models['teacher_episodes']} tasks (weak: "
+            f"{WEAK['teacher_channels']} channels, {WEAK['teacher_episodes']} tasks)"
+        )
+    return found + "."
 
 
 def _ranges(numbers: Sequence[int]) -> list[str]:

@@ -81,6 +81,7 @@ class Task:
         n_query: queries of each class; None: all others.
         rest: real images of these classes that are neither, with the episode's labels; may be empty.
         settings: of the run.
+        shots: supports of each class.
     """
 
     data: str
@@ -89,6 +90,7 @@ class Task:
     n_query: int | None
     rest: ImageSet
     settings: Settings
+    shots: int
 
     @property
     def n_way(self) -> int:
@@ -107,17 +109,16 @@ def n_way_of(part: ImageSet) -> int:
 
 
 @functools.lru_cache(maxsize=4)
-def task_of(data: str, seed: int, settings: Settings) -> Task:
-    """Return task number `seed` of a data set."""
+def task_of(data: str, seed: int, settings: Settings, shots: int | None = None) -> Task:
+    """Return task number `seed` of a data set; with more `shots` it has the same classes and queries."""
+    shots = settings.shots if shots is None else shots
     part = images_of(data, settings).part
     wanted = settings.queries
-    fewest = int(part.counts().min()) - settings.shots
+    fewest = int(part.counts().min()) - shots
     n_query = wanted if wanted <= fewest else None
-    sampler = EpisodeSampler(
-        part.labels, n_way_of(part), settings.shots, n_query, 0, class_names=part.class_names
-    )
+    sampler = EpisodeSampler(part.labels, n_way_of(part), shots, n_query, 0, class_names=part.class_names)
     episode = sampler.episode(seed, part)
     unused = torch.ones(len(part), dtype=torch.bool)
     unused[torch.cat(sampler.support_query(seed))] = False
     left = part.subset(unused)
-    return Task(data, seed, episode, n_query, left.select_classes(episode.class_names), settings)
+    return Task(data, seed, episode, n_query, left.select_classes(episode.class_names), settings, shots)

@@ -9,6 +9,7 @@ import torch
 from benchmarks.tint import theorem1
 from benchmarks.tint.cells import asked, cell_name, wanted_cells
 from benchmarks.tint.images import to_supports
+from benchmarks.tint.making import made, synthesis
 from benchmarks.tint.models import base_folder, check_base, pipe_of, prepared_folder
 from benchmarks.tint.questions import GROUPS, TABLES
 from benchmarks.tint.settings import DATA, DEFAULT, IMAGES, Row, Settings, of_row
@@ -24,10 +25,12 @@ from fewgen.distill.competitors import COMPETITORS
 from fewgen.distill.knowledge import DistillConfig
 from fewgen.distill.protocol import Prepared, Question, run_protocol, some_base
 from fewgen.distill.settings import SpecialiseConfig
+from fewgen.distill.summary import PARTS
 from fewgen.distill.synthesis import KINDS
 from fewgen.errors import ConfigError
 
 USUAL = Settings(out="nowhere")
+USUAL_QUICK = Settings(out="nowhere", quick=True)
 QUICK = ("--quick", "--jobs", "1")
 ROWS = [(table, row) for table in TABLES for row in table.rows]
 
@@ -52,7 +55,11 @@ def whole(tmp_path_factory):
 
 def few(table):
     """What shares most with the other tables."""
-    return table if table.key in ("images", "students") else dataclasses.replace(table, rows=table.rows[-1:])
+    return (
+        table
+        if table.key in ("images", "students", "many_supports")
+        else dataclasses.replace(table, rows=table.rows[-1:])
+    )
 
 
 def cells_in(out):
@@ -214,6 +221,59 @@ def test_differences_are_taken_over_the_tasks_that_both_have():
     assert any(line.startswith("| strong teacher | 2 | 70.0 ± ") and "| default |" in line for line in lines)
 
 
+def test_differences_of_steps_are_to_as_many_steps():
+    table = named("student_steps")
+    accuracies = {
+        "TINT, 300 steps": [0.5, 0.6],
+        "none, 300 steps": [0.3, 0.5],
+        "TINT, 3000 steps": [0.9, 0.9],
+        "none, 3000 steps": [0.8, 0.8],
+    }
+    cells = {
+        ("digits", cell_name("digits", "students", row, USUAL), seed): cell(accuracy)
+        for row in table.rows
+        for seed, accuracy in enumerate(accuracies.get(row.name, []))
+    }
+    # The default, which has 1000 steps, says nothing about them.
+    cells["digits", cell_name("digits", "students", DEFAULT, USUAL), 0] = cell(0.1)
+    lines = [line.split(" | ") for line in render(table, "digits", cells, USUAL).splitlines()]
+    assert lines[4][3] == "paired difference, points"
+    shown = {line[0].removeprefix("| "): line[3] for line in lines[6:]}
+    assert shown["TINT, 300 steps"] == shown["TINT, 1000 steps"] == "reference"
+    # -0.2 and -0.1: mean -0.15, sd 0.0707, t(1) = 12.706, half width 0.635.
+    assert shown["none, 300 steps"] == "-15.0 ± 63.5"
+    assert shown["none, 3000 steps"] == "-10.0 ± 0.0"
+    assert shown["none, 1000 steps"] == "-"
+    assert "TINT after as many steps" in table.shows
+    # Without the row that it is compared with, a row has no difference.
+    alone = dataclasses.replace(table, rows=table.rows[1:2])
+    assert "| none, 300 steps | 2 | 40.0 ± 127.1 | - |" in render(alone, "digits", cells, USUAL)
+
+
+def test_tables_that_take_hours_are_asked_for_by_name():
+    many = named("many_supports")
+    assert many.by_name
+
+    def keys(*arguments):
+        return {table.key for table in chosen_tables(tint_ablation._arguments(list(arguments)))}
+
+    assert keys() == {table.key for table in TABLES} - {"many_supports"}
+    assert keys("--only", "students") == {t.key for t in TABLES if t.group == "students"} - {"many_supports"}
+    assert keys("--only", "many_supports", "memory") == {"many_supports", "memory"}
+    assert keys("--only", "many_supports", "--data", "omniglot") == set()
+    rows = {row.name: asked("digits", "students", row, USUAL) for row in many.rows}
+    assert {about["shots"] for about in rows.values()} == {100}
+    assert asked("digits", "students", DEFAULT, USUAL)["shots"] == 5
+
+
+def test_more_supports_leave_classes_and_queries_as_they_are():
+    few, many = task_of("digits", 1, USUAL_QUICK), task_of("digits", 1, USUAL_QUICK, 4)
+    assert (few.shots, many.shots) == (2, 4)
+    assert many.episode.class_names == few.episode.class_names
+    assert torch.equal(many.episode.query.images, few.episode.query.images)
+    assert len(many.episode.support) == 2 * len(few.episode.support)
+
+
 def test_a_class_alone_makes_no_students(monkeypatch):
     options = tint_ablation._arguments(["--data", "digits", "--only", "students", "images"])
     monkeypatch.setitem(DATA["digits"], "class_split", "6/1/3")
@@ -254,14 +314,18 @@ def test_a_quick_run_answers_every_question(whole):
         < by_row["inversion", "w = 7.5, 30 x 0.03"]["plain_error"]
     )
     assert 0 <= by_row["students", "tint"]["accuracy"] <= 1
+    cost = by_row["cost", "5 supports of each class"]
+    assert cost["images"] == 3 * 6
+    assert cost["total"] == pytest.approx(sum(cost[part] for part in PARTS))
+    assert cost["total"] * cost["images"] == pytest.approx(60 * cost["minutes"], rel=0.2, abs=0.5)
     assert by_row["images", "other real images"]["frechet"] < by_row["images", "alpha = 1"]["frechet"]
     text = page.read_text()
     assert text.startswith("# Mine\n\nBefore.\n\n" + MARKERS[0])
     assert text.endswith(MARKERS[1] + "\n\nAfter.\n")
     assert "old" not in text.split()
     for table in TABLES:
-        assert f"### {table.asks}" in text
-        assert table.shows in text
+        assert (f"### {table.asks}" in text) != table.by_name
+        assert (table.shows in text) != table.by_name
     assert "Commit " in text
     assert str(out) not in text
 
@@ -340,6 +404,37 @@ def test_a_student_is_that_of_the_comparison(whole, tmp_path):
         assert one["classes"] == compared["classes"]
 
 
+def test_no_null_texts_are_searched_where_nobody_reads_them(whole, tmp_path):
+    """The word over all times is its row's alone: its images are the same without the search."""
+    out, _ = whole
+    settings = Settings(
+        out=str(tmp_path), quick=True, base=(("digits", str(base_folder("digits", Settings(out=str(out))))),)
+    )
+    task = task_of("digits", 0, settings)
+    row = next(row for row in named("images").rows if row.name == "textual inversion, all t")
+    own = of_row("digits", row, settings)
+    images, _, folder = made(task, "textual_inversion", own)
+    assert "null-text inversion" not in json.loads((folder / "specialised.json").read_text())
+    searched = synthesis(task, own["tint"], tmp_path / "whole", own["per_class"], 1.0)
+    assert torch.equal(images.images, searched.images("textual_inversion").images)
+    assert searched.seconds()["null-text inversion"] > 0
+    # Images of the default's words are made beside TINT ones, which read null texts.
+    _, _, folder = made(task, "textual_inversion", of_row("digits", DEFAULT, settings))
+    assert "null-text inversion" in json.loads((folder / "specialised.json").read_text())
+
+
+def test_the_table_of_many_supports_is_computed(whole, capsys):
+    out, _ = whole
+    assert main([*QUICK, "--only", "many_supports", "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    rows = [line for line in text.splitlines() if line.startswith(("| alpha = ", "| no synthetic"))]
+    assert [line.split(" | ")[1] for line in rows] == ["2", "2", "2"]
+    assert rows[-1].split(" | ")[3] == "reference"
+    own = [one for one in cells_in(out).values() if one["asked"].get("shots") == 4]
+    assert len(own) == 6
+    assert {one["row"] for one in own} == {"no synthetic images", "alpha = 0.75", "alpha = 1"}
+
+
 def test_the_judge_and_the_model_have_not_seen_the_classes_of_a_task(whole, monkeypatch):
     out, _ = whole
     settings = Settings(out=str(out), quick=True)
@@ -376,5 +471,13 @@ def test_provenance_names_seeds_models_and_judges(whole):
     model = next(one["asked"]["base"] for one in found.values() if "base" in one["asked"])
     assert f"digits {model}" in text
     assert "students 0-1" in text
+    assert (
+        "Unless a row says otherwise: 6 synthetic images of each class; students conv4 of 4 channels, 3 steps "
+        "of 12 images; teacher conv4 of 4 channels, 2 tasks (weak: 8 channels, 30 tasks)." in text
+    )
+    images_only = {key: one for key, one in found.items() if one["asked"]["question"] == "images"}
+    text = provenance(images_only, Settings(out=str(out), quick=True))
+    assert "6 synthetic images of each class. Judges" in text
+    assert "steps" not in text.split("Command")[0]
     assert "images of all other classes" in text
     assert set(IMAGES) == set(DATA)
