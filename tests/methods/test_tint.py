@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from fnmatch import fnmatch
 
 import pytest
 import torch
@@ -122,6 +123,45 @@ def test_times_below_the_limit_are_never_shown(base, tmp_path, monkeypatch):
     train(tmp_path / "a", base, textual={"steps": 8, "batch_size": 3, "t_min": 900})
     assert min(t for t, _, _ in seen) >= 900
     assert all(counts == [3, 3] for _, counts, _ in seen)  # classes of 3 and 2 images
+
+
+def test_settings_reach_the_searches_and_generation(base, tmp_path, monkeypatch):
+    from fewgen.methods.tint import model
+
+    seen = {}
+
+    def spied(name):
+        own = getattr(model, name)
+
+        def spy(*arguments, **keywords):
+            seen[name] = (arguments, keywords)
+            return own(*arguments, **keywords)
+
+        monkeypatch.setattr(model, name, spy)
+
+    for name in ("word_gradient", "find_latents", "draw"):
+        spied(name)
+    null_text = {"inner_steps": 2, "lr": 0.02, "tol": 1e-4, "schedule": "published"}
+    settings = {"null_text": null_text, "dequant_t": 90, "norm_mode": "gaussian", "batch": 3, "alpha": 0.25}
+    found = train(tmp_path / "run", base, **settings).method
+    assert seen["word_gradient"][1]["batch"] == 3
+    arguments, keywords = seen["find_latents"]
+    assert arguments[3:] == (3.0, 4)
+    assert {name: keywords[name] for name in ("null_text", "dequant_t", "batch")} == {
+        "null_text": null_text,
+        "dequant_t": 90,
+        "batch": 3,
+    }
+    draw(found)
+    arguments, keywords = seen["draw"]
+    wanted = {"scale": 3.0, "steps": 4, "norm_mode": "gaussian", "temperature": 1.0, "batch": 3}
+    assert {name: keywords[name] for name in wanted} == wanted
+    assert set(arguments[5].tolist()) == {0.25}
+    draw(found, norm_mode="none", alpha=0.5)
+    assert seen["draw"][1]["norm_mode"] == "none"
+    bare = train(tmp_path / "bare", base, correct=False).method
+    assert seen["find_latents"][1]["null_text"] is None
+    assert not hasattr(bare, "u")
 
 
 def test_a_stopped_or_killed_run_ends_as_an_unbroken_one(base, tmp_path, monkeypatch):
@@ -486,6 +526,46 @@ def test_stable_diffusion_from_its_folder(written, tmp_path, capsys):  # noqa: F
     (folder / "unet" / "config.json").write_text(json.dumps({**config, "center_input_sample": True}))
     with pytest.raises(CheckpointError, match="is now"):
         draw(load_method(tmp_path / "run"), [0])
+
+
+def test_stable_diffusion_from_the_hub(written, tmp_path, monkeypatch):  # noqa: F811
+    asked = []
+
+    def fetched(name, *, allow_patterns, ignore_patterns, local_files_only):
+        asked.append(local_files_only)
+        if name != "someone/sd":
+            raise ConnectionError("unreachable")
+        here = [str(file.relative_to(written.folder)) for file in written.folder.rglob("*") if file.is_file()]
+        odd = ["unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.fp16.safetensors"]
+        odd += ["safety_checker/model.safetensors", "pipeline.py"]
+        wanted = {
+            file
+            for file in [*here, *odd]
+            if any(fnmatch(file, pattern) for pattern in allow_patterns)
+            and not any(fnmatch(file, pattern) for pattern in ignore_patterns)
+        }
+        assert not wanted & set(odd)
+        for file in wanted:
+            (tmp_path / "cache" / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(written.folder / file, tmp_path / "cache" / file)
+        return str(tmp_path / "cache")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
+    sd = {"textual": {"steps": 2, "batch_size": 1, "init_word": "cat"}, "prompt": "a photo of a #object"}
+    run = train(tmp_path / "run", "someone/sd", pictures((1, 1), size=16, channels=3), steps=2, **sd)
+    assert run.method.config.fitted.folder == "someone/sd"
+    assert asked == [False]
+    images = draw(load_method(tmp_path / "run"), [0, 1]).images
+    assert asked == [False, True]  # a file of others does not make anything be fetched
+    assert torch.equal(images, draw(run.method, [0, 1]).images)
+    with pytest.raises(CheckpointError, match=r"could not be fetched .* \(ConnectionError\)"):
+        train(tmp_path / "other", "nobody/sd")
+    assert not (tmp_path / "other").exists()
+    fitted = dataclasses.replace(run.method.config.fitted, folder="nobody/sd")
+    gone = Tint(dataclasses.replace(run.method.config, fitted=fitted), run.method.spec)
+    with pytest.raises(CheckpointError, match="could not be found in the cache"):
+        draw(gone, [0])
+    assert asked[-1]
 
 
 def test_text_errors_are_not_hidden(base):

@@ -20,7 +20,7 @@ from fewgen.errors import CheckpointError, FewgenError, ProblemList
 from fewgen.files import read_json, read_tensor_header
 from fewgen.text.transformer import quiet
 
-__all__ = ["StableDiffusion", "load_stable_diffusion"]
+__all__ = ["StableDiffusion", "fetch_stable_diffusion", "is_hub_name", "load_stable_diffusion"]
 
 _WEIGHTS = {
     "text_encoder": "model",
@@ -35,6 +35,15 @@ _CONFIGS = {
     "scheduler": "scheduler_config.json",
     "tokenizer": "tokenizer_config.json",
 }
+# Of a repository on the hub; it also holds pickles, halves, and parts that are not needed.
+_FETCHED = (
+    "model_index.json",
+    *(f"{part}/{config}" for part, config in _CONFIGS.items()),
+    *(f"{part}/{stem}*.safetensors" for part, stem in _WEIGHTS.items()),
+    "*.safetensors.index.json",
+    "tokenizer/*",
+)
+_LEFT_OUT = ("*.fp16.*", "*.fp16-*", "*.non_ema.*", "safety_checker/*")
 # What a library notes about itself when it saves; the same model saved again is the same model.
 _NOTES = ("transformers_version", "torch_dtype", "dtype", "name_or_path")
 
@@ -146,6 +155,45 @@ class StableDiffusion(TextToImage):
         finally:
             handle.remove()
         return context
+
+
+def is_hub_name(name: str) -> bool:
+    """Tell whether a text can be a name on the hub (owner/model), and not only a path.
+
+    >>> is_hub_name("someone/stable-diffusion"), is_hub_name("/models/sd"), is_hub_name("sd")
+    (True, False, False)
+    """
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
+
+
+def fetch_stable_diffusion(name: str, *, download: bool = True) -> Path:
+    """Return the folder of a Stable Diffusion of the hub, which is downloaded unless it is in the cache.
+
+    Safetensors, configurations and vocabulary alone are fetched; no pickles, no code.
+
+    Args:
+        name: owner/model.
+        download: False looks into the cache alone.
+
+    Raises:
+        CheckpointError: it is not there, or cannot be fetched.
+        MissingDependencyError: diffusers is not installed.
+    """
+    hub = optional_library("huggingface_hub", "A model from the hub")
+    try:
+        found = hub.snapshot_download(
+            name,
+            allow_patterns=list(_FETCHED),
+            ignore_patterns=list(_LEFT_OUT),
+            local_files_only=not download,
+        )
+    except Exception as error:  # every transport of the hub has its own exceptions
+        raise CheckpointError(
+            f'There is no folder "{name}", and the model could not be '
+            f"{'fetched from the hub' if download else 'found in the cache of the hub'} under that name "
+            f"({type(error).__name__}). Check the name and the connection, or give a local folder."
+        ) from error
+    return Path(found)
 
 
 def load_stable_diffusion(

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from fewgen.diffusion.small import SmallDiffusion
-from fewgen.diffusion.stable import StableDiffusion, load_stable_diffusion
+from fewgen.diffusion.stable import (
+    StableDiffusion,
+    fetch_stable_diffusion,
+    is_hub_name,
+    load_stable_diffusion,
+)
 from fewgen.errors import CheckpointError, ConfigError
 from fewgen.methods.base import load_method, read_method_info
 from fewgen.methods.tint.config import BaseModel
@@ -17,14 +22,17 @@ if TYPE_CHECKING:
     from fewgen.diffusion.pipeline import TextToImage
 
 _PARTS = ("unet", "vae", "text_encoder", "scheduler")
-_WANTED = 'Name a run of "fewgen train diffusion", or a Stable Diffusion folder.'
+_WANTED = (
+    'Name a run of "fewgen train diffusion", a Stable Diffusion folder, or one on the hub (owner/model).'
+)
 
 
 def open_base(base: str | None, attention_slicing: bool = False) -> TextToImage:
     """Return the model in a folder on the processor, frozen.
 
     Args:
-        base: a run folder or model file of the method diffusion, or a Stable Diffusion folder.
+        base: a run folder or model file of the method diffusion, a Stable Diffusion folder, or the name of
+            one on the hub (owner/model), which is downloaded.
         attention_slicing: of Stable Diffusion.
 
     Raises:
@@ -34,6 +42,8 @@ def open_base(base: str | None, attention_slicing: bool = False) -> TextToImage:
     if base is None:
         raise ConfigError(f"tint needs a model to specialise: --model PATH. {_WANTED}")
     place = Path(base).expanduser()
+    if not place.exists() and is_hub_name(base):
+        place = fetch_stable_diffusion(base)
     if not place.exists():
         raise CheckpointError(f'There is no model "{base}" to specialise. {_WANTED}')
     if is_stable_diffusion(place):
@@ -64,9 +74,11 @@ def is_stable_diffusion(place: Path) -> bool:
 def describe(pipe: TextToImage, folder: str, word_size: int) -> BaseModel:
     """Return what a trained model keeps of its base; `word_size` is that of an input embedding."""
     small = isinstance(pipe, SmallDiffusion)
+    place = Path(folder).expanduser()
+    from_hub = is_hub_name(folder) and not place.exists()
     return BaseModel(
         kind="small" if small else "stable",
-        folder=str(Path(folder).expanduser().absolute()) if folder else "",
+        folder=str(place.absolute()) if folder and not from_hub else folder,
         model_id=pipe.model_id,
         image_shape=pipe.image_shape,
         latent_shape=pipe.latent_shape,
@@ -77,17 +89,22 @@ def describe(pipe: TextToImage, folder: str, word_size: int) -> BaseModel:
 
 
 def reopen(base: BaseModel, attention_slicing: bool = False) -> TextToImage:
-    """Return the Stable Diffusion that a model was trained with, from its folder.
+    """Return the Stable Diffusion that a model was trained with, from its folder or the cache of the hub.
+
+    Nothing is downloaded: a model file of others must not make this machine fetch what it names.
 
     Raises:
         CheckpointError: it is not there any more, or it is another one.
     """
-    if not base.folder or not Path(base.folder).is_dir():
+    place = Path(base.folder)
+    if not place.is_dir() and is_hub_name(base.folder):
+        place = fetch_stable_diffusion(base.folder, download=False)
+    if not base.folder or not place.is_dir():
         raise CheckpointError(
             f'This model needs the Stable Diffusion that was in "{base.folder}", and that folder is gone. '
             "Put it back, or a link to it."
         )
-    pipe = load_stable_diffusion(base.folder, attention_slicing=attention_slicing)
+    pipe = load_stable_diffusion(place, attention_slicing=attention_slicing)
     if pipe.model_id != base.model_id:
         raise CheckpointError(
             f'This model was made with the Stable Diffusion "{base.model_id[:16]}"; in "{base.folder}" is '

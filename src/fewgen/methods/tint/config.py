@@ -21,7 +21,7 @@ class BaseModel:
 
     Attributes:
         kind: "small", whose weights lie in the model file, or "stable", which stays where it is.
-        folder: where it was.
+        folder: where it was: a path, or a name on the hub.
         model_id: hash of its weights and configuration.
         image_shape: (C, H, W).
         latent_shape: (C, h, w).
@@ -51,7 +51,8 @@ class TintConfig:
     """Settings of TINT.
 
     Attributes:
-        base: the model to specialise: a run of the method diffusion, or a Stable Diffusion folder.
+        base: the model to specialise: a run of the method diffusion, a Stable Diffusion folder, or the name
+            of one on the hub (owner/model).
         prompt: with one placeholder, a word that starts with "#" and stands for the class.
         scale: of the guidance, for the inversion and for generation alike.
         steps: sampling steps, likewise.
