@@ -23,7 +23,7 @@ COLUMNS: tuple[Column, ...] = (
     ("class agreement %", "agreement", 100, 1),
     ("diversity (1 = real)", "diversity", 1, 2),
     ("distance to nearest support", "to_support", 1, 3),
-    ("seconds per image", "seconds_per_image", 1, 3),
+    ("drawing, s per image", "seconds_per_image", 1, 3),
 )
 
 

@@ -22,7 +22,7 @@ COLUMNS: tuple[Column, ...] = (
     ("unguided (w = 1) x1000", "unguided_error", 1000, 3),
     ("RMS of z_T", "rms", 1, 2),
     ("lowest RMS", "lowest_rms", 1, 2),
-    ("seconds per image", "seconds_per_image", 1, 2),
+    ("inversion, s per image", "seconds_per_image", 1, 2),
 )
 
 

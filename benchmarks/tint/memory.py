@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
@@ -64,4 +65,5 @@ def _measure_memory(folder: str, own: dict[str, Any], n: int) -> dict[str, Any]:
         "growth_megabytes": None if before is None else peak - before,
         "peak_megabytes": peak,
         "kept_megabytes": kept,
+        "cpu_seconds": time.process_time(),
     }

@@ -116,10 +116,17 @@ def provenance(cells: Cells, settings: Settings) -> str:
         )
         first.append(
             f"Tasks of {PART_NAMES[settings.part]}, {settings.shots} supports of each of up to {WAYS} "
-            f"classes, drawn by number (seed 0): {counts}. Figures are mean ± standard deviation over tasks; "
-            "accuracies and differences mean ± half width of the 95 % Student interval. Class agreement is "
-            "by a linear probe on the real images in the judge's features; Fréchet distances of few images "
-            "are biased upwards, compare them only within a table."
+            f"classes, drawn by number (seed 0): {counts}. Figures are mean ± standard deviation over tasks"
+            + (
+                "; accuracies and differences mean ± half width of the 95 % Student interval."
+                if "students" in tasks
+                else "."
+            )
+        )
+    if "images" in tasks:
+        first.append(
+            "Class agreement is by a linear probe on the real images in the judge's features; Fréchet "
+            "distances of few images are biased upwards, compare them only within a table."
         )
     if tasks.keys() - {"inversion", "memory"}:
         data = next(of for of, _, _ in cells if of != "simulation")

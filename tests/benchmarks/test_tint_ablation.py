@@ -308,6 +308,9 @@ def test_a_quick_run_answers_every_question(whole):
         for key, value in one["figures"].items():
             assert value is None or math.isfinite(value), (path, key)
         assert one["environment"]["threads"] == 1
+        if one["asked"]["question"] == "memory":
+            assert one["cpu_seconds"] > 0.5  # of its own process, libraries included
+            assert "cpu_seconds" not in one["figures"]
     by_row = {(one["asked"]["question"], one["row"]): one["figures"] for one in found.values()}
     assert (
         by_row["inversion", "w = 7.5, 30 x 0.03"]["error"]
@@ -479,5 +482,6 @@ def test_provenance_names_seeds_models_and_judges(whole):
     text = provenance(images_only, Settings(out=str(out), quick=True))
     assert "6 synthetic images of each class. Judges" in text
     assert "steps" not in text.split("Command")[0]
+    assert "Student interval" not in text
     assert "images of all other classes" in text
     assert set(IMAGES) == set(DATA)
