@@ -89,6 +89,20 @@ def test_between_episode_variance_is_unbiased():
     assert abs(measured.var(axis=1, ddof=1).mean() - s * s) > 40 * error
 
 
+def test_between_episode_variance_of_few_episodes_is_unbiased_too():
+    """With two episodes the mean is uncertain, and m (1 - m) too small by a share that can be seen."""
+    a, s, queries = 0.5, 0.35, 2
+    measured = episodes(a, s, 2, queries, repeats=40_000, seed=3)
+    mean, spread = measured.mean(axis=1), measured.var(axis=1, ddof=1)
+    plain = (spread - mean * (1 - mean) / queries) / (1 - 1 / queries)
+    added = plain - spread / 2 / queries / (1 - 1 / queries)
+    error = added.std() / math.sqrt(len(added))
+    assert abs(added.mean() - s * s) < 4 * error
+    assert abs(plain.mean() - s * s) > 8 * error  # the control: without what is added back
+    for row, wanted in zip(measured[:200], added[:200], strict=True):
+        assert between_episode_variance(row, queries) == pytest.approx(max(0.0, wanted))
+
+
 def test_between_episode_variance_is_clipped_and_checked():
     assert between_episode_variance([0.5, 0.5, 0.5], 10) == 0.0
     for bad, message in (([0.5], "at least two"), ([0.5, 87.0], "entry|divide"), ([0.5, math.nan], "nan")):

@@ -528,6 +528,54 @@ def test_stable_diffusion_from_its_folder(written, tmp_path, capsys):  # noqa: F
         draw(load_method(tmp_path / "run"), [0])
 
 
+def test_half_precision_and_slices_of_stable_diffusion(written, tmp_path):  # noqa: F811
+    sd = {"textual": {"steps": 2, "batch_size": 1, "init_word": "cat"}, "prompt": "a photo of a #object"}
+    data, made = pictures((2, 1), size=16, channels=3), {}
+    for name, more in {"whole": {}, "half": {"precision": "float16", "attention_slicing": True}}.items():
+        method = train(tmp_path / name, written.folder, data, steps=3, **sd, **more).method
+        for found in (method, load_method(tmp_path / name)):  # as trained, and opened anew
+            made[name] = draw(found, [0, 0, 1], alpha=0.0).images.float()
+            pipe = found.pipeline()
+            half = torch.float16 if name == "half" else torch.float32
+            assert (pipe.unet.dtype, pipe.vae.dtype, pipe.text_encoder.dtype) == (half, half, torch.float32)
+            kinds = {type(processor).__name__ for processor in pipe.unet.attn_processors.values()}
+            assert any("Sliced" in kind for kind in kinds) == (name == "half")
+            assert {t.dtype for t in (found.words.embedding, found.z_T, found.u)} == {torch.float32}
+    assert not torch.equal(made["half"], made["whole"])
+    assert (made["half"] - made["whole"]).abs().mean() < 2  # of 255
+    assert made["whole"].std() > 10
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "dtype"),
+    [
+        ("cuda", "auto", torch.float16),
+        ("cpu", "auto", torch.float32),
+        ("mps", "auto", torch.float32),
+        ("cuda", "float32", torch.float32),
+        ("cpu", "float16", torch.float16),
+    ],
+)
+def test_parts_go_where_the_method_is_and_words_stay_in_float32(device, precision, dtype):
+    from fewgen.diffusion.stable import StableDiffusion
+    from fewgen.methods.tint.base import place_on
+
+    moved = {}
+
+    class Part:
+        def __init__(self, name):
+            self.name = name
+
+        def to(self, *where):
+            moved[self.name] = where
+
+    pipe = StableDiffusion.__new__(StableDiffusion)
+    pipe.__dict__.update({name: Part(name) for name in ("text_encoder", "unet", "vae")})
+    place_on(pipe, torch.device(device), precision)
+    there = torch.device(device)
+    assert moved == {"text_encoder": (there,), "unet": (there, dtype), "vae": (there, dtype)}
+
+
 def test_stable_diffusion_from_the_hub(written, tmp_path, monkeypatch):  # noqa: F811
     asked = []
 

@@ -127,17 +127,17 @@ def encode_images(
 
 
 def decode_latents(pipe: TextToImage, z0: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-    """Return float32 images in [-1, 1], where the latents are, (N, C, H, W).
+    """Return float32 images in [-1, 1], where the model is, (N, C, H, W).
 
     Args:
         pipe: the model.
-        z0: clean latents, (N, *latent_shape).
+        z0: clean latents, (N, *latent_shape), on any device.
         size: (H, W) to resize to; None: the model's.
 
     Raises:
         DataError: the model gave numbers that are not finite.
     """
-    images = pipe.decode(z0.to(_own(pipe)[1])).float()
+    images = pipe.decode(z0.to(*_own(pipe))).float()
     if not bool(torch.isfinite(images).all()):
         raise DataError("Decoding gave numbers that are not finite. Use another precision.")
     return (images if size is None else resize(images, size)).clamp(-1, 1)

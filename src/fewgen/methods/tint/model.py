@@ -296,7 +296,8 @@ class Tint(Method):
     def _find(self, train: Pixels, latents: Tensor, context: Context) -> dict[str, float]:
         config, pipe = self.config, self.pipeline()
         order = train.labels.argsort(stable=True)
-        labels, z0 = train.labels[order], latents[order]
+        # On the host, and so are paths and null texts: only a batch of them is on the device at a time.
+        labels, z0 = train.labels[order], latents[order].cpu()
         contexts = self._contexts()[labels]
         said = time.monotonic()
 
