@@ -294,6 +294,44 @@ def test_a_missing_weight_is_not_filled_with_chance(copy):
     load_stable_diffusion(copy)
 
 
+def test_weights_that_are_not_finite_are_named(copy):
+    file = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    tensors["conv_in.bias"][0] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r'unet": the weight "conv_in.bias" is not finite'):
+        load_stable_diffusion(copy)
+
+
+def test_weights_in_parts_and_halves(copy, pipe):
+    part = copy / "unet"
+    whole = part / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(whole)
+    whole.rename(part / "diffusion_pytorch_model.fp16.safetensors")
+    with pytest.raises(CheckpointError, match=r"fp16.safetensors is there: give it this name"):
+        load_stable_diffusion(copy)
+    names = [f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    of = {name: names[i % 2] for i, name in enumerate(sorted(tensors))}
+    for name in names:
+        save_file({k: v for k, v in tensors.items() if of[k] == name}, part / name, metadata={"format": "pt"})
+    index = {"metadata": {"total_size": 1}, "weight_map": of}
+    (part / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    found = load_stable_diffusion(copy).state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in pipe.state_dict().items())
+    (part / names[1]).unlink()
+    with pytest.raises(CheckpointError, match="unet"):
+        load_stable_diffusion(copy)
+
+
+def test_a_tokenizer_without_padding_is_refused(copy, written):
+    shutil.rmtree(copy / "tokenizer")
+    shutil.copytree(written.hub, copy / "tokenizer")
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        edit(copy / "tokenizer" / file, pad_token=None)
+    with pytest.raises(CheckpointError, match="tokenizer.* has no pad_token_id"):
+        load_stable_diffusion(copy)
+
+
 def test_attention_weights_of_early_autoencoders_are_read(copy, pipe):
     # The published files of Stable Diffusion 1 still have these names.
     early = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -320,6 +358,15 @@ def test_attention_weights_of_early_autoencoders_are_read(copy, pipe):
         ("unet/config.json", {"in_channels": 9}, "inpainting"),
         ("unet/config.json", {"cross_attention_dim": 32}, "width 32, its text_encoder gives 16"),
         ("unet/config.json", {"sample_size": None}, "sample_size"),
+        ("unet/config.json", {"sample_size": 0}, "sample_size"),
+        ("unet/config.json", {"sample_size": [8, None]}, "sample_size"),
+        ("unet/config.json", {"sample_size": True}, "sample_size"),
+        ("vae/config.json", {"scaling_factor": 0}, "scaling_factor 0"),
+        ("vae/config.json", {"scaling_factor": None}, "scaling_factor None"),
+        ("vae/config.json", {"shift_factor": 0.1}, "shift_factor, which only later models"),
+        ("vae/config.json", {"latents_mean": [0.1] * 4}, "latents_mean, which only later models"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 0}, "no noise schedule"),
+        ("scheduler/scheduler_config.json", {"trained_betas": [0.1, "x"]}, "no noise schedule"),
     ],
 )
 def test_other_kinds_of_models_are_refused(copy, file, changes, message):

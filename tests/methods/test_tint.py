@@ -528,7 +528,7 @@ def test_stable_diffusion_from_its_folder(written, tmp_path, capsys):  # noqa: F
         draw(load_method(tmp_path / "run"), [0])
 
 
-def test_half_precision_and_slices_of_stable_diffusion(written, tmp_path):  # noqa: F811
+def test_half_precision_and_slices_of_stable_diffusion(written, tmp_path, caplog):  # noqa: F811
     sd = {"textual": {"steps": 2, "batch_size": 1, "init_word": "cat"}, "prompt": "a photo of a #object"}
     data, made = pictures((2, 1), size=16, channels=3), {}
     for name, more in {"whole": {}, "half": {"precision": "float16", "attention_slicing": True}}.items():
@@ -544,6 +544,8 @@ def test_half_precision_and_slices_of_stable_diffusion(written, tmp_path):  # no
     assert not torch.equal(made["half"], made["whole"])
     assert (made["half"] - made["whole"]).abs().mean() < 2  # of 255
     assert made["whole"].std() > 10
+    # diffusers warns at each move, and there is one in each step
+    assert not [record for record in caplog.records if "kept in float32" in record.getMessage()]
 
 
 @pytest.mark.parametrize(
@@ -556,24 +558,24 @@ def test_half_precision_and_slices_of_stable_diffusion(written, tmp_path):  # no
         ("cpu", "float16", torch.float16),
     ],
 )
-def test_parts_go_where_the_method_is_and_words_stay_in_float32(device, precision, dtype):
+def test_parts_go_where_the_method_is_and_words_stay_in_float32(device, precision, dtype, monkeypatch):
     from fewgen.diffusion.stable import StableDiffusion
     from fewgen.methods.tint.base import place_on
 
-    moved = {}
+    moved = []
 
-    class Part:
+    class Part(torch.nn.Module):
         def __init__(self, name):
+            super().__init__()
             self.name = name
 
-        def to(self, *where):
-            moved[self.name] = where
-
     pipe = StableDiffusion.__new__(StableDiffusion)
-    pipe.__dict__.update({name: Part(name) for name in ("text_encoder", "unet", "vae")})
+    torch.nn.Module.__init__(pipe)
+    pipe.text_encoder, pipe.unet, pipe.vae = Part("text_encoder"), Part("unet"), Part("vae")
+    monkeypatch.setattr(torch.nn.Module, "to", lambda part, *where: moved.append((part.name, *where)))
     place_on(pipe, torch.device(device), precision)
     there = torch.device(device)
-    assert moved == {"text_encoder": (there,), "unet": (there, dtype), "vae": (there, dtype)}
+    assert moved == [("text_encoder", there, torch.float32), ("unet", there, dtype), ("vae", there, dtype)]
 
 
 def test_stable_diffusion_from_the_hub(written, tmp_path, monkeypatch):  # noqa: F811

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from fewgen.diffusion.pipeline import TextToImage, check_shape, content_hash, optional_library
@@ -92,6 +93,13 @@ class StableDiffusion(TextToImage):
             int(text.hidden_size),
         )
         self.requires_grad_(False).eval()
+
+    def place(self, device: torch.device | str, dtype: torch.dtype) -> None:
+        """Move the model; denoiser and autoencoder change their precision, the text tower stays float32."""
+        self.text_encoder.to(device, torch.float32)
+        for part in (self.unet, self.vae):
+            # Not diffusers' own `to`, which warns at every call, whatever the model.
+            nn.Module.to(part, device, dtype)
 
     @property
     def model_id(self) -> str:
@@ -228,16 +236,18 @@ def load_stable_diffusion(
         with _readable(place / "tokenizer"):
             kind = getattr(transformers, "CLIPTokenizerFast", transformers.CLIPTokenizer)
             tokenizer = kind.from_pretrained(str(place / "tokenizer"), local_files_only=True)
+            for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+                if not isinstance(getattr(tokenizer, name), int):
+                    raise ValueError(f"it has no {name}")
         text_encoder = _load(transformers.CLIPTextModel, place / "text_encoder")
         unet = _load(diffusers.UNet2DConditionModel, place / "unet")
         vae = _load(diffusers.AutoencoderKL, place / "vae")
-    text_encoder.to(device, torch.float32)
-    unet.to(device, dtype)
-    vae.to(device, dtype)
     if attention_slicing:
         unet.set_attention_slice("auto")
     model_id = _folder_id(place, configs)
-    return StableDiffusion(text_encoder, tokenizer, unet, vae, schedule, prediction, model_id)
+    model = StableDiffusion(text_encoder, tokenizer, unet, vae, schedule, prediction, model_id)
+    model.place(device, dtype)
+    return model
 
 
 def _check_files(place: Path) -> dict[str, dict[str, Any]]:
@@ -276,8 +286,13 @@ def _check_weights(part: Path, stem: str) -> Iterator[str]:
         except CheckpointError as error:
             yield str(error)
     if not files:
+        halves = sorted(file.name for file in part.glob(f"{stem}.*.safetensors"))
         pickles = sorted(file.name for pattern in ("*.bin", "*.ckpt", "*.pt") for file in part.glob(pattern))
-        hint = f"; {pickles[0]} is a pickle, which can run code: convert it to safetensors" if pickles else ""
+        hint = ""
+        if halves:
+            hint = f"; {halves[0]} is there: give it this name"
+        elif pickles:
+            hint = f"; {pickles[0]} is a pickle, which can run code: convert it to safetensors"
         yield f"{stem}.safetensors is missing{hint}"
 
 
@@ -333,8 +348,15 @@ def _check_fit(place: Path, configs: dict[str, dict[str, Any]]) -> None:
     if width != wanted:
         problems.add(f"its unet looks at words of width {wanted}, its text_encoder gives {width}")
     size = unet.get("sample_size")
-    if not (isinstance(size, int) or (isinstance(size, list) and len(size) == 2)):
+    sides = size if isinstance(size, list) and len(size) == 2 else [size]
+    if not all(type(side) is int and side > 0 for side in sides):
         problems.add(f"its unet does not say its sample_size ({size})")
+    scale = vae.get("scaling_factor", 1.0)
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
+        problems.add(f"its vae has the scaling_factor {scale}")
+    for name in ("shift_factor", "latents_mean", "latents_std"):
+        if vae.get(name) not in (None, 0):
+            problems.add(f"its vae has a {name}, which only later models have")
     problems.raise_if_any()
 
 
@@ -350,6 +372,9 @@ def _load(kind: Any, part: Path) -> Any:
         raise CheckpointError(
             f'"{part}" lacks {len(missing)} weights, the first is "{missing[0]}". Copy or download it again.'
         )
+    for name, value in model.named_parameters():
+        if not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f'"{part}": the weight "{name}" is not finite. Copy or download it again.')
     return model
 
 

@@ -117,8 +117,5 @@ def place_on(pipe: TextToImage, device: torch.device, precision: str) -> TextToI
     """Move a Stable Diffusion to a device; denoiser and autoencoder change their precision, words do not."""
     if isinstance(pipe, StableDiffusion):
         half = precision == "float16" or (precision == "auto" and device.type == "cuda")
-        dtype = torch.float16 if half else torch.float32
-        pipe.text_encoder.to(device)
-        pipe.unet.to(device, dtype)
-        pipe.vae.to(device, dtype)
+        pipe.place(device, torch.float16 if half else torch.float32)
     return pipe
