@@ -385,6 +385,8 @@ def null_text_inversion(
     Source: Mokady et al. 2023, "Null-text inversion", arXiv:2211.09794, Eq. 3 and Alg. 1.
     Differs: the tolerance is looked at before an update and not after it, because the first update of Adam
     has length lr however small the gradient; of all embeddings tried, the one nearest the pivot is kept.
+    Rate and tolerance are constant unless `schedule` says otherwise, as in the public code of TINT: they
+    then do not depend on the number of steps.
     """
     if pivots.ndim < 3 or len(pivots) < 2:
         raise ShapeError(f"Pivots must be (S + 1, B, C, h, w), got {tuple(pivots.shape)}.")
