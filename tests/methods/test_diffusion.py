@@ -16,6 +16,7 @@ from fewgen.methods.base import DataSpec, load_method
 from fewgen.methods.diffusion import Diffusion, DiffusionConfig
 from fewgen.methods.diffusion.model import short_names
 from fewgen.training import TrainConfig, Trainer
+from fewgen.training.phases import Context, Pixels
 from fewgen.training.seeds import global_seed
 
 SMALL = {
@@ -184,8 +185,6 @@ def test_captions_steer_the_images_after_training(tmp_path):
 def test_an_untrained_model_is_warned_of():
     data = images()
     method = make()
-    from fewgen.training.phases import Context, Pixels
-
     stage = method.stages(data, data)[0]
     pixels = Pixels(data, torch.device("cpu"))
     context = Context(4, 4, stage, torch.Generator().manual_seed(0), pixels, pixels, torch.device("cpu"))
@@ -196,6 +195,36 @@ def test_an_untrained_model_is_warned_of():
                 layer.attn2.to_out[0].weight.zero_()
                 layer.attn2.to_out[0].bias.zero_()
     assert [warning[:22] for warning in method._diagnose(context)] == ["Captions hardly steer "]
+
+
+def test_settings_reach_the_stages_and_the_losses(monkeypatch):
+    seen = {}
+    own = {"steps": 7, "batch_size": 3, "lr": 2e-3, "kl_weight": 0.25}
+    change = {"drop": 0.37, "lr": 3e-3, "weight_decay": 0.02, "autoencoder": own}
+    method = make({**LATENT, **change})
+    autoencoder, denoiser = method.stages(images(), None)
+    assert (autoencoder.steps, autoencoder.batch_size, autoencoder.phases[0].lr) == (7, 3, 2e-3)
+    assert (denoiser.steps, denoiser.batch_size) == (4, 8)
+    assert (denoiser.phases[0].lr, denoiser.phases[0].weight_decay) == (3e-3, 0.02)
+    for name in ("loss", "autoencoder_loss"):
+        monkeypatch.setattr(
+            method.pipe, name, lambda *x, name=name: seen.update({name: x[-1]}) or torch.ones(())
+        )
+    data, device = images(), torch.device("cpu")
+    pixels = Pixels(data, device)
+    context = Context(0, 4, denoiser, torch.Generator(), pixels, None, device)
+    for stage in (autoencoder, denoiser):
+        stage.phases[0].loss(pixels.at(torch.arange(2)), context)
+    assert seen == {"loss": 0.37, "autoencoder_loss": 0.25}
+
+
+def test_temperature_scales_the_noise_that_sampling_starts_from():
+    method = make()
+    vectors = method.class_vectors(torch.tensor([0, 0]))
+    cold = method.sample(vectors, torch.tensor([0, 0]), torch.tensor([1, 2]), 0.0)
+    assert torch.equal(*cold)
+    warm = method.sample(vectors, torch.tensor([0, 0]), torch.tensor([1, 2]), 1.0)
+    assert not torch.equal(*warm)
 
 
 def test_an_image_depends_on_its_seed_and_class_alone():

@@ -16,6 +16,7 @@ from tests.reference.naive_inversion import sample_with_null_texts
 import fewgen
 from fewgen import api
 from fewgen.cli.main import main
+from fewgen.config import resolve
 from fewgen.data import ImageSet, to_uint8
 from fewgen.diffusion import specialisation as parts
 from fewgen.diffusion.inversion import reconstruct
@@ -159,6 +160,11 @@ def test_settings_reach_the_searches_and_generation(base, tmp_path, monkeypatch)
     assert set(arguments[5].tolist()) == {0.25}
     draw(found, norm_mode="none", alpha=0.5)
     assert seen["draw"][1]["norm_mode"] == "none"
+    textual = {"steps": 7, "batch_size": 3, "lr": 0.02, "weight_decay": 0.5}
+    config = resolve(TintConfig, {**SETTINGS, "base": str(base), "textual": textual})
+    (stage,) = Tint(config, found.spec).stages(pictures(), None)
+    assert (stage.steps, stage.batch_size) == (7, 3 * len(NAMES))
+    assert (stage.phases[0].lr, stage.phases[0].weight_decay) == (0.02, 0.5)
     bare = train(tmp_path / "bare", base, correct=False).method
     assert seen["find_latents"][1]["null_text"] is None
     assert not hasattr(bare, "u")
