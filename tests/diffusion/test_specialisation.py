@@ -161,8 +161,9 @@ def test_what_does_not_fit_is_refused_when_generating(made):
     pipe, _, spec = made
     with pytest.raises(ConfigError, match=r"\[0, 1\]"):
         generate(pipe, spec, 2, 1.5)
-    with pytest.raises(ConfigError, match='"half"'):
-        generate(pipe, spec, 2, "half")
+    for alpha, message in (("half", '"half"'), (None, "got None"), (True, "got True")):
+        with pytest.raises(ConfigError, match=message):
+            generate(pipe, spec, 2, alpha)
     with pytest.raises(ConfigError, match=r"scale 3, not 7\.5"):
         generate(pipe, spec, 2, scale=7.5)
     with pytest.raises(ConfigError, match="6 steps, not 50"):

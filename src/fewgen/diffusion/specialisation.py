@@ -372,6 +372,8 @@ def choose_alphas(alpha: float | Tensor | str, seeds: Tensor) -> Tensor:
     Raises:
         ConfigError: outside [0, 1], or another word.
     """
+    if alpha is None or isinstance(alpha, bool):
+        raise ConfigError(f'alpha must be in [0, 1] or "uniform", got {alpha}.')
     if not isinstance(alpha, str):
         return alpha_rows(alpha, len(seeds))
     if alpha != "uniform":
