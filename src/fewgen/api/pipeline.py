@@ -14,14 +14,16 @@ def load_pipeline(path: str | Path, device: str = "cpu") -> TextToImage:
 
     Args:
         path: a run folder or model file of the method `diffusion`, or a Stable Diffusion folder in the
-            layout of diffusers (with model_index.json).
-        device: where it shall lie.
+            layout of diffusers (with model_index.json), or the name of one on the hub (owner/model).
+        device: where it shall lie; Stable Diffusion computes in 16 bits on CUDA.
 
     Raises:
         CheckpointError: neither of these, unfinished, or damaged.
         ConfigError: a run of another method.
         MissingDependencyError: diffusers or transformers is not installed.
     """
-    from fewgen.methods.tint.base import open_base
+    import torch
 
-    return open_base(str(path)).to(device)
+    from fewgen.methods.tint.base import open_base, place_on
+
+    return place_on(open_base(str(path)).to(device), torch.device(device), "auto")

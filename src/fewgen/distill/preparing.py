@@ -154,7 +154,8 @@ def trained_teacher(
             seed=derive_seed(seed, "teacher tasks"),
             progress=_share(progress, "training the teacher on tasks of base classes"),
         )
-    teacher.cpu()
+    # The layout of its training would make features that differ in the last digit from those of the file.
+    teacher.cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     teacher.save(file)
     return teacher
 

@@ -407,7 +407,7 @@ def read_method_info(path: str | os.PathLike[str]) -> ModelInfo:
             "folder."
         )
     version = str(metadata.get("format_version"))
-    if not version.isdigit() or int(version[:9]) > FORMAT_VERSION:
+    if not version.isdecimal() or int(version[:9]) > FORMAT_VERSION:
         raise CheckpointError(
             f'"{file}" has model format {version[:20]}, but this fewgen reads up to {FORMAT_VERSION}. '
             "Update fewgen."
