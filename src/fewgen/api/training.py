@@ -97,7 +97,7 @@ def train(
         class_split: which classes to learn from: all, auto (the data set's own split into base, validation
             and novel classes), alphabet, counts such as 6/1/3, or a JSON file. auto with --meta, else all.
         model: settings of the method, such as --model.latent_size 20; or the model that it starts from, a
-            run or a Stable Diffusion folder, for the method tint.
+            run, a Stable Diffusion folder or its name on the hub (owner/model), for the method tint.
         training: settings of the training loop, such as --training.ema_decay 0.99.
         data_dir: folder of the named data sets; the environment variable FEWGEN_DATA_DIR if left out.
         download: fetch a missing data set from its official address.
