@@ -176,7 +176,14 @@ def test_a_killed_comparison_resumes_to_the_same_record(whole, images, split, tm
 
         return run
 
-    keywords = {"data": images, "class_split": split, "generator": Toy(), "out": there, **SMALL}
+    keywords = {
+        "data": images,
+        "class_split": split,
+        "generator": Toy(),
+        "out": there,
+        **SMALL,
+        "save_images": True,
+    }
     keywords["competitors"] = names = ("tint", "none", "da_fusion")
     with monkeypatch.context() as patch:
         for name in names:
@@ -188,6 +195,7 @@ def test_a_killed_comparison_resumes_to_the_same_record(whole, images, split, tm
     assert finished == ["none.json", "tint.json"]
     made = (cells / "episode0000" / "tint.npz").stat().st_mtime_ns
     resumed = api.distill(**keywords).record
+    assert (cells / "images.png").is_file(), "also of images that were made before the interruption"
     assert (cells / "episode0000" / "tint.npz").stat().st_mtime_ns == made
     for name in names:
         assert resumed["accuracy"][name] == record["accuracy"][name]

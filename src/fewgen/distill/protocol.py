@@ -176,7 +176,7 @@ def run_episode(job: Job) -> int:
             if job.progress:
                 seconds = f", trained in {outcome.seconds:.0f} s" if outcome.seconds else ""
                 _say(job, f"{name} {100 * outcome.accuracy:.1f} %{seconds}")
-        if job.picture is not None and "tint" in synthesis.generation:
+        if job.picture is not None and synthesis.has("tint"):
             _picture(job.picture, job.episode.support, synthesis)
         synthesis.forget_specialisations()
     finally:
@@ -277,9 +277,7 @@ def _picture(path: Path, supports: ImageSet, synthesis: Synthesis) -> None:
 
     columns = 8
     sources = {"supports": supports}
-    sources |= {
-        kind: synthesis.images(kind) for kind in ("tint", "da_fusion") if kind in synthesis.generation
-    }
+    sources |= {kind: synthesis.images(kind) for kind in ("tint", "da_fusion") if synthesis.has(kind)}
     rows, labels = [], []
     for c, name in enumerate(supports.class_names):
         for what, images in sources.items():

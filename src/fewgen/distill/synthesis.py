@@ -129,6 +129,10 @@ class Synthesis:
             file.unlink()
         self._learned = None
 
+    def has(self, kind: str) -> bool:
+        """Return whether images of a kind are there, made now or by an earlier call."""
+        return self._file(kind).is_file()
+
     def images(self, kind: str) -> ImageSet:
         """Return `per_class` images of each class.
 
@@ -140,7 +144,7 @@ class Synthesis:
         """
         if kind not in KINDS:
             raise ConfigError(f'Unknown kind of synthetic images "{kind}". Choose among: {", ".join(KINDS)}.')
-        found, about = kept_images(self.folder / f"{kind}.npz", lambda: self._make(kind))
+        found, about = kept_images(self._file(kind), lambda: self._make(kind))
         self.generation[kind] = {"seconds": float(about["seconds"]), "images": len(found)}
         return found
 
@@ -159,6 +163,9 @@ class Synthesis:
         labels = torch.arange(len(learned)).repeat_interleave(self.per_class)
         images = ImageSet(torch.cat(parts), labels, self.supports.class_names, name=kind)
         return images, {"seconds": time.perf_counter() - started}
+
+    def _file(self, kind: str) -> Path:
+        return self.folder / f"{kind}.npz"
 
     def _of(self, c: int) -> Tensor:
         """Return the supports of a class, (K, C, H, W) in [-1, 1]."""
