@@ -268,6 +268,13 @@ def test_a_dry_run_writes_nothing(novel, base, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_settings_of_specialising_mean_nothing_to_a_run_of_ones_own_classes(run, novel, tmp_path):
+    keywords = {"novel": novel, "shots": 4, "generator": run, "out": tmp_path / "x", **SMALL}
+    assert "--tint has no effect" in api.plan_distillation(**keywords)
+    keywords["tint"] = None
+    assert "--tint has no effect" not in api.plan_distillation(**keywords)
+
+
 # ------------------------------------------------------------------------------------------- command line
 
 

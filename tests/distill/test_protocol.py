@@ -399,7 +399,7 @@ def test_files_that_are_no_students_are_refused(tmp_path, prepared):
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
-        ({"n_way": 5}, DataError, "5 novel classes with images, but there are 4"),
+        ({"n_way": 5}, DataError, "5 novel classes with images, but there are 4. Lower --n-way to at most 4"),
         ({"n_way": 1}, ConfigError, "--n-way must be a whole number of 2 or more"),
         ({"n_shot": 10}, DataError, "need 11 images of each class, but there are 10"),
         ({"n_shot": 5, "queries": 6}, DataError, "need 11 images of each class"),

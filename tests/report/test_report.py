@@ -132,6 +132,7 @@ def test_the_card_says_what_it_is_and_its_limits(run):
         "## Cite",
         "## Verdicts",
         "fewgen train fake",
+        "fewgen train --config config.yaml --out NEW_RUN",
         "180 trained on and 20 held out for early stopping and the figures below",
         "those images decided when training stopped",
     ):

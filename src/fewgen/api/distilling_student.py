@@ -62,6 +62,8 @@ class StudentWork(Work):
         if self.generating_run is not None:
             self.labels = self._match(self.generating_run)
             rest = self._not_learned(self.generating_run, rest)
+            if asked["tint"]:
+                self.notes.append("--tint has no effect: the generator is specialised already.")
         self.held_out = rest
         if rest is None and asked["shots"] is None:
             self.notes.append(

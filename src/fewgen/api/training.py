@@ -182,6 +182,7 @@ class Plan:
         peak_bytes: memory of this process after the trial steps; None where the system does not say.
         notes: what a reader should know.
         other_classes: "validation" and "novel" -> classes that are not learned from; left out if none.
+        after_stages: work that `seconds` leaves out; "" for none.
     """
 
     settings: dict[str, Any]
@@ -196,6 +197,7 @@ class Plan:
     peak_bytes: int | None
     notes: list[str]
     other_classes: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    after_stages: str = ""
 
     def __str__(self) -> str:
         channels, height, width = self.shape
@@ -223,7 +225,8 @@ class Plan:
         else:
             limit = self.settings["training"].get("minutes")
             cut = f" (limited to {limit:g})" if limit and self.seconds > limit * 60 else ""
-            lines.append(f"time        about {self.seconds / 60:.1f} minutes on this machine{cut}")
+            beside = f"; {self.after_stages} comes on top" if self.after_stages else ""
+            lines.append(f"time        about {self.seconds / 60:.1f} minutes on this machine{cut}{beside}")
         if self.peak_bytes is not None:
             lines.append(f"memory      about {self.peak_bytes / 2**20:.0f} MB")
         return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])
@@ -276,6 +279,7 @@ def plan_training(**keywords: Any) -> Plan:
             for part, name in (("val", "validation"), ("novel", "novel"))
             if prepared.split["classes"][part]
         },
+        after_stages=prepared.method.after_stages,
     )
 
 

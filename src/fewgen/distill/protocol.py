@@ -90,10 +90,10 @@ class Question:
         counts = novel.counts()
         present = int((counts > 0).sum())
         if present < self.n_way:
+            advice = f"Lower --n-way to at most {present}, or make" if present > 1 else "Make"
             raise DataError(
                 f"--n-way {self.n_way} needs {self.n_way} novel classes with images, but there are "
-                f"{present}. Lower --n-way to at most {present}, or make more classes novel with "
-                "--class-split."
+                f"{present}. {advice} more classes novel with --class-split."
             )
         needed = self.n_shot + (self.n_query or 1)
         small = [(int(n), name) for n, name in zip(counts, novel.class_names, strict=True) if 0 < n < needed]

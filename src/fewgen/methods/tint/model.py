@@ -75,6 +75,7 @@ class Tint(Method):
     min_classes = 1
     reads_text = False
     rows = 16
+    after_stages = "the inversion of each image"
     config: TintConfig
     base_id: Tensor
     z_T: Tensor
