@@ -222,6 +222,12 @@ def test_base_classes_of_the_users_names_are_left_out(novel, tmp_path):
     assert "cat, dog, bird of the base images are your classes" in " ".join(made.notes)
 
 
+def test_base_images_of_the_users_classes_alone_teach_nothing(novel, tmp_path):
+    with pytest.raises(DataError, match="Without your own classes the base images have 0 classes"):
+        api.distill(novel=novel, shots=4, data=novel, generator=Toy(), out=tmp_path / "x", **SMALL)
+    assert not (tmp_path / "x").exists()
+
+
 # ------------------------------------------------------------------------------------------- mistakes
 
 

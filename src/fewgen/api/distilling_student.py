@@ -153,7 +153,13 @@ class StudentWork(Work):
         shared = [name for name in names if name_key(name) in own]
         if shared:
             self.notes.append(f"{', '.join(shared)} of the base images are your classes and were left out.")
-        base = base.select_classes([name for name in names if name_key(name) not in own])
+        left = [name for name in names if name_key(name) not in own]
+        if shared and len(left) < 2:
+            raise DataError(
+                f"Without your own classes the base images have {len(left)} classes, but a teacher is "
+                "trained on 2 or more. Name other images with --data, or leave it out."
+            )
+        base = base.select_classes(left)
         teacher_tasks(base, 2, 1, 1)
         return base
 
