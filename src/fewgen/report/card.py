@@ -23,7 +23,6 @@ A_NAME_IS_NO_GUARANTEE = (
     "A class name is no guarantee: some images will show another class, or none. Check before use, also "
     "before training a classifier on them."
 )
-EVERY_SETTING = "`fewgen train --config config.yaml --out NEW_RUN`"
 HOLDS_IMAGES = (
     "`model.safetensors` holds the training images themselves, and gives them back (alpha 0). Whoever gets "
     "the file gets the images."
