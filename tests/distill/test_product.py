@@ -17,7 +17,7 @@ from fewgen.distill import knowledge, product
 from fewgen.distill.knowledge import accuracy
 from fewgen.distill.product import supports_and_rest, unseen
 from fewgen.distill.storing import load_student
-from fewgen.errors import ConfigError, DataError, OutputError
+from fewgen.errors import CheckpointError, ConfigError, DataError, OutputError
 
 assert Fake.name == "fake"
 SMALL = {
@@ -95,6 +95,15 @@ def test_onnx_gives_the_same_classes_as_torch(whole, novel):
     with torch.no_grad():
         wanted = student(images.floats()).numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-4)
+    # What the record tells other programs: shapes, and pixels from bytes.
+    told = whole.record["student"]["onnx"]
+    assert (
+        told["input"] == f"image: float32 (N, {', '.join(map(str, student.image_shape))}), pixel / 127.5 - 1"
+    )
+    assert told["output"] == "logits: float32 (N, 3), in the order of classes.txt"
+    np.testing.assert_allclose(
+        images.images.numpy() / np.float32(127.5) - 1, images.floats().numpy(), atol=1e-6
+    )
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["class_names"]) == list(names)
 
@@ -235,7 +244,7 @@ def test_base_images_of_the_users_classes_alone_teach_nothing(novel, tmp_path):
     ("wrong", "error", "message"),
     [
         ({"generator": None}, ConfigError, "--novel needs --generator"),
-        ({"generator": "no/run"}, ConfigError, "There is no run"),
+        ({"generator": "runs/no/run"}, ConfigError, "There is no run"),
         ({"shots": 11}, DataError, "has 10 images, but 11 shots are needed"),
         ({"shots": 0}, ConfigError, "--shots must be a whole number of 1 or more"),
         ({"student": "resnet18"}, ConfigError, 'no student "resnet18"'),
@@ -266,10 +275,35 @@ def test_one_class_and_foreign_folders_are_refused(novel, tmp_path):
         api.distill(novel=novel, generator=Toy(), out=novel / "tiny", **SMALL)
 
 
+def test_a_generator_from_the_hub_but_not_a_mistyped_run(novel, tmp_path, monkeypatch):
+    asked = []
+
+    def unreachable(name, **_):
+        asked.append(name)
+        raise ConnectionError("unreachable")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    keywords = {"novel": novel, "out": tmp_path / "x", **SMALL}
+    with pytest.raises(CheckpointError, match='no folder "nobody/sd", and the model could not be fetched'):
+        api.plan_distillation(generator="nobody/sd", **keywords)
+    with pytest.raises(ConfigError, match="There is no run"):
+        api.plan_distillation(generator="runs/sd", **keywords)
+    assert asked == ["nobody/sd"]
+
+
+def test_every_image_learned_from_is_noted_with_shots_too(novel, tmp_path):
+    keywords = {"novel": novel, "generator": Toy(), "out": tmp_path / "x", **SMALL}
+    assert "--shots 5 learns from some" in api.plan_distillation(**keywords)
+    assert "A smaller --shots learns from some" in api.plan_distillation(shots=10, **keywords)
+    assert "learned from, so none" not in api.plan_distillation(shots=9, **keywords)
+
+
 def test_a_dry_run_writes_nothing(novel, base, tmp_path):
     keywords = {"novel": novel, "shots": 4, "data": base, "generator": Toy(), "out": tmp_path / "x", **SMALL}
     text = api.plan_distillation(**keywords)
-    assert "4 to 4 of each class to learn from, 18 to measure on" in text
+    assert " 4 of each class to learn from, 18 to measure on" in text
     assert "40 of 5 classes" in text
     assert list(tmp_path.iterdir()) == []
 

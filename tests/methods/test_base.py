@@ -142,7 +142,9 @@ def test_generate_by_text_options_and_restored_mode(tiny):
 def test_requests_that_do_not_fit(tiny):
     with pytest.raises(ConfigError, match="Label 3 is not a class"):
         tiny.generate(GenerationRequest(labels=[3], seeds=[0]))
-    with pytest.raises(ConfigError, match="cannot retrieve"):
+    with pytest.raises(
+        ConfigError, match="cannot retrieve images. Beside generating by class it can .*draw free texts"
+    ):
         tiny.require("retrieve")
     plain = Tiny(TinyConfig(), DataSpec(1, 5, 4, NAMES))
     with pytest.raises(ConfigError, match="without text vectors"):

@@ -99,8 +99,9 @@ def distill(
         novel: your images: a folder with one subfolder per class.
         data: base images to prepare teacher and student on; in the comparison, the data set.
         generator: a run of tint, or of any method that was trained on your classes; or a text-to-image
-            model, which is specialised to your images: a run of diffusion, or a Stable Diffusion folder. The
-            comparison trains a diffusion model on its base classes if none is given.
+            model, which is specialised to your images: a run of diffusion, or a Stable Diffusion folder or
+            its name on the hub (owner/model). The comparison trains a diffusion model on its base classes if
+            none is given.
         student: conv4 or resnet12.
         shots: images of each class to learn from, drawn by the seed, if there are more; the others measure
             the accuracy. All if left out.

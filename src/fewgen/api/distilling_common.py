@@ -118,7 +118,7 @@ def opened_generator(generator: Any, device: str) -> TextToImage | Run:
     """Return a text-to-image model, or a run that generates by class.
 
     Args:
-        generator: either of them, or where it lies.
+        generator: either of them, or where it lies: a folder, or the name of a Stable Diffusion on the hub.
         device: for a text-to-image model.
 
     Raises:
@@ -127,13 +127,14 @@ def opened_generator(generator: Any, device: str) -> TextToImage | Run:
     from fewgen.api.pipeline import load_pipeline
     from fewgen.api.run import Run, load_run
     from fewgen.diffusion.pipeline import TextToImage
+    from fewgen.methods.tint.base import is_stable_diffusion, names_hub_model
 
     if isinstance(generator, TextToImage):
         return generator
     if not isinstance(generator, Run):
         folder = Path(generator).expanduser()
-        if (folder / "model_index.json").is_file():
-            return load_pipeline(folder, device)
+        if is_stable_diffusion(folder) or names_hub_model(str(generator)):
+            return load_pipeline(generator, device)
         generator = load_run(folder, device)
     if generator.info.method == "diffusion":
         return load_pipeline(generator.path, device)

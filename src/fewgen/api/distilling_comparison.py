@@ -92,6 +92,7 @@ class ComparisonWork(Work):
         """Return the model that was named, after checking that it fits and knows no novel class."""
         from fewgen.api.run import Run
         from fewgen.data.imageset import name_key
+        from fewgen.diffusion.stable import StableDiffusion
 
         given = self.asked["generator"]
         if given is None or not self.needs_model:
@@ -104,7 +105,7 @@ class ComparisonWork(Work):
                 f"{run.info.method}. Name a run of diffusion, or a Stable Diffusion folder."
             )
         check_pipeline(pipe, self.novel)
-        if isinstance(given, (str, Path)) and (Path(given) / "model_index.json").is_file():
+        if isinstance(pipe, StableDiffusion):
             self.notes.append("Stable Diffusion has seen the web: novel classes are not new to it.")
         elif isinstance(given, (str, Path, Run)):
             own = (given if isinstance(given, Run) else Run(Path(given).expanduser())).class_names
@@ -113,7 +114,8 @@ class ComparisonWork(Work):
             if known:
                 raise ConfigError(
                     f"The generator has learned from novel classes: {', '.join(known[:5])}. Train it with "
-                    "--class-split auto and the same --seed, so that it sees base classes alone."
+                    f"--class-split {self.asked['class_split'] or 'auto'} and the same --seed, so that it "
+                    "sees base classes alone."
                 )
         return pipe
 

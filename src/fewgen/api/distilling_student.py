@@ -57,6 +57,7 @@ class StudentWork(Work):
         channels = asked["channels"] if asked["channels"] is not None or shape is None else shape[0]
         images = self.load(asked["novel"], size, channels)
         self.supports, rest = supports_and_rest(images, asked["shots"], self.seed)
+        every = rest is None
         if self.pipe is not None:
             check_pipeline(self.pipe, self.supports)
         if self.generating_run is not None:
@@ -65,10 +66,11 @@ class StudentWork(Work):
             if asked["tint"]:
                 self.notes.append("--tint has no effect: the generator is specialised already.")
         self.held_out = rest
-        if rest is None and asked["shots"] is None:
+        if every:
+            fewer = "--shots 5" if asked["shots"] is None else "A smaller --shots"
             self.notes.append(
-                "Every image is learned from, so none is left to measure the accuracy on. --shots 5 learns "
-                "from 5 of each class and measures on the others."
+                f"Every image is learned from, so none is left to measure the accuracy on. {fewer} learns "
+                "from some of each class and measures on the others."
             )
         self.base = self._base()
         shown = shape_of(self.supports)
@@ -194,10 +196,10 @@ class StudentWork(Work):
         counts, training = self.supports.counts().tolist(), self.training
         held_out = 0 if self.held_out is None else len(self.held_out)
         base = "none" if self.base is None else f"{len(self.base)} of {self.base.n_classes} classes"
+        each = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
         lines = [
             f"classes     {', '.join(self.supports.class_names[:12])}",
-            f"images      {min(counts)} to {max(counts)} of each class to learn from, {held_out} to measure "
-            "on",
+            f"images      {each} of each class to learn from, {held_out} to measure on",
             f"synthetic   {self.per_class} of each class, by "
             + ("its own words" if self.pipe is None else "a text-to-image model that is specialised first"),
             f"base        {base}",

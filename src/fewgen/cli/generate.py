@@ -20,7 +20,9 @@ def _run(given: dict[str, Any]) -> int:
         )
     images = api.generate(**given)
     seeds = images.seeds
-    print(f"Wrote {len(images)} images, seeds {int(seeds.min())} to {int(seeds.max())}: {out}")
+    first, last = int(seeds.min()), int(seeds.max())
+    what = f"1 image, seed {first}" if len(images) == 1 else f"{len(images)} images, seeds {first} to {last}"
+    print(f"Wrote {what}: {out}")
     return 0
 
 

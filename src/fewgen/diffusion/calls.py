@@ -135,8 +135,11 @@ def decode_latents(pipe: TextToImage, z0: Tensor, size: tuple[int, int] | None =
         size: (H, W) to resize to; None: the model's.
 
     Raises:
+        ShapeError: a size below 1.
         DataError: the model gave numbers that are not finite.
     """
+    if size is not None and min(size) < 1:
+        raise ShapeError(f"size must be (height, width) of 1 pixel or more each, got {tuple(size)}.")
     images = pipe.decode(z0.to(*_own(pipe))).float()
     if not bool(torch.isfinite(images).all()):
         raise DataError("Decoding gave numbers that are not finite. Use another precision.")

@@ -90,6 +90,10 @@ def write_product(
         progress("measuring and writing", 0.0)
     notes = list(given.notes)
     onnx = _export(student, out / ONNX_NAME, given.supports.class_names, notes)
+    if onnx is not None:
+        channels, height, width = student.image_shape
+        onnx["input"] = f"image: float32 (N, {channels}, {height}, {width}), pixel / 127.5 - 1"
+        onnx["output"] = f"logits: float32 (N, {student.n_classes}), in the order of {CLASSES_NAME}"
     record: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,

@@ -44,8 +44,16 @@ __all__ = [
     "register",
 ]
 
-CAPABILITIES = frozenset({"reconstruct", "encode", "text", "interpolate", "retrieve", "adapt", "blend"})
-"""What a method may be able to do; commands offer exactly what it declares."""
+CAPABILITIES = {
+    "reconstruct": "reconstruct images",
+    "encode": "find the latent of an image",
+    "text": "draw free texts",
+    "interpolate": "interpolate",
+    "retrieve": "retrieve images",
+    "adapt": "adapt to new classes",
+    "blend": "blend a real image with noise (generate --alpha)",
+}
+"""What a method may be able to do, in words that follow "can"; commands offer exactly what it declares."""
 
 FORMAT = "fewgen-model"
 FORMAT_VERSION = 1
@@ -220,8 +228,11 @@ class Method(nn.Module, ABC):
     def require(self, capability: str) -> None:
         """Raise `ConfigError` if the method cannot do `capability`."""
         if capability not in self.capabilities:
-            can = ", ".join(sorted(self.capabilities)) or "nothing beyond generating by class"
-            raise ConfigError(f'The method "{self.name}" cannot {capability}. It can: {can}.')
+            can = ", ".join(what for name, what in CAPABILITIES.items() if name in self.capabilities)
+            raise ConfigError(
+                f'The method "{self.name}" cannot {CAPABILITIES[capability]}. Beside generating by class it '
+                f"can {can or 'do nothing more'}."
+            )
 
     def use_encoder(self, encoder: Any) -> None:
         """Use this text encoder for free texts, instead of the one named in the class text table."""

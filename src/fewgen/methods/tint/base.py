@@ -42,7 +42,7 @@ def open_base(base: str | None, attention_slicing: bool = False) -> TextToImage:
     if base is None:
         raise ConfigError(f"tint needs a model to specialise: --model PATH. {_WANTED}")
     place = Path(base).expanduser()
-    if not place.exists() and is_hub_name(base):
+    if names_hub_model(base):
         place = fetch_stable_diffusion(base)
     if not place.exists():
         raise CheckpointError(f'There is no model "{base}" to specialise. {_WANTED}')
@@ -64,6 +64,12 @@ def open_base(base: str | None, attention_slicing: bool = False) -> TextToImage:
     pipe = load_method(place).pipe
     assert isinstance(pipe, SmallDiffusion)
     return pipe.requires_grad_(False).eval()
+
+
+def names_hub_model(base: str) -> bool:
+    """Tell whether a name is to be looked for on the hub: owner/model, without a folder "owner" here."""
+    place = Path(base).expanduser()
+    return is_hub_name(base) and not place.exists() and not place.parent.is_dir()
 
 
 def is_stable_diffusion(place: Path) -> bool:
