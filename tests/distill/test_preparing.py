@@ -4,8 +4,9 @@ import pytest
 import torch
 from tests.distill.test_teacher import images_of
 
+from fewgen.data.imageset import ImageSet
 from fewgen.distill.knowledge import DistillConfig
-from fewgen.distill.preparing import trained_teacher
+from fewgen.distill.preparing import FEW_CLASSES, pretrained_student, trained_teacher, wants_turns, with_turns
 from fewgen.distill.settings import PrepareConfig
 from fewgen.errors import ConfigError
 
@@ -77,3 +78,45 @@ def test_either_stage_can_be_left_out(tmp_path):
     ):
         with pytest.raises(ConfigError, match=words):
             replace(SMALL, **wrong)
+
+
+def test_turned_images_are_classes_of_their_own():
+    base = images_of(3, 4)
+    turned = with_turns(base)
+    assert len(turned) == 4 * len(base)
+    assert turned.n_classes == 12
+    assert turned.class_names[:3] == base.class_names
+    assert turned.class_names[3 * 2 + 1] == f"{base.class_names[1]} turned 180"
+    for k in range(4):
+        part = turned.subset(range(k * len(base), (k + 1) * len(base)))
+        assert torch.equal(torch.rot90(part.images, -k, (2, 3)), base.images)
+        assert torch.equal(part.labels - 3 * k, base.labels)
+    wide = ImageSet(base.images[:, :, :12], base.labels, base.class_names)
+    assert with_turns(wide).n_classes == 6
+    assert torch.equal(with_turns(wide).images[len(wide) :], wide.images.flip(2, 3))
+
+
+def test_turns_are_for_few_base_classes(tmp_path):
+    few, many = images_of(4, 6), images_of(FEW_CLASSES, 2)
+    assert wants_turns(few, "auto")
+    assert not wants_turns(many, "auto")
+    assert not wants_turns(few, "no")
+    assert wants_turns(many, "yes")
+    # Classes without images do not count.
+    assert wants_turns(many.subset((many.labels < 5).nonzero().flatten()), "auto")
+    with pytest.raises(ConfigError, match="turns"):
+        replace(SMALL, turns="sometimes")
+    short = replace(SMALL, pretrain_steps=1, pretrain_batch=8, student_channels=4)
+    for turns, outputs in (("auto", 16), ("no", 4)):
+        student = pretrained_student(tmp_path / turns, few, replace(short, turns=turns), VARIED)
+        assert student.n_classes == outputs
+
+
+def test_a_teacher_of_few_classes_measures_from_the_mean_of_base_images(tmp_path):
+    base = images_of(4, 10)
+    quick = replace(SMALL, teacher_pretrain_steps=2, teacher_episodes=1)
+    teacher = trained_teacher(tmp_path / "auto", base, quick, VARIED)
+    features = teacher.embed(base).double()
+    torch.testing.assert_close(teacher.centre.double(), features.mean(dim=0), rtol=1e-5, atol=1e-6)
+    assert torch.equal(trained_teacher(tmp_path / "auto", base, quick, VARIED).centre, teacher.centre)
+    assert not trained_teacher(tmp_path / "no", base, replace(quick, turns="no"), VARIED).centre.any()

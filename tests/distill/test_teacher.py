@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from tests.reference import naive_distill as naive
 
@@ -71,6 +72,26 @@ def test_a_new_teacher_starts_at_10_and_0() -> None:
     assert (teacher.scale.item(), teacher.bias.item()) == (10.0, 0.0)
     assert teacher.scale.requires_grad
     assert teacher.bias.requires_grad
+
+
+def test_angles_are_measured_from_the_centre() -> None:
+    teacher, images = teacher_of(), images_of(4, 5)
+    prototypes = teacher.fit(images)
+    plain = teacher.logits(images, prototypes)
+    teacher.centre_on(images)
+    features = teacher.embed(images).double()
+    middle = features.mean(dim=0).numpy()
+    torch.testing.assert_close(teacher.centre.double(), torch.from_numpy(middle), rtol=1e-5, atol=1e-6)
+    found = teacher.logits(images, teacher.fit(images))
+    middle = teacher.centre.double().numpy()
+    wanted = naive.cosine_logits(features.numpy() - middle, prototypes.vectors.numpy() - middle, 10.0, 0.0)
+    torch.testing.assert_close(found.double(), torch.from_numpy(wanted), rtol=0, atol=1e-5)
+    # What all features share no longer brings the logits together, and takes no part at all.
+    assert float(found.std()) > 2 * float(plain.std())
+    shift = torch.full((teacher.backbone.dim,), 7.0)
+    teacher.centre += shift
+    moved = teacher.logits_of(features + shift, prototypes.vectors + shift)
+    torch.testing.assert_close(moved, found.double(), rtol=0, atol=1e-4)
 
 
 def test_logits_do_not_depend_on_the_batch() -> None:
@@ -186,6 +207,21 @@ def test_a_saved_teacher_says_the_same(tmp_path) -> None:
     assert torch.equal(loaded.logits(images, loaded.fit(images)), teacher.logits(images, teacher.fit(images)))
     teacher.save(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "teacher.safetensors").read_bytes()
+
+
+def test_a_centre_is_kept_and_files_of_before_have_none(tmp_path) -> None:
+    teacher, images = teacher_of().eval(), images_of(3, 4)
+    prototypes = teacher.fit(images)
+    plain = teacher.logits(images, prototypes)
+    teacher.centre_on(images)
+    teacher.save(tmp_path / "t.safetensors")
+    assert torch.equal(ProtoNet.load(tmp_path / "t.safetensors").centre, teacher.centre)
+    with safe_open(tmp_path / "t.safetensors", "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys() if name != "centre"}  # noqa: SIM118
+        save_file(tensors, tmp_path / "old.safetensors", file.metadata())
+    old = ProtoNet.load(tmp_path / "old.safetensors")
+    assert not old.centre.any()
+    assert torch.equal(old.logits(images, prototypes), plain)
 
 
 def test_other_files_are_refused(tmp_path) -> None:

@@ -61,6 +61,7 @@ def distill(
     teacher_episodes: int = 300,
     student_channels: int = 64,
     pretrain_steps: int = 1000,
+    turns: str = "auto",
     base_images: int = 6000,
     training: Mapping[str, Any] | None = None,
     tint: Mapping[str, Any] | None = None,
@@ -126,6 +127,8 @@ def distill(
         teacher_episodes: tasks of a few base classes that it is trained on then.
         student_channels: width of the student; 8 to 16 make a very small one.
         pretrain_steps: training of the student on base classes, before the task.
+        turns: base images turned by 90, 180 and 270 degrees as classes of their own when teacher and student
+            are prepared: yes, no, or auto, with fewer than 20 base classes.
         base_images: base images that are shown with soft labels, evenly over the classes; 0 for all.
         training: of students, such as --training.steps 10000 or --training.flip false (for characters); if
             left out 1000 steps of 150 images, and 500 of 90 in the comparison.

@@ -43,6 +43,7 @@ class Work:
             teacher_channels=asked["teacher_channels"],
             teacher_pretrain_steps=asked["teacher_pretrain_steps"],
             teacher_episodes=asked["teacher_episodes"],
+            turns=asked["turns"],
         )
         if not 0 <= asked["alpha"] <= 1:
             raise ConfigError(f"alpha must be in [0, 1], got {asked['alpha']:g}.")

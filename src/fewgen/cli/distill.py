@@ -87,6 +87,7 @@ COMMAND = Command(
         Argument("teacher_episodes", int, "N"),
         Argument("student_channels", int, "C"),
         Argument("pretrain_steps", int, "N"),
+        Argument("turns", metavar="WHEN"),
         Argument("base_images", int, "N"),
         Argument("training", dict),
         Argument("tint", dict),

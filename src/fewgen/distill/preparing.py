@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fewgen.data.imageset import ImageSet
+from fewgen.data.imageset import ImageSet, evenly
 from fewgen.diffusion.pipeline import content_hash
 from fewgen.distill.knowledge import DistillConfig, distill
 from fewgen.distill.settings import PrepareConfig
@@ -20,8 +20,40 @@ from fewgen.training.seeds import derive_seed
 
 Progress = Callable[[str, float], None]
 
+FEW_CLASSES = 20
+"""With fewer base classes than this, turned images join as classes of their own."""
+
+CENTRE_IMAGES = 2000
+"""Base images whose mean feature is the centre of a teacher."""
+
 DINO = "dino:"
 """Before the folder or hub name of a DINO model that serves as the teacher."""
+
+
+def with_turns(images: ImageSet) -> ImageSet:
+    """Return images beside themselves turned by 90, 180 and 270 degrees, each turn of a class a class.
+
+    Args:
+        images: (N, C, H, W); those that are not square are turned by 180 degrees alone.
+
+    Returns:
+        4 N images (or 2 N) of as many times the classes, those that were given first.
+
+    Source: turned characters as classes: Snell et al. 2017, arXiv:1703.05175, Sec. 3.1; turns of any images
+        as what a backbone is to tell apart: Gidaris et al. 2018, arXiv:1803.07728.
+    """
+    square = images.size[0] == images.size[1]
+    turns = (0, 1, 2, 3) if square else (0, 2)
+    labels = [images.labels + i * images.n_classes for i in range(len(turns))]
+    names = [f"{name} turned {90 * k}" if k else name for k in turns for name in images.class_names]
+    turned = [torch.rot90(images.images, k, (2, 3)) for k in turns]
+    return ImageSet(torch.cat(turned), torch.cat(labels), tuple(names), name=images.name)
+
+
+def wants_turns(base: ImageSet, turns: str) -> bool:
+    """Return what "auto", "yes" or "no" means for these base images."""
+    few = int((base.counts() > 0).sum()) < FEW_CLASSES
+    return few if turns == "auto" else turns == "yes"
 
 
 def pretrained_student(
@@ -54,6 +86,8 @@ def pretrained_student(
     present = int((base.counts() > 0).sum())
     if present < 2:
         raise DataError(f"A student is prepared on 2 base classes or more, got {present}.")
+    if wants_turns(base, config.turns):
+        base = with_turns(base)
     shape = (base.channels, *base.size)
     student = make_student(
         config.student,
@@ -116,6 +150,9 @@ def trained_teacher(
     """
     if file.is_file():
         return ProtoNet.load(file)
+    few, plain = wants_turns(base, config.turns), base
+    if few:
+        base = with_turns(base)
     n_way, n_shot, n_query = teacher_tasks(base, n_way, n_shot, config.teacher_query)
     shape = (base.channels, *base.size)
     backbone = make_student(
@@ -156,6 +193,8 @@ def trained_teacher(
         )
     # The layout of its training would make features that differ in the last digit from those of the file.
     teacher.cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    if few:
+        teacher.centre_on(plain.subset(evenly(plain.labels.tolist(), CENTRE_IMAGES)))
     teacher.save(file)
     return teacher
 

@@ -61,6 +61,9 @@ class SpecialiseConfig:
         }
 
 
+TURNS = ("auto", "yes", "no")
+
+
 @dataclass(frozen=True)
 class PrepareConfig:
     """How teacher and student are prepared on base classes.
@@ -78,6 +81,8 @@ class PrepareConfig:
         teacher_episodes: tasks that the teacher is trained on then; 0 for none after steps as a classifier.
         teacher_lr: highest learning rate of the tasks.
         teacher_query: queries of each class in a task of the teacher.
+        turns: whether turned base images join as classes of their own, and the teacher measures from the mean
+            of base images: "yes", "no", or "auto": where there are few base classes.
     """
 
     student: str = "conv4"
@@ -92,6 +97,7 @@ class PrepareConfig:
     teacher_episodes: int = 300
     teacher_lr: float = 1e-3
     teacher_query: int = 15
+    turns: str = "auto"
 
     def __post_init__(self) -> None:
         at_least("student_channels", self.student_channels, 1)
@@ -102,6 +108,7 @@ class PrepareConfig:
         at_least("teacher_pretrain_batch", self.teacher_pretrain_batch, 2)
         at_least("teacher_episodes", self.teacher_episodes, 0 if self.teacher_pretrain_steps else 1)
         at_least("teacher_query", self.teacher_query, 1)
+        choose("turns", self.turns, TURNS)
         for name in ("teacher_lr", "teacher_pretrain_lr"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be a positive number, got {getattr(self, name)}.")

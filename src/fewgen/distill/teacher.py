@@ -92,10 +92,13 @@ class ProtoNet(nn.Module):
     Attributes:
         scale: learnable, 10 at first.
         bias: learnable, 0 at first; the softmax does not see it, a threshold on a logit does.
+        centre: what features and prototypes are measured from, (dim,); 0 unless `centre_on` was called.
 
     Source: Snell et al. 2017, arXiv:1703.05175, Eq. 1 and 2; logits as in Hu et al. 2022, arXiv:2204.07305
         (P>M>F).
     """
+
+    centre: Tensor
 
     def __init__(self, backbone: Student | DinoBackbone, batch_size: int = 64) -> None:
         super().__init__()
@@ -103,6 +106,7 @@ class ProtoNet(nn.Module):
         self.batch_size = batch_size
         self.scale = nn.Parameter(torch.tensor(10.0))
         self.bias = nn.Parameter(torch.tensor(0.0))
+        self.register_buffer("centre", torch.zeros(backbone.dim))
 
     # ------------------------------------------------------------------------------------------- using
 
@@ -160,8 +164,20 @@ class ProtoNet(nn.Module):
 
     def logits_of(self, features: Tensor, prototypes: Tensor) -> Tensor:
         """Return scale * (cos + bias), (B, C), of features (B, dim) and prototypes (C, dim)."""
-        close = functional.normalize(features, dim=1) @ functional.normalize(prototypes, dim=1).T
+        centre = self.centre.to(features)
+        around = functional.normalize(features - centre, dim=1)
+        close = around @ functional.normalize(prototypes - centre, dim=1).T
         return self.scale.to(close) * (close + self.bias.to(close))
+
+    def centre_on(self, images: ImageSet | Tensor) -> None:
+        """Measure angles from the mean feature of these images from now on.
+
+        Features that are never negative all point the same way; a backbone that has seen few classes tells
+        new ones apart much better around the mean of its base images.
+
+        Source: Wang et al. 2019, arXiv:1911.04623 (SimpleShot), Sec. 3 (centring).
+        """
+        self.centre.copy_(self.embed(images).double().mean(dim=0))
 
     @torch.no_grad()
     def logits(self, images: ImageSet | Tensor, prototypes: Prototypes) -> Tensor:
@@ -211,7 +227,8 @@ class ProtoNet(nn.Module):
             )
         with _FILE.fits(path):
             teacher = cls(_backbone(about["backbone"], kind, tensors, backbone), int(about["batch_size"]))
-            teacher.load_state_dict(tensors)
+            # Files of before teachers had a centre have none.
+            teacher.load_state_dict({"centre": teacher.centre, **tensors})
         return teacher.eval()
 
 
