@@ -19,19 +19,18 @@ BASE: dict[str, Any] = {
     "teacher": "strong",
     "tint": {},
     "training": {"steps": 1000, "batch_size": 90},
-    "prepare": {
-        "student_channels": 32,
-        "pretrain_steps": 1000,
-        "teacher": "conv4",
-        "teacher_channels": 64,
-        "teacher_pretrain_steps": 0,
-        "teacher_episodes": 1500,
-    },
+    "prepare": {"student_channels": 32, "teacher_pretrain_steps": 1000, "teacher_episodes": 100},
     "base_images": 6000,
 }
 """Settings of every row, which changes some; what is left out has the package's defaults."""
 
-WEAK: dict[str, Any] = {"teacher_channels": 8, "teacher_episodes": 30}
+WEAK: dict[str, Any] = {
+    "teacher": "conv4",
+    "teacher_channels": 8,
+    "teacher_pretrain_steps": 0,
+    "teacher_episodes": 30,
+    "turns": "no",
+}
 """A teacher that has seen less, on top of `prepare`."""
 
 QUICK: dict[str, Any] = {
@@ -43,6 +42,8 @@ QUICK: dict[str, Any] = {
         "pretrain_steps": 2,
         "pretrain_batch": 8,
         "teacher_channels": 4,
+        "teacher_pretrain_steps": 2,
+        "teacher_pretrain_batch": 8,
         "teacher_episodes": 2,
         "teacher_query": 2,
     },

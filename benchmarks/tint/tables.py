@@ -157,7 +157,7 @@ def usual_sizes(own: Mapping[str, Any], students: bool) -> str:
             f"; students {models['student']} of {models['student_channels']} channels, {training['steps']} "
             f"steps of {training['batch_size']} images; teacher {models['teacher']} of "
             f"{models['teacher_channels']} channels, {first}{models['teacher_episodes']} tasks (weak: "
-            f"{WEAK['teacher_channels']} channels, {WEAK['teacher_episodes']} tasks)"
+            f"{WEAK['teacher']} of {WEAK['teacher_channels']} channels, {WEAK['teacher_episodes']} tasks)"
         )
     return found + "."
 

@@ -476,7 +476,8 @@ def test_provenance_names_seeds_models_and_judges(whole):
     assert "students 0-1" in text
     assert (
         "Unless a row says otherwise: 6 synthetic images of each class; students conv4 of 4 channels, 3 steps "
-        "of 12 images; teacher conv4 of 4 channels, 2 tasks (weak: 8 channels, 30 tasks)." in text
+        "of 12 images; teacher resnet12 of 4 channels, a classifier for 2 steps, then 2 tasks (weak: conv4 of 8 "
+        "channels, 30 tasks)." in text
     )
     images_only = {key: one for key, one in found.items() if one["asked"]["question"] == "images"}
     text = provenance(images_only, Settings(out=str(out), quick=True))
