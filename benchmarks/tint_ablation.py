@@ -33,7 +33,7 @@ from benchmarks.tint.questions import GROUPS, TABLES, Table
 from benchmarks.tint.settings import BASE, IMAGES, PART_NAMES, Settings
 from benchmarks.tint.tables import Cells, provenance, render
 from benchmarks.tint.tasks import images_of, judge_of, n_way_of
-from fewgen.distill.protocol import SPECIALISED
+from fewgen.distill.competitors import KIND_OF
 from fewgen.errors import FewgenError
 
 PAGE = "docs/results/tint.md"
@@ -169,7 +169,7 @@ def _changes(options: argparse.Namespace) -> str:
 
 
 def _needs_base(cell: Cell) -> bool:
-    return cell.group != "theorem1" and (cell.group != "students" or cell.row.what in SPECIALISED)
+    return cell.group != "theorem1" and (cell.group != "students" or cell.row.what in KIND_OF)
 
 
 def get_ready(cells: Sequence[Cell], settings: Settings, minutes: float | None) -> None:

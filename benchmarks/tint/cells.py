@@ -23,7 +23,7 @@ from benchmarks.tint.students import student_figures
 from benchmarks.tint.tasks import Task, judge_of, task_of
 from benchmarks.tint.theorem1 import theorem_figures
 from fewgen.benchmark.environment import environment
-from fewgen.distill.protocol import SPECIALISED
+from fewgen.distill.competitors import KIND_OF
 
 FIGURES: dict[str, Callable[[Task, Row], dict[str, Any]]] = {
     "inversion": inversion_figures,
@@ -83,7 +83,7 @@ def asked(data: str, group: str, row: Row, settings: Settings) -> dict[str, Any]
         "what": row.what,
         **flat({key: found[key] for key in NEEDS[group] if key in found}),
     }
-    if group != "students" or row.what in SPECIALISED:
+    if group != "students" or row.what in KIND_OF:
         pipe = base_id(data, settings)
         about |= {} if pipe is None else {"base": pipe}
     return about

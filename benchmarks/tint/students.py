@@ -13,18 +13,10 @@ from benchmarks.tint.models import base_folder, prepared_folder
 from benchmarks.tint.settings import Row, of_row
 from benchmarks.tint.tasks import Task, images_of
 from fewgen.config.schema import from_dict
+from fewgen.distill.competitors import KIND_OF
 from fewgen.distill.knowledge import DistillConfig
 from fewgen.distill.settings import SpecialiseConfig
 from fewgen.files import read_json
-
-KIND_OF = {
-    "tint": "tint",
-    "hard_labels": "tint",
-    "textual_inversion": "textual_inversion",
-    "da_fusion": "da_fusion",
-}
-"""Competitor -> the synthetic images that it learns from."""
-
 
 COLUMNS: tuple[Column, ...] = (
     ("teacher agrees with synthetic classes %", "teacher_agrees", 100, 1),

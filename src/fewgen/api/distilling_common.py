@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fewgen.diffusion.pipeline import TextToImage
     from fewgen.distill.knowledge import DistillConfig
     from fewgen.distill.settings import SpecialiseConfig
+    from fewgen.distill.students import Student
     from fewgen.distill.teacher import ProtoNet
 
 
@@ -89,6 +90,39 @@ class Work:
 
         name = self.asked["teacher"]
         return None if name is None else load_teacher(name, shape)
+
+    def preparing_seconds(self, base: ImageSet, teacher: bool) -> float:
+        """Return the seconds, measured, of preparing a student on base images, and a teacher if wanted."""
+        import dataclasses
+
+        from fewgen.distill.estimate import training_seconds
+
+        prepare = self.prepare
+        works = [(prepare.student, prepare.student_channels, prepare.pretrain_steps, prepare.pretrain_batch)]
+        if teacher:
+            size = prepare.teacher, prepare.teacher_channels
+            works.append((*size, prepare.teacher_pretrain_steps, prepare.teacher_pretrain_batch))
+            # A task of 5 classes, 5 supports and as many queries as asked for.
+            works.append((*size, prepare.teacher_episodes, 5 * (5 + prepare.teacher_query)))
+        seconds = 0.0
+        for name, channels, steps, batch in works:
+            if steps:
+                training = dataclasses.replace(self.training, steps=steps, batch_size=batch)
+                seconds += training_seconds(self.student(base, name, channels), base, training)
+        return seconds
+
+    def distilling_seconds(self, images: ImageSet) -> float:
+        """Return the seconds, measured, of training a student for a task."""
+        from fewgen.distill.estimate import training_seconds
+
+        student = self.student(images, self.prepare.student, self.prepare.student_channels)
+        return training_seconds(student, images, self.training)
+
+    def student(self, images: ImageSet, name: str, channels: int) -> Student:
+        """Return a network for images of this shape, without a head, on the device in use."""
+        from fewgen.distill.students import make_student
+
+        return make_student(name, shape_of(images), 0, channels=channels).to(self.device)
 
     def say(self, text: str) -> None:
         """Print a line on standard error, if progress is wanted."""

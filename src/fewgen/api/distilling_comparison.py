@@ -26,9 +26,9 @@ class ComparisonWork(Work):
     """Competitors over episodes."""
 
     def __init__(self, asked: Mapping[str, Any]) -> None:
-        from fewgen.distill.competitors import COMPETITORS
+        from fewgen.distill.competitors import COMPETITORS, KIND_OF
         from fewgen.distill.preparing import teacher_tasks
-        from fewgen.distill.protocol import SPECIALISED, check_competitors
+        from fewgen.distill.protocol import check_competitors
         from fewgen.episodes import class_split
 
         super().__init__(asked, COMPARED_TRAINING)
@@ -50,7 +50,7 @@ class ComparisonWork(Work):
         self.base, _, self.novel = self.classes.apply(self.images)
         self.question.sampler(self.novel)
         teacher_tasks(self.base, self.question.n_way, self.question.n_shot, self.prepare.teacher_query)
-        self.needs_model = bool(set(self.names) & set(SPECIALISED))
+        self.needs_model = bool(set(self.names) & set(KIND_OF))
         self.source = self._model()
         self.teacher_given = self.given_teacher(shape_of(self.novel))
         if self.teacher_given is not None:
@@ -174,7 +174,45 @@ class ComparisonWork(Work):
             f"generator   {'given' if self.source is not None else generator}",
             f"cells       {left} of {wanted * len(self.names)} to compute, {self.workers} episodes at a time",
         ]
+        lines.append(f"time        {self._time(wanted)}")
         return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])
+
+    def _time(self, wanted: int) -> str:
+        """Return what the missing cells of so many episodes will take, by a few steps of each part."""
+        from fewgen.diffusion.stable import StableDiffusion
+        from fewgen.distill.competitors import KIND_OF
+        from fewgen.distill.estimate import making_seconds, shown_seconds
+        from fewgen.distill.protocol import episode_folder, missing
+        from fewgen.distill.synthesis import by_class
+
+        left = [missing(self.cells, i, self.names) for i in range(wanted)]
+        supports = self.question.sampler(self.novel).episode(0, self.novel).support
+        parts, above = {}, ""
+        if not (self.cells / "student.safetensors").exists():
+            teacher = self.teacher_given is None and not (self.cells / "teacher.safetensors").exists()
+            parts["teacher and student before"] = self.preparing_seconds(self.base, teacher)
+        specialised = sum(bool(set(names) & set(KIND_OF)) for names in left)
+        if specialised and isinstance(self.source, StableDiffusion):
+            above = "; specialising Stable Diffusion comes on top"
+        elif specialised and self.source is not None:
+            seconds = making_seconds(self.source, by_class(supports), self.tint)
+            # Competitors that share a kind of image share its file.
+            kinds = sum(
+                not (episode_folder(self.cells, i) / f"{kind}.npz").exists()
+                for i, names in enumerate(left)
+                for kind in {KIND_OF[name] for name in names if name in KIND_OF}
+            )
+            parts["words and null texts at most"] = specialised * (seconds.words + seconds.null_texts)
+            parts["images"] = kinds * seconds.image * self.per_class * self.question.n_way
+        elif specialised:
+            above = "; the generator, and what is made with it, come on top"
+        students = sum(name != "teacher" for names in left for name in names)
+        if students:
+            parts["students"] = students * self.distilling_seconds(supports)
+        shown = ", ".join(f"{name} {shown_seconds(value)}" for name, value in parts.items())
+        together = f" with {self.workers} at a time" if self.workers > 1 else ""
+        total = sum(parts.values()) / min(self.workers, max(wanted, 1))
+        return f"about {shown_seconds(total)}{together} on this machine ({shown or 'all is there'}){above}"
 
     def run(self) -> Distilled:
         """Compute what is missing and write the record."""

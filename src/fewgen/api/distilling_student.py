@@ -205,7 +205,30 @@ class StudentWork(Work):
             f"base        {base}",
             f"student     {self.prepare.student}, {training.steps} steps of {training.batch_size} images",
         ]
+        lines.append(f"time        {self._time()}")
         return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])
+
+    def _time(self) -> str:
+        """Return what the work will take, measured on a few steps of each part."""
+        from fewgen.diffusion.stable import StableDiffusion
+        from fewgen.distill.estimate import making_seconds, shown_seconds
+        from fewgen.distill.synthesis import by_class
+
+        parts = {}
+        if self.base is not None:
+            parts["teacher and student before"] = self.preparing_seconds(
+                self.base, self.teacher_given is None
+            )
+        made = ""
+        if isinstance(self.pipe, StableDiffusion):
+            made = "; specialising Stable Diffusion comes on top"
+        elif self.pipe is not None:
+            seconds = making_seconds(self.pipe, by_class(self.supports), self.tint)
+            parts["words"], parts["null texts at most"] = seconds.words, seconds.null_texts
+            parts["images"] = seconds.image * self.per_class * self.supports.n_classes
+        parts["student"] = self.distilling_seconds(self.supports)
+        shown = ", ".join(f"{name} {shown_seconds(value)}" for name, value in parts.items())
+        return f"about {shown_seconds(sum(parts.values()))} on this machine ({shown}){made}"
 
     def run(self) -> Distilled:
         """Make the student, or return the finished one."""

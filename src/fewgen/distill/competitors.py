@@ -140,6 +140,15 @@ COMPETITORS: dict[str, Callable[[Task], Outcome]] = {
 """Competitors by name, in the order in which they run and are shown."""
 
 
+KIND_OF = {
+    "tint": "tint",
+    "textual_inversion": "textual_inversion",
+    "da_fusion": "da_fusion",
+    "hard_labels": "tint",
+}
+"""Competitor -> the synthetic images that it learns from; those that need a text-to-image model."""
+
+
 def about_competitors() -> dict[str, str]:
     """Return what each competitor is, in a sentence."""
     return {name: (function.__doc__ or "").strip() for name, function in COMPETITORS.items()}

@@ -42,9 +42,6 @@ PILOT = 5
 
 MOST_EPISODES = 1000
 
-SPECIALISED = ("tint", "textual_inversion", "da_fusion", "hard_labels")
-"""Competitors that need a text-to-image model."""
-
 
 @dataclass(frozen=True)
 class Question:

@@ -29,6 +29,12 @@ Progress = Callable[[str, float], None]
 _RECORD = "specialised.json"
 
 
+def by_class(images: ImageSet) -> list[Tensor]:
+    """Return the images of each class, (K, C, H, W) in [-1, 1]."""
+    classes = range(images.n_classes)
+    return [images.floats((images.labels == c).nonzero().flatten()) for c in classes]
+
+
 class PartClock:
     """Adds up the seconds of each part of a work that tells its progress.
 
@@ -107,7 +113,7 @@ class Synthesis:
         clock = PartClock(self.progress)
         self._learned = specialise(
             pipe,
-            [self._of(c) for c in range(len(names))],
+            by_class(self.supports),
             names,
             rng=make_rng("cpu", self.seed, "distill", "specialise", self.first),
             progress=clock,
@@ -155,8 +161,9 @@ class Synthesis:
             self.first * len(learned) * self.per_class :
         ]
         parts = []
+        supports = by_class(self.supports)
         for c, own in enumerate(seeds.split(self.per_class)):
-            made = KINDS[kind](self, learned[c], self._of(c), own)
+            made = KINDS[kind](self, learned[c], supports[c], own)
             parts.append(to_uint8(made))
             if self.progress is not None:
                 self.progress(f"images of {kind}", (c + 1) / len(learned))
@@ -166,10 +173,6 @@ class Synthesis:
 
     def _file(self, kind: str) -> Path:
         return self.folder / f"{kind}.npz"
-
-    def _of(self, c: int) -> Tensor:
-        """Return the supports of a class, (K, C, H, W) in [-1, 1]."""
-        return self.supports.floats((self.supports.labels == c).nonzero().flatten())
 
 
 def _tint(task: Synthesis, learned: Specialisation, supports: Tensor, seeds: Tensor) -> Tensor:
