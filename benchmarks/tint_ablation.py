@@ -67,9 +67,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     add(
         "--student-channels", type=int, default=None, help=f"{BASE['prepare']['student_channels']} by default"
     )
-    add(
-        "--teacher-episodes", type=int, default=None, help=f"{BASE['prepare']['teacher_episodes']} by default"
-    )
+    add("--teacher-episodes", type=int, default=None, help="as the number of base classes wants by default")
     add("--jobs", type=int, default=2, help="tasks at a time, one thread each; costs are measured alone")
     add_places(
         parser,

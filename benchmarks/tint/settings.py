@@ -19,7 +19,7 @@ BASE: dict[str, Any] = {
     "teacher": "strong",
     "tint": {},
     "training": {"steps": 1000, "batch_size": 90},
-    "prepare": {"student_channels": 32, "teacher_pretrain_steps": 1000, "teacher_episodes": 100},
+    "prepare": {"student_channels": 32, "teacher_pretrain_steps": 1000},
     "base_images": 6000,
 }
 """Settings of every row, which changes some; what is left out has the package's defaults."""

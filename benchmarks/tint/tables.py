@@ -153,10 +153,12 @@ def usual_sizes(own: Mapping[str, Any], students: bool) -> str:
     found = f"Unless a row says otherwise: {own['per_class']} synthetic images of each class"
     if students:
         first = f"a classifier for {n} steps, then " if (n := models["teacher_pretrain_steps"]) else ""
+        episodes = models["teacher_episodes"]
+        tasks = "300 tasks (none with few base classes)" if episodes is None else f"{episodes} tasks"
         found += (
             f"; students {models['student']} of {models['student_channels']} channels, {training['steps']} "
             f"steps of {training['batch_size']} images; teacher {models['teacher']} of "
-            f"{models['teacher_channels']} channels, {first}{models['teacher_episodes']} tasks (weak: "
+            f"{models['teacher_channels']} channels, {first}{tasks} (weak: "
             f"{WEAK['teacher']} of {WEAK['teacher_channels']} channels, {WEAK['teacher_episodes']} tasks)"
         )
     return found + "."

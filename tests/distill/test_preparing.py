@@ -34,12 +34,13 @@ def test_a_teacher_learns_base_classes_all_at_once_and_then_as_tasks(tmp_path):
     whole = images_of(8, 25, seed=1, noise=120.0)
     fresh = whole.select_classes(whole.class_names[:4])
     asked = []
+    small = replace(SMALL, teacher_pretrain_lr=0.1, turns="no")
 
     def made(name, **changes):
         return trained_teacher(
             tmp_path / name,
             base,
-            replace(SMALL, **changes),
+            replace(small, **changes),
             VARIED,
             progress=lambda what, share: asked.append(what),
         )
@@ -120,3 +121,25 @@ def test_a_teacher_of_few_classes_measures_from_the_mean_of_base_images(tmp_path
     torch.testing.assert_close(teacher.centre.double(), features.mean(dim=0), rtol=1e-5, atol=1e-6)
     assert torch.equal(trained_teacher(tmp_path / "auto", base, quick, VARIED).centre, teacher.centre)
     assert not trained_teacher(tmp_path / "no", base, replace(quick, turns="no"), VARIED).centre.any()
+
+
+def test_few_base_classes_are_learned_gently_and_without_tasks(tmp_path):
+    plain = PrepareConfig()
+    few, many = plain.filled(True), plain.filled(False)
+    assert (few.teacher_pretrain_lr, few.teacher_episodes) == (0.02, 0)
+    assert (many.teacher_pretrain_lr, many.teacher_episodes) == (0.1, 300)
+    # What is given stays; without steps as a classifier there are tasks.
+    given = replace(plain, teacher_pretrain_lr=0.3, teacher_episodes=7)
+    assert given.filled(True) == given.filled(False) == given
+    assert replace(plain, teacher_pretrain_steps=0).filled(True).teacher_episodes == 300
+
+    def told(base, name):
+        asked = set()
+        quick = replace(SMALL, teacher_episodes=None, teacher_pretrain_steps=1, teacher_query=1)
+        trained_teacher(
+            tmp_path / name, base, quick, VARIED, n_way=2, n_shot=1, progress=lambda what, _: asked.add(what)
+        )
+        return {"all at once" in what for what in asked}
+
+    assert told(images_of(4, 4), "few") == {True}
+    assert told(images_of(FEW_CLASSES, 2), "many") == {True, False}

@@ -58,7 +58,7 @@ def distill(
     teacher_net: str = "resnet12",
     teacher_channels: int = 16,
     teacher_pretrain_steps: int = 2000,
-    teacher_episodes: int = 300,
+    teacher_episodes: int | None = None,
     student_channels: int = 64,
     pretrain_steps: int = 1000,
     turns: str = "auto",
@@ -124,7 +124,8 @@ def distill(
         teacher_net: network of the teacher that is trained: conv4 or resnet12.
         teacher_channels: its width.
         teacher_pretrain_steps: its training as a classifier of all base classes.
-        teacher_episodes: tasks of a few base classes that it is trained on then.
+        teacher_episodes: tasks of a few base classes that it is trained on then; if left out 300, and none
+            with fewer than 20 base classes.
         student_channels: width of the student; 8 to 16 make a very small one.
         pretrain_steps: training of the student on base classes, before the task.
         turns: base images turned by 90, 180 and 270 degrees as classes of their own when teacher and student

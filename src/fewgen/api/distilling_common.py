@@ -96,14 +96,15 @@ class Work:
         import dataclasses
 
         from fewgen.distill.estimate import training_seconds
+        from fewgen.distill.preparing import has_few_classes
 
-        prepare = self.prepare
+        prepare = self.prepare.filled(has_few_classes(base))
         works = [(prepare.student, prepare.student_channels, prepare.pretrain_steps, prepare.pretrain_batch)]
         if teacher:
             size = prepare.teacher, prepare.teacher_channels
             works.append((*size, prepare.teacher_pretrain_steps, prepare.teacher_pretrain_batch))
             # A task of 5 classes, 5 supports and as many queries as asked for.
-            works.append((*size, prepare.teacher_episodes, 5 * (5 + prepare.teacher_query)))
+            works.append((*size, prepare.teacher_episodes or 0, 5 * (5 + prepare.teacher_query)))
         seconds = 0.0
         for name, channels, steps, batch in works:
             if steps:

@@ -84,7 +84,7 @@ COMMAND = Command(
         Argument("teacher_net", str, "NAME"),
         Argument("teacher_channels", int, "C"),
         Argument("teacher_pretrain_steps", int, "N"),
-        Argument("teacher_episodes", int, "N"),
+        Argument("teacher_episodes", int | None, "N"),
         Argument("student_channels", int, "C"),
         Argument("pretrain_steps", int, "N"),
         Argument("turns", metavar="WHEN"),

@@ -21,7 +21,7 @@ from fewgen.training.seeds import derive_seed
 Progress = Callable[[str, float], None]
 
 FEW_CLASSES = 20
-"""With fewer base classes than this, turned images join as classes of their own."""
+"""Features of fewer base classes than this suit new classes badly; they are prepared in another way."""
 
 CENTRE_IMAGES = 2000
 """Base images whose mean feature is the centre of a teacher."""
@@ -50,10 +50,14 @@ def with_turns(images: ImageSet) -> ImageSet:
     return ImageSet(torch.cat(turned), torch.cat(labels), tuple(names), name=images.name)
 
 
+def has_few_classes(base: ImageSet) -> bool:
+    """Return whether there are fewer than `FEW_CLASSES` classes with images."""
+    return int((base.counts() > 0).sum()) < FEW_CLASSES
+
+
 def wants_turns(base: ImageSet, turns: str) -> bool:
     """Return what "auto", "yes" or "no" means for these base images."""
-    few = int((base.counts() > 0).sum()) < FEW_CLASSES
-    return few if turns == "auto" else turns == "yes"
+    return has_few_classes(base) if turns == "auto" else turns == "yes"
 
 
 def pretrained_student(
@@ -150,8 +154,9 @@ def trained_teacher(
     """
     if file.is_file():
         return ProtoNet.load(file)
-    few, plain = wants_turns(base, config.turns), base
-    if few:
+    config = config.filled(has_few_classes(base))
+    turned, plain = wants_turns(base, config.turns), base
+    if turned:
         base = with_turns(base)
     n_way, n_shot, n_query = teacher_tasks(base, n_way, n_shot, config.teacher_query)
     shape = (base.channels, *base.size)
@@ -163,6 +168,7 @@ def trained_teacher(
         seed=derive_seed(seed, "teacher"),
     ).to(device or torch.device("cpu"))
     if config.teacher_pretrain_steps:
+        assert config.teacher_pretrain_lr is not None
         training = DistillConfig(
             steps=config.teacher_pretrain_steps,
             batch_size=config.teacher_pretrain_batch,
@@ -193,7 +199,7 @@ def trained_teacher(
         )
     # The layout of its training would make features that differ in the last digit from those of the file.
     teacher.cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    if few:
+    if turned:
         teacher.centre_on(plain.subset(evenly(plain.labels.tolist(), CENTRE_IMAGES)))
     teacher.save(file)
     return teacher

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fewgen.config.checks import at_least, choose
@@ -77,8 +77,10 @@ class PrepareConfig:
         teacher_channels: of its first convolutions.
         teacher_pretrain_steps: of the teacher as a classifier of the base classes, before the tasks.
         teacher_pretrain_batch: images per step.
-        teacher_pretrain_lr: learning rate of these steps, a tenth of it in their last third.
-        teacher_episodes: tasks that the teacher is trained on then; 0 for none after steps as a classifier.
+        teacher_pretrain_lr: learning rate of these steps, a tenth of it in their last third; None: by the
+            number of base classes, see `filled`.
+        teacher_episodes: tasks that the teacher is trained on then; 0 for none after steps as a classifier;
+            None: likewise.
         teacher_lr: highest learning rate of the tasks.
         teacher_query: queries of each class in a task of the teacher.
         turns: whether turned base images join as classes of their own, and the teacher measures from the mean
@@ -93,8 +95,8 @@ class PrepareConfig:
     teacher_channels: int = 16
     teacher_pretrain_steps: int = 2000
     teacher_pretrain_batch: int = 128
-    teacher_pretrain_lr: float = 0.1
-    teacher_episodes: int = 300
+    teacher_pretrain_lr: float | None = None
+    teacher_episodes: int | None = None
     teacher_lr: float = 1e-3
     teacher_query: int = 15
     turns: str = "auto"
@@ -106,9 +108,25 @@ class PrepareConfig:
         at_least("teacher_channels", self.teacher_channels, 1)
         at_least("teacher_pretrain_steps", self.teacher_pretrain_steps, 0)
         at_least("teacher_pretrain_batch", self.teacher_pretrain_batch, 2)
-        at_least("teacher_episodes", self.teacher_episodes, 0 if self.teacher_pretrain_steps else 1)
+        if self.teacher_episodes is not None:
+            at_least("teacher_episodes", self.teacher_episodes, 0 if self.teacher_pretrain_steps else 1)
         at_least("teacher_query", self.teacher_query, 1)
         choose("turns", self.turns, TURNS)
         for name in ("teacher_lr", "teacher_pretrain_lr"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} must be a positive number, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name} must be a positive number, got {value}.")
+
+    def filled(self, few: bool) -> PrepareConfig:
+        """Return these settings with numbers for what is None.
+
+        Args:
+            few: whether there are few base classes: features of these suit new classes less the longer they
+                are bent to them, so the rate is lower and there are no tasks.
+        """
+        lr, episodes = self.teacher_pretrain_lr, self.teacher_episodes
+        if lr is None:
+            lr = 0.02 if few else 0.1
+        if episodes is None:
+            episodes = 0 if few and self.teacher_pretrain_steps else 300
+        return replace(self, teacher_pretrain_lr=lr, teacher_episodes=episodes)
