@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,17 +116,18 @@ def prepare(data: str, settings: Settings) -> None:
     Raises:
         ConfigError: those that are there were trained with other settings.
     """
-    from fewgen.distill.preparing import pretrained_student, trained_teacher
+    from fewgen.distill.preparing import has_few_classes, pretrained_student, trained_teacher
     from fewgen.distill.storing import open_parts
 
     general = of_row(data, DEFAULT, settings)
     config = from_dict(PrepareConfig, general["prepare"])
     base = images_of(data, settings).base
+    config = config.filled(has_few_classes(base))
     vary = {key: general["training"][key] for key in ("padding", "jitter", "flip")}
     about = {"data": data, "classes": list(base.class_names), "shots": settings.shots}
     folder = open_parts(
         prepared_folder(data, settings),
-        {**about, "prepare": general["prepare"], "weak": WEAK, "vary": vary},
+        {**about, "prepare": asdict(config), "weak": WEAK, "vary": vary},
     )
     varied = from_dict(DistillConfig, general["training"])
     for name, own in (("strong", config), ("weak", replace(config, **WEAK))):

@@ -5,6 +5,7 @@ import torch
 from tests.distill.test_teacher import images_of
 
 from fewgen.data.imageset import ImageSet
+from fewgen.distill import preparing
 from fewgen.distill.knowledge import DistillConfig
 from fewgen.distill.preparing import FEW_CLASSES, pretrained_student, trained_teacher, wants_turns, with_turns
 from fewgen.distill.settings import PrepareConfig
@@ -92,6 +93,11 @@ def test_turned_images_are_classes_of_their_own():
         part = turned.subset(range(k * len(base), (k + 1) * len(base)))
         assert torch.equal(torch.rot90(part.images, -k, (2, 3)), base.images)
         assert torch.equal(part.labels - 3 * k, base.labels)
+    # Mirrored, a turn by 270 degrees looks like one by 90: it would be one class under two names.
+    assert torch.equal(turned.images[3 * len(base) :].flip(3), torch.rot90(base.images.flip(3), 1, (2, 3)))
+    mirrored = with_turns(base, mirrored=True)
+    assert mirrored.n_classes == 9
+    assert torch.equal(mirrored.images, turned.images[: 3 * len(base)])
     wide = ImageSet(base.images[:, :, :12], base.labels, base.class_names)
     assert with_turns(wide).n_classes == 6
     assert torch.equal(with_turns(wide).images[len(wide) :], wide.images.flip(2, 3))
@@ -143,3 +149,21 @@ def test_few_base_classes_are_learned_gently_and_without_tasks(tmp_path):
 
     assert told(images_of(4, 4), "few") == {True}
     assert told(images_of(FEW_CLASSES, 2), "many") == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("n_classes", "flip", "classes", "lr"),
+    [(4, False, 16, 0.02), (4, True, 12, 0.02), (FEW_CLASSES, True, 20, 0.1)],
+)
+def test_what_a_teacher_learns_as_a_classifier(n_classes, flip, classes, lr, tmp_path, monkeypatch):
+    asked = []
+    own = preparing.distill
+
+    def spy(network, images, *, config, **rest):
+        asked.append((network.n_classes, images.n_classes, config.lr, config.steps, config.flip))
+        return own(network, images, config=config, **rest)
+
+    monkeypatch.setattr(preparing, "distill", spy)
+    quick = replace(SMALL, teacher_pretrain_steps=2, teacher_episodes=0)
+    trained_teacher(tmp_path / "t", images_of(n_classes, 2), quick, replace(VARIED, flip=flip))
+    assert asked == [(classes, classes, lr, 2, flip)]

@@ -1,6 +1,7 @@
 """One student from a few images per class: files, held-out images, resuming, and what is refused."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -278,8 +279,8 @@ def test_one_class_and_foreign_folders_are_refused(novel, tmp_path):
 def test_a_generator_from_the_hub_but_not_a_mistyped_run(novel, tmp_path, monkeypatch):
     asked = []
 
-    def unreachable(name, **_):
-        asked.append(name)
+    def unreachable(name, *, local_files_only, **_):
+        asked.append((name, local_files_only))
         raise ConnectionError("unreachable")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
@@ -287,10 +288,13 @@ def test_a_generator_from_the_hub_but_not_a_mistyped_run(novel, tmp_path, monkey
     (tmp_path / "runs").mkdir()
     keywords = {"novel": novel, "out": tmp_path / "x", **SMALL}
     with pytest.raises(CheckpointError, match='no folder "nobody/sd", and the model could not be fetched'):
+        api.distill(generator="nobody/sd", **keywords)
+    # A plan fetches nothing.
+    with pytest.raises(CheckpointError, match="could not be found in the cache"):
         api.plan_distillation(generator="nobody/sd", **keywords)
     with pytest.raises(ConfigError, match="There is no run"):
         api.plan_distillation(generator="runs/sd", **keywords)
-    assert asked == ["nobody/sd"]
+    assert asked == [("nobody/sd", False), ("nobody/sd", True)]
 
 
 def test_every_image_learned_from_is_noted_with_shots_too(novel, tmp_path):
@@ -305,7 +309,23 @@ def test_a_dry_run_writes_nothing(novel, base, tmp_path):
     text = api.plan_distillation(**keywords)
     assert " 4 of each class to learn from, 18 to measure on" in text
     assert "40 of 5 classes" in text
+    assert re.search(
+        r"^time        about .+ \(teacher and student before .+, words .+, null texts at most .+, images .+, "
+        r"student .+\)$",
+        text,
+        re.MULTILINE,
+    )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_time_left_is_that_of_what_is_missing(whole, novel, base):
+    again = {"novel": novel, "shots": 4, "data": base, "generator": Toy(), "out": whole.path, **SMALL}
+    assert "time        none, it is finished" in api.plan_distillation(**again)
+
+
+def test_records_say_how_teacher_and_student_were_prepared(whole):
+    prepare = whole.record["settings"]["prepare"]
+    assert (prepare["teacher_pretrain_lr"], prepare["teacher_episodes"]) == (0.02, 20)
 
 
 def test_settings_of_specialising_mean_nothing_to_a_run_of_ones_own_classes(run, novel, tmp_path):

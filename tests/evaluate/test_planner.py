@@ -30,7 +30,11 @@ def episodes(a, s, n_episodes, queries, repeats, seed=0):
 
 def test_variance_of_the_published_example():
     assert variance_of_mean(0.87, 0.05, 600, 75) == pytest.approx(6.6e-6, rel=0.01)
-    assert variance_of_mean(0.87, 0.05, 600, 25) == pytest.approx(0.87 * 0.13 / 15000 + 0.96 * 0.0025 / 600)
+    assert variance_of_mean(0.87, 0.05, 600, 75) == pytest.approx(6.62e-6, rel=1e-3)
+    assert variance_of_mean(0.87, 0.05, 600, 25) == pytest.approx(1.154e-5, rel=1e-3)
+    # Without spread it is binomial; with endless queries only the spread is left.
+    assert variance_of_mean(0.87, 0.0, 600, 25) == pytest.approx(0.87 * 0.13 / (600 * 25))
+    assert variance_of_mean(0.87, 0.05, 600, 10**12) == pytest.approx(0.05**2 / 600)
     # One query tells nothing of the spread: the variance is that of a coin.
     assert variance_of_mean(0.7, 0.2, 10, 1) == pytest.approx(0.021)
 

@@ -128,8 +128,9 @@ def distill(
             with fewer than 20 base classes.
         student_channels: width of the student; 8 to 16 make a very small one.
         pretrain_steps: training of the student on base classes, before the task.
-        turns: base images turned by 90, 180 and 270 degrees as classes of their own when teacher and student
-            are prepared: yes, no, or auto, with fewer than 20 base classes.
+        turns: turned base images as classes of their own when teacher and student are prepared, and a teacher
+            that measures angles from the mean of base images: yes, no, or auto, with fewer than 20 base
+            classes.
         base_images: base images that are shown with soft labels, evenly over the classes; 0 for all.
         training: of students, such as --training.steps 10000 or --training.flip false (for characters); if
             left out 1000 steps of 150 images, and 500 of 90 in the comparison.
@@ -163,15 +164,15 @@ def distill(
 
 def plan_distillation(**keywords: Any) -> str:
     """Return what `distill` would do with the same keywords, after all checks; writes nothing."""
-    return _work(call_settings(unwrapped(distill), keywords)).plan()
+    return _work(call_settings(unwrapped(distill), keywords), planning=True).plan()
 
 
-def _work(asked: Mapping[str, Any]) -> StudentWork | ComparisonWork:
+def _work(asked: Mapping[str, Any], planning: bool = False) -> StudentWork | ComparisonWork:
     from fewgen.api.distilling_comparison import ComparisonWork
     from fewgen.api.distilling_student import StudentWork
     from fewgen.training.processes import pick_device
 
-    asked = {**asked, "device": str(pick_device(str(asked["device"])))}
+    asked = {**asked, "device": str(pick_device(str(asked["device"]))), "planning": planning}
     if asked["novel"] is not None:
         _refuse(asked, ("compare", "competitors", "save_images", "half_width"), "--novel makes one student")
         return StudentWork(asked)

@@ -62,7 +62,6 @@ class Work:
             "base_images": self.base_images,
             "training": to_dict(self.training),
             "tint": to_dict(self.tint),
-            "prepare": to_dict(self.prepare),
         }
 
     def load(self, source: Any, size: int | None, channels: int | None) -> ImageSet:
@@ -91,8 +90,21 @@ class Work:
         name = self.asked["teacher"]
         return None if name is None else load_teacher(name, shape)
 
-    def preparing_seconds(self, base: ImageSet, teacher: bool) -> float:
-        """Return the seconds, measured, of preparing a student on base images, and a teacher if wanted."""
+    def prepared_settings(self, base: ImageSet | None) -> dict[str, Any]:
+        """Return what teacher and student are prepared with, all of it in numbers."""
+        from fewgen.config import to_dict
+        from fewgen.distill.preparing import has_few_classes
+
+        return to_dict(self.prepare if base is None else self.prepare.filled(has_few_classes(base)))
+
+    def preparing_seconds(self, base: ImageSet, teacher: bool, n_way: int) -> float:
+        """Return the seconds, measured, of preparing a student on base images, and a teacher if wanted.
+
+        Args:
+            base: images of base classes.
+            teacher: whether it is trained, too.
+            n_way: classes of its tasks.
+        """
         import dataclasses
 
         from fewgen.distill.estimate import training_seconds
@@ -103,8 +115,8 @@ class Work:
         if teacher:
             size = prepare.teacher, prepare.teacher_channels
             works.append((*size, prepare.teacher_pretrain_steps, prepare.teacher_pretrain_batch))
-            # A task of 5 classes, 5 supports and as many queries as asked for.
-            works.append((*size, prepare.teacher_episodes or 0, 5 * (5 + prepare.teacher_query)))
+            # A task: about five supports of each class, and queries.
+            works.append((*size, prepare.teacher_episodes or 0, n_way * (5 + prepare.teacher_query)))
         seconds = 0.0
         for name, channels, steps, batch in works:
             if steps:
@@ -150,12 +162,13 @@ def shown_shape(shape: Sequence[int]) -> str:
     return " x ".join(str(n) for n in shape)
 
 
-def opened_generator(generator: Any, device: str) -> TextToImage | Run:
+def opened_generator(generator: Any, device: str, download: bool = True) -> TextToImage | Run:
     """Return a text-to-image model, or a run that generates by class.
 
     Args:
         generator: either of them, or where it lies: a folder, or the name of a Stable Diffusion on the hub.
         device: for a text-to-image model.
+        download: whether a model of the hub may be fetched; False looks into the cache alone.
 
     Raises:
         ConfigError, CheckpointError: it is missing, damaged, or of another kind.
@@ -170,7 +183,7 @@ def opened_generator(generator: Any, device: str) -> TextToImage | Run:
     if not isinstance(generator, Run):
         folder = Path(generator).expanduser()
         if is_stable_diffusion(folder) or names_hub_model(str(generator)):
-            return load_pipeline(generator, device)
+            return load_pipeline(generator, device, download)
         generator = load_run(folder, device)
     if generator.info.method == "diffusion":
         return load_pipeline(generator.path, device)

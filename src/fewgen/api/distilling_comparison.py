@@ -97,7 +97,7 @@ class ComparisonWork(Work):
         given = self.asked["generator"]
         if given is None or not self.needs_model:
             return None
-        pipe, run = either(opened_generator(given, self.device))
+        pipe, run = either(opened_generator(given, self.device, not self.asked["planning"]))
         if pipe is None:
             assert run is not None
             raise ConfigError(
@@ -127,6 +127,7 @@ class ComparisonWork(Work):
         given = self.teacher_given
         return {
             **self.described,
+            "prepare": self.prepared_settings(self.base),
             "n_way": question.n_way,
             "n_shot": question.n_shot,
             "n_query": question.n_query,
@@ -181,37 +182,42 @@ class ComparisonWork(Work):
         """Return what the missing cells of so many episodes will take, by a few steps of each part."""
         from fewgen.diffusion.stable import StableDiffusion
         from fewgen.distill.competitors import KIND_OF
-        from fewgen.distill.estimate import making_seconds, shown_seconds
+        from fewgen.distill.estimate import making_seconds, one_thread, shown_seconds
         from fewgen.distill.protocol import episode_folder, missing
         from fewgen.distill.synthesis import by_class
 
         left = [missing(self.cells, i, self.names) for i in range(wanted)]
         supports = self.question.sampler(self.novel).episode(0, self.novel).support
-        parts, above = {}, ""
+        before, above = 0.0, ""
+        parts = {}
         if not (self.cells / "student.safetensors").exists():
             teacher = self.teacher_given is None and not (self.cells / "teacher.safetensors").exists()
-            parts["teacher and student before"] = self.preparing_seconds(self.base, teacher)
-        specialised = sum(bool(set(names) & set(KIND_OF)) for names in left)
-        if specialised and isinstance(self.source, StableDiffusion):
-            above = "; specialising Stable Diffusion comes on top"
-        elif specialised and self.source is not None:
-            seconds = making_seconds(self.source, by_class(supports), self.tint)
-            # Competitors that share a kind of image share its file.
-            kinds = sum(
+            before = self.preparing_seconds(self.base, teacher, self.question.n_way)
+            parts["teacher and student before"] = before
+        # Competitors that share a kind of image share its file; kinds of a task share what is learned.
+        kinds = [
+            sum(
                 not (episode_folder(self.cells, i) / f"{kind}.npz").exists()
-                for i, names in enumerate(left)
                 for kind in {KIND_OF[name] for name in names if name in KIND_OF}
             )
-            parts["words and null texts at most"] = specialised * (seconds.words + seconds.null_texts)
-            parts["images"] = kinds * seconds.image * self.per_class * self.question.n_way
-        elif specialised:
-            above = "; the generator, and what is made with it, come on top"
-        students = sum(name != "teacher" for names in left for name in names)
-        if students:
-            parts["students"] = students * self.distilling_seconds(supports)
+            for i, names in enumerate(left)
+        ]
+        with one_thread(self.workers > 1):
+            if any(kinds) and isinstance(self.source, StableDiffusion):
+                above = "; specialising Stable Diffusion comes on top"
+            elif any(kinds) and self.source is not None:
+                seconds = making_seconds(self.source, by_class(supports), self.tint)
+                learned = sum(n > 0 for n in kinds) * (seconds.words + seconds.null_texts)
+                parts["words and null texts at most"] = learned
+                parts["images"] = sum(kinds) * seconds.image * self.per_class * self.question.n_way
+            elif any(kinds):
+                above = "; the generator, and what is made with it, come on top"
+            students = sum(name != "teacher" for names in left for name in names)
+            if students:
+                parts["students"] = students * self.distilling_seconds(supports)
         shown = ", ".join(f"{name} {shown_seconds(value)}" for name, value in parts.items())
         together = f" with {self.workers} at a time" if self.workers > 1 else ""
-        total = sum(parts.values()) / min(self.workers, max(wanted, 1))
+        total = before + (sum(parts.values()) - before) / min(self.workers, max(wanted, 1))
         return f"about {shown_seconds(total)}{together} on this machine ({shown or 'all is there'}){above}"
 
     def run(self) -> Distilled:

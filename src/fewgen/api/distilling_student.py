@@ -50,7 +50,7 @@ class StudentWork(Work):
             raise OutputError(f'"{self.out}": a student needs a folder. Choose another --out.')
         if asked["shots"] is not None:
             whole("shots", asked["shots"], 1)
-        self.source = opened_generator(asked["generator"], self.device)
+        self.source = opened_generator(asked["generator"], self.device, not asked["planning"])
         self.pipe, self.generating_run = either(self.source)
         shape = _native_shape(self.pipe, self.generating_run)
         size = asked["size"] if asked["size"] is not None or shape is None else shape[1]
@@ -171,6 +171,7 @@ class StudentWork(Work):
         given = self.teacher_given
         return {
             **self.described,
+            "prepare": self.prepared_settings(self.base),
             "shots": self.asked["shots"],
             "supports": fingerprint(self.supports),
             "held_out": None if self.held_out is None else fingerprint(self.held_out),
@@ -212,14 +213,17 @@ class StudentWork(Work):
         """Return what the work will take, measured on a few steps of each part."""
         from fewgen.diffusion.stable import StableDiffusion
         from fewgen.distill.estimate import making_seconds, shown_seconds
+        from fewgen.distill.product import finished
         from fewgen.distill.synthesis import by_class
 
+        if finished(self.out) is not None:
+            return "none, it is finished"
         parts = {}
         if self.base is not None:
             parts["teacher and student before"] = self.preparing_seconds(
-                self.base, self.teacher_given is None
+                self.base, self.teacher_given is None, min(self.supports.n_classes, TASK_CLASSES)
             )
-        made = ""
+        made = "" if self.pipe is not None else "; drawing by the run comes on top"
         if isinstance(self.pipe, StableDiffusion):
             made = "; specialising Stable Diffusion comes on top"
         elif self.pipe is not None:

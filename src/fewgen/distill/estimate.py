@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import time
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -23,6 +25,18 @@ TRIAL_STEPS = 2
 
 _BUSIER = 1.2
 """A long work is slower by this than a short trial: caches, other programs."""
+
+
+@contextlib.contextmanager
+def one_thread(wanted: bool) -> Iterator[None]:
+    """Compute with one thread of torch, as the processes of a spread work do, if wanted."""
+    before = torch.get_num_threads()
+    if wanted:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def training_seconds(student: Student, images: ImageSet, config: DistillConfig) -> float:

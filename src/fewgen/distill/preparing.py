@@ -30,20 +30,21 @@ DINO = "dino:"
 """Before the folder or hub name of a DINO model that serves as the teacher."""
 
 
-def with_turns(images: ImageSet) -> ImageSet:
+def with_turns(images: ImageSet, mirrored: bool = False) -> ImageSet:
     """Return images beside themselves turned by 90, 180 and 270 degrees, each turn of a class a class.
 
     Args:
         images: (N, C, H, W); those that are not square are turned by 180 degrees alone.
+        mirrored: whether training mirrors images. Then there is no turn by 270 degrees, which mirrored looks
+            like one by 90.
 
     Returns:
-        4 N images (or 2 N) of as many times the classes, those that were given first.
+        As many times the images and the classes, those that were given first.
 
-    Source: turned characters as classes: Snell et al. 2017, arXiv:1703.05175, Sec. 3.1; turns of any images
-        as what a backbone is to tell apart: Gidaris et al. 2018, arXiv:1803.07728.
+    Source: turned characters as classes: Snell et al. 2017, arXiv:1703.05175, Sec. 3.1; turns of a class as
+        classes for any images: Lee et al. 2020, arXiv:1910.05872.
     """
-    square = images.size[0] == images.size[1]
-    turns = (0, 1, 2, 3) if square else (0, 2)
+    turns = [0, 2] if images.size[0] != images.size[1] else [0, 1, 2] if mirrored else [0, 1, 2, 3]
     labels = [images.labels + i * images.n_classes for i in range(len(turns))]
     names = [f"{name} turned {90 * k}" if k else name for k in turns for name in images.class_names]
     turned = [torch.rot90(images.images, k, (2, 3)) for k in turns]
@@ -91,7 +92,7 @@ def pretrained_student(
     if present < 2:
         raise DataError(f"A student is prepared on 2 base classes or more, got {present}.")
     if wants_turns(base, config.turns):
-        base = with_turns(base)
+        base = with_turns(base, varied.flip)
     shape = (base.channels, *base.size)
     student = make_student(
         config.student,
@@ -154,10 +155,11 @@ def trained_teacher(
     """
     if file.is_file():
         return ProtoNet.load(file)
+    varied = varied or DistillConfig()
     config = config.filled(has_few_classes(base))
     turned, plain = wants_turns(base, config.turns), base
     if turned:
-        base = with_turns(base)
+        base = with_turns(base, varied.flip)
     n_way, n_shot, n_query = teacher_tasks(base, n_way, n_shot, config.teacher_query)
     shape = (base.channels, *base.size)
     backbone = make_student(
@@ -174,7 +176,7 @@ def trained_teacher(
             batch_size=config.teacher_pretrain_batch,
             lr=config.teacher_pretrain_lr,
             drop_at=2 / 3,
-            **_augmentation(varied or DistillConfig()),
+            **_augmentation(varied),
         )
         distill(
             backbone,

@@ -24,7 +24,7 @@ from fewgen.distill.settings import SpecialiseConfig
 from fewgen.distill.storing import load_student
 from fewgen.distill.students import Student, make_student
 from fewgen.distill.summary import episodes_needed, interval, paired, time_report
-from fewgen.distill.synthesis import Synthesis
+from fewgen.distill.synthesis import KINDS, Synthesis
 from fewgen.episodes import Episode, EpisodeSampler
 from fewgen.errors import CheckpointError, ConfigError, DataError, suggest
 from fewgen.files import atomic_write, make_dir, read_json, write_json
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     Generator = TextToImage | str
     OpenModel = Callable[[str, str], TextToImage]
 
-DEFAULT_COMPETITORS = tuple(COMPETITORS)
 PILOT = 5
 """Episodes from which the number of all is planned."""
 
@@ -310,7 +309,7 @@ def read_episode(cells: Path, index: int, names: Sequence[str]) -> dict[str, Any
     found = {name: read_json(folder / f"{name}.json", CheckpointError) for name in names}
     specialised = folder / "specialised.json"
     synthetic = {}
-    for kind in ("tint", "textual_inversion", "da_fusion"):
+    for kind in KINDS:
         if (folder / f"{kind}.npz").is_file():
             about = read_json(folder / f"{kind}.images.json", CheckpointError)
             synthetic[kind] = {"seconds": about["about"]["seconds"], "images": about["n"]}

@@ -175,8 +175,14 @@ class ProtoNet(nn.Module):
         Features that are never negative all point the same way; a backbone that has seen few classes tells
         new ones apart much better around the mean of its base images.
 
-        Source: Wang et al. 2019, arXiv:1911.04623 (SimpleShot), Sec. 3 (centring).
+        Raises:
+            DataError: no images.
+
+        Source: Wang et al. 2019, arXiv:1911.04623 (SimpleShot): centring, CL2N.
+        Differs: prototypes are means of features that are not normalised yet, and compared by angle.
         """
+        if len(images) == 0:
+            raise DataError("A centre needs at least one image, got none.")
         self.centre.copy_(self.embed(images).double().mean(dim=0))
 
     @torch.no_grad()

@@ -27,13 +27,14 @@ _WANTED = (
 )
 
 
-def open_base(base: str | None, attention_slicing: bool = False) -> TextToImage:
+def open_base(base: str | None, attention_slicing: bool = False, *, download: bool = True) -> TextToImage:
     """Return the model in a folder on the processor, frozen.
 
     Args:
         base: a run folder or model file of the method diffusion, a Stable Diffusion folder, or the name of
             one on the hub (owner/model), which is downloaded.
         attention_slicing: of Stable Diffusion.
+        download: False looks into the cache of the hub alone.
 
     Raises:
         ConfigError: no folder is named, or it is a run of another method.
@@ -43,7 +44,7 @@ def open_base(base: str | None, attention_slicing: bool = False) -> TextToImage:
         raise ConfigError(f"tint needs a model to specialise: --model PATH. {_WANTED}")
     place = Path(base).expanduser()
     if names_hub_model(base):
-        place = fetch_stable_diffusion(base)
+        place = fetch_stable_diffusion(base, download=download)
     if not place.exists():
         raise CheckpointError(f'There is no model "{base}" to specialise. {_WANTED}')
     if is_stable_diffusion(place):
