@@ -307,8 +307,8 @@ def test_every_image_learned_from_is_noted_with_shots_too(novel, tmp_path):
 def test_a_dry_run_writes_nothing(novel, base, tmp_path):
     keywords = {"novel": novel, "shots": 4, "data": base, "generator": Toy(), "out": tmp_path / "x", **SMALL}
     text = api.plan_distillation(**keywords)
-    assert " 4 of each class to learn from, 18 to measure on" in text
-    assert "40 of 5 classes" in text
+    assert " 4 of each class to learn from, 18 to measure on; grey, 16x16" in text
+    assert "40 of 5 classes, 40 of them shown to the student; turned images join" in text
     assert re.search(
         r"^time        about .+ \(teacher and student before .+, words .+, null texts at most .+, images .+, "
         r"student .+\)$",

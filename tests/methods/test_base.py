@@ -143,7 +143,8 @@ def test_requests_that_do_not_fit(tiny):
     with pytest.raises(ConfigError, match="Label 3 is not a class"):
         tiny.generate(GenerationRequest(labels=[3], seeds=[0]))
     with pytest.raises(
-        ConfigError, match="cannot retrieve images. Beside generating by class it can .*draw free texts"
+        ConfigError,
+        match="cannot find images and words that lie near. Beside generating by class it can .*draw free texts",
     ):
         tiny.require("retrieve")
     plain = Tiny(TinyConfig(), DataSpec(1, 5, 4, NAMES))

@@ -326,3 +326,28 @@ def test_the_command_repeats_the_training(run, tmp_path):
     settings = api.resolved_settings(**given)
     assert settings["text"] == "onehot"
     assert json.dumps(settings["model"].__dict__) == json.dumps(run.config["model"])
+
+
+def test_the_command_repeats_settings_of_the_method_too():
+    import shlex
+    from types import SimpleNamespace
+
+    from fewgen.cli.main import load_command
+    from fewgen.config import to_dict
+    from fewgen.diffusion.settings import TextualConfig
+    from fewgen.methods.tint.config import TintConfig
+    from fewgen.report.findings import training_command
+
+    own = TintConfig(base="runs/base", steps=4, prompt="an icon of #object", textual=TextualConfig(steps=10))
+    run = SimpleNamespace(config={"method": "tint", "data": "photos", "model": to_dict(own)})
+    words = shlex.split(training_command(run))
+    assert [word for word in words if word.startswith("--model.")] == [
+        "--model.prompt",
+        "--model.steps",
+        "--model.textual.steps",
+    ]
+    given = load_command("train").parse(words[2:])
+    assert to_dict(api.resolved_settings(**given)["model"]) == to_dict(own)
+    # A run of a method that is no more still has a command.
+    gone = SimpleNamespace(config={"method": "gone", "data": "photos", "model": {"steps": 1}})
+    assert training_command(gone) == "fewgen train gone --data photos --out NEW_RUN"

@@ -196,11 +196,13 @@ class StudentWork(Work):
         """Return what would be done."""
         counts, training = self.supports.counts().tolist(), self.training
         held_out = 0 if self.held_out is None else len(self.held_out)
-        base = "none" if self.base is None else f"{len(self.base)} of {self.base.n_classes} classes"
+        base = "none" if self.base is None else self._base_in_words(self.base)
+        channels, height, width = shape_of(self.supports)
         each = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
         lines = [
             f"classes     {', '.join(self.supports.class_names[:12])}",
-            f"images      {each} of each class to learn from, {held_out} to measure on",
+            f"images      {each} of each class to learn from, {held_out} to measure on; "
+            f"{'grey' if channels == 1 else 'colour'}, {height}x{width}",
             f"synthetic   {self.per_class} of each class, by "
             + ("its own words" if self.pipe is None else "a text-to-image model that is specialised first"),
             f"base        {base}",
@@ -208,6 +210,13 @@ class StudentWork(Work):
         ]
         lines.append(f"time        {self._time()}")
         return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])
+
+    def _base_in_words(self, base: ImageSet) -> str:
+        from fewgen.distill.preparing import wants_turns
+
+        shown = len(base) if not self.base_images else min(self.base_images, len(base))
+        turned = "; turned images join when they prepare" if wants_turns(base, self.prepare.turns) else ""
+        return f"{len(base)} of {base.n_classes} classes, {shown} of them shown to the student{turned}"
 
     def _time(self) -> str:
         """Return what the work will take, measured on a few steps of each part."""

@@ -54,8 +54,12 @@ def _comparison(made: Any) -> list[str]:
 
 
 def _dry_run(given: dict[str, Any]) -> str:
+    import sys
+
     from fewgen import api
 
+    if given.get("progress", True):
+        print("Taking a few trial steps of each part ...", file=sys.stderr, flush=True)
     return f"{api.plan_distillation(**given)}\nNothing was written. Without --dry-run, the work starts."
 
 

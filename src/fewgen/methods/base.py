@@ -49,7 +49,7 @@ CAPABILITIES = {
     "encode": "find the latent of an image",
     "text": "draw free texts",
     "interpolate": "interpolate",
-    "retrieve": "retrieve images",
+    "retrieve": "find images and words that lie near",
     "adapt": "adapt to new classes",
     "blend": "blend a real image with noise (generate --alpha)",
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import shlex
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fewgen.data.imageset import ImageSet, to_uint8
+from fewgen.errors import FewgenError
 from fewgen.report.citations import citation_keys
 
 if TYPE_CHECKING:
@@ -176,6 +178,7 @@ def training_command(run: Run) -> str:
         words += ["--model", str(base)]
     for name in config.get("classes") or []:
         words += ["--class-name", str(name)]
+    words += _model_flags(config)
     training = config.get("training", {})
     if training.get("minutes"):
         words += ["--minutes", f"{training['minutes']:g}"]
@@ -232,3 +235,27 @@ def _figures(findings: Findings) -> list[tuple[str, str, str]]:
             )
         )
     return rows
+
+
+def _model_flags(config: Mapping[str, Any]) -> list[str]:
+    """Return the flags of the method's settings that are not its preset's."""
+    from fewgen.config import load_preset, resolve, to_dict
+    from fewgen.methods.registry import get_method
+
+    own = {key: value for key, value in (config.get("model") or {}).items() if key != "base"}
+    try:
+        preset = load_preset(str(config["method"]), str(config.get("preset") or "default"))
+        usual = to_dict(resolve(get_method(str(config["method"])).Config, preset["model"]))
+    except (FewgenError, KeyError):  # a run of a method or preset that is not there any more
+        return []
+    return [word for name, value in _differences(own, usual) for word in (f"--model.{name}", value)]
+
+
+def _differences(own: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the dotted name and the value, as flags take it, of each setting that differs."""
+    for key, value in own.items():
+        there = usual.get(key)
+        if isinstance(value, Mapping) and isinstance(there, Mapping):
+            yield from ((f"{key}.{name}", text) for name, text in _differences(value, there))
+        elif value != there:
+            yield key, value if isinstance(value, str) else json.dumps(value)
