@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from fewgen.errors import CheckpointError, ConfigError, FewgenError, OutputError
+from fewgen.errors import CheckpointError, ConfigError, FewgenError, MissingDependencyError, OutputError
 from fewgen.generate.request import GenerationRequest, image_seeds
 from fewgen.methods import get_method, method_names, register
 from fewgen.methods.base import DataSpec, Method, load_method, read_method_info
@@ -356,3 +356,14 @@ def test_tensors_that_do_not_fit(tmp_path, tiny, edit, word):
     rewrite(path, edit_tensors=edit)
     with pytest.raises(CheckpointError, match=word):
         load_method(path)
+
+
+def test_a_library_that_is_missing_is_not_called_a_damaged_file(tiny, tmp_path, monkeypatch):
+    tiny.save(tmp_path / "m.safetensors", {})
+
+    def missing(self, config, spec):
+        raise MissingDependencyError("tiny needs a library. Install it with: pip install library")
+
+    monkeypatch.setattr(type(tiny), "__init__", missing)
+    with pytest.raises(MissingDependencyError, match="^tiny needs a library"):
+        load_method(tmp_path / "m.safetensors")

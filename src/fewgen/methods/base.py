@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fewgen.config.schema import from_dict, to_dict
-from fewgen.errors import CheckpointError, ConfigError, FewgenError, ShapeError
+from fewgen.errors import CheckpointError, ConfigError, FewgenError, MissingDependencyError, ShapeError
 from fewgen.files import atomic_write, read_tensor_header
 from fewgen.methods.registry import get_method, method_names, register
 from fewgen.training.checkpoint import serialize
@@ -521,6 +521,8 @@ def _expected_shapes(
     try:
         with torch.device("meta"):
             model = cls(config, spec)
+    except MissingDependencyError:
+        raise  # the file is well
     except (FewgenError, RuntimeError, ValueError, TypeError, MemoryError, OverflowError) as error:
         raise CheckpointError(f'The settings in the model file "{file}" do not fit: {error}') from error
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
