@@ -10,6 +10,7 @@ from benchmarks.tint import cost, images, inversion, memory, students, theorem1
 from benchmarks.tint.cells import Key, cell_name
 from benchmarks.tint.questions import Table
 from benchmarks.tint.settings import DEFAULT, PART_NAMES, WAYS, WEAK, Row, Settings, of_row, repeats_of
+from fewgen.distill.settings import PrepareConfig
 from fewgen.distill.summary import interval, paired
 
 COLUMNS: dict[str, tuple[Column, ...]] = {
@@ -154,7 +155,8 @@ def usual_sizes(own: Mapping[str, Any], students: bool) -> str:
     if students:
         first = f"a classifier for {n} steps, then " if (n := models["teacher_pretrain_steps"]) else ""
         episodes = models["teacher_episodes"]
-        tasks = "300 tasks (none with few base classes)" if episodes is None else f"{episodes} tasks"
+        usual = PrepareConfig().filled(few=False).teacher_episodes
+        tasks = f"{usual} tasks (none with few base classes)" if episodes is None else f"{episodes} tasks"
         found += (
             f"; students {models['student']} of {models['student_channels']} channels, {training['steps']} "
             f"steps of {training['batch_size']} images; teacher {models['teacher']} of "

@@ -87,7 +87,7 @@ def _trained(
 
 def _tint(task: Task) -> Outcome:
     """The method: TINT images and base images with soft labels of the teacher, and the supports."""
-    return _trained(task, task.prepared(), kind="tint")
+    return _trained(task, task.prepared(), kind=KIND_OF["tint"])
 
 
 def _none(task: Task) -> Outcome:
@@ -107,17 +107,17 @@ def _augmentation_pretrained(task: Task) -> Outcome:
 
 def _textual_inversion(task: Task) -> Outcome:
     """Synthetic images by the learned word alone."""
-    return _trained(task, task.prepared(), kind="textual_inversion")
+    return _trained(task, task.prepared(), kind=KIND_OF["textual_inversion"])
 
 
 def _da_fusion(task: Task) -> Outcome:
     """Synthetic images by noising supports to random times and denoising them with the learned word."""
-    return _trained(task, task.prepared(), kind="da_fusion")
+    return _trained(task, task.prepared(), kind=KIND_OF["da_fusion"])
 
 
 def _hard_labels(task: Task) -> Outcome:
     """TINT images with their class as label, instead of what the teacher says."""
-    return _trained(task, task.prepared(), kind="tint", hard_labels=True)
+    return _trained(task, task.prepared(), kind=KIND_OF["hard_labels"], hard_labels=True)
 
 
 def _teacher(task: Task) -> Outcome:
