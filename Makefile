@@ -15,7 +15,7 @@ ARGS ?=
 help:
 	@echo "make quickstart   install, then learn and draw digits from bundled data"
 	@echo "make test         install the tools, then ruff, mypy and every test"
-	@echo "make lint         ruff and mypy only"
+	@echo "make lint         ruff, mypy and the order of imports"
 	@echo "make format       let ruff rewrite the code"
 	@echo "make bench        print the benchmark tables (ARGS=... is passed on)"
 	@echo "make clean        delete $(VENV) and caches"
@@ -40,6 +40,7 @@ lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 # One thread per worker: several workers that each take every core are slower, and sums stay the same.
 test: lint

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fewgen.benchmark.environment import COMMAND_VARIABLE, command_line
 from fewgen.errors import ConfigError, FewgenError
 from fewgen.files import read_json, write_json
+from fewgen.runs.environment import COMMAND_VARIABLE, command_line
 
 Column = tuple[str, str, float, int]
 """Heading, key among the figures of a cell, factor and decimals."""
@@ -277,7 +277,7 @@ def made_by(
     """Return the sentences on command, commit, versions and hardware of cells.
 
     Args:
-        environments: of `fewgen.benchmark.environment`, at least one.
+        environments: of `fewgen.runs.environment`, at least one.
         seconds: processor seconds that each cell trained for.
         did: what it did in them.
     """

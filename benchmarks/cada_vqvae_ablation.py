@@ -45,12 +45,12 @@ from benchmarks.ablation import (
     spread,
 )
 from benchmarks.reconstruction import figures as reconstruction_figures
-from fewgen.benchmark.environment import environment
-from fewgen.benchmark.sets import load_real
+from fewgen.comparison.sets import load_real
 from fewgen.config import to_dict
 from fewgen.data.imageset import ImageSet, to_uint8
 from fewgen.errors import FewgenError
-from fewgen.evaluate import ClassifierFeatures, label_agreement, within_class_distance
+from fewgen.evaluation import ClassifierFeatures, label_agreement, within_class_distance
+from fewgen.runs.environment import environment
 
 BASE: dict[str, Any] = {"image": {"backbone": "mlp"}, "steps": 1000, "batch_size": 64}
 TRAINING = {"ema_decay": 0.99, "preview_every": 0, "checkpoint_every": 0, "device": "cpu"}
@@ -310,7 +310,7 @@ class Judge:
 
     def measure(self, method: Any, train: ImageSet, shots: int, seed: int) -> dict[str, Any]:
         """Return the figures of a trained model; all of `COLUMNS`."""
-        from fewgen.generate import GenerationRequest
+        from fewgen.generation import GenerationRequest
 
         generated = method.generate(
             GenerationRequest.per_class(range(train.n_classes), PER_CLASS, seed)
@@ -370,7 +370,7 @@ def compute(
     variant: Variant, seed: int, pool: ImageSet, judge: Judge, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Train and measure one cell."""
-    from fewgen import api
+    import fewgen
 
     shots = variant.shots or options.shots
     train = pool.shots(shots, seed)
@@ -378,7 +378,7 @@ def compute(
     # Only figures are kept: a grid of model files would fill a disk.
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
-        run = api.train(
+        run = fewgen.train(
             "cada_vqvae",
             preset=variant.preset,
             data=pool,

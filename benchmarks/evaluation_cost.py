@@ -90,8 +90,8 @@ class Parts:
 
 def measure_evaluation(n: int) -> dict[str, Any]:
     """Run one evaluation in this process; seconds in all and by part, and peak memory."""
-    from fewgen.evaluate.evaluation import evaluate_images
-    from fewgen.evaluate.features import ClassifierFeatures
+    from fewgen.encoders.features import ClassifierFeatures
+    from fewgen.evaluation.evaluation import evaluate_images
 
     train, held_out, generated = (
         make_images(count, seed, name)
@@ -111,7 +111,7 @@ def measure_figures(n: int) -> dict[str, Any]:
     """Time the figures on features (n against n, 64 numbers each) one by one in this process."""
     import torch
 
-    from fewgen.evaluate import distances, diversity
+    from fewgen.evaluation import distances, diversity
 
     rng = torch.Generator().manual_seed(0)
     x, y = torch.randn(n, 64, generator=rng), torch.randn(n, 64, generator=rng)

@@ -32,13 +32,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewgen.benchmark.environment import environment
 from fewgen.data import load_images
 from fewgen.data.imageset import ClassSplit, ImageSet, to_uint8
 from fewgen.episodes import EpisodeSampler
 from fewgen.errors import ConfigError, FewgenError
-from fewgen.evaluate import ClassifierFeatures
+from fewgen.evaluation import ClassifierFeatures
 from fewgen.files import read_json, write_json, write_text
+from fewgen.fitting.seeds import derive_seed, make_rng
+from fewgen.runs.environment import environment
 from fewgen.training.meta import (
     Adam,
     MetaConfig,
@@ -51,7 +52,6 @@ from fewgen.training.meta import (
     parameters_of,
     reptile_gradient,
 )
-from fewgen.training.seeds import derive_seed, make_rng
 
 TRAININGS = ("none", "joint", "reptile", "fomaml", "maml", "fomaml_rates")
 """Ways to train. "joint" learns from the same tasks without adapting to them, so it tells what the made-up
@@ -119,13 +119,13 @@ def load_all(data: str) -> ImageSet:
 
 def train(data: str, training: str, out: Path, seed: int) -> Any:
     """Return the run of a training; made if it is not there."""
-    from fewgen import api
+    import fewgen
 
     model = copy.deepcopy(MODEL)
     if training == "none":
         # As many images as the others see in their tasks, on top of the same ordinary steps.
         model["steps"] += round(images_per_run(data, "fomaml") / 64)
-    run = api.train(
+    run = fewgen.train(
         "cada_vqvae",
         data=load_all(data),
         out=out,
@@ -157,7 +157,7 @@ class Novel:
     """
 
     def __init__(self, run: Any, images: ImageSet, group: str, n_way: int, n_query: int, seed: int) -> None:
-        from fewgen.api.prepare import other_classes
+        from fewgen.runs.preparing import other_classes
 
         split = read_json(run.path / "split.json")["classes"]
         classes = ClassSplit(*(tuple(split[key]) for key in ("base", "val", "novel")))
@@ -398,9 +398,9 @@ def plain_fomaml(method: Any, task: Task, lr: float, steps: int, rng: torch.Gene
 
 def speed(data: str, seconds: float = 3.0) -> list[str]:
     """Return a table: tasks per second of each way to meta-train, one process, one thread."""
-    from fewgen.api.prepare import prepare
     from fewgen.api.training import train as public
     from fewgen.config.call import call_settings, unwrapped
+    from fewgen.runs.preparing import prepare
 
     images = load_all(data)
     keywords = {

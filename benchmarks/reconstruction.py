@@ -5,7 +5,7 @@ Examples:
     python -m benchmarks reconstruction --runs runs/shoes --seeds 1
 
 Principal components fitted on the few training images set the scale: 20 numbers and 200 numbers per image.
-SSIM: 8-bit images, Gaussian window of 11 pixels and sigma 1.5, borders mirrored (`fewgen.evaluate.ssim`).
+SSIM: 8-bit images, Gaussian window of 11 pixels and sigma 1.5, borders mirrored (`fewgen.evaluation.ssim`).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fewgen.benchmark.budget import Budget
-from fewgen.benchmark.environment import environment
-from fewgen.benchmark.references.spatial_codebook import SpatialCodebook
-from fewgen.benchmark.sets import load_real
+from fewgen.comparison.budget import Budget
+from fewgen.comparison.references.spatial_codebook import SpatialCodebook
+from fewgen.comparison.sets import load_real
 from fewgen.data.imageset import ImageSet, to_uint8
 from fewgen.errors import FewgenError
-from fewgen.evaluate import mean_squared_error, psnr, ssim
+from fewgen.evaluation import mean_squared_error, psnr, ssim
 from fewgen.files import write_json
+from fewgen.runs.environment import environment
 
 Reconstruct = Callable[[ImageSet], Tensor]
 
@@ -48,9 +48,9 @@ def run(run_dir: Path) -> Reconstruct:
     """Return the reconstruction of a fewgen run."""
 
     def reconstruct(images: ImageSet) -> Tensor:
-        from fewgen import api
+        import fewgen
 
-        method = api.load_run(run_dir).method
+        method = fewgen.load_run(run_dir).method
         parts = []
         with torch.no_grad():
             for chosen in torch.arange(len(images)).split(250):
@@ -110,11 +110,11 @@ def main(arguments: list[str] | None = None) -> int:
                 codebook.fit(train, Budget(options.minutes), seed)
                 ways["plain spatial codebook"] = codebook.reconstruct
             for preset in options.presets:
-                from fewgen import api
+                import fewgen
 
                 method, _, name = preset.partition(":")
                 folder = Path(options.out) / f"{method}-{name}-seed{seed}"
-                api.train(
+                fewgen.train(
                     method=method,
                     preset=name or "default",
                     data=options.data,

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import torch
 
-from fewgen.benchmark.environment import environment
 from fewgen.errors import FewgenError
 from fewgen.files import write_json
+from fewgen.runs.environment import environment
 
 
 def timed(action: Callable[[], object], repeats: int) -> dict[str, float]:
@@ -54,10 +54,10 @@ def help_time(repeats: int) -> dict[str, float]:
 
 def generation_speed(run_dir: Path, n: int, repeats: int) -> dict[str, float]:
     """Time the generation of n images, equally many per class, without writing files."""
-    from fewgen import api
-    from fewgen.generate import GenerationRequest, image_seeds
+    import fewgen
+    from fewgen.generation import GenerationRequest, image_seeds
 
-    run = api.load_run(run_dir)
+    run = fewgen.load_run(run_dir)
     method = run.method
     labels = torch.arange(n) % len(run.class_names)
     request = GenerationRequest(labels=labels, seeds=image_seeds(0, n))

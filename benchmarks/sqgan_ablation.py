@@ -51,13 +51,12 @@ from benchmarks.ablation import (
     spread,
 )
 from benchmarks.memory import forget_peak, peak_megabytes
-from fewgen.benchmark.environment import environment
-from fewgen.benchmark.sets import load_real
+from fewgen.comparison.sets import load_real
 from fewgen.config import load_preset, resolve, to_dict
 from fewgen.data import load_images
 from fewgen.data.imageset import ImageSet
 from fewgen.errors import FewgenError
-from fewgen.evaluate import (
+from fewgen.evaluation import (
     ClassifierFeatures,
     ClassifierSettings,
     RealSide,
@@ -68,8 +67,9 @@ from fewgen.evaluate import (
     neighbour_scores,
     within_class_distance,
 )
-from fewgen.evaluate.verdicts import attempt, decide, matched, run_controls
+from fewgen.evaluation.verdicts import attempt, decide, matched, run_controls
 from fewgen.methods.sq_gan.config import SqGanConfig
+from fewgen.runs.environment import environment
 
 BASE: dict[str, Any] = {
     "network": {"width": 8},
@@ -430,7 +430,7 @@ def measure(method: Any, real: Real, judge: ClassifierFeatures, seed: int, n: in
 
     A figure that this model or data set does not have is None.
     """
-    from fewgen.generate import GenerationRequest
+    from fewgen.generation import GenerationRequest
     from fewgen.training.phases import Pixels
 
     train, names = real.train, real.train.class_names
@@ -496,7 +496,7 @@ def copying(generated: ImageSet, real: RealSide) -> dict[str, Any]:
 
 def compute(data: str, variant: Variant, seed: int, settings: Settings) -> dict[str, Any]:
     """Train and measure one cell."""
-    from fewgen import api
+    import fewgen
 
     torch.set_num_threads(1)
     pool = pool_of(data, settings)
@@ -505,7 +505,7 @@ def compute(data: str, variant: Variant, seed: int, settings: Settings) -> dict[
     # Only figures are kept: a grid of model files would fill a disk.
     with tempfile.TemporaryDirectory() as folder:
         started, cpu = time.perf_counter(), time.process_time()
-        run = api.train(
+        run = fewgen.train(
             "sq_gan",
             data=real.train,
             holdout=0,

@@ -27,7 +27,6 @@ import torch
 
 from benchmarks.ablation import markdown
 from benchmarks.memory import forget_peak, peak_megabytes
-from fewgen.benchmark.environment import environment
 from fewgen.config import load_preset, resolve
 from fewgen.data.imageset import ImageSet
 from fewgen.errors import FewgenError, TrainingError
@@ -35,6 +34,7 @@ from fewgen.files import make_dir, write_json
 from fewgen.methods.base import DataSpec
 from fewgen.methods.sq_gan.config import SqGanConfig
 from fewgen.methods.sq_gan.model import SqGan
+from fewgen.runs.environment import environment
 from fewgen.training import Stage, TrainConfig, Trainer
 
 WAYS = ("as it is", "channels last", "compiled", "separate draw", "no consistency", "plain GAN")

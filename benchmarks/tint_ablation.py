@@ -33,7 +33,7 @@ from benchmarks.tint.questions import GROUPS, TABLES, Table
 from benchmarks.tint.settings import BASE, IMAGES, PART_NAMES, Settings
 from benchmarks.tint.tables import Cells, provenance, render
 from benchmarks.tint.tasks import images_of, judge_of, n_way_of
-from fewgen.distill.competitors import KIND_OF
+from fewgen.distillation.competitors import KIND_OF
 from fewgen.errors import FewgenError
 
 PAGE = "docs/results/tint.md"

@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewgen.benchmark.environment import environment
 from fewgen.data.imageset import ImageSet
 from fewgen.files import read_json, write_json
+from fewgen.runs.environment import environment
 
 DATA = {
     # name: training images, held-out images and judged images per class
@@ -109,7 +109,7 @@ def three_sets(images: ImageSet, name: str, draw: int) -> tuple[ImageSet, ImageS
 
 def faulty_sets(train: ImageSet, real: ImageSet, seed: int) -> dict[str, ImageSet]:
     """Return the sets with one fault each, as many images as `real` has."""
-    from fewgen.evaluate.controls import augmented_copies
+    from fewgen.evaluation.controls import augmented_copies
 
     rng = torch.Generator().manual_seed(seed)
     names = train.class_names
@@ -185,8 +185,8 @@ def _shifted(images: Tensor, rng: torch.Generator) -> Tensor:
 
 def one_draw(name: str, draw: int, images: ImageSet) -> dict[str, Any]:
     """Return the verdicts of every set of one draw; JSON-ready."""
-    from fewgen.evaluate.evaluation import RealSide, evaluate_images
-    from fewgen.evaluate.features import ClassifierFeatures
+    from fewgen.encoders.features import ClassifierFeatures
+    from fewgen.evaluation.evaluation import RealSide, evaluate_images
 
     train, held_out, real = three_sets(images, name, draw)
     judge = ClassifierFeatures.of(train, use_cache=False)
@@ -225,7 +225,7 @@ def _cell(name: str, draw: int, path: Path, images: ImageSet) -> None:
 
 
 def _rate(hits: int, n: int) -> str:
-    from fewgen.evaluate.agreement import wilson_interval
+    from fewgen.evaluation.agreement import wilson_interval
 
     if n == 0:
         return "-"

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fewgen.generate import noise
+from fewgen.generation import noise
 from fewgen.losses.terms import LossTerms
-from fewgen.methods.base import Method, register
+from fewgen.methods.base import Method
+from fewgen.methods.registry import register
 from fewgen.training import Phase, Stage
 
 

@@ -14,16 +14,16 @@ from tests.fake_method import Fake
 
 import fewgen
 from fewgen.api import adapting, plan_evaluation
-from fewgen.api.run import Run
 from fewgen.cli.main import main
 from fewgen.config import read_config
 from fewgen.data import ImageSet, load_images, save_images
+from fewgen.encoders.features import ClassifierFeatures
 from fewgen.errors import ConfigError, DataError, OutputError, TextError, TrainingError
-from fewgen.evaluate.aligned import class_retention
-from fewgen.evaluate.features import ClassifierFeatures
-from fewgen.generate import GenerationRequest
-from fewgen.methods.base import load_method
+from fewgen.evaluation.aligned import class_retention
+from fewgen.generation import GenerationRequest
+from fewgen.methods.store import load_method
 from fewgen.report import adaptation
+from fewgen.runs.run import Run
 from fewgen.training.meta.inner import SGD, Adam
 
 assert Fake.name == "fake"

@@ -13,11 +13,12 @@ from PIL import Image
 from tests.fake_method import Fake
 
 import fewgen
-from fewgen import api
-from fewgen.api import prepare
+from fewgen.api import resolved_settings
 from fewgen.config import read_config
 from fewgen.data import ImageSet
+from fewgen.data.split import split_indices
 from fewgen.errors import ConfigError, DataError, FewgenError, OutputError, TextError
+from fewgen.runs import preparing as prepare
 
 SMALL = {"data": "digits", "size": 8, "shots": 12, "text": "onehot", "progress": False}
 
@@ -92,7 +93,7 @@ def test_the_same_call_resumes_and_another_is_refused(tmp_path):
 def test_precedence_of_settings(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("model: {latent_size: 7, lr: 1e-3}\nshots: 10\n", encoding="utf-8")
-    settings = api.resolved_settings(
+    settings = resolved_settings(
         method="fake",
         data="digits",
         out="x",
@@ -171,7 +172,7 @@ def _spec():
 )
 def test_held_out_images_come_out_of_the_shots_unless_a_number_is_given(shots, holdout, expected):
     data = _images((50, 45))
-    train, held_out = api.split_indices(data, shots, holdout, seed=0)
+    train, held_out = split_indices(data, shots, holdout, seed=0)
     assert not set(train) & set(held_out)
     assert data.subset(train).counts().tolist() == [expected[0]] * 2
     if expected[1]:
@@ -186,15 +187,15 @@ def test_held_out_images_come_out_of_the_shots_unless_a_number_is_given(shots, h
 
 def test_all_images_set_a_fifth_aside():
     data = _images((20, 4))
-    train, held_out = api.split_indices(data, None, "auto", seed=0)
+    train, held_out = split_indices(data, None, "auto", seed=0)
     assert data.subset(held_out).counts().tolist() == [4, 0]
     assert sorted(train + held_out) == list(range(24))
     with pytest.raises(DataError, match='"dog" has 4 images'):
-        api.split_indices(data, None, 4, seed=0)
+        split_indices(data, None, 4, seed=0)
     with pytest.raises(DataError, match="dog"):
-        api.split_indices(data, 18, 5, seed=0)
+        split_indices(data, 18, 5, seed=0)
     with pytest.raises(DataError, match='"bird" has no images'):
-        api.split_indices(_images((5, 5, 0), ("cat", "dog", "bird")), None, "auto", seed=0)
+        split_indices(_images((5, 5, 0), ("cat", "dog", "bird")), None, "auto", seed=0)
 
 
 def _with_twins(*pairs):
@@ -214,7 +215,7 @@ def test_identical_images_are_told_and_stay_on_one_side():
         '10 images repeat another one pixel by pixel; the first pair is both in "cat".'
     )
     assert not any("more than one class" in note for note in plan.notes)
-    train, held_out = api.split_indices(images, None, "auto", seed=0)
+    train, held_out = split_indices(images, None, "auto", seed=0)
     assert any(i < 10 for i in held_out), "the example must have twins on both sides"
     new_train, new_held, _ = prepare.identical_images(images, train, held_out, move=True)
     assert sorted(new_train + new_held) == list(range(40))
@@ -256,7 +257,7 @@ def test_phrases_for_a_class_that_is_not_there_are_named(monkeypatch):
 
 def test_text_auto_falls_back_and_says_so(monkeypatch, tmp_path):
     monkeypatch.delenv("FEWGEN_DATA_DIR", raising=False)
-    import fewgen.text.encoders as encoders
+    import fewgen.encoders.text as encoders
 
     real = encoders.make_text_encoder
 

@@ -14,12 +14,12 @@ from tests.fake_evaluation import fake_evaluation
 from tests.fake_method import Fake
 
 import fewgen
-from fewgen import api
-from fewgen.api.evaluating import images_per_class, without
+from fewgen.api.evaluating import without
 from fewgen.cli.main import main
 from fewgen.data import ImageSet, load_images, save_images
+from fewgen.encoders.features import PixelFeatures
 from fewgen.errors import ConfigError, DataError, OutputError
-from fewgen.evaluate.features import PixelFeatures
+from fewgen.runs.evaluating import images_per_class
 
 assert Fake.name == "fake"
 SMALL = {"data": "digits", "size": 8, "shots": 12, "text": "onehot", "progress": False, "report": False}
@@ -58,10 +58,10 @@ def calls(monkeypatch):
             self.given = extractor
             self.extractor = extractor or PixelFeatures(*train.images.shape[1:])
 
-    module = types.ModuleType("fewgen.evaluate.evaluation")
+    module = types.ModuleType("fewgen.evaluation.evaluation")
     module.evaluate_images = evaluate_images
     module.RealSide = RealSide
-    monkeypatch.setitem(sys.modules, "fewgen.evaluate.evaluation", module)
+    monkeypatch.setitem(sys.modules, "fewgen.evaluation.evaluation", module)
     return seen
 
 
@@ -71,7 +71,7 @@ def calls(monkeypatch):
 def test_the_package_is_also_the_function(calls):
     evaluation = fewgen.evaluate(_images(seed=1), data=_images(), progress=False)
     assert evaluation.verdicts["real"].answer == "partly"
-    assert fewgen.evaluate.frechet_distance is not None
+    assert fewgen.evaluation.frechet_distance is not None
     assert "evaluate" in dir(fewgen)
 
 
@@ -374,7 +374,7 @@ def test_a_run_is_asked_about_its_words_and_walks(run, calls):
     assert share["low"] <= share["value"] <= share["high"]
     assert set(share["per_class"]) == set(run.class_names)
     held_out = run.images()[1]
-    usual = api.retrieve(run, held_out).accuracy
+    usual = fewgen.retrieve(run, held_out).accuracy
     assert evaluation.controls["held_out"]["text_to_image_accuracy"]["value"] == pytest.approx(usual)
     assert 0 <= evaluation.figures["image_to_text_accuracy"]["mean_recall"] <= 1
 

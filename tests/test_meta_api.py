@@ -14,8 +14,7 @@ from tests.training.test_resume import assert_equal_runs
 from tests.training.toys import ToyAdapt, ToyAdaptConfig, family, make
 
 import fewgen
-from fewgen import api
-from fewgen.api import prepare
+from fewgen.api import plan_evaluation, resolved_settings
 from fewgen.cli.main import main
 from fewgen.config import read_config
 from fewgen.config.call import call_settings, unwrapped
@@ -23,7 +22,9 @@ from fewgen.config.io import write_yaml
 from fewgen.data import ImageSet, load_images, save_images
 from fewgen.errors import ConfigError, DataError, OutputError, TextError, TrainingError
 from fewgen.losses.terms import LossTerms
-from fewgen.methods.base import load_method, read_method_info, register
+from fewgen.methods.registry import register
+from fewgen.methods.store import load_method, read_method_info
+from fewgen.runs import preparing as prepare
 from fewgen.training import Trainer
 from fewgen.training.checkpoint import read_state, write_state
 from fewgen.training.meta import MetaConfig
@@ -113,7 +114,7 @@ def train(out, method="fake_adapt", **changes):
 
 def prepared(**changes):
     given = call_settings(
-        unwrapped(api.train), {"method": "fake_adapt", "out": "x", **keywords_of(**changes)}
+        unwrapped(fewgen.train), {"method": "fake_adapt", "out": "x", **keywords_of(**changes)}
     )
     return prepare.prepare(**{key: given[key] for key in prepare.PREPARE})
 
@@ -201,7 +202,7 @@ def test_what_uses_a_run_knows_its_base_classes_alone(run, tmp_path):
     assert len(images) == 2 * 5
     with pytest.raises(ConfigError, match=f'no class "{other[0]}"'):
         fewgen.generate(run.path, class_names=other[0])
-    plan = api.plan_evaluation(images=run.path, features="pixels", useful_draws=0)
+    plan = plan_evaluation(images=run.path, features="pixels", useful_draws=0)
     assert re.search(r"learned .*50 grey images of 6x6, 5 classes", plan)
     assert re.search(r"held out .*10 grey images of 6x6, 5 classes", plan)
     pair = list(run.class_names[:2])
@@ -309,7 +310,7 @@ def test_the_config_of_a_run_repeats_it(run, tmp_path):
 
 
 def test_one_setting_of_tasks_changes_beside_those_of_a_file(run):
-    settings = api.resolved_settings(config=run.path / "config.yaml", out="x", tasks={"n_shot": 4})
+    settings = resolved_settings(config=run.path / "config.yaml", out="x", tasks={"n_shot": 4})
     assert settings["tasks"] == MetaConfig(**{**TASKS, "curve": (0, 1, 2), "n_shot": 4})
     assert settings["meta"] == "fomaml"
 

@@ -22,8 +22,8 @@ from benchmarks.tint.settings import DATA, DEFAULT, Row, Settings, of_row, repea
 from benchmarks.tint.students import student_figures
 from benchmarks.tint.tasks import Task, judge_of, task_of
 from benchmarks.tint.theorem1 import theorem_figures
-from fewgen.benchmark.environment import environment
-from fewgen.distill.competitors import KIND_OF
+from fewgen.distillation.competitors import KIND_OF
+from fewgen.runs.environment import environment
 
 FIGURES: dict[str, Callable[[Task, Row], dict[str, Any]]] = {
     "inversion": inversion_figures,

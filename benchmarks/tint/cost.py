@@ -12,7 +12,7 @@ from benchmarks.tint.making import synthesis
 from benchmarks.tint.models import pipe_of
 from benchmarks.tint.settings import Row, of_row
 from benchmarks.tint.tasks import Task
-from fewgen.distill.summary import PARTS, time_report
+from fewgen.distillation.summary import PARTS, time_report
 
 COLUMNS: tuple[Column, ...] = (
     ("images", "images", 1, 0),

@@ -13,7 +13,7 @@ from benchmarks.tint.making import learned
 from benchmarks.tint.models import pipe_of
 from benchmarks.tint.settings import DEFAULT, Row, of_row
 from benchmarks.tint.tasks import Task
-from fewgen.training.seeds import make_rng
+from fewgen.fitting.seeds import make_rng
 
 COLUMNS: tuple[Column, ...] = (
     ("error x1000", "error", 1000, 3),

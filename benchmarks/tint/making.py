@@ -19,7 +19,7 @@ from benchmarks.tint.settings import DEFAULT, of_row
 from benchmarks.tint.tasks import Task
 from fewgen.config.schema import from_dict
 from fewgen.data.imageset import ImageSet
-from fewgen.distill.settings import SpecialiseConfig
+from fewgen.distillation.settings import SpecialiseConfig
 from fewgen.files import make_dir
 
 
@@ -39,7 +39,7 @@ def _kept(task: Task, what: str, about: Mapping[str, Any]) -> Path:
 
 def synthesis(task: Task, tint: Mapping[str, Any], folder: Path, per_class: int, alpha: float) -> Any:
     """Return what makes the images of a task, as the comparison of `fewgen distill` does."""
-    from fewgen.distill.synthesis import Synthesis
+    from fewgen.distillation.synthesis import Synthesis
 
     return Synthesis(
         functools.partial(pipe_of, task.data, task.settings),
@@ -76,7 +76,7 @@ def made(task: Task, kind: str, own: Mapping[str, Any]) -> tuple[ImageSet, float
 
     Args:
         task: whose classes.
-        kind: of `fewgen.distill.synthesis.KINDS`.
+        kind: of `fewgen.distillation.synthesis.KINDS`.
         own: settings of a row, of `of_row`.
     """
     # Alpha and norm are those of blends; without these, rows share their images.
@@ -98,7 +98,7 @@ def of_word(task: Task, own: Mapping[str, Any], word: str) -> tuple[ImageSet, fl
     """Return images of a word that the model knew before, the same word for every class."""
     from fewgen.data.imageset import to_uint8
     from fewgen.diffusion.specialisation import generate
-    from fewgen.generate.request import image_seeds
+    from fewgen.generation.request import image_seeds
 
     pipe = pipe_of(task.data, task.settings)
     first = learned(task, own["tint"])[0][0]

@@ -11,8 +11,8 @@ from benchmarks.tint.settings import DATA, DEFAULT, WAYS, WEAK, Settings, of_row
 from benchmarks.tint.tasks import images_of
 from fewgen.config.schema import from_dict
 from fewgen.data.imageset import name_key
-from fewgen.distill.knowledge import DistillConfig
-from fewgen.distill.settings import PrepareConfig
+from fewgen.distillation.knowledge import DistillConfig
+from fewgen.distillation.settings import PrepareConfig
 from fewgen.errors import CheckpointError, ConfigError
 
 QUICK_MODEL: dict[str, Any] = {
@@ -37,7 +37,7 @@ def base_folder(data: str, settings: Settings) -> Path:
 @functools.cache
 def opened(folder: str) -> Any:
     """Return the diffusion model in a folder, opened once in a process."""
-    from fewgen.api.pipeline import load_pipeline
+    from fewgen.runs.pipeline import load_pipeline
 
     return load_pipeline(folder)
 
@@ -65,8 +65,8 @@ def check_base(data: str, settings: Settings) -> None:
     Raises:
         ConfigError: with what is wrong.
     """
-    from fewgen.api.distilling_common import check_pipeline
-    from fewgen.api.run import Run
+    from fewgen.distillation.distilling_common import check_pipeline
+    from fewgen.runs.run import Run
 
     folder = base_folder(data, settings)
     part = images_of(data, settings).part
@@ -82,12 +82,12 @@ def check_base(data: str, settings: Settings) -> None:
 
 def train_base(data: str, settings: Settings, minutes: float | None) -> None:
     """Train the diffusion model of a data set on its base classes, or go on with it."""
-    from fewgen import api
+    import fewgen
 
     folder = base_folder(data, settings)
     if data in dict(settings.base) or base_id(data, settings) is not None:
         return
-    run = api.train(
+    run = fewgen.train(
         "diffusion",
         data=data,
         out=folder,
@@ -116,8 +116,8 @@ def prepare(data: str, settings: Settings) -> None:
     Raises:
         ConfigError: those that are there were trained with other settings.
     """
-    from fewgen.distill.preparing import has_few_classes, pretrained_student, trained_teacher
-    from fewgen.distill.storing import open_parts
+    from fewgen.distillation.preparing import has_few_classes, pretrained_student, trained_teacher
+    from fewgen.distillation.storing import open_parts
 
     general = of_row(data, DEFAULT, settings)
     config = from_dict(PrepareConfig, general["prepare"])

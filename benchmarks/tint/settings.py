@@ -10,8 +10,8 @@ from typing import Any
 
 from benchmarks.ablation import merged
 from fewgen.config.schema import from_dict
-from fewgen.distill.knowledge import DistillConfig
-from fewgen.distill.settings import PrepareConfig, SpecialiseConfig
+from fewgen.distillation.knowledge import DistillConfig
+from fewgen.distillation.settings import PrepareConfig, SpecialiseConfig
 
 BASE: dict[str, Any] = {
     "per_class": 200,

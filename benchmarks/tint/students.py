@@ -13,9 +13,9 @@ from benchmarks.tint.models import base_folder, prepared_folder
 from benchmarks.tint.settings import Row, of_row
 from benchmarks.tint.tasks import Task, images_of
 from fewgen.config.schema import from_dict
-from fewgen.distill.competitors import KIND_OF
-from fewgen.distill.knowledge import DistillConfig
-from fewgen.distill.settings import SpecialiseConfig
+from fewgen.distillation.competitors import KIND_OF
+from fewgen.distillation.knowledge import DistillConfig
+from fewgen.distillation.settings import SpecialiseConfig
 from fewgen.files import read_json
 
 COLUMNS: tuple[Column, ...] = (
@@ -26,9 +26,9 @@ COLUMNS: tuple[Column, ...] = (
 
 def student_figures(task: Task, row: Row) -> dict[str, Any]:
     """Return the accuracy of a competitor on a task, computed by the comparison of `fewgen distill`."""
-    from fewgen.api.pipeline import load_pipeline
-    from fewgen.distill.protocol import Job, run_episode, some_base
-    from fewgen.distill.protocol import Question as Compared
+    from fewgen.distillation.protocol import Job, run_episode, some_base
+    from fewgen.distillation.protocol import Question as Compared
+    from fewgen.runs.pipeline import load_pipeline
 
     settings, data = task.settings, task.data
     own = of_row(data, row, settings)

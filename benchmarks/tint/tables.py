@@ -10,8 +10,8 @@ from benchmarks.tint import cost, images, inversion, memory, students, theorem1
 from benchmarks.tint.cells import Key, cell_name
 from benchmarks.tint.questions import Table
 from benchmarks.tint.settings import DEFAULT, PART_NAMES, WAYS, WEAK, Row, Settings, of_row, repeats_of
-from fewgen.distill.settings import PrepareConfig
-from fewgen.distill.summary import interval, paired
+from fewgen.distillation.settings import PrepareConfig
+from fewgen.distillation.summary import interval, paired
 
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "inversion": inversion.COLUMNS,

@@ -13,7 +13,7 @@ from fewgen.data import load_images
 from fewgen.data.imageset import ImageSet
 from fewgen.episodes import EpisodeSampler, class_split
 from fewgen.episodes.episode import Episode
-from fewgen.evaluate import ClassifierFeatures, ClassifierSettings
+from fewgen.evaluation import ClassifierFeatures, ClassifierSettings
 
 QUICK_JUDGE = ClassifierSettings(steps=20, batch_size=32, width=8, dim=8)
 

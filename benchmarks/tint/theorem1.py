@@ -6,8 +6,8 @@ from typing import Any
 
 from benchmarks.ablation import Column
 from benchmarks.tint.settings import Row
-from fewgen.evaluate.planner import between_episode_variance, variance_of_mean
-from fewgen.training.seeds import derive_seed
+from fewgen.evaluation.planner import between_episode_variance, variance_of_mean
+from fewgen.fitting.seeds import derive_seed
 
 COLUMNS: tuple[Column, ...] = (
     ("predicted x10^6", "predicted", 1e6, 3),

@@ -12,35 +12,38 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fewgen.version import __version__
+
 if TYPE_CHECKING:
     from fewgen.api import (
-        Run,
         adapt,
-        benchmark,
-        distill,
         evaluate,
         generate,
         interpolate,
-        load_run,
-        plan,
         plan_training,
         quickstart,
         reconstruct,
         retrieve,
         train,
     )
+    from fewgen.comparison.benchmarking import benchmark
+    from fewgen.comparison.planning import plan
     from fewgen.data import ImageSet, load_images
-
-__version__ = "0.1.0"
+    from fewgen.distillation.distilling import distill
+    from fewgen.runs import Run, load_run
 
 _HOMES = {
     "ImageSet": "fewgen.data",
-    "Run": "fewgen.api",
+    "Run": "fewgen.runs",
     "adapt": "fewgen.api",
+    "benchmark": "fewgen.comparison.benchmarking",
+    "distill": "fewgen.distillation.distilling",
+    "evaluate": "fewgen.api",
+    "generate": "fewgen.api",
     "interpolate": "fewgen.api",
     "load_images": "fewgen.data",
-    "load_run": "fewgen.api",
-    "plan": "fewgen.api",
+    "load_run": "fewgen.runs",
+    "plan": "fewgen.comparison.planning",
     "plan_training": "fewgen.api",
     "quickstart": "fewgen.api",
     "reconstruct": "fewgen.api",
@@ -70,8 +73,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("benchmark", "distill", "evaluate", "generate"):
-        return importlib.import_module(f"fewgen.{name}")  # a package that can be called
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

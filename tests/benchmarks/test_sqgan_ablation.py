@@ -31,7 +31,7 @@ from benchmarks import sqgan_ablation
 from fewgen.config import load_preset, resolve
 from fewgen.data import load_images
 from fewgen.data.imageset import ImageSet
-from fewgen.evaluate import PixelFeatures, RealSide
+from fewgen.evaluation import PixelFeatures, RealSide
 from fewgen.methods.base import DataSpec
 from fewgen.methods.sq_gan.config import SqGanConfig
 from fewgen.methods.sq_gan.model import SqGan

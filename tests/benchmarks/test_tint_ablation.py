@@ -21,12 +21,12 @@ from benchmarks.tint_ablation import MARKERS, chosen_tables, main, without_tasks
 from benchmarks import tint_ablation
 from fewgen.config.schema import from_dict
 from fewgen.data.imageset import ImageSet
-from fewgen.distill.competitors import COMPETITORS
-from fewgen.distill.knowledge import DistillConfig
-from fewgen.distill.protocol import Prepared, Question, run_protocol, some_base
-from fewgen.distill.settings import SpecialiseConfig
-from fewgen.distill.summary import PARTS
-from fewgen.distill.synthesis import KINDS
+from fewgen.distillation.competitors import COMPETITORS
+from fewgen.distillation.knowledge import DistillConfig
+from fewgen.distillation.protocol import Prepared, Question, run_protocol, some_base
+from fewgen.distillation.settings import SpecialiseConfig
+from fewgen.distillation.summary import PARTS
+from fewgen.distillation.synthesis import KINDS
 from fewgen.errors import ConfigError
 
 USUAL = Settings(out="nowhere")

@@ -20,9 +20,9 @@ from benchmarks.verdicts import (
 
 from benchmarks import verdicts as benchmark
 from fewgen.data.imageset import ImageSet
-from fewgen.evaluate import evaluation
-from fewgen.evaluate.features import ClassifierFeatures
-from fewgen.evaluate.verdicts import Verdict
+from fewgen.encoders.features import ClassifierFeatures
+from fewgen.evaluation import evaluation
+from fewgen.evaluation.verdicts import Verdict
 from fewgen.files import read_json
 
 FAULTS = (*TARGETS, *BEYOND)

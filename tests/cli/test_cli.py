@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from tests.fake_method import Fake
 
-from fewgen import api
+import fewgen
 from fewgen.api import train
 from fewgen.cli.main import COMMANDS, load_command, main
 from fewgen.config import read_config
@@ -46,7 +46,9 @@ def mistake(capsys, *words):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("cli") / "run"
-    api.train("fake", data="digits", size=8, shots=12, text="onehot", out=path, report=False, progress=False)
+    fewgen.train(
+        "fake", data="digits", size=8, shots=12, text="onehot", out=path, report=False, progress=False
+    )
     return path
 
 
@@ -80,7 +82,7 @@ def test_each_flag_is_one_keyword_of_the_function_behind_it(name):
     assert command.summary == COMMANDS[name]
     if command.function is None:
         return
-    parameters = inspect.signature(inspect.unwrap(getattr(api, command.function))).parameters
+    parameters = inspect.signature(inspect.unwrap(getattr(fewgen, command.function))).parameters
     assert [a.keyword for a in command.arguments] == [k for k in parameters if k != "config"]
 
 
@@ -285,8 +287,8 @@ def test_interrupting_says_how_to_resume(monkeypatch, capsys):
     def interrupt(**_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(api, "train", interrupt)
-    # `api.train` is also where the flags come from, so its signature is needed as it was.
+    monkeypatch.setattr(fewgen, "train", interrupt)
+    # `fewgen.train` is also where the flags come from, so its signature is needed as it was.
     interrupt.__wrapped__ = train
     code, _, err = run_cli(capsys, "train", "fake", "--data", "digits", "--out", "x")
     assert code == 130

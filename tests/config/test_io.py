@@ -64,7 +64,7 @@ def test_an_unknown_preset_is_an_error_with_a_suggestion():
 )
 def test_every_shipped_preset_loads_into_its_dataclasses(method, preset):
     from fewgen.config import from_dict
-    from fewgen.methods.base import get_method
+    from fewgen.methods.registry import get_method
     from fewgen.training import TrainConfig
 
     values = load_preset(method, preset)

@@ -17,7 +17,8 @@ from fewgen.data import load_images
 from fewgen.data.cifar_binary import ROW_BYTES, load_cifar_binary
 from fewgen.data.idx import load_idx, read_idx
 from fewgen.data.jpeg_npz import read_jpeg_split
-from fewgen.data.npz import NpzReader, load_npz, save_npz
+from fewgen.data.npz import load_npz, save_npz
+from fewgen.data.npz_reader import NpzReader
 from fewgen.errors import DataError
 
 RNG = np.random.default_rng(0)

@@ -7,7 +7,7 @@ from tests.diffusion.toy import Toy, supports
 from fewgen.diffusion.noising import noise_and_denoise, start_steps
 from fewgen.diffusion.specialisation import choose_supports, specialise
 from fewgen.errors import CheckpointError, ConfigError, DataError, ShapeError
-from fewgen.generate.request import noise
+from fewgen.generation.noise import noise
 
 STEPS = 10
 

@@ -23,7 +23,7 @@ from fewgen.diffusion.specialisation import (
     specialise,
 )
 from fewgen.errors import CheckpointError, ConfigError, DataError, ShapeError, TextError
-from fewgen.generate import image_seeds, noise
+from fewgen.generation import image_seeds, noise
 
 STEPS, SCALE = 6, 3.0
 

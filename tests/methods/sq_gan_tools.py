@@ -8,11 +8,11 @@ import torch
 
 from fewgen.config import resolve
 from fewgen.data.imageset import ImageSet
+from fewgen.fitting.seeds import global_seed
 from fewgen.methods.base import DataSpec
 from fewgen.methods.sq_gan import SqGan, SqGanConfig
 from fewgen.text import ClassText
 from fewgen.training.phases import Batch, Context, Pixels
-from fewgen.training.seeds import global_seed
 
 NAMES = ("rows", "columns", "spots")
 

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from fewgen.encoders.onehot import OneHotEncoder
 from fewgen.errors import CheckpointError, ConfigError, FewgenError, MissingDependencyError, OutputError
-from fewgen.generate.request import GenerationRequest, image_seeds
+from fewgen.generation.request import GenerationRequest, image_seeds
 from fewgen.methods import get_method, method_names, register
-from fewgen.methods.base import DataSpec, Method, load_method, read_method_info
-from fewgen.text.onehot import OneHotEncoder
+from fewgen.methods.base import DataSpec, Method
+from fewgen.methods.store import load_method, read_method_info
 from fewgen.text.table import ClassText
 
 NAMES = ("ankle boot", "sandal", "T-shirt/top")
@@ -58,7 +59,7 @@ class Tiny(Method):
         return []
 
     def sample(self, class_vectors, labels, seeds, temperature, **options):
-        from fewgen.generate.request import noise
+        from fewgen.generation.noise import noise
 
         words = labels[:, None].float() if class_vectors is None else class_vectors
         z = torch.cat([words, temperature * noise(seeds, (5,))], dim=1)

@@ -16,19 +16,20 @@ from fewgen.config import from_dict, list_presets, load_preset, resolve
 from fewgen.data import load_images
 from fewgen.data.imageset import ImageSet
 from fewgen.errors import ConfigError, ShapeError, TextError
-from fewgen.evaluate import ClassifierFeatures, ClassifierSettings
-from fewgen.generate import GenerationRequest, image_seeds
+from fewgen.evaluation import ClassifierFeatures, ClassifierSettings
+from fewgen.fitting.adamw import AdamW
+from fewgen.fitting.seeds import global_seed
+from fewgen.generation import GenerationRequest, image_seeds
 from fewgen.losses import mmd2_per_class
-from fewgen.methods.base import DataSpec, load_method
+from fewgen.methods.base import DataSpec
 from fewgen.methods.cada_vqvae import model as model_module
 from fewgen.methods.cada_vqvae.config import CadaVqVaeConfig
 from fewgen.methods.cada_vqvae.model import CadaVqVae
+from fewgen.methods.store import load_method
 from fewgen.nn.conv import ResBlock
 from fewgen.text import ClassText
 from fewgen.training import TrainConfig, Trainer
-from fewgen.training.adamw import AdamW
 from fewgen.training.phases import Batch, Context, Pixels
-from fewgen.training.seeds import global_seed
 
 NAMES = ("rows", "columns", "spots")
 DIM = 8

@@ -7,17 +7,18 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fewgen.api.pipeline import load_pipeline
 from fewgen.config import list_presets, load_preset, resolve
 from fewgen.data.imageset import ImageSet
 from fewgen.errors import CheckpointError, ConfigError, TextError
-from fewgen.generate import GenerationRequest, image_seeds
-from fewgen.methods.base import DataSpec, load_method
+from fewgen.fitting.seeds import global_seed
+from fewgen.generation import GenerationRequest, image_seeds
+from fewgen.methods.base import DataSpec
 from fewgen.methods.diffusion import Diffusion, DiffusionConfig
 from fewgen.methods.diffusion.model import short_names
+from fewgen.methods.store import load_method
+from fewgen.runs.pipeline import load_pipeline
 from fewgen.training import TrainConfig, Trainer
 from fewgen.training.phases import Context, Pixels
-from fewgen.training.seeds import global_seed
 
 SMALL = {
     "network": {

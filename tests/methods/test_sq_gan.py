@@ -12,10 +12,11 @@ from tests.reference import naive_gan_training as naive
 import fewgen
 from fewgen.config import list_presets, load_preset, resolve
 from fewgen.errors import CheckpointError, ConfigError, ShapeError
-from fewgen.generate import GenerationRequest, image_seeds
+from fewgen.generation import GenerationRequest, image_seeds
 from fewgen.losses.consistency import Consistency
-from fewgen.methods.base import DataSpec, load_method
+from fewgen.methods.base import DataSpec
 from fewgen.methods.sq_gan import QuantizerConfig, SqGan, SqGanConfig, StyleQuantizer
+from fewgen.methods.store import load_method
 from fewgen.nn.ema import EMA
 from fewgen.training import TrainConfig
 

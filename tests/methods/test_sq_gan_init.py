@@ -13,10 +13,7 @@ from tests.reference import naive_init as naive
 from torch import nn
 
 from fewgen.data.imageset import ImageSet
-from fewgen.errors import CheckpointError, ConfigError, DataError, MissingDependencyError, ShapeError
-from fewgen.methods.base import DataSpec, Method, register
-from fewgen.methods.sq_gan.config import InitConfig, NetworkConfig, QuantizerConfig
-from fewgen.methods.sq_gan.foundation import (
+from fewgen.encoders.joint import (
     PROMPT,
     ClipTowers,
     SmallTowers,
@@ -24,6 +21,10 @@ from fewgen.methods.sq_gan.foundation import (
     pair_loss,
     words_of,
 )
+from fewgen.errors import CheckpointError, ConfigError, DataError, MissingDependencyError, ShapeError
+from fewgen.methods.base import DataSpec, Method
+from fewgen.methods.registry import register
+from fewgen.methods.sq_gan.config import InitConfig, NetworkConfig, QuantizerConfig
 from fewgen.methods.sq_gan.initialise import (
     CodeTokenizer,
     continuous,
@@ -305,7 +306,7 @@ def tiny_clip(tmp_path_factory):
 
 
 def test_clip_reads_tokens_as_words(tiny_clip):
-    from fewgen.text.transformer import CLIPTextEncoder
+    from fewgen.encoders.text_transformer import CLIPTextEncoder
 
     towers = ClipTowers(tiny_clip)
     # start, "a", "photo" and "of" letter by letter, end: 10 of 16 positions.
@@ -327,7 +328,7 @@ def test_frozen_clip_passes_gradients_to_the_tokens(tiny_clip):
 
 
 def test_clip_sees_images_as_the_evaluation_does(tiny_clip):
-    from fewgen.evaluate.foundation import TransformerFeatures
+    from fewgen.encoders.image_transformer import TransformerFeatures
 
     images = toy_images(40, channels=1)
     found = ClipTowers(tiny_clip).image_features(images.floats())

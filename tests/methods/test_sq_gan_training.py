@@ -10,14 +10,14 @@ from tests.reference import naive_gan_training as naive
 
 from fewgen.cli.main import main
 from fewgen.errors import ConfigError, TrainingError
-from fewgen.generate import GenerationRequest, image_seeds
-from fewgen.methods.base import load_method
+from fewgen.fitting.seeds import derive_seed, make_rng
+from fewgen.generation import GenerationRequest, image_seeds
 from fewgen.methods.sq_gan.model import SqGan
+from fewgen.methods.store import load_method
 from fewgen.training import TrainConfig, Trainer
 from fewgen.training.checkpoint import read_state
 from fewgen.training.phases import Context, Pixels
 from fewgen.training.sampler import GroupedSampler
-from fewgen.training.seeds import derive_seed, make_rng
 
 PLAIN = {"quantizer": None, "consistency": "none"}
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])

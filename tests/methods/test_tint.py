@@ -14,7 +14,6 @@ from tests.diffusion.test_stable import written  # noqa: F401 - a fixture
 from tests.reference.naive_inversion import sample_with_null_texts
 
 import fewgen
-from fewgen import api
 from fewgen.cli.main import main
 from fewgen.config import resolve
 from fewgen.data import ImageSet, to_uint8
@@ -22,7 +21,7 @@ from fewgen.diffusion import specialisation as parts
 from fewgen.diffusion.inversion import reconstruct
 from fewgen.diffusion.small import SmallDiffusionConfig
 from fewgen.errors import CheckpointError, ConfigError, FewgenError, TextError
-from fewgen.generate import GenerationRequest, image_seeds, noise
+from fewgen.generation import GenerationRequest, image_seeds, noise
 from fewgen.methods import DataSpec, load_method
 from fewgen.methods.diffusion import Diffusion, DiffusionConfig
 from fewgen.methods.tint import Tint, TintConfig
@@ -481,23 +480,23 @@ def test_commands_from_training_to_a_strip(base, tmp_path, capsys):
 
 
 def test_strips_hold_each_image_at_each_alpha(run):
-    made = api.generate(run, class_names="dog", alphas=[0, 1], seeds=[4, 5])
+    made = fewgen.generate(run, class_names="dog", alphas=[0, 1], seeds=[4, 5])
     assert made.seeds.tolist() == [4, 4, 5, 5]
     assert made.labels.tolist() == [1] * 4
-    alone = api.generate(run, class_names="dog", alpha=0, seeds=[4, 5])
+    alone = fewgen.generate(run, class_names="dog", alpha=0, seeds=[4, 5])
     assert torch.equal(made.images[::2], alone.images)
     assert len(made.provenance["supports"]) == 2
     for wrong, message in (([0, 2], "got 2"), ([], "got none")):
         with pytest.raises(ConfigError, match=message):
-            api.generate(run, alphas=wrong)
+            fewgen.generate(run, alphas=wrong)
     with pytest.raises(ConfigError, match="given twice"):
-        api.generate(run, alpha=0.5, alphas=[0, 1])
+        fewgen.generate(run, alpha=0.5, alphas=[0, 1])
 
 
 def test_alpha_is_refused_for_other_methods(base):
     for keywords in ({"alpha": 0.5}, {"alphas": [0, 1]}):
         with pytest.raises(ConfigError, match="is a run of diffusion. Leave alpha out"):
-            api.generate(base, **keywords)
+            fewgen.generate(base, **keywords)
 
 
 def test_stable_diffusion_from_its_folder(written, tmp_path, capsys):  # noqa: F811

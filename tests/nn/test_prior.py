@@ -6,8 +6,8 @@ from scipy.stats import chisquare
 from torch.nn import functional
 
 from fewgen.errors import ConfigError, ShapeError
+from fewgen.fitting.adamw import AdamW
 from fewgen.nn.prior import CausalBlock, CodePrior
-from fewgen.training.adamw import AdamW
 
 P, G, K, D, W = 6, 2, 5, 3, 16
 

@@ -1,6 +1,6 @@
 """The search for copies and its tests written a second time, plainly, with NumPy and loops.
 
-Nothing here is fast, and nothing is shared with `fewgen.evaluate.copying`.
+Nothing here is fast, and nothing is shared with `fewgen.evaluation.copying`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.fake_evaluation import fake_evaluation
 
 from fewgen.data import ImageSet
-from fewgen.evaluate.verdicts import summary, verdict_lines
+from fewgen.evaluation.verdicts import summary, verdict_lines
 from fewgen.report.evidence import (
     _number,
     evidence_section,
@@ -110,7 +110,7 @@ def test_the_pairs_are_the_ten_worst_with_their_training_images(evaluation, monk
         seen.update(originals=originals, others=others)
         return Image.new("RGB", (4, 4))
 
-    monkeypatch.setattr("fewgen.generate.pictures.pairs", pairs)
+    monkeypatch.setattr("fewgen.generation.pictures.pairs", pairs)
     html = pairs_figure(evaluation)
     assert torch.equal(seen["originals"], evaluation.generated.images[:10])
     assert torch.equal(seen["others"], evaluation.train.images[[i % 6 for i in range(10)]])
@@ -181,8 +181,8 @@ def test_numbers_are_short_and_never_false():
 
 def test_it_shows_what_the_real_evaluation_returns():
     """The stand-in of the other tests has the form of the real one; here measuring is real, on noise."""
-    from fewgen.evaluate.evaluation import Evaluation, evaluate_images
-    from fewgen.evaluate.features import PixelFeatures
+    from fewgen.encoders.features import PixelFeatures
+    from fewgen.evaluation.evaluation import Evaluation, evaluate_images
 
     sets = [_set(n, seed=n) for n in (40, 24, 26)]
     evaluation = evaluate_images(*sets, extractor=PixelFeatures(1, 8, 8), useful_draws=0)

@@ -15,24 +15,23 @@ import pytest
 import torch
 
 import fewgen
-from fewgen.api.run import Run
 from fewgen.data import ImageSet, load_images
 from fewgen.errors import DataError
-from fewgen.evaluate import wilson_interval
+from fewgen.evaluation import wilson_interval
 from fewgen.report import render_card, render_report, write, write_report
-from fewgen.report.adaptation import N_NEW, NO_MEANING, SHOWN, Look, look_table
-from fewgen.report.new_classes import (
+from fewgen.report.adaptation import NO_MEANING, look_table
+from fewgen.report.new_classes import last_curves, new_classes_section, shots_picture
+from fewgen.runs.adaptation import N_NEW, SHOWN, Look
+from fewgen.runs.new_classes import (
     Judge,
     NewClasses,
     choose_classes,
     judge_images,
-    last_curves,
     make_judge,
     measure_new_classes,
-    new_classes_section,
-    shots_picture,
     split_novel,
 )
+from fewgen.runs.run import Run
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 HOSTILE = tuple(f'<script>"{word}"</script>&|`' for word in WORDS)
@@ -232,7 +231,7 @@ def test_a_fault_while_adapting_does_not_cost_the_report(run, hostile, tmp_path,
         raise RuntimeError("<boom>")
 
     copy = _copy(run, tmp_path / "run")
-    monkeypatch.setattr("fewgen.api.adapting.adapted", broken)
+    monkeypatch.setattr("fewgen.runs.adapting.adapted", broken)
     others = copy.other_images(source=hostile, with_base=True)
     write_report(copy, *copy.images(source=hostile), None, others)
     assert "RuntimeError: &lt;boom&gt;" in _section(copy)

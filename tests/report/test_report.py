@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from tests.fake_method import Fake
 
-from fewgen import api
+import fewgen
+from fewgen.api import resolved_settings
 from fewgen.data import ImageSet
 from fewgen.report import bibtex, collect, render_card, render_report, write_report
 from fewgen.report.citations import BIBTEX
@@ -71,7 +72,7 @@ def _parse(html):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "run"
-    return api.train(
+    return fewgen.train(
         "fake",
         data="digits",
         size=8,
@@ -143,7 +144,7 @@ def test_the_card_says_what_it_is_and_its_limits(run):
 
 def test_the_first_picture_is_what_the_command_makes(run):
     findings = collect(run, *run.images())
-    again = api.generate(run, n=findings.per_class)
+    again = fewgen.generate(run, n=findings.per_class)
     assert torch.equal(findings.generated.images, again.images)
 
 
@@ -161,7 +162,7 @@ def hostile_run(tmp_path_factory):
     pixels = torch.randint(0, 256, (len(labels), 3, 10, 10), generator=rng, dtype=torch.uint8)
     images = ImageSet(pixels, labels, HOSTILE, name="<b>data</b>")
     path = tmp_path_factory.mktemp("hostile") / "<i>run`$(x)"
-    return api.train("fake", data=images, text="onehot", out=path, progress=False)
+    return fewgen.train("fake", data=images, text="onehot", out=path, progress=False)
 
 
 def test_the_commands_can_be_pasted_where_the_training_ran(tmp_path, monkeypatch, capsys):
@@ -177,7 +178,7 @@ def test_the_commands_can_be_pasted_where_the_training_ran(tmp_path, monkeypatch
     names = ("cat's $HOME `x`", "dog")
     images = ImageSet(pixels, torch.arange(2).repeat_interleave(8), names)
     path = "runs/my $(first) run"
-    run = api.train("fake", data=images, text="onehot", out=path, progress=False)
+    run = fewgen.train("fake", data=images, text="onehot", out=path, progress=False)
     card = (run.path / "README.md").read_text(encoding="utf-8")
     (use,) = [line for line in card.splitlines() if line.startswith("fewgen generate")]
     assert shlex.split(use)[2:5] == [path, "--class-name", names[0]]
@@ -245,12 +246,12 @@ def test_a_fault_in_the_evidence_does_not_cost_the_report(run, tmp_path, monkeyp
     path = tmp_path / "copy"
     shutil.copytree(run.path, path)
     (path / "evaluation.json").unlink()
-    copy = api.load_run(path)
+    copy = fewgen.load_run(path)
 
     def broken(*_, **__):
         raise RuntimeError("<boom>")
 
-    monkeypatch.setattr("fewgen.api.evaluating.evaluate_sets", broken)
+    monkeypatch.setattr("fewgen.runs.evaluating.evaluate_sets", broken)
     write_report(copy, *copy.images())
     html = (path / "report.html").read_text(encoding="utf-8")
     _parse(html)
@@ -267,12 +268,12 @@ def test_damaged_and_missing_logs_are_survived(run, tmp_path):
         file.write(
             b'{"kind": "train", "st\n[1, 2]\n\xff\xfe\n{"kind": "warning", "stage": "x", "text": "<u>"}\n'
         )
-    copy = api.load_run(path)
+    copy = fewgen.load_run(path)
     html = render_report(collect(copy, *copy.images()))
     assert "&lt;u&gt;" in html
     assert "could not be made" not in html
     (path / "metrics.jsonl").unlink()
-    copy = api.load_run(path)
+    copy = fewgen.load_run(path)
     write_report(copy, *copy.images())
     assert "could not be made" not in (path / "report.html").read_text(encoding="utf-8")
 
@@ -323,7 +324,7 @@ def test_the_command_repeats_the_training(run, tmp_path):
     given = load_command("train").parse(words[2:])
     assert given["shots"] == 20
     assert given["size"] == 8
-    settings = api.resolved_settings(**given)
+    settings = resolved_settings(**given)
     assert settings["text"] == "onehot"
     assert json.dumps(settings["model"].__dict__) == json.dumps(run.config["model"])
 
@@ -347,7 +348,7 @@ def test_the_command_repeats_settings_of_the_method_too():
         "--model.textual.steps",
     ]
     given = load_command("train").parse(words[2:])
-    assert to_dict(api.resolved_settings(**given)["model"]) == to_dict(own)
+    assert to_dict(resolved_settings(**given)["model"]) == to_dict(own)
     # A run of a method that is no more still has a command.
     gone = SimpleNamespace(config={"method": "gone", "data": "photos", "model": {"steps": 1}})
     assert training_command(gone) == "fewgen train gone --data photos --out NEW_RUN"

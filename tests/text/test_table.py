@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fewgen.encoders.glove import GloveEncoder
 from fewgen.errors import CheckpointError, ConfigError, ShapeError, TextError
 from fewgen.text import ClassText, Standardizer, make_text_encoder, split_phrases
-from fewgen.text.glove import GloveEncoder
 
 FASHION = (
     "T-shirt/top",

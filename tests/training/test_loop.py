@@ -14,13 +14,13 @@ from torch import nn
 
 from fewgen.errors import ConfigError, DataError, TrainingError
 from fewgen.files import read_json
+from fewgen.fitting.seeds import derive_seed
 from fewgen.losses.terms import LossTerms
-from fewgen.methods.base import load_method
+from fewgen.methods.store import load_method
 from fewgen.nn.ema import EMA
 from fewgen.training import Phase, Stage, Trainer, make_sampler
 from fewgen.training.checkpoint import read_state
 from fewgen.training.logs import Display
-from fewgen.training.seeds import derive_seed
 
 
 def lines(run_dir, kind=None):

@@ -17,6 +17,7 @@ from tests.training.toys import Toy, ToyAdapt, ToyAdaptConfig, family, make, qui
 
 from fewgen.episodes import EpisodeSampler
 from fewgen.errors import ConfigError, DataError, TrainingError
+from fewgen.fitting.seeds import make_rng
 from fewgen.nn.codebook import Quantized
 from fewgen.training import Batch, Context, Trainer
 from fewgen.training.meta import (
@@ -43,7 +44,6 @@ from fewgen.training.meta.stage import (
     with_meta,
 )
 from fewgen.training.phases import Pixels
-from fewgen.training.seeds import make_rng
 
 META = ("maml", "fomaml", "reptile")
 TRAIN = family(12, 8, seed=1)

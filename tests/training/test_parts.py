@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fewgen.errors import ConfigError, MissingDependencyError
+from fewgen.fitting.adamw import AdamW
+from fewgen.fitting.schedules import late_decay
+from fewgen.fitting.seeds import global_seed
 from fewgen.training import Phase, Stage, TrainConfig, cosine, linear_warmup, make_schedule
-from fewgen.training.adamw import AdamW
 from fewgen.training.logs import Display, MetricsFile, TensorBoard
 from fewgen.training.phases import decayed
-from fewgen.training.schedules import late_decay
-from fewgen.training.seeds import global_seed
 
 
 def nothing(batch, context):

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from fewgen.data.imageset import ImageSet
-from fewgen.generate.request import noise
+from fewgen.generation.noise import noise
 from fewgen.losses.terms import LossTerms
-from fewgen.methods.base import DataSpec, Method, register
+from fewgen.methods.base import DataSpec, Method
+from fewgen.methods.registry import register
 from fewgen.training import Batch, Context, Phase, Stage, TrainConfig, Trainer, cosine
 
 SIZE = 6

@@ -5,12 +5,7 @@ docstrings to print its help. The `Args` sections are that help.
 """
 
 from fewgen.api.adapting import adapt
-from fewgen.api.benchmarking import BenchmarkResult, benchmark, plan_benchmark
-from fewgen.api.distilling import Distilled, distill, plan_distillation
 from fewgen.api.evaluating import evaluate, plan_evaluation
-from fewgen.api.planning import SamplePlan, plan
-from fewgen.api.prepare import split_indices
-from fewgen.api.run import Run, load_run
 from fewgen.api.training import (
     Plan,
     plan_training,
@@ -22,23 +17,13 @@ from fewgen.api.training import (
 from fewgen.api.using import Reconstructions, Retrieved, generate, interpolate, reconstruct, retrieve
 
 __all__ = [
-    "BenchmarkResult",
-    "Distilled",
     "Plan",
     "Reconstructions",
     "Retrieved",
-    "Run",
-    "SamplePlan",
     "adapt",
-    "benchmark",
-    "distill",
     "evaluate",
     "generate",
     "interpolate",
-    "load_run",
-    "plan",
-    "plan_benchmark",
-    "plan_distillation",
     "plan_evaluation",
     "plan_training",
     "quickstart",
@@ -46,6 +31,5 @@ __all__ = [
     "reconstruct",
     "resolved_settings",
     "retrieve",
-    "split_indices",
     "train",
 ]

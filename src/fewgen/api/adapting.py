@@ -16,20 +16,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewgen.api.prepare import SPLIT_NAME, check_apart, check_phrases, check_run_dir, class_list
-from fewgen.api.run import CONFIG_NAME, MODEL_NAME, Run, load_run
-from fewgen.api.using import IMAGE_SUFFIXES, _tidy, _whole
 from fewgen.config.call import accepts_config
-from fewgen.errors import ConfigError, DataError, OutputError, TrainingError
+from fewgen.config.keywords import tidy_out, whole
+from fewgen.data.one_image import IMAGE_SUFFIXES
+from fewgen.data.split import class_list
+from fewgen.errors import ConfigError, DataError, OutputError
+from fewgen.runs.adapting import MAX_NEW, Given, adapted, extended, recipe_of, refuse_blank, replayed
+from fewgen.runs.folder import check_apart, check_run_dir
+from fewgen.runs.run import CONFIG_NAME, MODEL_NAME, Run, load_run
+from fewgen.runs.source import SPLIT_NAME
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fewgen.data import ImageSet
     from fewgen.methods.base import Method
-    from fewgen.report.adaptation import Adaptation
-    from fewgen.text import ClassText
-    from fewgen.training.meta.inner import InnerOptimizer
+    from fewgen.runs.adaptation import Adaptation
 
     Progress = Callable[[str, float], None]
 
@@ -38,21 +40,6 @@ GRID_NAME = "grid.png"
 REPORT_NAME = "report.html"
 CARD_NAME = "README.md"
 
-STEPS = 50
-LR = 1e-3
-MAX_NEW = 64
-"""New images of one update; more are taken in shuffled turns."""
-
-MIN_REPLAY, MAX_REPLAY = 10, 32
-"""Images of old classes in one update, if it is not said how many."""
-
-BLANK = 2.0
-"""Standard deviation over the pixels of an image, in grey levels of 255, below which it shows nothing."""
-
-POOL = 64
-"""Draws of old classes that updates choose from. Ten, shown again and again, become much of what a class has:
-on six classes of Fashion-MNIST, 50 updates at 0.003 leave 0.36 of the pixel variance within a class, against
-0.51 with 64 and 0.53 with 256. The learning rate matters more (0.001 leaves 0.78)."""
 
 MAX_HELD_OUT = 200
 """Images of a new class that are kept to measure on, of those that are not learned from."""
@@ -60,31 +47,8 @@ MAX_HELD_OUT = 200
 GRID_CLASSES, GRID_COLUMNS = 10, 8
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How a model is adapted; equal recipes on equal images give equal models.
-
-    Attributes:
-        optimizer: of the updates.
-        steps: number of updates.
-        part: which parameters move, as `Method.adaptable` names them.
-        replay: images of old classes in each update; None: as many as new images, within limits.
-        seed: of all draws.
-    """
-
-    optimizer: InnerOptimizer
-    steps: int
-    part: str
-    replay: int | None
-    seed: int
-
-    def n_replay(self, n_new: int) -> int:
-        """Return how many images of old classes stand beside `n_new` new ones in an update."""
-        return min(max(n_new, MIN_REPLAY), MAX_REPLAY) if self.replay is None else self.replay
-
-
 @accepts_config
-@_tidy
+@tidy_out
 def adapt(
     run: str | Path | Run,
     *,
@@ -152,7 +116,7 @@ def adapt(
     Returns:
         The adapted run. Without `out` it lives in memory only.
     """
-    from fewgen.api.evaluating import ShownProgress
+    from fewgen.progress import ShownProgress
 
     recipe_given = _checked(steps, lr, replay, seed)
     sources = _sources(images)
@@ -187,7 +151,7 @@ def adapt(
         refuse_blank(start_model, method, used, recipe.optimizer.lr)
         measured: Adaptation | None = None
         if report:
-            from fewgen.report.adaptation import measure
+            from fewgen.runs.adaptation import measure
 
             def again(part_of_images: ImageSet) -> Method:
                 return adapted(start_model, part_of_images, old, recipe, None)
@@ -226,45 +190,17 @@ def adapt(
 # ------------------------------------------------------------------------------------------ what was asked
 
 
-@dataclasses.dataclass(frozen=True)
-class Given:
-    """What the caller spelled out of a `Recipe`; None for what was left out."""
-
-    steps: int | None = None
-    lr: float | None = None
-    replay: int | None = None
-    seed: int = 0
-
-
 def _checked(steps: int | None, lr: float | None, replay: int | str, seed: int) -> Given:
     if steps is not None:
-        steps = _whole("steps", steps, 1)
+        steps = whole("steps", steps, 1)
     fits = isinstance(lr, (int, float)) and not isinstance(lr, bool) and math.isfinite(lr) and lr > 0
     if lr is not None and not fits:
         raise ConfigError(f"lr must be a number above 0, got {lr!r}.")
     if isinstance(replay, str):
         if replay != "auto":
             raise ConfigError(f'replay must be "auto" or a whole number of 0 or more, got "{replay}".')
-        return Given(steps, lr, None, _whole("seed", seed))
-    return Given(steps, lr, _whole("replay", replay, 0), _whole("seed", seed))
-
-
-def recipe_of(run: Run, given: Given, part: str | None = None) -> Recipe:
-    """Return how to adapt: what is given, else what the run was meta-trained for, else the defaults."""
-    from fewgen.training.meta.inner import Adam, make_inner_optimizer
-
-    meta = run.info.extra.get("meta") or {}
-    lr = next((float(x) for x in (given.lr, meta.get("adapt_lr"), meta.get("inner_lr")) if x is not None), LR)
-    name = meta.get("inner_optimizer")
-    # Here are enough updates for a momentum; a meta-trained start expects the optimiser of its tasks.
-    optimizer = Adam(lr, betas=(0.9, 0.999)) if name is None else make_inner_optimizer(str(name), lr)
-    return Recipe(
-        optimizer,
-        int(meta.get("adapt_steps", STEPS)) if given.steps is None else given.steps,
-        str(meta.get("adapt", "all")) if part is None else part,
-        given.replay,
-        given.seed,
-    )
+        return Given(steps, lr, None, whole("seed", seed))
+    return Given(steps, lr, whole("replay", replay, 0), whole("seed", seed))
 
 
 def refuse_known(names: Sequence[str], known: Sequence[str]) -> None:
@@ -453,7 +389,7 @@ def _drawn(images: ImageSet, shots: int | None, seed: int) -> tuple[ImageSet, Im
 
     if shots is None:
         return images, images.subset([])
-    k = _whole("shots", shots, 1)
+    k = whole("shots", shots, 1)
     keyed = dataclasses.replace(images, captions=tuple(str(i) for i in range(len(images))))
     used = [int(caption) for caption in keyed.shots(k, seed).captions or ()]
     free = torch.ones(len(images), dtype=torch.bool)
@@ -468,240 +404,6 @@ def _drawn(images: ImageSet, shots: int | None, seed: int) -> tuple[ImageSet, Im
 # ------------------------------------------------------------------------------------------ the model
 
 
-def extended(
-    run: Run,
-    names: Sequence[str],
-    phrases: Mapping[str, Any] | str | Path | None = None,
-    text_path: str | None = None,
-    data_dir: str | Path | None = None,
-) -> tuple[Method, list[str]]:
-    """Return a copy of a run's model that has the new classes but has seen no image of them, and notes.
-
-    Raises:
-        ConfigError: the method's tensors depend on the number of classes.
-        TextError: a new class gets no vector of its own.
-    """
-    from fewgen.training.seeds import global_seed
-
-    original = run.method
-    spec = original.spec
-    notes: list[str] = []
-    table = spec.text
-    encoder: Any = None
-    if table is not None:
-        table, encoder, notes = _extended_table(run, table, names, phrases, text_path, data_dir)
-    elif phrases:
-        raise ConfigError(f'The method "{original.name}" was trained without words, so phrases do nothing.')
-    wider = dataclasses.replace(spec, class_names=(*spec.class_names, *names), text=table)
-    with global_seed(original.device, 0, "weights"):  # they are replaced; the caller's draws stay his
-        method = type(original)(original.config, wider)
-    state = original.state_dict()
-    differ = [name for name, value in method.state_dict().items() if state[name].shape != value.shape]
-    if differ:
-        raise ConfigError(
-            f'The size of "{differ[0]}" in the method "{original.name}" depends on the number of classes, so '
-            "no class can be added afterwards. Train again with all classes."
-        )
-    method.load_state_dict({name: value.detach().clone() for name, value in state.items()})
-    method.to(original.device).eval()
-    if encoder is not None:
-        method.use_encoder(encoder)
-    return method, notes
-
-
-def _extended_table(
-    run: Run,
-    table: ClassText,
-    names: Sequence[str],
-    phrases: Mapping[str, Any] | str | Path | None,
-    text_path: str | None,
-    data_dir: str | Path | None,
-) -> tuple[ClassText, Any, list[str]]:
-    from fewgen.api.prepare import _glove_path
-    from fewgen.config import read_config
-    from fewgen.text import make_text_encoder
-
-    if isinstance(phrases, (str, Path)):
-        phrases = read_config(phrases)
-    check_phrases(phrases, names)
-    if not table.has_meaning:
-        note = (
-            f"the run's class vectors ({table.encoder_name}) carry no meaning: a new class gets an arbitrary "
-            "one, and what is drawn before the first image means nothing."
-        )
-        return table.extend(names, None, phrases), None, [note]
-    encoder = run.method._encoder if text_path is None else None
-    if encoder is None:
-        path = text_path or table.encoder_path
-        if table.encoder_name == "glove" and path is None:
-            path = _glove_path(path, data_dir)
-        encoder = make_text_encoder(table.encoder_name, path=path)
-    return table.extend(names, encoder, phrases), encoder, []
-
-
-def replayed(method: Method, seed: int) -> ImageSet:
-    """Return images that a model draws of its own classes, to be mixed in while it learns new ones.
-
-    About `POOL` of them, in whole groups of `method.rows`. Classes take turns, so each is shown equally
-    often up to one image; those beyond that number are left out by a seeded draw.
-    """
-    import torch
-
-    from fewgen.data import ImageSet
-    from fewgen.generate import GenerationRequest
-    from fewgen.training.seeds import derive_seed, make_rng
-
-    n_classes = method.spec.n_classes
-    n = max(1, POOL // method.rows) * method.rows  # a group costs as much as a single image
-    order = torch.randperm(n_classes, generator=make_rng("cpu", seed, "replay"))
-    labels = order.repeat(-(-n // n_classes))[:n]
-    # Far from the seeds that a user draws with, so that what is measured later was not learned from.
-    seeds = (derive_seed(seed, "replayed images") >> 1) + torch.arange(n)
-    drawn = method.generate(GenerationRequest(labels=labels, seeds=seeds))
-    return ImageSet(drawn.images, labels, method.spec.class_names, name="replayed")
-
-
-class _Turns:
-    """Endless shuffled passes over n indices."""
-
-    def __init__(self, n: int, rng: Any) -> None:
-        self.n, self.rng = n, rng
-        self.ahead: list[int] = []
-
-    def take(self, k: int) -> list[int]:
-        """Return the next k indices."""
-        import torch
-
-        while len(self.ahead) < k:
-            self.ahead += torch.randperm(self.n, generator=self.rng).tolist()
-        taken, self.ahead = self.ahead[:k], self.ahead[k:]
-        return taken
-
-
-def adapted(
-    start: Method, images: ImageSet, old: ImageSet, recipe: Recipe, progress: Progress | None
-) -> Method:
-    """Return a copy of a model that has learned from images of its last classes.
-
-    Args:
-        start: has the new classes already; stays as it is.
-        images: of the new classes; its class i is the i-th of the new ones.
-        old: images of the old classes to mix in.
-        recipe: how.
-        progress: told the name of the part and the share that is done.
-
-    Raises:
-        TrainingError: a loss is not finite, during the updates or after the last one.
-
-    Source: Finn et al. 2017, arXiv:1703.03400, Algorithm 2 (the inner loop); generative replay: Shin et al.
-        2017, arXiv:1705.08690, Sec. 3.
-    Differs: the model replays its own draws, made once before the first update.
-    """
-    import torch
-    from torch.func import functional_call
-
-    from fewgen.data.augment import Augment
-    from fewgen.training.meta.inner import inner_loop, parameters_of
-    from fewgen.training.seeds import global_seed, make_rng
-
-    device = start.device
-    n_old = start.spec.n_classes - images.n_classes
-    x, labels = images.floats().to(device), (images.labels + n_old).to(device)
-    per_step = min(len(images), MAX_NEW)
-    n_replay = recipe.n_replay(per_step)
-    new_turns = _Turns(len(images), make_rng("cpu", recipe.seed, "adapt", "new images"))
-    old_turns = _Turns(len(old), make_rng("cpu", recipe.seed, "adapt", "old images"))
-    augment = Augment("light")
-    moves = make_rng(device, recipe.seed, "adapt", "augmentation")
-    rng = make_rng(device, recipe.seed, "adapt", "noise")
-
-    def loss(parameters: Mapping[str, Tensor], k: int) -> Tensor:
-        rows = torch.tensor(new_turns.take(per_step), device=device)
-        batch, target = augment(x[rows], moves), labels[rows]
-        if n_replay:
-            others = old_turns.take(n_replay)
-            batch = torch.cat([batch, old.floats(others).to(device)])
-            target = torch.cat([target, old.labels[others].to(device)])
-        total: Tensor = functional_call(start, dict(parameters), (batch, target, None, rng)).total()
-        return total
-
-    def visit(k: int, parameters: Mapping[str, Tensor]) -> None:
-        if progress is not None:
-            progress("adapting", k / max(1, recipe.steps))
-
-    end = inner_loop(
-        loss,
-        parameters_of(start),
-        recipe.optimizer,
-        recipe.steps,
-        adapted=start.adaptable(recipe.part),
-        rates=start.rates_by_name(),
-        visit=visit,
-        advice="Nothing was written. Lower --lr.",
-    )
-    with torch.no_grad():
-        last = float(loss(end, recipe.steps))
-    if not math.isfinite(last):
-        raise TrainingError(
-            f"The loss is {last} after update {recipe.steps}, with the learning rate "
-            f"{recipe.optimizer.lr:g}. Nothing was written. Lower --lr."
-        )
-    with global_seed(device, 0, "weights"):
-        method = type(start)(start.config, start.spec)
-    method.load_state_dict({**start.state_dict(), **{name: v.clone() for name, v in end.items()}})
-    method.to(device).eval()
-    if start._encoder is not None:
-        method.use_encoder(start._encoder)
-    return method
-
-
-def refuse_blank(start: Method, method: Method, images: ImageSet, lr: float) -> None:
-    """Refuse a model all of whose draws of some class became blank.
-
-    Looks at one group of draws, new classes first. Classes whose draws were blank before count as little as
-    new ones whose images are.
-
-    Args:
-        start: the model before the first update.
-        method: after the last one.
-        images: of the new classes, that it learned from.
-        lr: of the updates, for the message.
-
-    Raises:
-        TrainingError: names the class and the learning rate.
-    """
-    import torch
-
-    from fewgen.generate import GenerationRequest
-
-    n = method.spec.n_classes
-    labels = torch.arange(n - 1, -1, -1).repeat(-(-method.rows // n))[: max(method.rows, images.n_classes)]
-    request = GenerationRequest(labels=labels, seeds=torch.arange(len(labels)))
-
-    def blank(images: Tensor) -> Tensor:
-        return images.to(torch.float64).flatten(1).std(1, correction=0) < BLANK
-
-    try:
-        after = blank(method.generate(request).images)
-    except DataError as error:  # NaN
-        raise TrainingError(
-            f"After adapting with --lr {lr:g} no image can be drawn: {error} Nothing was written. Use a "
-            "lower --lr."
-        ) from None
-    if not bool(after.any()):
-        return
-    before, given = blank(start.generate(request).images), blank(images.images)
-    for label in labels.unique().tolist():
-        at = labels == label
-        new = label - (n - images.n_classes)
-        meant = bool(before[at].all()) or (new >= 0 and bool(given[images.labels == new].all()))
-        if bool(after[at].all()) and not meant:
-            raise TrainingError(
-                f'The drawn images are blank after adapting with --lr {lr:g} (all of "'
-                f'{method.spec.class_names[label]}"). Nothing was written. Use a lower --lr.'
-            )
-
-
 def _judge(
     run: Run, used: ImageSet, rest: ImageSet, data_dir: Any, download: bool
 ) -> Callable[[Tensor], Tensor]:
@@ -710,7 +412,7 @@ def _judge(
     It learns the old classes from the run's training images, and the new ones from all given images.
     """
     from fewgen.data import ImageSet
-    from fewgen.evaluate.features import ClassifierFeatures
+    from fewgen.encoders.features import ClassifierFeatures
 
     train, _ = run.images(data_dir, download)
     classifier = ClassifierFeatures.of(judged_by(train, used, rest))
@@ -767,7 +469,7 @@ def _finished(
     out: str | Path | None,
     notes: list[str],
 ) -> Run:
-    from fewgen.methods.base import ModelInfo
+    from fewgen.methods.store import ModelInfo
 
     extra = {**original.info.extra, "adapted": record}
     settings = _settings(original, record)
@@ -819,7 +521,7 @@ def _write(
     """Write the folder beside its place, then move it there."""
     from fewgen.config import dump_yaml
     from fewgen.files import make_dir, no_empty_folders, prepare_output_dir, write_text
-    from fewgen.generate.writers import write_picture
+    from fewgen.generation.writers import write_picture
     from fewgen.report.card import render_adapted_card
     from fewgen.report.citations import citation_keys
 
@@ -856,7 +558,7 @@ def _write_images(folder: Path, original: Run, method: Method, used: ImageSet, r
 
     from fewgen.data.npz import load_npz
     from fewgen.files import read_json, write_json
-    from fewgen.generate.writers import write_npz
+    from fewgen.generation.writers import write_npz
 
     names = method.spec.class_names
     n_old = len(names) - used.n_classes
@@ -883,8 +585,8 @@ def _grid(method: Method, n_new: int) -> Any:
     """Return a row of new images for each of the first old classes and for each new one."""
     import torch
 
-    from fewgen.generate import GenerationRequest
-    from fewgen.generate.pictures import class_grid
+    from fewgen.generation import GenerationRequest
+    from fewgen.generation.pictures import class_grid
 
     n = method.spec.n_classes
     labels = torch.cat([torch.arange(min(GRID_CLASSES, n - n_new)), torch.arange(n - n_new, n)])

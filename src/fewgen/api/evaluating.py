@@ -4,39 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewgen.api.prepare import SPLIT_NAME, class_list, load_source, split_indices
-from fewgen.api.run import MODEL_NAME, Run, load_run
-from fewgen.api.using import _tidy, _whole
 from fewgen.config.call import accepts_config, call_settings, unwrapped
+from fewgen.config.keywords import tidy_out, whole
+from fewgen.data.split import class_list, split_indices
 from fewgen.errors import ConfigError, DataError, OutputError, suggest
+from fewgen.progress import ShownProgress
+from fewgen.runs.evaluating import Sets, evaluate_sets, images_per_class
+from fewgen.runs.run import MODEL_NAME, Run, load_run
+from fewgen.runs.source import SPLIT_NAME, load_source
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet
-    from fewgen.evaluate.evaluation import Evaluation
-    from fewgen.evaluate.features import FeatureExtractor
-    from fewgen.generate import GeneratedImages
+    from fewgen.encoders.features import FeatureExtractor
+    from fewgen.evaluation.evaluation import Evaluation
+    from fewgen.generation import GeneratedImages
 
     Progress = Callable[[str, float], None]
 
-PER_CLASS = 100
-"""Images per class that a run makes, unless another number is asked for."""
-
-AT_LEAST = 300
-"""Images that a run makes in all, however few its classes: zero copies in 300 bound their share at 1 %."""
 
 MAX_OVERLAP = 0.1
 """Share of held-out images that may also be training images; those are left out. More is a mistake."""
 
 
 @accepts_config
-@_tidy
+@tidy_out
 def evaluate(
     images: str | Path | Run | ImageSet | GeneratedImages,
     *,
@@ -157,33 +153,6 @@ _GATHER = (
 _LOADING = ("split", "size", "channels", "fit", "alpha", "convert")
 
 
-@dataclasses.dataclass
-class Sets:
-    """Everything that an evaluation compares, checked; a run has not drawn its images yet.
-
-    Attributes:
-        subject: what is evaluated, in the user's words.
-        run: the run that draws the images, or None.
-        generated: the images at hand, or None for a run.
-        train: images that were learned from.
-        held_out: real images that were not, or None.
-        pool: further real images, or None.
-        notes: what a reader should know.
-        labelled: whether the images at hand have classes.
-        others: further runs with their training images, for usefulness.
-    """
-
-    subject: str
-    run: Run | None
-    generated: ImageSet | None
-    train: ImageSet
-    held_out: ImageSet | None
-    pool: ImageSet | None
-    notes: list[str]
-    labelled: bool = True
-    others: tuple[tuple[Run, ImageSet], ...] = ()
-
-
 def plan_evaluation(**keywords: Any) -> str:
     """Return what `evaluate` would compare with the same keywords; draws, measures and writes nothing."""
     settings = call_settings(unwrapped(evaluate), keywords)
@@ -206,25 +175,16 @@ def plan_evaluation(**keywords: Any) -> str:
     return "\n".join([*lines, *(f"note        {note}" for note in sets.notes)])
 
 
-def images_per_class(n: int | None, n_classes: int) -> int:
-    """Return how many images of each class a run draws for an evaluation.
-
-    >>> images_per_class(None, 10), images_per_class(None, 2), images_per_class(7, 2)
-    (100, 150, 7)
-    """
-    return max(PER_CLASS, math.ceil(AT_LEAST / n_classes)) if n is None else n
-
-
 def gather(**keywords: Any) -> Sets:
     """Find and check the sets of an evaluation: nothing slow happens before a mistake is known."""
     if keywords["n"] is not None:
-        _whole("n", keywords["n"], 1)
-    _whole("useful_draws", keywords["useful_draws"], 0)
-    _whole("seed", keywords["seed"], 0)
+        whole("n", keywords["n"], 1)
+    whole("useful_draws", keywords["useful_draws"], 0)
+    whole("seed", keywords["seed"], 0)
     if isinstance(keywords["holdout"], int):
-        _whole("holdout", keywords["holdout"], 0)
+        whole("holdout", keywords["holdout"], 0)
     from fewgen.data.foreign import has_labels
-    from fewgen.evaluate.matching import match_images
+    from fewgen.evaluation.matching import match_images
 
     run = _as_run(keywords["images"], keywords["device"])
     notes: list[str] = []
@@ -275,62 +235,6 @@ def gather(**keywords: Any) -> Sets:
     if generated is not None:
         generated = dataclasses.replace(generated, name=subject)
     return Sets(subject, run, generated, train, held_out, pool, notes, labelled, others)
-
-
-def evaluate_sets(
-    sets: Sets,
-    *,
-    n: int | None = None,
-    seed: int = 0,
-    extractor: FeatureExtractor | None = None,
-    useful_draws: int = 10,
-    progress: Progress | None = None,
-) -> Evaluation:
-    """Draw the images of a run if there is one, measure, and add what only a run can be asked.
-
-    Args:
-        sets: what to compare.
-        n: images per class that a run draws; None for the default.
-        seed: of the drawn images and of the tests.
-        extractor: features; None for the small classifier.
-        useful_draws: paired draws of the usefulness test; 0 leaves it out.
-        progress: told the name of the part and the share of it that is done.
-    """
-    from fewgen.api.asking import ask_run
-    from fewgen.evaluate.evaluation import RealSide, evaluate_images
-
-    generated = sets.generated
-    if generated is None:
-        if sets.run is None:
-            raise DataError("there are neither images nor a run to evaluate.")
-        if progress is not None:
-            progress("drawing images", 0.0)
-        generated = _drawn(sets.run, images_per_class(n, sets.train.n_classes), seed, sets.subject)
-    per_class = images_per_class(n, sets.train.n_classes)
-    draws = [
-        (own, _drawn(other, per_class, seed, other.path.name)) for other, own in sets.others if useful_draws
-    ]
-    if progress is not None:
-        progress("real images", 0.0)
-    real = RealSide(sets.train, sets.held_out, extractor, sets.pool, seed, progress)
-    evaluation = evaluate_images(
-        generated,
-        sets.train,
-        sets.held_out,
-        pool=sets.pool,
-        useful_draws=useful_draws,
-        draws=draws,
-        seed=seed,
-        progress=progress,
-        real_side=real,
-        labelled=sets.labelled,
-    )
-    evaluation.protocol["subject"] = sets.subject
-    if sets.run is not None:
-        if progress is not None:
-            progress("words and walks", 0.0)
-        ask_run(sets.run, evaluation, sets.held_out, real.extractor)
-    return evaluation
 
 
 # ------------------------------------------------------------------------------------------- the sets
@@ -462,7 +366,7 @@ def _foreign(keywords: Mapping[str, Any], settings: Mapping[str, Any]) -> ImageS
     from fewgen.data import ImageSet
     from fewgen.data.foreign import has_labels, load_foreign
     from fewgen.data.registry import is_named
-    from fewgen.generate import GeneratedImages
+    from fewgen.generation import GeneratedImages
 
     images = keywords["images"]
     if isinstance(images, GeneratedImages):
@@ -538,7 +442,7 @@ def _pool(
     """Return further real images, none of which is among the training or held-out images."""
     from fewgen.data import ImageSet
     from fewgen.data.registry import is_named
-    from fewgen.evaluate.matching import match_images
+    from fewgen.evaluation.matching import match_images
 
     wanted = keywords["pool"]
     if wanted == "none" or (wanted == "auto" and not is_named(source)):
@@ -569,7 +473,7 @@ def _extractor(name: str, sets: Sets) -> FeatureExtractor | None:
     """Return the features by name; None stands for the small classifier, which the evaluation trains."""
     if name == "classifier":
         return None
-    from fewgen.evaluate.features import make_extractor
+    from fewgen.encoders.image import make_extractor
 
     return make_extractor(name, sets.train if sets.pool is None else sets.pool)
 
@@ -601,13 +505,6 @@ def _others(
             )
         found.append((other, own))
     return tuple(found)
-
-
-def _drawn(run: Run, n: int, seed: int, subject: str) -> ImageSet:
-    from fewgen.generate import GenerationRequest
-
-    request = GenerationRequest.per_class(range(len(run.class_names)), n, seed)
-    return dataclasses.replace(run.method.generate(request).to_image_set(), name=subject)
 
 
 # ------------------------------------------------------------------------------------------- the output
@@ -644,25 +541,3 @@ def _subject(images: Any) -> str:
 def _shown(source: Any) -> Any:
     """Return a source as the record of an evaluation can hold it."""
     return source if source is None or isinstance(source, (int, str)) else str(source)
-
-
-class ShownProgress:
-    """Names the part that is being measured, on standard error; on a terminal it rewrites one line."""
-
-    def __init__(self, show: bool) -> None:
-        self.show, self.part, self.terminal = show, "", sys.stderr.isatty()
-
-    def __call__(self, part: str, share: float) -> None:
-        """Take note that `share` of a part is done."""
-        if not self.show:
-            return
-        if self.terminal:
-            print(f"\r\x1b[K{part} {share:.0%}", end="", file=sys.stderr, flush=True)
-        elif part != self.part:
-            print(part, file=sys.stderr, flush=True)
-        self.part = part
-
-    def close(self) -> None:
-        """Leave the line free for what follows."""
-        if self.show and self.terminal and self.part:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

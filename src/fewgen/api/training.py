@@ -10,24 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewgen.api.prepare import (
-    NOT_IN_CONFIG,
-    PREPARE,
-    check_apart,
-    check_run_dir,
-    check_same_images,
-    configs,
-    is_finished,
-    prepare,
-    refuse_adapted,
-)
-from fewgen.api.run import Run
 from fewgen.api.using import generate
 from fewgen.config.call import accepts_config, call_settings, unwrapped
+from fewgen.runs.folder import check_apart, check_run_dir, is_finished, refuse_adapted
+from fewgen.runs.preparing import NOT_IN_CONFIG, PREPARE, check_same_images, configs, prepare
+from fewgen.runs.run import Run
 
 if TYPE_CHECKING:
-    from fewgen.api.prepare import Prepared
     from fewgen.data import ImageSet
+    from fewgen.runs.preparing import Prepared
 
 
 @accepts_config
@@ -108,8 +99,8 @@ def train(
     Returns:
         The run, with its method loaded at the first use.
     """
-    from fewgen import __version__
     from fewgen.training import Trainer
+    from fewgen.version import __version__
 
     out = Path(out)
     # Before anything slow: the folder is ours, or the command was wrong.
@@ -153,8 +144,8 @@ def train(
     run.was_finished = finished
     made = finished and (out / "report.html").is_file()
     if report and run.is_main and not result.interrupted and not made:
-        from fewgen.api.evaluating import ShownProgress
         from fewgen.data import ImageSet
+        from fewgen.progress import ShownProgress
         from fewgen.report import write_report
 
         shown = ShownProgress(progress)

@@ -2,77 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
-import math
-import numbers
-import operator
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fewgen.api.prepare import class_list
-from fewgen.api.run import Run, load_run
 from fewgen.config.call import accepts_config
+from fewgen.config.keywords import checked_temperature, tidy_out, whole
+from fewgen.data.one_image import is_image_file, single_image
+from fewgen.data.split import class_list
 from fewgen.errors import ConfigError, DataError, OutputError, TextError, suggest
-from fewgen.files import no_empty_folders
+from fewgen.runs.run import Run, load_run
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
     from fewgen.data import ImageSet
-    from fewgen.generate import GeneratedImages
+    from fewgen.generation import GeneratedImages
     from fewgen.methods.base import Method
 
 T = TypeVar("T")
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 MAX_SEED = 2**63 - 1
 """Of one image: seeds are stored in 64 bits with a sign."""
 
 
-def _whole(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
-    """Return a whole number between two limits, or say which keyword is not one."""
-    wanted = "a whole number"
-    if low is not None:
-        wanted += f" of {low} or more" if high is None else f" from {low} to {high}"
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or (low is not None and number < low) or (high is not None and number > high):
-        raise ConfigError(f"{name} must be {wanted}, got {value!r}.")
-    return number
-
-
-def _temperature(value: Any) -> float:
-    """Return a finite number of 0 or more, or say that this is none."""
-    fits = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not (fits and math.isfinite(value) and value >= 0):
-        raise ConfigError(
-            f"temperature must be a number of 0 or more, got {value!r}. 1 is the learned spread."
-        )
-    return float(value)
-
-
-def _tidy(function: Callable[..., T]) -> Callable[..., T]:
-    """Let a function that fails, or is interrupted, leave no empty folder behind at `out`."""
-
-    @functools.wraps(function)
-    def wrapper(*args: Any, **keywords: Any) -> T:
-        out = keywords.get("out")
-        with no_empty_folders(out) if out is not None else contextlib.nullcontext():
-            return function(*args, **keywords)
-
-    return wrapper
-
-
 @accepts_config
-@_tidy
+@tidy_out
 def generate(
     run: str | Path | Run,
     *,
@@ -119,12 +78,12 @@ def generate(
     """
     import torch
 
-    from fewgen.generate import GenerationRequest, check_output, image_seeds, sharpened
-    from fewgen.generate.sharpen import check_strength
+    from fewgen.generation import GenerationRequest, check_output, image_seeds, sharpened
+    from fewgen.generation.sharpen import check_strength
 
     check_strength(sharpen)
-    n = _whole("n", (16 if alphas is None else 3) if n is None else n, 1)
-    temperature = _temperature(temperature)
+    n = whole("n", (16 if alphas is None else 3) if n is None else n, 1)
+    temperature = checked_temperature(temperature)
     options = dict(options or {})
     columns = _alphas(alpha, alphas, options)
     if class_names is not None and not class_names:
@@ -145,13 +104,13 @@ def generate(
     if out is not None:
         check_output(out, overwrite)
     if seeds is not None:
-        own = torch.tensor([_whole("seeds", s, 0, MAX_SEED) for s in seeds], dtype=torch.int64)
+        own = torch.tensor([whole("seeds", s, 0, MAX_SEED) for s in seeds], dtype=torch.int64)
         if len(own) == 0:
             raise ConfigError("seeds is empty: give at least one, or leave it out.")
         n = len(own)
         every = own.repeat(len(chosen) + len(free))
     else:
-        every = image_seeds(_whole("seed", seed), n * (len(chosen) + len(free)))
+        every = image_seeds(whole("seed", seed), n * (len(chosen) + len(free)))
     common: dict[str, Any] = {"temperature": float(temperature), "options": options}
     if columns:
         labels = torch.tensor([loaded.class_names.index(name) for name in chosen]).repeat_interleave(n)
@@ -226,8 +185,8 @@ def _strips(
     """Return each image at each alpha, the alphas of an image one after the other."""
     import torch
 
-    from fewgen.generate import GeneratedImages, GenerationRequest, grid, sharpened, write_picture
-    from fewgen.generate.writers import output_kind
+    from fewgen.generation import GeneratedImages, GenerationRequest, grid, sharpened, write_picture
+    from fewgen.generation.writers import output_kind
 
     method, options = run.method, common["options"]
     parts = [
@@ -265,7 +224,7 @@ def _strips(
 def _joined(parts: list[GeneratedImages]) -> GeneratedImages:
     import torch
 
-    from fewgen.generate import GeneratedImages
+    from fewgen.generation import GeneratedImages
 
     if len(parts) == 1:
         return parts[0]
@@ -283,7 +242,7 @@ def _joined(parts: list[GeneratedImages]) -> GeneratedImages:
 
 
 @accepts_config
-@_tidy
+@tidy_out
 def interpolate(
     run: str | Path | Run,
     a: str | Path,
@@ -319,14 +278,14 @@ def interpolate(
     import torch
 
     from fewgen.data import to_uint8
-    from fewgen.generate import GeneratedImages, check_output, image_seeds, sharpened, strip, write_picture
-    from fewgen.generate.sharpen import check_strength
-    from fewgen.generate.writers import output_kind
+    from fewgen.generation import GeneratedImages, check_output, image_seeds, sharpened, strip, write_picture
+    from fewgen.generation.sharpen import check_strength
+    from fewgen.generation.writers import output_kind
 
     check_strength(sharpen)
-    if _whole("steps", steps) < 2:
+    if whole("steps", steps) < 2:
         raise ConfigError(f"steps must be 2 or more (both ends count), got {steps}.")
-    temperature = _temperature(temperature)
+    temperature = checked_temperature(temperature)
     loaded = load_run(run, device)
     loaded.method.require("interpolate")
     _check_classes(loaded, str(a))
@@ -336,7 +295,7 @@ def interpolate(
     positions = torch.linspace(0, 1, steps)
     weights = positions.to(first.device).unsqueeze(1)
     latents = (1 - weights) * first + weights * second
-    seeds = image_seeds(_whole("seed", seed), 1).repeat(steps)
+    seeds = image_seeds(whole("seed", seed), 1).repeat(steps)
     with torch.no_grad():
         pictures = loaded.method.decode(latents, seeds, float(temperature))  # type: ignore[operator]
     ends = (_shown(a), _shown(b))
@@ -379,13 +338,13 @@ class Reconstructions:
 
     def picture(self, columns: int = 10) -> Image:
         """Return originals with their reconstructions below."""
-        from fewgen.generate import pairs
+        from fewgen.generation import pairs
 
         return pairs(self.originals.images, self.images, columns)
 
 
 @accepts_config
-@_tidy
+@tidy_out
 def reconstruct(
     run: str | Path | Run,
     *,
@@ -419,8 +378,8 @@ def reconstruct(
         Originals and reconstructions.
     """
     from fewgen.data.imageset import evenly
-    from fewgen.generate import check_output, write_npz, write_picture
-    from fewgen.generate.writers import output_kind
+    from fewgen.generation import check_output, write_npz, write_picture
+    from fewgen.generation.writers import output_kind
 
     loaded = load_run(run, device)
     loaded.method.require("reconstruct")
@@ -432,14 +391,14 @@ def reconstruct(
         check_output(out, overwrite)
     images = _images_for(loaded, data, split, fit, data_dir, download)
     unknown = [name for name in images.class_names if name not in loaded.class_names]
-    if unknown and not _is_image_file(data):
+    if unknown and not is_image_file(data):
         warnings.warn(
             f'The data have classes that the model did not learn, such as "{unknown[0]}" ({len(unknown)} of '
             f"{images.n_classes}): their images come back as the model's own classes allow.",
             stacklevel=4,
         )
     if n is not None:
-        images = images.subset(sorted(evenly(images.labels.tolist(), _whole("n", n, 1))))
+        images = images.subset(sorted(evenly(images.labels.tolist(), whole("n", n, 1))))
     elif out is not None and output_kind(out) == "png":
         images = images.subset(sorted(evenly(images.labels.tolist(), 40)))
     result = Reconstructions(images, _reconstruct(loaded.method, images))
@@ -514,7 +473,7 @@ def retrieve(
     words: list[list[tuple[str, float]]] = []
     labels: list[str] = []
     for source, part in zip(sources, sets, strict=True):
-        single = _is_image_file(source)
+        single = is_image_file(source)
         with torch.no_grad():
             for start in range(0, len(part), 256):
                 index = range(start, min(start + 256, len(part)))
@@ -539,11 +498,7 @@ def retrieve(
 
 
 def _shown(end: str | Path) -> str:
-    return Path(end).name if _is_image_file(end) else str(end)
-
-
-def _is_image_file(source: Any) -> bool:
-    return isinstance(source, (str, Path)) and Path(source).suffix.lower() in IMAGE_SUFFIXES
+    return Path(end).name if is_image_file(end) else str(end)
 
 
 def _images_for(
@@ -570,8 +525,8 @@ def _images_for(
         return train if held_out is None else held_out
     if spec.height != spec.width:
         raise DataError("Images for a model of oblong images must be given as an ImageSet.")
-    if _is_image_file(data):
-        return _single_image(Path(data), spec.height, spec.channels, fit)
+    if is_image_file(data):
+        return single_image(Path(data), spec.height, spec.channels, fit)
     return load_images(
         data,
         split=split,
@@ -580,24 +535,6 @@ def _images_for(
         fit=fit,
         data_dir=data_dir,
         download=download,
-    )
-
-
-def _single_image(path: Path, size: int, channels: int, fit: str) -> ImageSet:
-    """Return one image file as a set with one image."""
-    import torch
-
-    from fewgen.data import ImageSet
-    from fewgen.data.folder import _decode, _Problem
-
-    if not path.is_file():
-        raise DataError(f'There is no image file "{path}".')
-    try:
-        pixels = torch.tensor(_decode(path, size, fit, channels, "error", False).array)
-    except _Problem as problem:
-        raise DataError(f'"{path}" {problem}.') from None
-    return ImageSet(
-        pixels.unsqueeze(0), torch.zeros(1, dtype=torch.int64), (path.stem or "image",), name=path.name
     )
 
 
@@ -620,7 +557,7 @@ def _latent(run: Run, end: str | Path) -> Tensor:
 
     method = run.method
     with torch.no_grad():
-        if _is_image_file(end):
+        if is_image_file(end):
             method.require("encode")
             image = _images_for(run, end, "train", "crop", None, False)
             return method.encode(image.floats().to(method.device))  # type: ignore[operator, no-any-return]

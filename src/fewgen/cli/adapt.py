@@ -12,13 +12,13 @@ from fewgen.errors import ConfigError
 
 
 def _run(given: dict[str, Any]) -> int:
-    from fewgen import api
+    import fewgen
     from fewgen.config.call import call_settings, unwrapped
 
-    out = call_settings(unwrapped(api.adapt), given)["out"]
+    out = call_settings(unwrapped(fewgen.adapt), given)["out"]
     if out is None:
         raise ConfigError("fewgen adapt needs --out, a new folder, for example --out runs/adapted")
-    run = api.adapt(**given)
+    run = fewgen.adapt(**given)
     for note in run.notes:
         print(f"note: {note}", file=sys.stderr)
     record = run.info.extra["adapted"]

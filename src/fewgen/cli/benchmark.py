@@ -9,9 +9,9 @@ from fewgen.cli.command import Argument, Command
 
 
 def _run(given: dict[str, Any]) -> int:
-    from fewgen import api
+    import fewgen
 
-    result = api.benchmark(**given)
+    result = fewgen.benchmark(**given)
     print(result.table)
     print(f"\nWritten to {result.path}: benchmark.json, table.md, plot.png, benchmark.html")
     for cell in result.failed:
@@ -22,9 +22,9 @@ def _run(given: dict[str, Any]) -> int:
 
 
 def _dry_run(given: dict[str, Any]) -> str:
-    from fewgen import api
+    from fewgen.comparison.benchmarking import plan_benchmark
 
-    return f"{api.plan_benchmark(**given)}\nNothing was written. Without --dry-run, computing starts."
+    return f"{plan_benchmark(**given)}\nNothing was written. Without --dry-run, computing starts."
 
 
 COMMAND = Command(

@@ -1,4 +1,4 @@
-"""What a command is: a function of `fewgen.api`, its flags, and what is printed at the end.
+"""What a command is: a function of `fewgen`, its flags, and what is printed at the end.
 
 Names, defaults and help texts of flags come from the function's signature and docstring, so that the
 command line cannot drift away from Python. jsonargparse checks the types; the help page is laid out here,
@@ -74,7 +74,7 @@ class Command:
     Attributes:
         name: as typed.
         summary: one line for `fewgen --help`.
-        function: name in `fewgen.api`, or None for a command without a Python function.
+        function: name in `fewgen`, or None for a command without a Python function.
         arguments: in the order of the help.
         examples: (command, what it does).
         run: takes the keywords that were given and returns the exit code.
@@ -97,9 +97,9 @@ class Command:
         """Return the Python function behind the command."""
         if self.function is None:
             return None
-        from fewgen import api
+        import fewgen
 
-        return inspect.unwrap(getattr(api, self.function))
+        return inspect.unwrap(getattr(fewgen, self.function))
 
     def flags(self) -> list[str]:
         """Return every flag of the command, for the help, suggestions and the pinned list."""

@@ -10,9 +10,9 @@ from fewgen.cli.command import Argument, Command
 def _run(given: dict[str, Any]) -> int:
     import sys
 
-    from fewgen import api
+    import fewgen
 
-    made = api.distill(**given)
+    made = fewgen.distill(**given)
     for note in made.notes:
         print(f"note: {note}", file=sys.stderr)
     for line in (_student if made.record["kind"] == "student" else _comparison)(made):
@@ -42,7 +42,7 @@ def _student(made: Any) -> list[str]:
 
 
 def _comparison(made: Any) -> list[str]:
-    from fewgen.distill.protocol import table
+    from fewgen.distillation.protocol import table
 
     record = made.record
     n = record["n_episodes"]
@@ -56,11 +56,11 @@ def _comparison(made: Any) -> list[str]:
 def _dry_run(given: dict[str, Any]) -> str:
     import sys
 
-    from fewgen import api
+    from fewgen.distillation.distilling import plan_distillation
 
     if given.get("progress", True):
         print("Taking a few trial steps of each part ...", file=sys.stderr, flush=True)
-    return f"{api.plan_distillation(**given)}\nNothing was written. Without --dry-run, the work starts."
+    return f"{plan_distillation(**given)}\nNothing was written. Without --dry-run, the work starts."
 
 
 COMMAND = Command(

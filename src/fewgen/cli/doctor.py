@@ -39,7 +39,7 @@ def checks() -> list[tuple[str, str, str]]:
 
 
 def _python() -> tuple[str, str, str]:
-    from fewgen import __version__
+    from fewgen.version import __version__
 
     version = platform.python_version()
     good = (3, 10) <= sys.version_info[:2] <= (3, 13)

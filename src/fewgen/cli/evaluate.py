@@ -11,10 +11,10 @@ OUT = "evaluation.json"
 
 
 def _run(given: dict[str, Any]) -> int:
-    from fewgen import api
+    import fewgen
 
     settings = _with_out(given)
-    evaluation = api.evaluate(**settings)
+    evaluation = fewgen.evaluate(**settings)
     for line in evaluation.lines():
         print(line)
     out = Path(settings["out"])
@@ -26,17 +26,17 @@ def _run(given: dict[str, Any]) -> int:
 
 def _with_out(given: dict[str, Any]) -> dict[str, Any]:
     """Return the keywords with the name of the output, which the command, unlike Python, always has."""
-    from fewgen import api
+    import fewgen
     from fewgen.config.call import call_settings, unwrapped
 
-    settings = call_settings(unwrapped(api.evaluate), given)
+    settings = call_settings(unwrapped(fewgen.evaluate), given)
     return {**settings, "out": settings["out"] or OUT}
 
 
 def _dry_run(given: dict[str, Any]) -> str:
-    from fewgen import api
+    from fewgen.api import plan_evaluation
 
-    found = api.plan_evaluation(**_with_out(given))
+    found = plan_evaluation(**_with_out(given))
     return f"{found}\nNothing was written. Without --dry-run, measuring starts."
 
 

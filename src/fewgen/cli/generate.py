@@ -9,16 +9,16 @@ from fewgen.errors import ConfigError
 
 
 def _run(given: dict[str, Any]) -> int:
-    from fewgen import api
+    import fewgen
     from fewgen.config.call import call_settings, unwrapped
 
-    out = call_settings(unwrapped(api.generate), given)["out"]
+    out = call_settings(unwrapped(fewgen.generate), given)["out"]
     if out is None:
         raise ConfigError(
             "fewgen generate needs --out: a name ending in .npz or .png, or a folder. "
             "For example: --out images.npz"
         )
-    images = api.generate(**given)
+    images = fewgen.generate(**given)
     seeds = images.seeds
     first, last = int(seeds.min()), int(seeds.max())
     what = f"1 image, seed {first}" if len(images) == 1 else f"{len(images)} images, seeds {first} to {last}"

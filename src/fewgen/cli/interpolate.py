@@ -9,13 +9,13 @@ from fewgen.errors import ConfigError
 
 
 def _run(given: dict[str, Any]) -> int:
-    from fewgen import api
+    import fewgen
     from fewgen.config.call import call_settings, unwrapped
 
-    out = call_settings(unwrapped(api.interpolate), given)["out"]
+    out = call_settings(unwrapped(fewgen.interpolate), given)["out"]
     if out is None:
         raise ConfigError("fewgen interpolate needs --out, for example --out strip.png")
-    walk = api.interpolate(**given)
+    walk = fewgen.interpolate(**given)
     print(f"Wrote {len(walk)} images from {walk.provenance['from']} to {walk.provenance['to']}: {out}")
     return 0
 

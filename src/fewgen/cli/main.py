@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(overview(), end="")
             return 0
         if words[0] in ("-V", "--version", "version"):
-            from fewgen import __version__
+            from fewgen.version import __version__
 
             print(f"fewgen {__version__}")
             return 0

@@ -9,9 +9,9 @@ from fewgen.cli.command import Argument, Command
 
 
 def _run(given: dict[str, Any]) -> int:
-    from fewgen import api
+    import fewgen
 
-    found = api.plan(**given)
+    found = fewgen.plan(**given)
     print(json.dumps(found, indent=2) if isinstance(found, dict) else "\n".join(found.lines()))
     return 0
 

@@ -11,11 +11,11 @@ from fewgen.cli.command import Argument, Command
 
 
 def _run(given: dict[str, Any]) -> int:
-    from fewgen import api
+    import fewgen
     from fewgen.cli.train import verdicts
 
     start = time.monotonic()
-    run = api.quickstart(**given)
+    run = fewgen.quickstart(**given)
     if run.result.interrupted:
         from fewgen.cli.train import finish
 
@@ -45,9 +45,10 @@ Then try
 
 
 def _dry_run(given: dict[str, Any]) -> str:
-    from fewgen import api
+    import fewgen
+    from fewgen.api import quickstart_keywords
 
-    return str(api.plan_training(**api.quickstart_keywords(**given)))
+    return str(fewgen.plan_training(**quickstart_keywords(**given)))
 
 
 COMMAND = Command(

@@ -9,13 +9,13 @@ from fewgen.errors import ConfigError
 
 
 def _run(given: dict[str, Any]) -> int:
-    from fewgen import api
+    import fewgen
     from fewgen.config.call import call_settings, unwrapped
 
-    out = call_settings(unwrapped(api.reconstruct), given)["out"]
+    out = call_settings(unwrapped(fewgen.reconstruct), given)["out"]
     if out is None:
         raise ConfigError("fewgen reconstruct needs --out, for example --out pairs.png")
-    result = api.reconstruct(**given)
+    result = fewgen.reconstruct(**given)
     error = (result.images.float() - result.originals.images.float()).div(255).square().mean()
     print(f"Wrote {len(result.images)} reconstructions, mean squared error {float(error):.4f}: {out}")
     return 0

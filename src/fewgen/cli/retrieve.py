@@ -10,11 +10,11 @@ SHOWN = 50
 
 
 def _run(given: dict[str, Any]) -> int:
-    from fewgen import api
+    import fewgen
 
     if isinstance(given.get("images"), list) and len(given["images"]) == 1:
         given = {**given, "images": given["images"][0]}
-    found = api.retrieve(**given)
+    found = fewgen.retrieve(**given)
     width = min(48, max(len(name) for name in found.names))
     for name, words in list(zip(found.names, found.words, strict=True))[:SHOWN]:
         print(f"{name:<{width}}  " + ", ".join(f"{word} {score:.3g}" for word, score in words))

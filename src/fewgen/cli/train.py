@@ -11,9 +11,9 @@ from fewgen.cli.command import Argument, Command
 
 
 def _run(given: dict[str, Any]) -> int:
-    from fewgen import api
+    import fewgen
 
-    run = api.train(**given)
+    run = fewgen.train(**given)
     return finish(run, given)
 
 
@@ -47,7 +47,7 @@ def finish(run: Any, given: dict[str, Any]) -> int:
 def verdicts(run: Any) -> list[str]:
     """Return what the evidence in a run folder says, a line per question; nothing if there is none."""
     from fewgen.errors import DataError
-    from fewgen.evaluate.verdicts import verdict_lines
+    from fewgen.evaluation.verdicts import verdict_lines
     from fewgen.files import read_json
     from fewgen.report.write import EVALUATION_NAME
 
@@ -59,15 +59,15 @@ def verdicts(run: Any) -> list[str]:
 
 
 def _dry_run(given: dict[str, Any]) -> str:
-    from fewgen import api
+    import fewgen
 
-    return f"{api.plan_training(**given)}\nNothing was written. Without --dry-run, training starts."
+    return f"{fewgen.plan_training(**given)}\nNothing was written. Without --dry-run, training starts."
 
 
 def _print_config(given: dict[str, Any]) -> dict[str, Any]:
-    from fewgen import api
+    from fewgen.api import resolved_settings
 
-    return api.resolved_settings(**given)
+    return resolved_settings(**given)
 
 
 COMMAND = Command(

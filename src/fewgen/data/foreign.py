@@ -12,7 +12,7 @@ from torch import Tensor
 from fewgen.data import cifar_binary, idx
 from fewgen.data.folder import is_flat_folder, load_flat_folder
 from fewgen.data.imageset import ImageSet
-from fewgen.data.npz import NpzReader, to_nchw
+from fewgen.data.npz_reader import NpzReader, to_nchw
 from fewgen.data.registry import is_named, load_images
 from fewgen.data.transforms import check_fit, check_size, resize, set_channels
 from fewgen.errors import DataError

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fewgen.data.npz import NpzReader, find_prefix, to_labels, to_texts
+from fewgen.data.npz_reader import NpzReader, find_prefix, to_labels, to_texts
 from fewgen.data.transforms import from_pillow, parallel_map
 from fewgen.errors import DataError
 

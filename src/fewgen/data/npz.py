@@ -8,10 +8,7 @@ any memory is taken.
 
 from __future__ import annotations
 
-import math
 import os
-import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,153 +18,9 @@ import torch
 from torch import Tensor
 
 from fewgen.data.imageset import ImageSet
+from fewgen.data.npz_reader import NpzReader, find_prefix, to_labels, to_nchw, to_texts
 from fewgen.errors import DataError
 from fewgen.files import atomic_write
-
-MAX_BYTES = 4 * 2**30
-"""Largest single array accepted; the largest supported data set, decoded, has 0.3 GB."""
-
-
-class NpzReader:
-    """Arrays of an `.npz` file by name, each checked before it is read.
-
-    Raises:
-        DataError: if the file is missing or is no zip archive of arrays.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        try:
-            self.archive = zipfile.ZipFile(self.path)
-        except FileNotFoundError:
-            raise DataError(f'"{path}" does not exist.') from None
-        except (zipfile.BadZipFile, EOFError) as error:
-            raise DataError(f'"{path}" is not a valid .npz file ({error}); it may be truncated.') from error
-        except OSError as error:
-            raise DataError(f'"{path}" cannot be read: {error.strerror or error}.') from error
-        self.names = {entry[: -len(".npy")] for entry in self.archive.namelist() if entry.endswith(".npy")}
-
-    def __enter__(self) -> NpzReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.archive.close()
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.names
-
-    def read(self, name: str) -> np.ndarray[Any, Any]:
-        """Return one array.
-
-        Raises:
-            DataError: if it is missing, holds Python objects, is too large or is damaged.
-        """
-        where = f'"{name}" in "{self.path}"'
-        if name not in self.names:
-            raise DataError(f"There is no {where}; it holds: {', '.join(sorted(self.names)) or 'nothing'}.")
-        try:
-            info = self.archive.getinfo(f"{name}.npy")
-            with self.archive.open(info) as stream:
-                version = np.lib.format.read_magic(stream)
-                read_header = (
-                    np.lib.format.read_array_header_1_0
-                    if version == (1, 0)
-                    else np.lib.format.read_array_header_2_0
-                )
-                shape, _, dtype = read_header(stream)
-            if dtype.hasobject:
-                raise DataError(
-                    f"{where} holds pickled Python objects, which could run code; save plain arrays."
-                )
-            n_bytes = math.prod(shape) * dtype.itemsize
-            # zipfile never yields more than file_size bytes, so this bounds what a hostile file can unpack.
-            if n_bytes > MAX_BYTES or n_bytes > info.file_size:
-                raise DataError(
-                    f"{where} states the shape {shape} of {dtype}, {n_bytes} bytes; the archive holds "
-                    f"{info.file_size} and at most {MAX_BYTES} are accepted."
-                )
-            with self.archive.open(info) as stream:
-                array: np.ndarray[Any, Any] = np.lib.format.read_array(stream, allow_pickle=False)
-                stream.read()  # to the end, where zipfile compares the checksum
-                return array
-        except DataError:
-            raise
-        except (
-            ValueError,
-            EOFError,
-            KeyError,
-            NotImplementedError,
-            RuntimeError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
-            raise DataError(f"{where} is damaged ({error}). Copy or make the file again.") from error
-        except OSError as error:
-            raise DataError(f"{where} cannot be read: {error.strerror or error}.") from error
-
-
-def to_nchw(array: np.ndarray[Any, Any], where: str) -> Tensor:
-    """Convert uint8 (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W) to (N, C, H, W).
-
-    Raises:
-        DataError: for another type or shape, or one that could be read in two ways.
-    """
-    if array.dtype != np.uint8:
-        advice = (
-            "Scale to 0..255 and convert to uint8 first."
-            if array.dtype.kind == "f"
-            else "Convert them to uint8."
-        )
-        raise DataError(f"{where} must be uint8, got {array.dtype}. {advice}")
-    if array.ndim == 3:
-        array = array[:, None]
-    elif array.ndim == 4 and array.shape[3] in (1, 3):
-        array = array.transpose(0, 3, 1, 2)
-    elif array.ndim == 4 and array.shape[3] == 4:
-        raise DataError(
-            f"{where} have four channels (transparency). Put them on a background and save three."
-        )
-    elif not (array.ndim == 4 and array.shape[1] in (1, 3)):
-        raise DataError(f"{where} must have the shape (N, H, W) or (N, H, W, 3), got {array.shape}.")
-    return torch.from_numpy(np.ascontiguousarray(array))
-
-
-def to_labels(array: np.ndarray[Any, Any], n_classes: int | None, where: str) -> Tensor:
-    """Convert integer labels (N,) to int64; each must lie in [0, n_classes).
-
-    Raises:
-        DataError: for another type, shape or range.
-    """
-    if array.dtype.kind not in "iu" or array.ndim != 1:
-        raise DataError(f"{where} must be integers of shape (N,), got {array.dtype} {array.shape}.")
-    labels = array.astype(np.int64)
-    if len(labels):
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0:
-            raise DataError(
-                f"{where} hold {low}. Every image needs a class here; -1 marks images made from a free text."
-            )
-        if n_classes is not None and high >= n_classes:
-            raise DataError(f"{where} reach up to {high}, but there are {n_classes} class names.")
-        if n_classes is None and high >= 100_000:
-            raise DataError(f"{where} reach up to {high}; name the classes, or number them from 0.")
-    return torch.from_numpy(labels)
-
-
-def to_texts(array: np.ndarray[Any, Any], where: str) -> tuple[str, ...]:
-    """Convert an array of text to a tuple.
-
-    Raises:
-        DataError: if it is not one-dimensional text.
-    """
-    if array.dtype.kind not in "US" or array.ndim != 1:
-        raise DataError(f"{where} must be text of shape (n,), got {array.dtype} {array.shape}.")
-    try:
-        return tuple(
-            item.decode("utf-8") if isinstance(item, bytes) else str(item) for item in array.tolist()
-        )
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where} are not UTF-8 text ({error}).") from error
 
 
 def load_npz(path: str | os.PathLike[str], split: str = "train", name: str = "") -> ImageSet:
@@ -209,24 +62,6 @@ def load_npz(path: str | os.PathLike[str], split: str = "train", name: str = "")
     if not len(images):
         raise DataError(f"{where} is empty.")
     return ImageSet(images, labels, class_names, captions, name or path.name)
-
-
-def find_prefix(reader: NpzReader, split: str, kind: str) -> str:
-    """Return what stands before `kind` in the array names of a split: "", "train_", "test_" or "val_".
-
-    Raises:
-        DataError: if the file has no such part.
-    """
-    prefixes = ("train_", "") if split == "train" else ("test_", "val_")
-    for prefix in prefixes:
-        if prefix + kind in reader:
-            return prefix
-    if split != "train" and kind in reader:
-        raise DataError(f'"{reader.path}" has no test part. Save the test images in a file of their own.')
-    held = ", ".join(sorted(reader.names)) or "nothing"
-    raise DataError(
-        f'"{reader.path}" has no array "{prefixes[-1]}{kind}" or "{prefixes[0]}{kind}"; it holds: {held}.'
-    )
 
 
 def save_npz(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fewgen.data.imageset import ImageSet
-from fewgen.data.npz import NpzReader, to_labels, to_nchw, to_texts
+from fewgen.data.npz_reader import NpzReader, to_labels, to_nchw, to_texts
 from fewgen.errors import DataError
 
 TRAIN_DRAWERS = 14

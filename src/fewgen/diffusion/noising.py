@@ -11,7 +11,7 @@ from torch import Tensor
 from fewgen.diffusion.calls import check_batch, decode_latents, encode_images, frozen, place_of
 from fewgen.diffusion.inversion import Progress, check_inversion
 from fewgen.diffusion.specialisation import Specialisation, choose_supports, seed_rows
-from fewgen.generate.request import noise, uniform
+from fewgen.generation.noise import noise, uniform
 
 if TYPE_CHECKING:
     from fewgen.diffusion.pipeline import TextToImage

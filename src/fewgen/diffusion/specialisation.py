@@ -34,7 +34,8 @@ from fewgen.diffusion.inversion import (
 )
 from fewgen.errors import CheckpointError, ConfigError, DataError, ShapeError
 from fewgen.files import TensorFile, atomic_write
-from fewgen.generate.request import image_seeds, noise, uniform
+from fewgen.generation.noise import noise, uniform
+from fewgen.generation.request import image_seeds
 from fewgen.training.checkpoint import serialize
 
 if TYPE_CHECKING:

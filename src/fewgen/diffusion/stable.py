@@ -17,9 +17,9 @@ from torch.nn import functional
 
 from fewgen.diffusion.pipeline import TextToImage, check_shape, content_hash, optional_library
 from fewgen.diffusion.schedule import NoiseSchedule
+from fewgen.encoders.text_transformer import quiet
 from fewgen.errors import CheckpointError, FewgenError, ProblemList
 from fewgen.files import read_json, read_tensor_header
-from fewgen.text.transformer import quiet
 
 __all__ = ["StableDiffusion", "fetch_stable_diffusion", "is_hub_name", "load_stable_diffusion"]
 

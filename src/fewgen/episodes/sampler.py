@@ -11,7 +11,7 @@ from torch import Tensor
 from fewgen.data import ImageSet
 from fewgen.episodes.episode import Episode
 from fewgen.errors import ConfigError, DataError, ProblemList, ShapeError
-from fewgen.training.seeds import make_rng
+from fewgen.fitting.seeds import make_rng
 
 _SHOWN = 10
 """Classes named in one message."""

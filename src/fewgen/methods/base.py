@@ -1,10 +1,4 @@
-"""The interface of every method, and the model file that holds one.
-
-A model file is a safetensors file: tensors `model.*` (weights and buffers) and `text.*` (the class text
-table), and in its metadata the method's name, its settings, what the data looked like, and anything the
-trainer adds, all as JSON. It is enough to generate. Reading one runs no code from the file, and a foreign
-or damaged file is refused before any network is built.
-"""
+"""The interface of every method."""
 
 from __future__ import annotations
 
@@ -13,36 +7,22 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from fewgen.config.schema import from_dict, to_dict
-from fewgen.errors import CheckpointError, ConfigError, FewgenError, MissingDependencyError, ShapeError
-from fewgen.files import atomic_write, read_tensor_header
-from fewgen.methods.registry import get_method, method_names, register
+from fewgen.config.schema import to_dict
+from fewgen.errors import ConfigError, ShapeError
+from fewgen.files import atomic_write
 from fewgen.training.checkpoint import serialize
 
 if TYPE_CHECKING:
     from fewgen.data.imageset import ImageSet
-    from fewgen.generate.request import GeneratedImages, GenerationRequest
+    from fewgen.generation.request import GeneratedImages, GenerationRequest
     from fewgen.losses.terms import LossTerms
     from fewgen.text.table import ClassText
     from fewgen.training.phases import Stage
-
-__all__ = [
-    "CAPABILITIES",
-    "DataSpec",
-    "Method",
-    "ModelInfo",
-    "get_method",
-    "load_method",
-    "method_names",
-    "read_method_info",
-    "register",
-]
 
 CAPABILITIES = {
     "reconstruct": "reconstruct images",
@@ -270,7 +250,7 @@ class Method(nn.Module, ABC):
             ConfigError: if a label is not a class of the model, or the method takes no texts.
         """
         from fewgen.data.imageset import to_uint8
-        from fewgen.generate.request import GeneratedImages
+        from fewgen.generation.request import GeneratedImages
 
         n = len(request)
         if request.texts is not None:
@@ -363,186 +343,5 @@ class Method(nn.Module, ABC):
             temporary.write_bytes(data)
 
 
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a model file says about itself.
-
-    Attributes:
-        method: name of the method.
-        config: its settings, plain values.
-        spec: channels, height, width, class_names.
-        extra: what the trainer added.
-        text: plain values of the class text table, or None.
-        shapes: tensor name -> shape.
-    """
-
-    method: str
-    config: dict[str, Any]
-    spec: dict[str, Any]
-    extra: dict[str, Any]
-    text: dict[str, Any] | None
-    shapes: dict[str, tuple[int, ...]]
-
-
 def _dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-
-def _model_path(path: str | os.PathLike[str]) -> Path:
-    file = Path(path)
-    if file.is_dir():
-        file = file / "model.safetensors"
-        if not file.exists():
-            raise CheckpointError(
-                f'The folder "{path}" holds no model.safetensors. Name a run folder of `fewgen train`, '
-                "or wait for the run's first checkpoint."
-            )
-    if not file.exists():
-        raise CheckpointError(f'There is no model file "{path}". Check the path, or train one first.')
-    return file
-
-
-def read_method_info(path: str | os.PathLike[str]) -> ModelInfo:
-    """Return what a model file says about itself, without building the model.
-
-    Args:
-        path: a model file, or a run folder.
-
-    Raises:
-        CheckpointError: if it is missing, damaged, of another kind, or from a newer version.
-    """
-    file = _model_path(path)
-    header = read_tensor_header(file)
-    metadata = header.get("__metadata__")
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise CheckpointError(
-            f'"{file}" is a safetensors file, but not a fewgen model. Name a model.safetensors of a run '
-            "folder."
-        )
-    version = str(metadata.get("format_version"))
-    if not version.isdecimal() or int(version[:9]) > FORMAT_VERSION:
-        raise CheckpointError(
-            f'"{file}" has model format {version[:20]}, but this fewgen reads up to {FORMAT_VERSION}. '
-            "Update fewgen."
-        )
-    try:
-        parsed = {key: json.loads(metadata[key]) for key in ("config", "spec", "extra")}
-        text = json.loads(metadata["text"]) if "text" in metadata else None
-        if not all(isinstance(value, dict) for value in parsed.values()):
-            raise ValueError("not objects")
-        method = metadata["method"]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f'The metadata of the model file "{file}" are damaged ({error}). Use another checkpoint.'
-        ) from error
-    shapes = {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    return ModelInfo(method, parsed["config"], parsed["spec"], parsed["extra"], text, shapes)
-
-
-def _read_spec(file: Path, info: ModelInfo, text_tensors: dict[str, Tensor]) -> DataSpec:
-    spec = info.spec
-    numbers = [spec.get(key) for key in ("channels", "height", "width")]
-    names = spec.get("class_names")
-    good = all(type(n) is int and 0 < n <= 65536 for n in numbers)
-    if not good or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise CheckpointError(
-            f'The data description in the model file "{file}" is damaged. Use another checkpoint.'
-        )
-    text = None
-    if info.text is not None:
-        from fewgen.text.table import ClassText
-
-        try:
-            text = ClassText.from_state(text_tensors, info.text)
-        except (FewgenError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(
-                f'The class text table in the model file "{file}" is damaged ({error}).'
-            ) from error
-    channels, height, width = numbers
-    return DataSpec(channels, height, width, tuple(names), text)  # type: ignore[arg-type]
-
-
-def load_method(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Method:
-    """Return the model in a file, ready to generate (in evaluation mode).
-
-    Args:
-        path: a model file, or a run folder.
-        device: where to put it.
-
-    Raises:
-        CheckpointError: if the file is missing, damaged, of another kind, from a newer version, or does
-            not fit the method it names.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    file = _model_path(path)
-    info = read_method_info(file)
-    try:
-        cls = get_method(info.method)
-    except ConfigError as error:
-        raise CheckpointError(f'"{file}" was made by a method this fewgen does not have. {error}') from error
-    try:
-        config: Any = from_dict(cls.Config, info.config, where="config")
-    except ConfigError as error:
-        raise CheckpointError(f'The settings in the model file "{file}" do not fit: {error}') from error
-    weights: dict[str, Tensor] = {}
-    text_tensors: dict[str, Tensor] = {}
-    try:
-        with safe_open(file, framework="pt") as stream:
-            for name in stream.keys():  # noqa: SIM118 - not a dictionary
-                group, _, rest = name.partition(".")
-                if group == "text":
-                    text_tensors[rest] = stream.get_tensor(name)
-            spec = _read_spec(file, info, text_tensors)
-            expected = _expected_shapes(file, cls, config, spec)
-            found = {name[6:]: shape for name, shape in info.shapes.items() if name.startswith("model.")}
-            _compare(file, info.method, expected, found)
-            for name in found:
-                weights[name] = stream.get_tensor(f"model.{name}")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f'The model file "{file}" is damaged ({error}). Use another checkpoint.'
-        ) from error
-    method = cls(config, spec)
-    if "inner_rates" in method.state_dict():
-        weights.setdefault("inner_rates", method.inner_rates)
-    method.load_state_dict(weights)
-    method.eval()
-    return method.to(device)
-
-
-def _expected_shapes(
-    file: Path, cls: type[Method], config: Any, spec: DataSpec
-) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the method's tensors, without allocating them.
-
-    A hostile file may ask for a network of any size; on the meta device it costs nothing to find out.
-    """
-    try:
-        with torch.device("meta"):
-            model = cls(config, spec)
-    except MissingDependencyError:
-        raise  # the file is well
-    except (FewgenError, RuntimeError, ValueError, TypeError, MemoryError, OverflowError) as error:
-        raise CheckpointError(f'The settings in the model file "{file}" do not fit: {error}') from error
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-
-
-def _compare(
-    file: Path, method: str, expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]
-) -> None:
-    # Models of before meta-learning lack the rates; theirs are ones.
-    problems = [f"{name} is missing" for name in expected if name not in found and name != "inner_rates"]
-    problems += [f"{name} is unknown" for name in found if name not in expected]
-    problems += [
-        f"{name} has shape {found[name]} instead of {shape}"
-        for name, shape in expected.items()
-        if name in found and found[name] != shape
-    ]
-    if problems:
-        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise CheckpointError(
-            f'The tensors in the model file "{file}" do not fit the method "{method}" with its settings: '
-            f"{shown}. "
-            "It may come from another version of fewgen."
-        )

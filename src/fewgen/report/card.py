@@ -106,7 +106,7 @@ def render_adapted_card(
         notes: what a reader should know.
         citations: keys of `citations.BIBTEX`.
     """
-    from fewgen import __version__
+    from fewgen.version import __version__
 
     new, figures = record["classes"], record.get("figures")
     learned = ", ".join(f"{_plain(x)} ({_images(n)})" for x, n in zip(new, record["n_images"], strict=True))

@@ -288,6 +288,6 @@ def citation_keys(method: Any, config: Mapping[str, Any]) -> list[str]:
 
 def bibtex(keys: Iterable[str]) -> str:
     """Return the BibTeX entries of `keys`, ready to paste."""
-    from fewgen import __version__
+    from fewgen.version import __version__
 
     return "\n\n".join(BIBTEX[key].replace("VERSION", __version__) for key in keys) + "\n"

@@ -1,6 +1,6 @@
 """The evidence as a page: five verdicts, what each test says of its controls, figures, nearest pairs.
 
-Works from any `fewgen.evaluate.evaluation.Evaluation`; the same pieces end the report of a training.
+Works from any `fewgen.evaluation.evaluation.Evaluation`; the same pieces end the report of a training.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from fewgen.evaluate.verdicts import QUESTIONS, summary
+from fewgen.evaluation.verdicts import QUESTIONS, summary
 from fewgen.report.page import figure, flat, folded, page, png, section, shown, table, warning
 
 if TYPE_CHECKING:
-    from fewgen.evaluate.evaluation import Evaluation
+    from fewgen.evaluation.evaluation import Evaluation
 
 CONTROLS = {
     "held_out": "held-out real images",
@@ -53,7 +53,7 @@ def render_evaluation(evaluation: Evaluation) -> str:
     """Return the page of an evaluation: one file, no scripts, nothing from outside, all text escaped."""
     import torch
 
-    from fewgen import __version__
+    from fewgen.version import __version__
 
     subject = str(evaluation.protocol.get("subject") or evaluation.generated.name or "generated images")
     body = f"<h1>{escape(subject)}</h1>\n" + _facts(evaluation) + _sections(evaluation, 2, True)
@@ -74,7 +74,7 @@ def evidence_section(evaluation: Evaluation, *, with_pairs: bool = True) -> str:
 
 def pairs_figure(evaluation: Evaluation) -> str:
     """Return the generated images that are most suspicious of being copies, over their training images."""
-    from fewgen.generate.pictures import pairs
+    from fewgen.generation.pictures import pairs
 
     worst = list(evaluation.worst)[:N_PAIRS]
     if not worst:

@@ -22,11 +22,11 @@ from fewgen.errors import FewgenError
 from fewgen.report.citations import citation_keys
 
 if TYPE_CHECKING:
-    from fewgen.api import Run
-    from fewgen.evaluate.evaluation import Evaluation
-    from fewgen.generate import GeneratedImages
+    from fewgen.evaluation.evaluation import Evaluation
+    from fewgen.generation import GeneratedImages
     from fewgen.methods.base import Method
-    from fewgen.report.new_classes import NewClasses
+    from fewgen.runs import Run
+    from fewgen.runs.new_classes import NewClasses
 
 GROUP = 256
 MAX_SHOWN_CLASSES = 40
@@ -109,8 +109,8 @@ class Findings:
 
 def collect(run: Run, train: ImageSet, held_out: ImageSet | None, per_class: int = 8) -> Findings:
     """Gather what there is to say about a run; draws images and measures on the held-out ones."""
-    from fewgen import __version__
-    from fewgen.generate import GenerationRequest
+    from fewgen.generation import GenerationRequest
+    from fewgen.version import __version__
 
     method = run.method
     held_out = held_out if held_out is not None and len(held_out) else None
@@ -199,7 +199,7 @@ def _in_groups(method: Method, images: ImageSet, function: Any) -> Tensor:
 
 
 def _figures(findings: Findings) -> list[tuple[str, str, str]]:
-    from fewgen.evaluate import ssim, wilson_interval
+    from fewgen.evaluation import ssim, wilson_interval
 
     rows: list[tuple[str, str, str]] = []
     held_out, method = findings.held_out, findings.method

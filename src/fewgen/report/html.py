@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from fewgen.data.imageset import evenly, to_uint8
-from fewgen.evaluate.verdicts import summary
-from fewgen.generate.pictures import class_grid, grid, pairs, strip
-from fewgen.generate.request import GenerationRequest, image_seeds
+from fewgen.evaluation.verdicts import summary
+from fewgen.generation.pictures import class_grid, grid, pairs, strip
+from fewgen.generation.request import GenerationRequest, image_seeds
 from fewgen.report import plots
 from fewgen.report.citations import bibtex
 from fewgen.report.evidence import evidence_section, fault_section, pairs_figure

@@ -14,9 +14,9 @@ from fewgen.report.findings import Findings, collect
 from fewgen.report.html import render_report
 
 if TYPE_CHECKING:
-    from fewgen.api import Run
     from fewgen.data import ImageSet
-    from fewgen.evaluate.evaluation import Evaluation
+    from fewgen.evaluation.evaluation import Evaluation
+    from fewgen.runs import Run
 
 REPORT_NAME = "report.html"
 CARD_NAME = "README.md"
@@ -65,7 +65,7 @@ def _evaluated(
     run: Run, train: ImageSet, held_out: ImageSet | None, progress: Callable[[str, float], None] | None
 ) -> Evaluation:
     """Measure new images of a run, all but their usefulness, which takes minutes."""
-    from fewgen.api.evaluating import Sets, evaluate_sets
+    from fewgen.runs.evaluating import Sets, evaluate_sets
 
     sets = Sets(str(run.path), run, None, train, held_out, None, [])
     per_class = max(MIN_PER_CLASS, min(MAX_PER_CLASS, math.ceil(N_EVALUATED / train.n_classes)))
@@ -79,7 +79,7 @@ def _measure_new_classes(
     progress: Callable[[str, float], None] | None,
 ) -> None:
     """Adapt a meta-trained run to its novel classes, if it has any; a fault is noted in the findings."""
-    from fewgen.report.new_classes import measure_new_classes, was_meta_trained
+    from fewgen.runs.new_classes import measure_new_classes, was_meta_trained
 
     run = findings.run
     if not was_meta_trained(run):

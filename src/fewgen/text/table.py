@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from fewgen.data.imageset import name_key
+from fewgen.encoders.base import TextEncoder, UnknownWordError
 from fewgen.errors import CheckpointError, ProblemList, TextError, suggest
-from fewgen.text.base import TextEncoder, UnknownWordError
 from fewgen.text.phrases import split_phrases
 from fewgen.text.standardize import Standardizer
 

@@ -1,11 +1,11 @@
 """The training loop: stages and phases in, a run folder out."""
 
+from fewgen.fitting.schedules import constant, cosine, linear_warmup, make_schedule
+from fewgen.fitting.seeds import derive_seed, make_rng
 from fewgen.training.config import TrainConfig
 from fewgen.training.loop import StageResult, Trainer, TrainResult
 from fewgen.training.phases import Batch, Context, Phase, Pixels, Stage
 from fewgen.training.sampler import Sampler, make_sampler
-from fewgen.training.schedules import constant, cosine, linear_warmup, make_schedule
-from fewgen.training.seeds import derive_seed, make_rng
 
 __all__ = [
     "Batch",

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from fewgen.errors import CheckpointError, ConfigError, DataError, FewgenError, TrainingError, suggest
 from fewgen.files import atomic_write, prepare_output_dir, write_json
+from fewgen.fitting.seeds import derive_seed, global_seed, make_rng
 from fewgen.nn.ema import EMA
 from fewgen.training.checkpoint import State, read_state, write_state
 from fewgen.training.config import HARMLESS, TrainConfig
@@ -33,7 +34,6 @@ from fewgen.training.logs import Display, MetricsFile, TensorBoard
 from fewgen.training.phases import Batch, Context, Pixels, Stage
 from fewgen.training.processes import Processes
 from fewgen.training.sampler import make_sampler
-from fewgen.training.seeds import derive_seed, global_seed, make_rng
 from fewgen.training.stage_run import WARM_STEPS, StageRun
 from fewgen.training.updates import PhaseRun, is_finite, join_optimizer, split_optimizer, within_limit
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fewgen.errors import ConfigError
-from fewgen.training.schedules import Schedule, make_schedule
+from fewgen.fitting.schedules import Schedule, make_schedule
 
 if TYPE_CHECKING:
     from fewgen.data.imageset import ImageSet

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fewgen.errors import ConfigError, DataError, suggest
-from fewgen.training.seeds import derive_seed
+from fewgen.fitting.seeds import derive_seed
 
 _BLOCK = 1024
 """Indices prepared at a time: long enough that a step only slices."""

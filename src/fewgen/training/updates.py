@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from fewgen.errors import ConfigError
-from fewgen.training.adamw import AdamW
+from fewgen.fitting.adamw import AdamW
+from fewgen.fitting.schedules import make_schedule
 from fewgen.training.phases import Batch, Context, Phase
 from fewgen.training.processes import Processes
-from fewgen.training.schedules import make_schedule
 
 if TYPE_CHECKING:
     from fewgen.losses.terms import LossTerms

@@ -12,7 +12,7 @@ from torch.nn import functional
 from fewgen.data.augment import Augment
 from fewgen.data.imageset import ImageSet, to_uint8
 from fewgen.errors import ConfigError, suggest
-from fewgen.generate.request import noise, uniform
+from fewgen.generation.noise import noise, uniform
 from fewgen.losses import (
     RBF,
     GradNormWeights,
@@ -32,9 +32,10 @@ from fewgen.losses import (
 )
 from fewgen.losses.reconstruction import ssim_error
 from fewgen.losses.weighting import Weighting
-from fewgen.methods.base import DataSpec, Method, register
+from fewgen.methods.base import DataSpec, Method
 from fewgen.methods.cada_vqvae.config import CadaVqVaeConfig, SpatialConfig
 from fewgen.methods.cada_vqvae.spatial import ConditionedPrior, Tokenizer
+from fewgen.methods.registry import register
 from fewgen.nn.codebook import Codebook, Quantized
 from fewgen.nn.conv import ConvImageDecoder, ConvImageEncoder
 from fewgen.nn.vae import GaussianHead, MLPImageDecoder, MLPImageEncoder, SemanticBody, SemanticDecoder

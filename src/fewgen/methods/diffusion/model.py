@@ -13,10 +13,11 @@ from fewgen.data.augment import Augment
 from fewgen.data.imageset import ImageSet, to_uint8
 from fewgen.diffusion.small import SmallDiffusion, Vocabulary, words_of
 from fewgen.errors import ConfigError, TextError
-from fewgen.generate.request import noise
+from fewgen.generation.noise import noise
 from fewgen.losses import LossTerms
-from fewgen.methods.base import DataSpec, Method, register
+from fewgen.methods.base import DataSpec, Method
 from fewgen.methods.diffusion.config import DiffusionConfig
+from fewgen.methods.registry import register
 from fewgen.training.phases import Batch, Context, Phase, Pixels, Stage
 
 SHOWN = 6

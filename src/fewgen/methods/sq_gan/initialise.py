@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewgen.encoders.joint import Towers, make_towers
 from fewgen.errors import ConfigError, DataError, ShapeError
 from fewgen.losses.terms import LossTerms
 from fewgen.losses.transport import cosine_cost, marginal_error, sinkhorn
 from fewgen.methods.sq_gan.config import InitConfig
-from fewgen.methods.sq_gan.foundation import Towers, make_towers
 from fewgen.methods.sq_gan.quantizer import StyleQuantizer
 from fewgen.training.phases import Batch, Context, Phase, Pixels, Stage
 

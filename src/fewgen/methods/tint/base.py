@@ -15,7 +15,7 @@ from fewgen.diffusion.stable import (
     load_stable_diffusion,
 )
 from fewgen.errors import CheckpointError, ConfigError
-from fewgen.methods.base import load_method, read_method_info
+from fewgen.methods.store import load_method, read_method_info
 from fewgen.methods.tint.config import BaseModel
 
 if TYPE_CHECKING:

@@ -31,9 +31,10 @@ from fewgen.diffusion.specialisation import (
     find_latents,
 )
 from fewgen.errors import ConfigError, DataError
-from fewgen.generate.request import GeneratedImages, GenerationRequest, image_seeds
+from fewgen.generation.request import GeneratedImages, GenerationRequest, image_seeds
 from fewgen.losses import LossTerms
-from fewgen.methods.base import DataSpec, Method, register
+from fewgen.methods.base import DataSpec, Method
+from fewgen.methods.registry import register
 from fewgen.methods.tint.base import describe, open_base, place_on, reopen
 from fewgen.methods.tint.config import BaseModel, TintConfig, check_alpha
 from fewgen.training.phases import Batch, Context, Phase, Pixels, Stage

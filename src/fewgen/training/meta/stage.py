@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fewgen.episodes import EpisodeSampler
 from fewgen.errors import ConfigError, TrainingError
+from fewgen.fitting.seeds import derive_seed, make_rng
 from fewgen.losses.terms import LossTerms
 from fewgen.training.meta.gradients import (
     BatchLoss,
@@ -28,7 +29,6 @@ from fewgen.training.meta.inner import ADVICE, inner_loop, make_inner_optimizer,
 from fewgen.training.meta.novelty import new_words, symmetries, turned
 from fewgen.training.meta.settings import MetaConfig, check_algorithm
 from fewgen.training.phases import Batch, Context, Phase, Stage
-from fewgen.training.seeds import derive_seed, make_rng
 
 if TYPE_CHECKING:
     from fewgen.data.imageset import ImageSet

@@ -1,0 +1,268 @@
+"""`benchmark`: generators side by side, and what it would do."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewgen.config.call import accepts_config, call_settings, unwrapped
+
+if TYPE_CHECKING:
+    from fewgen.comparison.cells import Evaluate, Settings
+    from fewgen.comparison.grid import GridPlan
+
+FORMAT = "fewgen-benchmark"
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass
+class BenchmarkResult:
+    """What a benchmark found.
+
+    Attributes:
+        path: its folder, with benchmark.json, table.md, plot.png and benchmark.html.
+        summary: generator -> figures, verdicts and usefulness over seeds.
+        cells: every cell, as in its folder.
+        failed: cells that could not be computed, with the reason.
+        table: the table and its notes as Markdown.
+    """
+
+    path: Path
+    summary: dict[str, dict[str, Any]]
+    cells: list[dict[str, Any]]
+    failed: list[dict[str, Any]]
+    table: str
+
+
+@accepts_config
+def benchmark(
+    *,
+    data: str | Path,
+    out: str | Path | None = None,
+    shots: int = 30,
+    methods: Sequence[str] | None = None,
+    budget_minutes: float = 5.0,
+    seeds: int = 3,
+    n: int = 3000,
+    useful_draws: int = 10,
+    holdout: int | str = "auto",
+    size: int | None = None,
+    channels: int | None = None,
+    temperature: float = 1.0,
+    clock: str = "wall",
+    jobs: int | None = None,
+    remeasure: bool = False,
+    table_only: bool = False,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    progress: bool = True,
+    config: str | Path | Mapping[str, Any] | None = None,
+) -> BenchmarkResult:
+    """Compare generators on the same images, with the same training time and the same judge.
+
+    Every generator and seed is a cell with a folder of its own. Seed s stands for the training images (shots
+    drawn with seed s), for training and for generation. A cell that is finished is not computed again, so
+    the same command continues a stopped benchmark and a longer list of methods or seeds extends it. A cell
+    that fails does not stop the others.
+
+    Cells run through joblib: with joblib.parallel_config(backend="dask") around the Python function, they
+    run on a cluster that shares the folder.
+
+    Args:
+        data: named data set, a folder with one subfolder per class, or an .npz.
+        out: folder of the benchmark, new or to continue; runs/benchmark/DATA-SHOTSshots-MINUTESmin if left
+            out.
+        shots: training images per class.
+        methods: what to compare: copies, augmented_copies, pca_gaussian, class_pca_gaussian,
+            conditional_vae, diffusion, spatial_codebook, METHOD:PRESET such as cada_vqvae:hybrid,
+            run:FOLDER (a finished run) or file:PATH (images of another program); {seed} in a path stands for
+            the seed. If left out: copies, augmented_copies, class_pca_gaussian, conditional_vae, diffusion,
+            cada_vqvae:default and cada_vqvae:hybrid.
+        budget_minutes: training time of each generator.
+        seeds: number of seeds, from 0 on.
+        n: images that each cell generates, equally many per class.
+        useful_draws: paired trainings of a small classifier behind the usefulness of each cell; 0 leaves
+            usefulness out, the slow part of measuring.
+        holdout: real images that are never learned from: auto takes the test part of the data, or a fifth
+            of each class where there is none; a number sets so many of each class aside.
+        size: side of the square images in pixels; the images' own if left out.
+        channels: 1 for grey, 3 for colour; the images' own if left out.
+        temperature: of generation with methods of fewgen.
+        clock: what a minute of a reference generator is: wall, or cpu for a machine that others use too.
+            Methods of fewgen always go by the wall.
+        jobs: cells computed at the same time, which share the processor's cores; 1 if left out. With more
+            than one, training times are those of fewer cores.
+        remeasure: measure again what was generated before, for example with other useful draws.
+        table_only: only write table, plot and page of the cells that are finished.
+        data_dir: folder of the named data sets; the environment variable FEWGEN_DATA_DIR if left out.
+        download: fetch a missing data set from its official address.
+        progress: say on standard error what is being done.
+        config: YAML file (or dictionary) with any of these keywords; what is given directly wins.
+
+    Returns:
+        Summary, cells, failures and table; the same lies in the folder.
+    """
+    given = locals()
+    return run_benchmark({key: given[key] for key in _KEYWORDS})
+
+
+_KEYWORDS = (
+    "data",
+    "out",
+    "shots",
+    "methods",
+    "budget_minutes",
+    "seeds",
+    "n",
+    "useful_draws",
+    "holdout",
+    "size",
+    "channels",
+    "temperature",
+    "clock",
+    "jobs",
+    "remeasure",
+    "table_only",
+    "data_dir",
+    "download",
+    "progress",
+)
+
+
+def plan_benchmark(**keywords: Any) -> GridPlan:
+    """Return what `benchmark` would do with the same keywords, with a rough time; writes nothing."""
+    from fewgen.comparison.grid import plan_grid
+
+    asked = call_settings(unwrapped(benchmark), keywords)
+    settings, methods, out = _question(asked)
+    return plan_grid(settings, methods, asked["seeds"], out, jobs=asked["jobs"], remeasure=asked["remeasure"])
+
+
+def _question(asked: Mapping[str, Any]) -> tuple[Settings, tuple[str, ...], Path]:
+    """Return settings, generators and folder that keywords of `benchmark` stand for."""
+    from fewgen.comparison.candidates import DEFAULT_METHODS, folder_name
+    from fewgen.comparison.cells import Settings
+
+    data, data_dir = asked["data"], asked["data_dir"]
+    settings = Settings(
+        data=str(data),
+        shots=asked["shots"],
+        minutes=float(asked["budget_minutes"]),
+        n=asked["n"],
+        holdout=asked["holdout"],
+        size=asked["size"],
+        channels=asked["channels"],
+        temperature=float(asked["temperature"]),
+        clock=asked["clock"],
+        cores=_cores(),
+        useful_draws=asked["useful_draws"],
+        data_dir=None if data_dir is None else str(data_dir),
+    )
+    methods = asked["methods"]
+    methods = DEFAULT_METHODS if methods is None else (methods,) if isinstance(methods, str) else methods
+    name = f"{folder_name(Path(str(data)).name)}-{settings.shots}shots-{settings.minutes:g}min"
+    return settings, tuple(methods), Path(asked["out"] or Path("runs") / "benchmark" / name)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_benchmark(asked: Mapping[str, Any], evaluate: Evaluate | None = None) -> BenchmarkResult:
+    """Do what `benchmark` does, with keywords in full.
+
+    Args:
+        asked: every keyword of `benchmark` but `config`.
+        evaluate: `evaluate_images`, or a stand-in for it.
+    """
+    from fewgen.comparison import cells as cells_module
+    from fewgen.comparison.grid import (
+        check_grid,
+        check_out,
+        check_same_settings,
+        failures,
+        listed,
+        other_cells,
+        plan_grid,
+        run_grid,
+    )
+
+    settings, methods, out = _question(asked)
+    jobs, remeasure = asked["jobs"], asked["remeasure"]
+    try:
+        if asked["table_only"]:
+            check_grid(settings, methods, asked["seeds"], jobs)
+            check_out(out)
+            check_same_settings(out, settings, remeasure=False)
+            wanted = listed(methods, asked["seeds"], out)
+            found = [cells_module.read_cell(cell.folder) for cell in wanted if not cell.to_do]
+            found += failures(wanted)
+        else:
+            if asked["download"]:
+                from fewgen.data import load_images
+
+                load_images(settings.data, data_dir=settings.data_dir, download=True)
+            plan = plan_grid(settings, methods, asked["seeds"], out, jobs=jobs, remeasure=remeasure)
+            wanted = plan.cells
+            found = run_grid(
+                plan, out, jobs=jobs, remeasure=remeasure, progress=asked["progress"], evaluate=evaluate
+            )
+        return write_benchmark(out, settings, [*found, *other_cells(out, wanted)])
+    finally:
+        cells_module.forget()
+
+
+def _without(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name != key}
+
+
+def write_benchmark(out: Path, settings: Settings, cells: Sequence[Mapping[str, Any]]) -> BenchmarkResult:
+    """Write benchmark.json, table.md, plot.png and benchmark.html for these cells, and return the same.
+
+    Raises:
+        DataError: there is no finished cell.
+    """
+    from fewgen.comparison.cells import cell_dir
+    from fewgen.comparison.page import render_benchmark
+    from fewgen.comparison.plot import quality_against_copying
+    from fewgen.comparison.summary import markdown, notes, summarise
+    from fewgen.errors import DataError
+    from fewgen.files import atomic_write, write_json, write_text
+    from fewgen.runs.environment import environment
+    from fewgen.version import __version__
+
+    failed = [dict(cell) for cell in cells if "error" in cell]
+    finished = [dict(cell) for cell in cells if "evaluation" in cell]
+    if not cells:
+        raise DataError(
+            f'There is no finished cell in "{out}" yet. Run the same command without --table-only.'
+        )
+    summary = summarise(finished)
+    below = notes(finished, settings.shots)
+    below += [f"Failed: {cell['generator']}, seed {cell['seed']}: {cell['error']}" for cell in failed]
+    record = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "fewgen": __version__,
+        "environment": environment(),
+        "settings": settings.of_images() | settings.of_measuring(),
+        "seeds": sorted({cell["seed"] for cell in cells}),
+        "summary": summary,
+        "failed": failed,
+        # The score of every single image stays in the folder of its cell.
+        "cells": [cell | {"evaluation": _without(cell["evaluation"], "copy_scores")} for cell in finished],
+    }
+    table = markdown(summary, below)
+    plot = quality_against_copying(summary)
+    write_json(out / "benchmark.json", record)
+    write_text(out / "table.md", table + "\n")
+    if plot is not None:
+        with atomic_write(out / "plot.png") as temporary:
+            temporary.write_bytes(plot)
+    first = {cell["generator"]: cell["seed"] for cell in reversed(finished)}
+    pictures = {name: cell_dir(out, name, first[name]) / "grid.png" for name in summary if name in first}
+    write_text(out / "benchmark.html", render_benchmark(record, below, plot, pictures))
+    return BenchmarkResult(out, summary, finished, failed, table)

@@ -1,0 +1,394 @@
+"""One cell of the grid: one generator with one seed, from training to its evaluation, in a folder.
+
+    cells/<generator>/seed<s>/run/              of a fewgen method: its run folder
+                              images.npz        what it generated
+                              grid.png          ten of each class
+                              made.json         settings, training, times: written last, so images are whole
+                              evaluation.json   figures, controls and verdicts: the cell is finished
+                              error.txt         why it failed, if it did
+
+A cell is a plain function of plain arguments, so that any joblib backend can run it anywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewgen.comparison.candidates import folder_name, make_generator
+from fewgen.errors import ConfigError, DataError, FewgenError
+from fewgen.files import atomic_write, make_dir, read_json, write_json, write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fewgen.comparison.sets import RealImages
+    from fewgen.data.imageset import ImageSet
+
+FORMAT = "fewgen-benchmark-cell"
+FORMAT_VERSION = 1
+
+Evaluate = Callable[..., Any]
+"""As `fewgen.evaluation.evaluation.evaluate_images`."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all cells of a benchmark have in common; plain values only.
+
+    data: name, folder or .npz.
+    shots: training images per class.
+    minutes: training time of each generator.
+    n: generated images of each cell, equally many per class.
+    holdout: "auto", or held-out images per class; see `load_real`.
+    size: side of the images in pixels, None to keep.
+    channels: 1 or 3, None to keep.
+    temperature: of generation with fewgen methods.
+    clock: "wall" or "cpu", what a minute of a reference is; see `Budget`.
+    cores: that "cpu" minutes stand for.
+    useful_draws: paired trainings behind the usefulness of a cell; 0 leaves it out.
+    data_dir: folder of the named data sets.
+    """
+
+    data: str
+    shots: int
+    minutes: float
+    n: int
+    holdout: int | str = "auto"
+    size: int | None = None
+    channels: int | None = None
+    temperature: float = 1.0
+    clock: str = "wall"
+    cores: int = 2
+    useful_draws: int = 10
+    data_dir: str | None = None
+
+    def of_images(self) -> dict[str, Any]:
+        """Return what decides the generated images, without anything that names a place."""
+        kept = dataclasses.asdict(self)
+        for key in ("data_dir", "useful_draws", *(("cores",) if self.clock == "wall" else ())):
+            del kept[key]
+        # Which images a folder holds is told by their fingerprint, wherever it lies.
+        return kept | {"data": Path(self.data).name}
+
+    def of_measuring(self) -> dict[str, Any]:
+        """Return what decides the figures besides the images."""
+        return {"useful_draws": self.useful_draws}
+
+    def real(self) -> RealImages:
+        """Load the real images; the last ones are kept in memory."""
+        return _load_real(self.data, self.holdout, self.size, self.channels, self.data_dir)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_real(
+    data: str, holdout: int | str, size: int | None, channels: int | None, data_dir: str | None
+) -> RealImages:
+    from fewgen.comparison.sets import load_real
+
+    return load_real(data, holdout=holdout, size=size, channels=channels, data_dir=data_dir)
+
+
+@functools.lru_cache(maxsize=1)
+def _real_side(settings: Settings, seed: int, judge_path: Path) -> Any:
+    """Return the real side of all cells with this seed: controls and their tests are worth keeping."""
+    from fewgen.evaluation.evaluation import RealSide
+
+    real = settings.real()
+    train, rest = real.draw(settings.shots, seed)
+    return RealSide(train, real.held_out, load_judge(judge_path, real), rest, seed)
+
+
+def forget() -> None:
+    """Let go of the images that are kept between cells."""
+    _load_real.cache_clear()
+    _real_side.cache_clear()
+
+
+def load_judge(path: Path, real: RealImages) -> Any:
+    """Return the classifier of this benchmark; where its file is missing, the same one is made again."""
+    from fewgen.encoders.features import ClassifierFeatures
+
+    if not path.is_file():
+        return ClassifierFeatures.of(real.training, real.held_out)
+    judge = ClassifierFeatures.load(path)
+    judge.measure(real.held_out)
+    return judge
+
+
+def cell_dir(out: Path, spec: str, seed: int) -> Path:
+    """Return the folder of a cell."""
+    return out / "cells" / folder_name(spec) / f"seed{seed}"
+
+
+def is_finished(cell: Path) -> bool:
+    """Tell whether a cell has its images and its figures."""
+    return all((cell / name).is_file() for name in ("made.json", "images.npz", "evaluation.json"))
+
+
+def read_cell(cell: Path) -> dict[str, Any]:
+    """Return the record of a finished cell.
+
+    Raises:
+        DataError: a file of it is damaged.
+    """
+    made, evaluation = read_json(cell / "made.json"), read_json(cell / "evaluation.json")
+    _check_form(made, cell / "made.json")
+    if not (isinstance(evaluation, dict) and isinstance(evaluation.get("benchmark"), dict)):
+        raise DataError(
+            f'"{cell / "evaluation.json"}" is not a cell of a benchmark. Delete it to measure again.'
+        )
+    return {"generator": made["generator"], "seed": made["seed"], "made": made, "evaluation": evaluation}
+
+
+def _check_form(made: Any, path: Path) -> None:
+    needed = ("generator", "seed", "settings", "train_fingerprint")
+    if not (isinstance(made, dict) and made.get("format") == FORMAT and all(key in made for key in needed)):
+        raise DataError(f'"{path}" is not a cell of a benchmark. Delete its folder to compute it again.')
+
+
+def differences(cell: Path, settings: Settings, remeasure: bool) -> list[str]:
+    """Return in which settings a cell that is there differs from those asked for now."""
+    if not (cell / "made.json").is_file():
+        return []
+    made = read_json(cell / "made.json")
+    _check_form(made, cell / "made.json")
+    pairs = [(made["settings"], settings.of_images())]
+    if (cell / "evaluation.json").is_file() and not remeasure:
+        pairs.append((read_cell(cell)["evaluation"]["benchmark"]["settings"], settings.of_measuring()))
+    return [
+        f"{key} {there.get(key)} there, {now.get(key)} now"
+        for there, now in pairs
+        for key in sorted({*there, *now})
+        if there.get(key) != now.get(key)
+    ]
+
+
+def run_cell(
+    spec: str,
+    seed: int,
+    settings: Settings,
+    out: str,
+    *,
+    remeasure: bool = False,
+    threads: int | None = None,
+    progress: bool = True,
+    evaluate: Evaluate | None = None,
+    command: tuple[int, str] | None = None,
+) -> dict[str, Any]:
+    """Compute what is missing of one cell.
+
+    Args:
+        spec: the generator, as after --methods.
+        seed: of the draw of the training images, of training, of generation and of measuring.
+        settings: of the benchmark.
+        out: folder of the benchmark.
+        remeasure: measure again what is measured.
+        threads: of torch, during this cell; None leaves them as they are.
+        progress: whether to say on standard error what is being done.
+        evaluate: `evaluate_images`, or a stand-in.
+        command: process number and command that started this; records of another process name it.
+
+    Returns:
+        {"generator", "seed", "made", "evaluation"}; or {"generator", "seed", "error"}: whatever goes wrong
+        in one cell is told and does not stop the others.
+    """
+    import torch
+
+    from fewgen.runs.environment import COMMAND_VARIABLE
+
+    cell = cell_dir(Path(out), spec, seed)
+    before = torch.get_num_threads()
+    if command is not None and command[0] != os.getpid():
+        os.environ[COMMAND_VARIABLE] = command[1]
+
+    def say(text: str) -> None:
+        if progress:
+            print(f"[{spec}, seed {seed}] {text}", file=sys.stderr, flush=True)
+
+    try:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        make_dir(cell)
+        if not ((cell / "made.json").is_file() and (cell / "images.npz").is_file()):
+            _make(cell, spec, seed, settings, say)
+        if remeasure or not is_finished(cell):
+            _measure(cell, spec, seed, settings, Path(out), say, evaluate)
+        found = read_cell(cell)
+        (cell / "error.txt").unlink(missing_ok=True)
+        return found
+    except Exception as error:
+        message = str(error) if isinstance(error, FewgenError) else f"{type(error).__name__}: {error}"
+        say(f"failed: {message}")
+        _keep_reason(cell, traceback.format_exc())
+        return {"generator": spec, "seed": seed, "error": message}
+    finally:
+        torch.set_num_threads(before)
+
+
+def _keep_reason(cell: Path, text: str) -> None:
+    try:
+        write_text(cell / "error.txt", text)
+    except OSError as error:  # a full disk, which may be the very reason
+        print(f"{text}\n{error}", file=sys.stderr, flush=True)
+
+
+def _make(cell: Path, spec: str, seed: int, settings: Settings, say: Callable[[str], None]) -> None:
+    """Train and generate; images.npz, grid.png and made.json are in the folder afterwards."""
+    import torch
+
+    from fewgen.comparison.budget import Budget
+    from fewgen.comparison.candidates import takes_time
+    from fewgen.data.identity import fingerprint
+    from fewgen.data.imageset import ImageSet
+    from fewgen.data.npz import save_npz
+    from fewgen.runs.environment import environment
+
+    real = settings.real()
+    train, _ = real.draw(settings.shots, seed)
+    labels = torch.arange(train.n_classes).repeat_interleave(settings.n // train.n_classes)
+    generator = make_generator(spec, cell, seed, _training(settings, real), settings.temperature)
+    if takes_time(spec):
+        say(f"training for {settings.minutes:g} minutes ...")
+    budget = Budget(settings.minutes, settings.clock, settings.cores)
+    wall, cpu = time.perf_counter(), time.process_time()
+    about = generator.fit(train, budget, seed)
+    trained_wall, trained_cpu = time.perf_counter(), time.process_time()
+    say("generating ...")
+    images = generator.sample(labels, seed)
+    generated = ImageSet(images, labels, train.class_names, name=spec)
+    if images.shape != (len(labels), *train.images.shape[1:]):
+        raise DataError(
+            f"{spec} made images of the shape {tuple(images.shape)}, but "
+            f"{(len(labels), *train.images.shape[1:])} was asked for."
+        )
+    made = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "generator": spec,
+        "seed": seed,
+        "settings": settings.of_images(),
+        "train_fingerprint": fingerprint(train),
+        "held_out": real.how,
+        "training": about,
+        "train_seconds": round(trained_wall - wall, 2),
+        "train_cpu_seconds": round(trained_cpu - cpu, 2),
+        "sample_seconds": round(time.perf_counter() - trained_wall, 2),
+        "n_images": len(generated),
+        "environment": environment(),
+    }
+    # Images of an earlier attempt that was stopped before made.json belong to nobody.
+    (cell / "evaluation.json").unlink(missing_ok=True)
+    save_npz(cell / "images.npz", generated.images, labels, train.class_names)
+    _picture(generated, cell / "grid.png")
+    write_json(cell / "made.json", made)
+
+
+def _training(settings: Settings, real: RealImages) -> dict[str, Any]:
+    """Return the keywords with which `fewgen.train` draws the same images.
+
+    With a test part the data are named, so that the run folder knows where its images came from. Where
+    images were set aside, it must not see them, and gets the others themselves.
+    """
+    if real.how != "test part":
+        return {"data": real.training, "shots": settings.shots}
+    return {
+        "data": settings.data,
+        "shots": settings.shots,
+        "size": settings.size,
+        "channels": settings.channels,
+        "data_dir": settings.data_dir,
+    }
+
+
+def _picture(images: ImageSet, path: Path) -> None:
+    """Write a grid with the first ten images of each of at most twenty classes."""
+    import torch
+
+    from fewgen.generation.pictures import grid
+
+    shown = range(min(20, images.n_classes))
+    rows: list[Tensor] = [(images.labels == c).nonzero().flatten()[:10] for c in shown]
+    columns = max(len(row) for row in rows)
+    picture = grid(
+        images.images[torch.cat(rows)], columns=columns, labels=[images.class_names[c] for c in shown]
+    )
+    with atomic_write(path) as temporary:
+        picture.save(temporary)
+
+
+def _measure(
+    cell: Path,
+    spec: str,
+    seed: int,
+    settings: Settings,
+    out: Path,
+    say: Callable[[str], None],
+    evaluate: Evaluate | None,
+) -> None:
+    """Evaluate the images of a cell; evaluation.json is in the folder afterwards."""
+    from fewgen.data import load_images
+    from fewgen.data.identity import fingerprint
+    from fewgen.data.imageset import ImageSet
+    from fewgen.runs.environment import environment
+
+    started = time.perf_counter()
+    made = read_json(cell / "made.json")
+    _check_form(made, cell / "made.json")
+    real = settings.real()
+    train, rest = real.draw(settings.shots, seed)
+    if made["train_fingerprint"] != fingerprint(train):
+        raise ConfigError(
+            f"The images of {spec}, seed {seed}, were made from other training images: the data have changed "
+            "since. Choose another --out."
+        )
+    loaded = load_images(cell / "images.npz")
+    generated = ImageSet(loaded.images, loaded.labels, train.class_names, name=spec)
+    say("measuring ...")
+    more: dict[str, Any] = {}
+    if evaluate is None:
+        from fewgen.evaluation.evaluation import evaluate_images
+
+        evaluate = evaluate_images
+        side = _real_side(settings, seed, (out / JUDGE_NAME).absolute())
+        more = {
+            "real_side": side,
+            # Trainings on real images alone are the same for every generator.
+            "usefulness_options": {"real_cache": out / "real-arms" / f"seed{seed}.json"},
+        }
+        judge = side.extractor
+    else:
+        judge = load_judge(out / JUDGE_NAME, real)
+    evaluation = evaluate(
+        generated,
+        train,
+        real.held_out,
+        extractor=judge,
+        pool=rest,
+        useful_draws=settings.useful_draws,
+        seed=seed,
+        **more,
+    )
+    seconds = time.perf_counter() - started
+    record: Mapping[str, Any] = {
+        **evaluation.to_dict(),
+        "benchmark": {
+            "settings": settings.of_measuring(),
+            "seed": seed,
+            "measure_seconds": round(seconds, 2),
+            "environment": environment(),
+        },
+    }
+    write_json(cell / "evaluation.json", record)
+    say(f"measured in {seconds:.0f} s")
+
+
+JUDGE_NAME = "judge.safetensors"

@@ -1,0 +1,123 @@
+"""The real images of a benchmark: what is learned from, what is held out, and what is left over."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewgen.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from fewgen.data.imageset import ImageSet
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """Real images of a benchmark, the same for all generators and seeds.
+
+    Attributes:
+        training: the training part, from which shots are drawn.
+        held_out: never learned from, same classes and shape.
+        how: where the held-out images came from, for the record.
+    """
+
+    training: ImageSet
+    held_out: ImageSet
+    how: str
+
+    def draw(self, shots: int, seed: int) -> tuple[ImageSet, ImageSet | None]:
+        """Return `training.shots(shots, seed)` and the rest of the training part, None if nothing is left.
+
+        Raises:
+            DataError: a class has fewer images.
+        """
+        import torch
+
+        from fewgen.data.split import split_indices
+
+        chosen, _ = split_indices(self.training, shots, 0, seed)
+        left = torch.ones(len(self.training), dtype=torch.bool)
+        left[chosen] = False
+        rest = self.training.subset(left)
+        return self.training.subset(chosen), rest if len(rest) else None
+
+
+def load_real(
+    data: str | os.PathLike[str],
+    *,
+    holdout: int | str = "auto",
+    size: int | None = None,
+    channels: int | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    download: bool = False,
+) -> RealImages:
+    """Load training and held-out images.
+
+    Args:
+        data: name, folder or .npz, as for `load_images`.
+        holdout: "auto": the test part where the data has one, else a fifth of each class; or a number of
+            images per class that are set aside from the training part, the same ones for every seed.
+        size: side in pixels, None to keep.
+        channels: 1 or 3, None to keep.
+        data_dir: folder of the named data sets.
+        download: whether a missing data set may be fetched.
+
+    Raises:
+        ConfigError: `holdout` has no meaning.
+        DataError: the data cannot be read, has one class only, a class without images, or too few images to
+            hold any out.
+    """
+    from fewgen.data import load_images
+    from fewgen.data.identity import identical_images
+    from fewgen.data.split import split_indices
+
+    if isinstance(holdout, bool) or not (holdout == "auto" or (isinstance(holdout, int) and holdout >= 1)):
+        raise ConfigError(f'holdout must be "auto" or at least 1 image per class, got {holdout!r}.')
+    how: dict[str, Any] = {"size": size, "channels": channels, "data_dir": data_dir, "download": download}
+    training = load_images(data, split="train", min_classes=2, **how)
+    if holdout == "auto" and (test := _test_part(data, how)) is not None:
+        return RealImages(training, _same_classes(test, training, str(data)), "test part")
+    chosen, held = split_indices(training, None, holdout, 0)
+    # A held-out image that also lies among the training images would be a copy that nobody made.
+    chosen, held, _ = identical_images(training, chosen, held, move=True)
+    held_out = training.subset(held)
+    short = [name for name, n in zip(training.class_names, held_out.counts().tolist(), strict=True) if n == 0]
+    if short:
+        raise DataError(
+            f'"{data}" has too few different images to hold any out of the class "{short[0]}"'
+            f"{f' and {len(short) - 1} more' if len(short) > 1 else ''}. Add images, or set --holdout to a "
+            "number that leaves enough to learn from."
+        )
+    return RealImages(training.subset(chosen), held_out, f"set aside: {holdout} per class")
+
+
+def _test_part(data: str | os.PathLike[str], how: dict[str, Any]) -> ImageSet | None:
+    """Return the test part; None where the data has none."""
+    from fewgen.data import load_images
+    from fewgen.data.registry import is_named
+
+    path = Path(data).expanduser()
+    promised = is_named(data) or (path / "test").is_dir() or (path / "val").is_dir()
+    try:
+        return load_images(data, split="test", **how)
+    except DataError:
+        if promised:
+            raise
+        return None
+
+
+def _same_classes(test: ImageSet, training: ImageSet, source: str) -> ImageSet:
+    """Return the test images with the labels of the training part."""
+    if sorted(test.class_names) != sorted(training.class_names):
+        raise DataError(
+            f'The test part of "{source}" has {test.n_classes} classes and the training part '
+            f"{training.n_classes}, or their names differ. Use the same classes in both, or --holdout N."
+        )
+    if test.images.shape[1:] != training.images.shape[1:]:
+        raise DataError(
+            f'The test part of "{source}" has images of {tuple(test.images.shape[1:])}, the training part of '
+            f"{tuple(training.images.shape[1:])} (channels, height, width). Set --size and --channels."
+        )
+    return test.select_classes(training.class_names)

@@ -1,0 +1,52 @@
+"""Checks of the keywords of public functions."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import numbers
+import operator
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from fewgen.errors import ConfigError
+from fewgen.files import no_empty_folders
+
+T = TypeVar("T")
+
+
+def whole(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
+    """Return a whole number between two limits, or say which keyword is not one."""
+    wanted = "a whole number"
+    if low is not None:
+        wanted += f" of {low} or more" if high is None else f" from {low} to {high}"
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or (low is not None and number < low) or (high is not None and number > high):
+        raise ConfigError(f"{name} must be {wanted}, got {value!r}.")
+    return number
+
+
+def checked_temperature(value: Any) -> float:
+    """Return a finite number of 0 or more, or say that this is none."""
+    fits = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (fits and math.isfinite(value) and value >= 0):
+        raise ConfigError(
+            f"temperature must be a number of 0 or more, got {value!r}. 1 is the learned spread."
+        )
+    return float(value)
+
+
+def tidy_out(function: Callable[..., T]) -> Callable[..., T]:
+    """Let a function that fails, or is interrupted, leave no empty folder behind at `out`."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **keywords: Any) -> T:
+        out = keywords.get("out")
+        with no_empty_folders(out) if out is not None else contextlib.nullcontext():
+            return function(*args, **keywords)
+
+    return wrapper

@@ -1,0 +1,85 @@
+"""Which images of a set are learned from and which are held out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fewgen.errors import (
+    ConfigError,
+    DataError,
+    suggest,
+)
+
+if TYPE_CHECKING:
+    from fewgen.data import ImageSet
+
+
+def class_list(wanted: Sequence[str] | str, known: Sequence[str]) -> list[str]:
+    """Return class names as the data spells them; a name that differs by case only is meant."""
+    by_key = {name.casefold(): name for name in known}
+    names = []
+    for name in [wanted] if isinstance(wanted, str) else wanted:
+        if name.casefold() not in by_key:
+            shown = ", ".join(f'"{k}"' for k in known[:12]) + (", ..." if len(known) > 12 else "")
+            raise ConfigError(f'There is no class "{name}".{suggest(name, known)} Classes: {shown}.')
+        names.append(by_key[name.casefold()])
+    return names
+
+
+def split_indices(
+    data: ImageSet, shots: int | None, holdout: int | str, seed: int
+) -> tuple[list[int], list[int]]:
+    """Return the indices of the training and of the held-out images.
+
+    Held-out images serve early stopping and the report, and are never trained on. With `holdout="auto"`
+    and `shots` k they come out of the k (a tenth, at least 1, from k = 10 on), so that "k images per
+    class" means all the real images that were used. An explicit number comes on top of the k.
+
+    Args:
+        data: all images at hand.
+        shots: images per class, or None for all.
+        holdout: "auto", or images per class.
+        seed: of the draw.
+
+    Raises:
+        DataError: a class has too few images; every such class is named.
+    """
+    import torch
+
+    from fewgen.data import ImageSet
+
+    if isinstance(holdout, bool) or not (holdout == "auto" or (isinstance(holdout, int) and holdout >= 0)):
+        raise ConfigError(f'holdout must be "auto" or a number of images per class, got {holdout!r}.')
+    if shots is not None and shots < 1:
+        raise ConfigError(f"shots must be 1 or more, got {shots}. Leave it out to use every image.")
+    # A stand-in whose captions are the indices: the draw itself stays where it is defined and tested.
+    stand_in = ImageSet(
+        torch.zeros(len(data), 1, 1, 1, dtype=torch.uint8),
+        data.labels,
+        data.class_names,
+        captions=tuple(str(i) for i in range(len(data))),
+        name=data.name,
+    )
+    if shots is not None:
+        inside = max(1, shots // 10) if shots >= 10 else 0
+        n_held = inside if holdout == "auto" else int(holdout)
+        n_train = shots - n_held if holdout == "auto" else shots
+        return tuple(  # type: ignore[return-value]
+            [int(c) for c in part.captions or ()] for part in stand_in.split_shots(n_train, n_held, seed)
+        )
+    train: list[int] = []
+    held_out: list[int] = []
+    for name, count in zip(data.class_names, data.counts().tolist(), strict=True):
+        if count == 0:
+            raise DataError(f'Class "{name}" has no images. Add some, or choose the other classes.')
+        n_held = (round(count / 5) if count >= 5 else 0) if holdout == "auto" else int(holdout)
+        if count <= n_held:
+            raise DataError(
+                f'Class "{name}" has {count} images, and {n_held} of them would be held out: none would be '
+                "left to learn from. Add images, or set --holdout lower."
+            )
+        parts = stand_in.select_classes([name]).split_shots(count - n_held, n_held, seed)
+        for indices, part in zip((train, held_out), parts, strict=True):
+            indices += [int(c) for c in part.captions or ()]
+    return train, held_out

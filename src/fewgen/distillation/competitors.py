@@ -1,0 +1,154 @@
+"""Who competes on an episode: a table of names and functions, each of which gives an accuracy."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fewgen.data.imageset import ImageSet
+from fewgen.distillation.knowledge import DistillConfig, accuracy, distill
+from fewgen.distillation.students import Student
+from fewgen.distillation.teacher import ProtoNet
+
+
+@dataclass(frozen=True)
+class Task:
+    """One episode, and everything that its competitors share.
+
+    Attributes:
+        supports: images to learn from.
+        queries: other images of the same classes, only looked at to measure.
+        base: images of base classes.
+        teacher: trained on base classes.
+        fresh: gives a student with random weights and a new head, always the same.
+        prepared: gives a student that was trained on base classes, with the same new head.
+        synthetic: kind -> synthetic images of the supports' classes.
+        config: of every training, so that all take the same number of steps.
+        seed: of batches and augmentation.
+        progress: told the share of a training that is done.
+    """
+
+    supports: ImageSet
+    queries: ImageSet
+    base: ImageSet
+    teacher: ProtoNet
+    fresh: Callable[[], Student]
+    prepared: Callable[[], Student]
+    synthetic: Callable[[str], ImageSet]
+    config: DistillConfig
+    seed: int
+    progress: Callable[[int, int, float], None] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a competitor reached.
+
+    Attributes:
+        accuracy: share of the queries that it gets right.
+        seconds: of its training; 0 without one.
+        about: rows of a batch by source, last losses, and what the teacher says; JSON-ready.
+    """
+
+    accuracy: float
+    seconds: float
+    about: dict[str, Any]
+
+
+def _trained(
+    task: Task,
+    student: Student,
+    *,
+    kind: str | None = None,
+    base: bool = True,
+    hard_labels: bool | None = None,
+) -> Outcome:
+    """Train a student on the supports, and on synthetic images of a kind and base images if wanted."""
+    synthetic = None if kind is None else task.synthetic(kind)
+    config = task.config if hard_labels is None else dataclasses.replace(task.config, hard_labels=hard_labels)
+    started = time.perf_counter()
+    history = distill(
+        student,
+        task.supports,
+        synthetic,
+        task.base if base else None,
+        task.teacher,
+        config,
+        seed=task.seed,
+        progress=task.progress,
+    )
+    seconds = time.perf_counter() - started
+    about = {"parts": history.parts, "last": history.rows[-1], "teacher": history.teacher}
+    return Outcome(accuracy(student, task.queries), seconds, about)
+
+
+def _tint(task: Task) -> Outcome:
+    """The method: TINT images and base images with soft labels of the teacher, and the supports."""
+    return _trained(task, task.prepared(), kind=KIND_OF["tint"])
+
+
+def _none(task: Task) -> Outcome:
+    """The same without synthetic images."""
+    return _trained(task, task.prepared())
+
+
+def _augmentation(task: Task) -> Outcome:
+    """The supports alone with augmentation, from random weights: no base class, no teacher."""
+    return _trained(task, task.fresh(), base=False)
+
+
+def _augmentation_pretrained(task: Task) -> Outcome:
+    """The supports alone with augmentation, from a backbone prepared on base classes."""
+    return _trained(task, task.prepared(), base=False)
+
+
+def _textual_inversion(task: Task) -> Outcome:
+    """Synthetic images by the learned word alone."""
+    return _trained(task, task.prepared(), kind=KIND_OF["textual_inversion"])
+
+
+def _da_fusion(task: Task) -> Outcome:
+    """Synthetic images by noising supports to random times and denoising them with the learned word."""
+    return _trained(task, task.prepared(), kind=KIND_OF["da_fusion"])
+
+
+def _hard_labels(task: Task) -> Outcome:
+    """TINT images with their class as label, instead of what the teacher says."""
+    return _trained(task, task.prepared(), kind=KIND_OF["hard_labels"], hard_labels=True)
+
+
+def _teacher(task: Task) -> Outcome:
+    """The teacher itself: nearest prototype of the supports."""
+    prototypes = task.teacher.fit(task.supports)
+    right = task.teacher.predict(task.queries, prototypes) == task.queries.labels
+    return Outcome(float(right.double().mean()), 0.0, {})
+
+
+COMPETITORS: dict[str, Callable[[Task], Outcome]] = {
+    "tint": _tint,
+    "none": _none,
+    "augmentation": _augmentation,
+    "augmentation_pretrained": _augmentation_pretrained,
+    "textual_inversion": _textual_inversion,
+    "da_fusion": _da_fusion,
+    "hard_labels": _hard_labels,
+    "teacher": _teacher,
+}
+"""Competitors by name, in the order in which they run and are shown."""
+
+
+KIND_OF = {
+    "tint": "tint",
+    "textual_inversion": "textual_inversion",
+    "da_fusion": "da_fusion",
+    "hard_labels": "tint",
+}
+"""Competitor -> the synthetic images that it learns from; those that need a text-to-image model."""
+
+
+def about_competitors() -> dict[str, str]:
+    """Return what each competitor is, in a sentence."""
+    return {name: (function.__doc__ or "").strip() for name, function in COMPETITORS.items()}

@@ -1,0 +1,173 @@
+"""`distill`: a tiny classifier from a few images per class, and the comparison that says what helps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewgen.config.call import accepts_config, call_settings, unwrapped
+from fewgen.distillation.distilled import Distilled
+from fewgen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fewgen.data import ImageSet
+    from fewgen.diffusion.pipeline import TextToImage
+    from fewgen.distillation.distilling_comparison import ComparisonWork
+    from fewgen.distillation.distilling_student import StudentWork
+    from fewgen.runs.run import Run
+
+
+@accepts_config
+def distill(
+    *,
+    out: str | Path,
+    novel: str | Path | ImageSet | None = None,
+    data: str | Path | ImageSet | None = None,
+    generator: str | Path | Run | TextToImage | None = None,
+    student: str = "conv4",
+    shots: int | None = None,
+    class_split: str | None = None,
+    n_way: int = 5,
+    n_shot: int = 5,
+    queries: int | str = "all",
+    episodes: int | str = 10,
+    half_width: float | None = None,
+    compare: bool = False,
+    competitors: str | Sequence[str] | None = None,
+    per_class: int = 200,
+    alpha: float = 1.0,
+    teacher: str | Path | None = None,
+    teacher_net: str = "resnet12",
+    teacher_channels: int = 16,
+    teacher_pretrain_steps: int = 2000,
+    teacher_episodes: int | None = None,
+    student_channels: int = 64,
+    pretrain_steps: int = 1000,
+    turns: str = "auto",
+    base_images: int = 6000,
+    training: Mapping[str, Any] | None = None,
+    tint: Mapping[str, Any] | None = None,
+    generator_minutes: float | None = None,
+    generator_preset: str = "default",
+    save_images: bool = False,
+    workers: int = 1,
+    seed: int = 0,
+    split: str = "train",
+    size: int | None = None,
+    channels: int | None = None,
+    fit: str = "crop",
+    background: str = "error",
+    convert: bool = False,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    device: str = "auto",
+    progress: bool = True,
+    config: str | Path | Mapping[str, Any] | None = None,
+) -> Distilled:
+    """Make a tiny classifier from a few images per class, or measure how much generated images help it.
+
+    With --novel: a student for your classes. A generator makes images of them, a teacher that was trained on
+    base images (--data) labels these softly, and the student learns from both and from your images. The
+    folder gets student.safetensors, student.onnx, classes.txt, synthetic.png and distill.json.
+
+    Without --novel: the comparison over few-shot episodes of the novel classes of --data, written as JSON,
+    with mean accuracy, 95 % Student interval and paired differences. Teacher, student and generator learn
+    from the base classes alone, and all competitors share supports, seeds, first weights and steps.
+
+    The same command resumes what was interrupted.
+
+    Args:
+        out: a new folder for the student; or a .json file for the comparison, beside which its cells lie in
+            a folder of the same name that ends in .cells.
+        novel: your images: a folder with one subfolder per class.
+        data: base images to prepare teacher and student on; in the comparison, the data set.
+        generator: a run of tint, or of any method that was trained on your classes; or a text-to-image
+            model, which is specialised to your images: a run of diffusion, or a Stable Diffusion folder or
+            its name on the hub (owner/model). The comparison trains a diffusion model on its base classes if
+            none is given.
+        student: conv4 or resnet12.
+        shots: images of each class to learn from, drawn by the seed, if there are more; the others measure
+            the accuracy. All if left out.
+        class_split: which classes of --data are base classes: all, auto (the data set's own split),
+            alphabet, counts such as 6/1/3, or a JSON file. auto in the comparison, else all.
+        n_way: classes of an episode.
+        n_shot: supports of each class.
+        queries: images of each class that judge, or all that are left.
+        episodes: how many; auto plans them from the first ones for --half-width.
+        half_width: wanted half width of the interval of the first competitor's accuracy, a share.
+        compare: all competitors: tint, none (no synthetic images), augmentation (supports alone, random
+            weights), augmentation_pretrained, textual_inversion, da_fusion, hard_labels and teacher;
+            otherwise tint alone.
+        competitors: only these.
+        per_class: synthetic images of each class.
+        alpha: of TINT images: 0 gives the supports back, 1 only shares their class.
+        teacher: a teacher.safetensors of an earlier command, or dino:FOLDER; trained on base classes if left
+            out.
+        teacher_net: network of the teacher that is trained: conv4 or resnet12.
+        teacher_channels: its width.
+        teacher_pretrain_steps: its training as a classifier of all base classes.
+        teacher_episodes: tasks of a few base classes that it is trained on then; if left out 300, and none
+            with fewer than 20 base classes.
+        student_channels: width of the student; 8 to 16 make a very small one.
+        pretrain_steps: training of the student on base classes, before the task.
+        turns: turned base images as classes of their own when teacher and student are prepared, and a teacher
+            that measures angles from the mean of base images: yes, no, or auto, with fewer than 20 base
+            classes.
+        base_images: base images that are shown with soft labels, evenly over the classes; 0 for all.
+        training: of students, such as --training.steps 10000 or --training.flip false (for characters); if
+            left out 1000 steps of 150 images, and 500 of 90 in the comparison.
+        tint: how a text-to-image model is specialised, such as --tint.textual.steps 1000 or --tint.scale
+            2; names and defaults are those of the method tint.
+        generator_minutes: limit on the training of the diffusion model.
+        generator_preset: of the diffusion model.
+        save_images: a contact sheet of the first episode: supports and synthetic images.
+        workers: episodes at the same time, each in a process with one thread.
+        seed: of every draw.
+        split: train or test, the part of a data set.
+        size: side of the square images in pixels; the images' own, or the generator's, if left out.
+        channels: 1 for grey, 3 for colour; the images' own, or the generator's, if left out.
+        fit: how other shapes become square: crop, pad or stretch.
+        background: transparent images: error, or put them on white or black.
+        convert: accept 16-bit and CMYK images and convert them.
+        data_dir: folder of the named data sets; the environment variable FEWGEN_DATA_DIR if left out.
+        download: fetch a missing data set from its official address.
+        device: auto (CUDA where there is one), cpu or cuda.
+        progress: say on standard error what is being done.
+        config: YAML file (or dictionary) with any of these keywords; what is given directly wins.
+
+    Returns:
+        What was made or measured, with its notes.
+    """
+    asked = dict(locals())
+    del asked["config"]
+    work = _work(asked)
+    return work.run()
+
+
+def plan_distillation(**keywords: Any) -> str:
+    """Return what `distill` would do with the same keywords, after all checks; writes nothing."""
+    return _work(call_settings(unwrapped(distill), keywords), planning=True).plan()
+
+
+def _work(asked: Mapping[str, Any], planning: bool = False) -> StudentWork | ComparisonWork:
+    from fewgen.distillation.distilling_comparison import ComparisonWork
+    from fewgen.distillation.distilling_student import StudentWork
+    from fewgen.training.processes import pick_device
+
+    asked = {**asked, "device": str(pick_device(str(asked["device"]))), "planning": planning}
+    if asked["novel"] is not None:
+        _refuse(asked, ("compare", "competitors", "save_images", "half_width"), "--novel makes one student")
+        return StudentWork(asked)
+    if asked["data"] is None:
+        raise ConfigError(
+            "fewgen distill needs --novel DIR, your images, or --data D, to compare on its novel classes."
+        )
+    _refuse(asked, ("shots",), "a comparison takes --n-shot images of each class")
+    return ComparisonWork(asked)
+
+
+def _refuse(asked: Mapping[str, Any], names: Sequence[str], why: str) -> None:
+    for name in names:
+        if asked[name]:
+            raise ConfigError(f"--{name.replace('_', '-')} has no use here: {why}.")

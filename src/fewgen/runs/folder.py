@@ -1,0 +1,109 @@
+"""Checks of a run folder before anything is written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewgen.errors import (
+    CheckpointError,
+    OutputError,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+def check_run_dir(out: Path) -> None:
+    """Refuse a folder that is neither new, empty nor a run; creates nothing."""
+    from fewgen.files import is_run_dir
+
+    there = next((parent for parent in out.absolute().parents if parent.exists()), None)
+    if there is not None and not there.is_dir():
+        raise OutputError(f'"{out}" cannot be a folder, because "{there}" is a file. Choose another --out.')
+    if there is not None and not out.exists() and not os.access(there, os.W_OK):
+        raise OutputError(f'Writing into "{there}" is not permitted. Choose another --out.')
+    if out.is_file():
+        raise OutputError(f'"{out}" is a file, but the run needs a folder. Choose another --out.')
+    if out.is_dir() and any(out.iterdir()) and not is_run_dir(out):
+        raise OutputError(
+            f'The folder "{out}" is not a fewgen run and is not empty. Nothing was changed. '
+            "Choose a new or empty folder for --out."
+        )
+
+
+def refuse_adapted(out: Path) -> None:
+    """Refuse to train into the folder of an adapted run, which would overwrite its model.
+
+    Such a folder has no training state, so nothing else would tell it from a new one.
+    """
+    from fewgen.methods.store import read_method_info
+
+    if not (out / "model.safetensors").is_file():
+        return
+    try:
+        adapted = read_method_info(out).extra.get("adapted")
+    except CheckpointError:  # damaged: a training may put a good one in its place
+        return
+    if adapted:
+        raise OutputError(
+            f'"{out}" holds an adapted run, which is not trained further. Nothing was changed. '
+            "Choose another --out."
+        )
+
+
+def check_apart(out: Path, data: Any) -> None:
+    """Refuse a run folder inside the folder of the images, around it, or equal to it.
+
+    The run's own files would become a class of the data, and the next training would learn from them.
+    """
+    from fewgen.data.registry import is_named
+
+    if not isinstance(data, (str, Path)) or is_named(data):
+        return
+    folder = Path(data).expanduser()
+    if not folder.is_dir():
+        return
+    run, images = Path(os.path.realpath(out)), Path(os.path.realpath(folder))
+    if run == images:
+        raise OutputError(f'"{out}" is the folder of the images. Nothing was changed. Choose another --out.')
+    if run.is_relative_to(images):
+        raise OutputError(
+            f'The run folder "{out}" lies inside the folder of the images, "{data}", where it would be taken '
+            "for a class. Nothing was changed. Choose another --out."
+        )
+    if images.is_relative_to(run):
+        raise OutputError(
+            f'The images "{data}" lie inside the run folder "{out}". Nothing was changed. '
+            "Choose another --out."
+        )
+
+
+def is_finished(out: Path, minutes: float | None) -> bool:
+    """Tell whether a folder holds a finished run; refuse one that was given another time.
+
+    Another time would change nothing: a finished run is not trained further.
+
+    Args:
+        out: the run folder.
+        minutes: limit on the training time that is asked for now.
+    """
+    from fewgen.methods.store import read_method_info
+
+    if not (out / "state").is_dir() or not (out / "model.safetensors").is_file():
+        return False
+    extra = read_method_info(out).extra
+    if not extra.get("training", {}).get("finished"):
+        return False
+    then = extra.get("minutes")
+    if then != minutes:
+
+        def shown(limit: float | None) -> str:
+            return "no time limit" if limit is None else f"{limit:g} minutes"
+
+        raise OutputError(
+            f'The run "{out}" is finished with {shown(then)}, and this command asks for {shown(minutes)}. '
+            "A finished run is not trained further. Nothing was changed; choose a new --out."
+        )
+    return True

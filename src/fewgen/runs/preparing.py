@@ -1,0 +1,438 @@
+"""Everything that `train` does before its first step: check, load, split, encode the words, build.
+
+Nothing is written here, so that a mistake costs seconds and leaves no folder behind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewgen.data.identity import fingerprint, identical_images
+from fewgen.data.split import class_list, split_indices
+from fewgen.errors import (
+    ConfigError,
+    DataError,
+    MissingDependencyError,
+    OutputError,
+    TextError,
+    suggest,
+)
+from fewgen.runs.source import SPLIT_NAME, check_phrases, glove_path, load_source
+
+if TYPE_CHECKING:
+    from fewgen.data import ImageSet
+    from fewgen.data.imageset import ClassSplit
+    from fewgen.methods.base import Method
+    from fewgen.text import ClassText
+    from fewgen.training import TrainConfig
+    from fewgen.training.meta import MetaConfig
+    from fewgen.training.meta.stage import OtherClasses
+    from fewgen.training.phases import Stage
+
+
+PREPARE = (
+    "method",
+    "data",
+    "shots",
+    "preset",
+    "seed",
+    "text",
+    "text_path",
+    "phrases",
+    "classes",
+    "holdout",
+    "split",
+    "size",
+    "channels",
+    "fit",
+    "alpha",
+    "convert",
+    "minutes",
+    "steps_scale",
+    "meta",
+    "tasks",
+    "class_split",
+    "model",
+    "training",
+    "data_dir",
+    "download",
+    "progress",
+)
+"""Keywords of `train` that decide what is trained."""
+
+NOT_IN_CONFIG = (
+    "out",
+    "config",
+    "report",
+    "progress",
+    "download",
+    "data_dir",
+    "minutes",
+    "steps_scale",
+)
+"""Keywords of `train` that config.yaml leaves out: of this call only, or held in its `training` section."""
+
+
+@dataclasses.dataclass
+class Prepared:
+    """What a trainer needs, and what a run folder records.
+
+    Attributes:
+        method: untrained, with its seeded initial weights.
+        train: images to learn from.
+        held_out: images set aside, or None.
+        train_config: settings of the loop.
+        settings: every setting, resolved, for `config.yaml`.
+        split: which images were chosen, for `split.json`.
+        notes: what a reader of the results should know.
+        meta: how to meta-train; None: not at all.
+        tasks: settings of meta-learning.
+        others: classes that are not learned from, with their images and vectors.
+    """
+
+    method: Method
+    train: ImageSet
+    held_out: ImageSet | None
+    train_config: TrainConfig
+    settings: dict[str, Any]
+    split: dict[str, Any]
+    notes: list[str]
+    meta: str | None
+    tasks: MetaConfig
+    others: tuple[OtherClasses, ...]
+
+    def stages(self) -> list[Stage]:
+        """Return what to train: the method's stages, with those of meta-training."""
+        stages: list[Stage] = self.method.stages(self.train, self.held_out)
+        if self.meta is None:
+            return stages
+        from fewgen.training.meta.stage import with_meta
+
+        return with_meta(self.method, stages, self.meta, self.tasks, self.others)
+
+
+def prepare(**keywords: Any) -> Prepared:
+    """Do everything of `train` that comes before the first step: check, load, split, encode, build."""
+    from fewgen.config import read_config, to_dict
+    from fewgen.data import ImageSet
+    from fewgen.fitting.seeds import global_seed
+    from fewgen.methods import get_method
+    from fewgen.methods.base import DataSpec
+
+    data, seed = keywords["data"], keywords["seed"]
+    method_class = get_method(keywords["method"])
+    # Settings first: a misspelt key should not wait until a large folder is read.
+    model_config, train_config, tasks = configs(keywords)
+    if keywords["meta"] is not None and "adapt" not in method_class.capabilities:
+        raise ConfigError(f'The method "{keywords["method"]}" cannot be meta-trained. Leave out --meta.')
+    if not method_class.reads_text:
+        given = [key for key in ("text_path", "phrases") if keywords[key]]
+        given += ["text"] if keywords["text"] not in (None, "auto") else []
+        if given:
+            raise ConfigError(f'The method "{keywords["method"]}" reads no words. Leave out {given[0]}.')
+    phrases = keywords["phrases"]
+    if isinstance(phrases, (str, Path)):
+        phrases = read_config(phrases)
+    if not isinstance(data, ImageSet):
+        data = load_source(
+            keywords,
+            data,
+            keywords["data_dir"],
+            keywords["download"],
+            min_classes=method_class.min_classes,
+        )
+    if keywords["classes"]:
+        data = data.select_classes(class_list(keywords["classes"], data.class_names))
+    check_phrases(phrases, data.class_names)
+    everything, classes = (
+        data,
+        split_classes(data, keywords["class_split"], keywords["meta"], keywords["seed"]),
+    )
+    data = data.select_classes(classes.base)
+    holdout = keywords["holdout"]
+    train_indices, held_indices = split_indices(data, keywords["shots"], holdout, seed)
+    train_indices, held_indices, found = identical_images(
+        data, train_indices, held_indices, move=holdout == "auto"
+    )
+    train_set = data.subset(train_indices)
+    held_out = data.subset(held_indices) if held_indices else None
+    if held_out is None and holdout != 0:
+        found.append(
+            "there are too few images to hold any out, so training does not stop early and the report has no "
+            "figures. A larger --shots, more images or --holdout 1 changes that."
+        )
+    table, notes = None, found
+    if method_class.reads_text:
+        own_phrases = {k: v for k, v in (phrases or {}).items() if k in classes.base}
+        table, notes = class_text(
+            keywords["text"],
+            keywords["text_path"],
+            data.class_names,
+            own_phrases or None,
+            keywords["data_dir"],
+        )
+        notes += found
+    others: tuple[OtherClasses, ...] = ()
+    if keywords["meta"] is not None:
+        groups = {"base": train_set}
+        groups |= {
+            name: everything.select_classes(names)
+            for name, names in (("validation", classes.val), ("novel", classes.novel))
+            if names
+        }
+        check_tasks(tasks, groups)
+        assert table is not None  # what adapts to new classes knows them by their text
+        others = other_classes(everything, classes, table, phrases, keywords["data_dir"])
+    spec = DataSpec.of(train_set, table)
+    import torch
+
+    with global_seed(torch.device("cpu"), seed, "weights"):
+        method = method_class(model_config, spec)
+    notes += method.notes
+    settings = {key: keywords[key] for key in PREPARE if key not in NOT_IN_CONFIG}
+    settings |= {
+        "data": None if isinstance(keywords["data"], ImageSet) else str(keywords["data"]),
+        "text": None if table is None else table.encoder_name,
+        "text_path": table.encoder_path if table is not None and keywords["text_path"] else None,
+        "phrases": to_dict(phrases) if phrases else None,
+        "classes": list(everything.class_names) if keywords["classes"] else None,
+        "tasks": to_dict(tasks) if keywords["meta"] is not None else None,
+        "model": to_dict(model_config),
+        "training": to_dict(train_config),
+    }
+    split = {
+        "data": data.name,
+        "class_names": list(data.class_names),
+        "classes": {"base": list(classes.base), "val": list(classes.val), "novel": list(classes.novel)},
+        "seed": seed,
+        "shots": keywords["shots"],
+        "holdout": keywords["holdout"],
+        "train": train_indices,
+        "held_out": held_indices,
+        "fingerprint": fingerprint(train_set),
+    }
+    return Prepared(
+        method,
+        train_set,
+        held_out,
+        train_config,
+        settings,
+        split,
+        notes,
+        keywords["meta"],
+        tasks,
+        others,
+    )
+
+
+def split_classes(images: ImageSet, how: str | None, meta: str | None, seed: int) -> ClassSplit:
+    """Return which classes are learned from.
+
+    Args:
+        images: all images at hand.
+        how: of `class_split`; None: the data set's own way with meta-training, every class without.
+        meta: how to meta-train, or None.
+        seed: of the draw of classes.
+
+    Raises:
+        ConfigError: the split has no meaning.
+        DataError: it does not fit the images, or leaves fewer than 2 classes to learn from.
+    """
+    from fewgen.episodes import class_split
+
+    if how is None:
+        how = "all" if meta is None else "auto"
+    if not isinstance(how, (str, os.PathLike)):
+        raise ConfigError(f"class_split must be text or a path, got {how!r}.")
+    try:
+        split = class_split(images, how, seed)
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"--class-split {os.fspath(how)}: {error}") from None
+    if how != "all" and len(split.base) < 2:
+        n = len(split.base)
+        raise DataError(
+            f"--class-split {os.fspath(how)}: {n} base class{'' if n == 1 else 'es'} to learn from, but at "
+            "least 2 are needed. Make more classes base ones, or add classes."
+        )
+    return split
+
+
+def other_classes(
+    images: ImageSet,
+    classes: ClassSplit,
+    table: ClassText,
+    phrases: Mapping[str, Any] | None,
+    data_dir: str | Path | None,
+) -> tuple[OtherClasses, ...]:
+    """Return the validation and the novel classes that have images, with their text vectors."""
+    from fewgen.text import make_text_encoder
+    from fewgen.training.meta.stage import OtherClasses
+
+    if not (classes.val or classes.novel):
+        return ()
+    encoder = None
+    if table.has_meaning:
+        path = table.encoder_path
+        if table.encoder_name == "glove":
+            path = glove_path(path, data_dir)
+        encoder = make_text_encoder(table.encoder_name, path=path)
+    result = []
+    for name, names in (("val", classes.val), ("novel", classes.novel)):
+        if not names:
+            continue
+        own = {k: v for k, v in (phrases or {}).items() if k in names}
+        extended = table.extend(names, encoder, own or None)
+        vectors = extended.vectors[len(table.class_names) :]
+        result.append(OtherClasses(name, images.select_classes(names), vectors))
+    return tuple(result)
+
+
+def check_tasks(tasks: MetaConfig, groups: Mapping[str, ImageSet]) -> None:
+    """Refuse tasks that the images cannot fill, before anything is built.
+
+    Args:
+        tasks: settings of meta-learning.
+        groups: "base" -> the training images, and those of "validation" and "novel" classes, on which the
+            adaptation curve is measured. The latter may be fewer than `n_way`.
+
+    Raises:
+        DataError: names the group, the numbers and the flags.
+    """
+    from fewgen.episodes import EpisodeSampler
+
+    for name, images in groups.items():
+        present = int((images.counts() > 0).sum())
+        if present == 0:
+            raise DataError(
+                f"None of the {name} classes has images. Choose other ones with --class-split, or add images."
+            )
+        n_way = tasks.n_way if name == "base" else min(tasks.n_way, present)
+        try:
+            EpisodeSampler(
+                images.labels, n_way, tasks.n_shot, tasks.n_query, 0, class_names=images.class_names
+            )
+        except DataError as error:
+            what = "to learn from" if name == "base" else "to measure adaptation on"
+            n = images.n_classes
+            raise DataError(
+                f"The {n} {name} class{'' if n == 1 else 'es'} {what} cannot fill the tasks. {error}"
+            ) from None
+
+
+def configs(keywords: Mapping[str, Any]) -> tuple[Any, TrainConfig, MetaConfig]:
+    """Return the settings of the method, of the loop and of tasks: defaults < preset < file and flags."""
+    from fewgen.config import load_preset, resolve, to_dict
+    from fewgen.methods import get_method
+    from fewgen.training import TrainConfig
+    from fewgen.training.meta import MetaConfig, check_algorithm
+
+    method_class = get_method(keywords["method"])
+    preset = load_preset(keywords["method"], keywords["preset"])
+    flags = {"seed": keywords["seed"], "progress": keywords["progress"]}
+    flags |= {key: keywords[key] for key in ("minutes", "steps_scale") if keywords[key] is not None}
+    meta = keywords["meta"]
+    if meta is None and keywords["tasks"]:
+        raise ConfigError("--tasks has no use without --meta. Choose reptile, fomaml, maml or none.")
+    if meta is not None:
+        # Not text: what YAML makes of "meta: no", for example.
+        check_algorithm(meta if isinstance(meta, str) else str(meta))
+    needed = {} if meta is None else method_class.meta_settings
+    model: Any = resolve(method_class.Config, preset["model"], needed, keywords["model"], where="model")
+    _check_needed(to_dict(model), needed, "--model")
+    return (
+        model,
+        resolve(TrainConfig, preset["training"], keywords["training"], flags, where="training"),
+        resolve(MetaConfig, keywords["tasks"], where="tasks"),
+    )
+
+
+def _check_needed(settings: Mapping[str, Any], needed: Mapping[str, Any], where: str) -> None:
+    """Refuse settings of a method that meta-training cannot do with."""
+    for key, value in needed.items():
+        if isinstance(value, Mapping):
+            _check_needed(settings[key], value, f"{where}.{key}")
+        elif settings[key] != value:
+            raise ConfigError(
+                f"{where}.{key} is {settings[key]}, but --meta needs {value}. Leave out one of the two."
+            )
+
+
+def class_text(
+    name: str,
+    path: str | None,
+    class_names: Sequence[str],
+    phrases: Mapping[str, Any] | None,
+    data_dir: str | Path | None,
+) -> tuple[ClassText, list[str]]:
+    """Return the class vectors, and notes on what they can and cannot do."""
+    from fewgen.text import ClassText, make_text_encoder
+
+    choices = ("auto", "glove", "minilm", "clip", "onehot")
+    if name not in choices:
+        raise ConfigError(
+            f'There is no text encoder "{name}".{suggest(name, choices)} Known: {", ".join(choices)}.'
+        )
+    if name != "auto":
+        if name == "glove":
+            path = glove_path(path, data_dir)
+        encoder = make_text_encoder(name, path=path, vocabulary=class_names)
+        notes = (
+            [] if encoder.has_meaning else ["onehot vectors carry no meaning: free texts cannot be drawn."]
+        )
+        return ClassText.build(encoder, class_names, phrases), notes
+    if path is not None:
+        raise ConfigError(
+            "text_path needs text: say which encoder the path belongs to, such as --text glove."
+        )
+    reasons = []
+    for candidate in ("glove", "minilm"):
+        try:
+            candidate_path = glove_path(None, data_dir) if candidate == "glove" else None
+            encoder = make_text_encoder(candidate, path=candidate_path, vocabulary=class_names)
+            return ClassText.build(encoder, class_names, phrases), []
+        except (TextError, MissingDependencyError) as error:
+            reasons.append(f"{candidate}: {str(error).splitlines()[0]}")
+    if phrases:
+        raise TextError("Phrases need vectors with meaning, but none are at hand. " + " ".join(reasons))
+    encoder = make_text_encoder("onehot", vocabulary=class_names)
+    note = (
+        "no word vectors are at hand, so each class gets a vector without meaning (onehot): drawing by class "
+        "works, free texts do not. For words, set FEWGEN_DATA_DIR to a folder with glove/, or install "
+        '"fewgen[text]".'
+    )
+    return ClassText.build(encoder, class_names), [note]
+
+
+def check_same_images(out: Path, prepared: Prepared) -> None:
+    """Refuse to resume a run on other images; the trainer itself compares the settings."""
+    from fewgen.files import read_json
+
+    path = out / SPLIT_NAME
+    if not path.is_file() or not (out / "state").is_dir():
+        return
+    there = read_json(path)
+    if isinstance(there, dict):
+        # A run from before class splits has none, and learned from every class.
+        then, now = there.get("classes"), prepared.split["classes"]
+        if then is not None and then != now:
+            parts = [part for part in ("base", "val", "novel") if then.get(part) != now[part]]
+            shown = "; ".join(f"{part}: {_names(then.get(part))}, now {_names(now[part])}" for part in parts)
+            raise OutputError(
+                f'"{out}" holds a run with another split of the classes ({shown}), which --meta, '
+                "--class-split, --class-name and --seed decide. Nothing was changed. Repeat its command to "
+                "resume it, or choose another --out."
+            )
+    if not isinstance(there, dict) or there.get("fingerprint") != prepared.split["fingerprint"]:
+        raise OutputError(
+            f'"{out}" holds a run on other images (other data, shots, seed, classes or size). Nothing was '
+            "changed. Repeat its command to resume it, or choose another --out."
+        )
+
+
+def _names(classes: Any) -> str:
+    names = [str(name) for name in classes or ()]
+    return (", ".join(names[:5]) + (", ..." if len(names) > 5 else "")) or "none"

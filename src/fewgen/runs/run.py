@@ -1,0 +1,252 @@
+"""A trained run: a folder of `train`, or a model file on its own."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewgen.data.identity import fingerprint
+from fewgen.errors import ConfigError, DataError, suggest
+from fewgen.runs.source import SPLIT_NAME, load_source
+
+if TYPE_CHECKING:
+    from fewgen.data import ImageSet
+    from fewgen.methods.base import Method
+    from fewgen.methods.store import ModelInfo
+
+CONFIG_NAME = "config.yaml"
+MODEL_NAME = "model.safetensors"
+
+
+class Run:
+    """A run folder or a model file: what was trained, and how to use it.
+
+    Attributes:
+        path: the run folder, or the model file.
+        notes: what a reader of the results should know (for example that words carry no meaning).
+        result: what the trainer returned, for a run that was trained in this process.
+        was_finished: whether `train` found the run finished and trained nothing.
+        is_main: False in the helper processes of a training on several devices, which report nothing.
+    """
+
+    def __init__(self, path: str | Path, device: str = "auto", notes: Sequence[str] = ()) -> None:
+        self.path = Path(path)
+        self.device = device
+        self.notes = list(notes)
+        self.result: Any = None
+        self.was_finished = False
+        self.is_main = True
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}: {self.info.method}, {len(self.class_names)} classes)"
+
+    @property
+    def model_path(self) -> Path:
+        """The model file, which is enough to generate."""
+        return self.path / MODEL_NAME if self.path.is_dir() else self.path
+
+    @functools.cached_property
+    def info(self) -> ModelInfo:
+        """What the model file says about itself; read without building the model."""
+        from fewgen.methods.store import read_method_info
+
+        return read_method_info(self.path)
+
+    @functools.cached_property
+    def method(self) -> Method:
+        """The trained method, loaded at the first use."""
+        from fewgen.methods.store import load_method
+
+        return load_method(self.path, device=_device(self.device))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes it can draw."""
+        return tuple(self.info.spec["class_names"])
+
+    @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """The settings of the run (config.yaml); empty for a model file on its own."""
+        from fewgen.config import read_config
+
+        path = self.path / CONFIG_NAME
+        return read_config(path) if path.is_file() else {}
+
+    def images(
+        self,
+        data_dir: str | Path | None = None,
+        download: bool = False,
+        source: str | Path | ImageSet | None = None,
+    ) -> tuple[ImageSet, ImageSet | None]:
+        """Return the training images and the held-out images of the run, read again from their source.
+
+        Args:
+            data_dir: folder of the named data sets; None for the usual one.
+            download: whether a missing data set may be fetched.
+            source: where the images are now, or the images; None for where they were.
+
+        Raises:
+            DataError: the source is gone, or its images are not those of the training.
+        """
+        images, split, where = self._source(data_dir, download, source)
+        chosen, train = _learned_from(self, images, split, where)
+        try:
+            held_out = chosen.subset(split["held_out"])
+        except (KeyError, TypeError):
+            raise _damaged(self) from None
+        except IndexError:
+            raise _fewer(self, where) from None
+        if "added" in split:
+            train, held_out = _with_added(self, split["added"], train, held_out)
+        return train, held_out if len(held_out) else None
+
+    def other_images(
+        self,
+        data_dir: str | Path | None = None,
+        download: bool = False,
+        source: str | Path | ImageSet | None = None,
+        with_base: bool = False,
+    ) -> dict[str, ImageSet]:
+        """Return the images of the classes that were not learned from, read again from the run's source.
+
+        Args:
+            data_dir: folder of the named data sets; None for the usual one.
+            download: whether a missing data set may be fetched.
+            source: where the images are now, or the images; None for where they were.
+            with_base: also return all images of the classes that were learned from, whichever of them were.
+
+        Returns:
+            "val" and "novel" (and "base") -> images; without an entry where a run has no such classes.
+
+        Raises:
+            DataError: the source is gone, or its images are not those of the training.
+        """
+        images, split, where = self._source(data_dir, download, source)
+        _learned_from(self, images, split, where)
+        names = _class_groups(self, split)
+        wanted = (*(("base",) if with_base else ()), "val", "novel")
+        return {group: images.select_classes(names[group]) for group in wanted if names[group]}
+
+    def class_groups(self) -> dict[str, tuple[str, ...]]:
+        """Return the names of the "base", "val" and "novel" classes of the run, which may be none.
+
+        Raises:
+            DataError: the run does not say which images it was trained on.
+        """
+        return _class_groups(self, self._split())
+
+    def _split(self) -> dict[str, Any]:
+        from fewgen.files import read_json
+
+        if not self.config or not (self.path / SPLIT_NAME).is_file():
+            raise DataError(f'"{self.path}" does not say which images it was trained on.')
+        split: dict[str, Any] = read_json(self.path / SPLIT_NAME)
+        return split
+
+    def _source(
+        self, data_dir: str | Path | None, download: bool, source: str | Path | ImageSet | None
+    ) -> tuple[ImageSet, dict[str, Any], str]:
+        """Return all images of the source, split.json, and what to call the source."""
+        from fewgen.data import ImageSet
+
+        split = self._split()
+        source = self.config.get("data") if source is None else source
+        if not source:
+            raise DataError(f'"{self.path}" was trained on images given in Python, which it does not keep.')
+        if isinstance(source, ImageSet):
+            return source, split, source.name or "the images given"
+        return load_source(self.config, source, data_dir, download), split, str(source)
+
+
+def _learned_from(run: Run, images: ImageSet, split: dict[str, Any], where: str) -> tuple[ImageSet, ImageSet]:
+    """Return the images of the run's classes, and those it learned from, which are checked."""
+    try:
+        chosen = images.select_classes(split["class_names"])
+        train, fingerprint_then = chosen.subset(split["train"]), split["fingerprint"]
+    except (KeyError, TypeError):
+        raise _damaged(run) from None
+    except IndexError:
+        raise _fewer(run, where) from None
+    if fingerprint(train) != fingerprint_then:
+        raise DataError(f'The images in "{where}" are not those that "{run.path}" was trained on.')
+    return chosen, train
+
+
+def _class_groups(run: Run, split: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    groups = split.get("classes") or {}  # runs of before class splits learned from every class
+    try:
+        base = tuple(groups.get("base") or split["class_names"])
+        known = set(run.class_names)  # `adapt` may have taught it some of the others
+        val, novel = (tuple(n for n in groups.get(key, ()) if n not in known) for key in ("val", "novel"))
+        return {"base": base, "val": val, "novel": novel}
+    except (KeyError, TypeError, AttributeError):
+        raise _damaged(run) from None
+
+
+def _damaged(run: Run) -> DataError:
+    return DataError(f'"{run.path / SPLIT_NAME}" is damaged, so the images are not known.')
+
+
+def _fewer(run: Run, where: str) -> DataError:
+    return DataError(f'"{where}" has fewer images now than when "{run.path}" was trained.')
+
+
+def _with_added(run: Run, added: Any, train: ImageSet, held_out: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """Return the images of a run with those of the classes it was adapted to, which lie in its folder."""
+    import torch
+
+    from fewgen.data import ImageSet
+    from fewgen.data.npz import load_npz
+
+    def joined(old: ImageSet, new: ImageSet) -> ImageSet:
+        pixels, labels = torch.cat([old.images, new.images]), torch.cat([old.labels, new.labels])
+        return ImageSet(pixels, labels, run.class_names, name=old.name)
+
+    try:
+        images = load_npz(run.path / str(added["file"]))
+        if images.class_names != run.class_names or train.class_names != run.class_names[: train.n_classes]:
+            raise KeyError("class_names")
+        return (
+            joined(train, images.subset(added["train"])),
+            joined(held_out, images.subset(added["held_out"])),
+        )
+    except (KeyError, TypeError, IndexError):
+        raise DataError(
+            f'"{run.path / SPLIT_NAME}" is damaged, so the images of the added classes are not known.'
+        ) from None
+
+
+def load_run(run: str | Path | Run, device: str = "auto") -> Run:
+    """Return a run folder or model file, checked and ready to generate.
+
+    Args:
+        run: a run folder of `train`, or a `model.safetensors`.
+        device: "auto" (CUDA where there is one), "cpu" or "cuda".
+    """
+    if isinstance(run, Run):
+        return run
+    path = Path(run).expanduser()
+    if not path.exists():
+        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise ConfigError(
+            f'There is no run "{run}".{suggest(path.name, siblings)} Train one: fewgen train --help'
+        )
+    loaded = Run(path, device)
+    _ = loaded.info  # a missing or damaged model file is better known now than after long work
+    return loaded
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f'Unknown device "{name}". Choose auto, cpu or cuda.') from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is cuda, but torch finds no GPU. Choose auto or cpu; see fewgen doctor.")
+    return device

@@ -1,0 +1,356 @@
+"""One student from a few images per class: files, held-out images, resuming, and what is refused."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.distillation.toy import BASE, NOVEL, Toy, data
+from tests.fake_method import Fake
+
+import fewgen
+from fewgen.cli.main import main
+from fewgen.data.imageset import ImageSet
+from fewgen.distillation import knowledge, product
+from fewgen.distillation.distilling import plan_distillation
+from fewgen.distillation.knowledge import accuracy
+from fewgen.distillation.product import supports_and_rest, unseen
+from fewgen.distillation.storing import load_student
+from fewgen.errors import CheckpointError, ConfigError, DataError, OutputError
+
+assert Fake.name == "fake"
+SMALL = {
+    "per_class": 6,
+    "teacher_net": "conv4",
+    "teacher_channels": 4,
+    "teacher_pretrain_steps": 5,
+    "teacher_episodes": 20,
+    "student_channels": 4,
+    "pretrain_steps": 10,
+    "training": {"steps": 40, "batch_size": 24, "flip": False, "padding": 1},
+    "tint": {"steps": 4, "scale": 2.0, "textual": {"steps": 15, "lr": 0.05}, "null_text": {"inner_steps": 1}},
+    "device": "cpu",
+    "progress": False,
+}
+
+
+def written(root, images):
+    """A folder with one subfolder per class."""
+    for i, (x, label) in enumerate(zip(images.images.numpy(), images.labels.tolist(), strict=True)):
+        folder = root / images.class_names[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(x[0]).save(folder / f"{i:03d}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def novel(tmp_path_factory):
+    return written(tmp_path_factory.mktemp("novel") / "photos", data(10, NOVEL[:3], seed=5))
+
+
+@pytest.fixture(scope="module")
+def base():
+    return data(8, BASE)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, novel, base):
+    out = tmp_path_factory.mktemp("whole") / "tiny"
+    return fewgen.distill(novel=novel, shots=4, data=base, generator=Toy(), out=out, **SMALL)
+
+
+def test_the_folder_holds_a_student_that_was_measured_and_checked(whole, novel):
+    out, record = whole.path, whole.record
+    names = {path.name for path in out.iterdir()}
+    wanted = {"student.safetensors", "student.onnx", "classes.txt", "synthetic.png", "distill.json", "parts"}
+    assert names == wanted
+    assert json.loads((out / "distill.json").read_text()) == record
+    assert (out / "classes.txt").read_text().split() == list(record["classes"]) == sorted(NOVEL[:3])
+    assert record["images"] == {"support": 12, "synthetic": 18, "base": 40, "held_out": 18}
+    assert record["training"]["parts"] == {"support": 8, "synthetic": 8, "base": 8}
+    student, names = load_student(out / "student.safetensors")
+    assert names == tuple(record["classes"])
+    images = fewgen.load_images(novel, channels=1)
+    _, rest = supports_and_rest(images, 4, seed=0)
+    found = record["accuracy"]
+    assert found["student"] == accuracy(student, rest)
+    assert found["low"] <= found["student"] <= found["high"]
+    assert found["n"] == 18
+    per_class = [found["per_class"][name] for name in names]
+    assert sum(per_class) / 3 == pytest.approx(found["student"])
+    assert Image.open(out / "synthetic.png").size[0] > 10 * 16
+    assert whole.notes == []
+
+
+def test_onnx_gives_the_same_classes_as_torch(whole, novel):
+    import onnxruntime
+
+    student, names = load_student(whole.path / "student.safetensors")
+    images = fewgen.load_images(novel, channels=1)
+    session = onnxruntime.InferenceSession(
+        str(whole.path / "student.onnx"), providers=["CPUExecutionProvider"]
+    )
+    found = session.run(["logits"], {"image": images.floats().numpy()})[0]
+    with torch.no_grad():
+        wanted = student(images.floats()).numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    # What the record tells other programs: shapes, and pixels from bytes.
+    told = whole.record["student"]["onnx"]
+    assert (
+        told["input"] == f"image: float32 (N, {', '.join(map(str, student.image_shape))}), pixel / 127.5 - 1"
+    )
+    assert told["output"] == "logits: float32 (N, 3), in the order of classes.txt"
+    np.testing.assert_allclose(
+        images.images.numpy() / np.float32(127.5) - 1, images.floats().numpy(), atol=1e-6
+    )
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["class_names"]) == list(names)
+
+
+def test_the_same_command_trains_nothing_again_and_other_settings_are_refused(
+    whole, novel, base, monkeypatch
+):
+    keywords = {"novel": novel, "shots": 4, "data": base, "generator": Toy(), "out": whole.path, **SMALL}
+    monkeypatch.setattr(product, "distill", lambda *a, **k: pytest.fail("trained again"))
+    again = fewgen.distill(**keywords)
+    assert again.was_finished
+    assert again.record == whole.record
+    with pytest.raises(ConfigError, match="per_class: 6, now 9"):
+        fewgen.distill(**{**keywords, "per_class": 9})
+    with pytest.raises(ConfigError, match="supports"):
+        fewgen.distill(**{**keywords, "shots": 5})
+
+
+def test_what_was_interrupted_goes_on_and_gives_the_same_student(whole, novel, base, tmp_path, monkeypatch):
+    keywords = {"novel": novel, "shots": 4, "data": base, "generator": Toy(), "out": tmp_path / "x", **SMALL}
+    with monkeypatch.context() as patch:
+        patch.setattr(product, "distill", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            fewgen.distill(**keywords)
+    parts = tmp_path / "x" / "parts"
+    kept = {p.name: p.stat().st_mtime_ns for p in parts.iterdir()}
+    assert {"teacher.safetensors", "start.safetensors", "tint.npz", "settings.json"} <= set(kept)
+    assert not (tmp_path / "x" / "distill.json").exists()
+    resumed = fewgen.distill(**keywords)
+    assert {name: (parts / name).stat().st_mtime_ns for name in kept} == kept
+    assert resumed.record["accuracy"] == whole.record["accuracy"]
+    name = "student.safetensors"
+    assert (tmp_path / "x" / name).read_bytes() == (whole.path / name).read_bytes()
+
+
+def test_without_base_images_synthetic_ones_keep_their_class(novel, tmp_path, monkeypatch):
+    seen = []
+    real = knowledge.distill
+
+    def spy(*args, **keywords):
+        seen.append((args[3], args[4], args[5].hard_labels))
+        return real(*args, **keywords)
+
+    monkeypatch.setattr(product, "distill", spy)
+    made = fewgen.distill(novel=novel, generator=Toy(), out=tmp_path / "x", **SMALL)
+    assert seen == [(None, None, True)]
+    assert made.record["accuracy"] is None
+    assert made.record["training"]["parts"] == {"support": 12, "synthetic": 12}
+    notes = " ".join(made.notes)
+    assert "none is left to measure the accuracy on. --shots 5" in notes
+    assert "no base images (--data) and no --teacher" in notes
+
+
+def test_a_teacher_of_an_earlier_command_is_taken(whole, novel, tmp_path):
+    teacher = whole.path / "parts" / "teacher.safetensors"
+    made = fewgen.distill(novel=novel, shots=4, generator=Toy(), teacher=teacher, out=tmp_path / "x", **SMALL)
+    assert made.record["accuracy"]["teacher"] == whole.record["accuracy"]["teacher"]
+    assert "starts from random weights" in " ".join(made.notes)
+    assert made.record["training"]["teacher"]["synthetic"] > 0
+
+
+# ------------------------------------------------------------------------------------------- runs that know the classes
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, novel):
+    """A run that learned from four images of each class, and the folder whose other images it did not see."""
+    out = tmp_path_factory.mktemp("run") / "run"
+    fewgen.train("fake", data=novel, shots=4, text="onehot", out=out, report=False, progress=False)
+    return out
+
+
+def test_a_run_generates_by_class_and_what_it_saw_measures_nothing(run, novel, tmp_path):
+    made = fewgen.distill(novel=novel, shots=4, generator=run, out=tmp_path / "a", **SMALL)
+    assert made.record["images"]["held_out"] == 18
+    images = fewgen.generate(run, class_names=list(made.record["classes"]), n=6)
+    kept = fewgen.load_images(tmp_path / "a" / "parts" / "generated.npz")
+    assert torch.equal(kept.images, images.images)
+    # Other supports than those of the run: it has seen some of the rest.
+    made = fewgen.distill(novel=novel, shots=4, generator=run, seed=1, out=tmp_path / "b", **SMALL)
+    assert made.record["images"]["held_out"] < 18
+    assert "The generator learned from" in " ".join(made.notes)
+
+
+def test_a_run_of_other_classes_or_sizes_is_refused(run, tmp_path, base):
+    other = written(tmp_path / "other", data(3, ("cat", "tree")))
+    with pytest.raises(ConfigError, match="has no class 'tree'"):
+        fewgen.distill(novel=other, generator=run, out=tmp_path / "x", **SMALL)
+    given = data(3, NOVEL[:3])
+    given = ImageSet(given.images[:, :, :, :].repeat(1, 1, 2, 2), given.labels, given.class_names)
+    with pytest.raises(ConfigError, match="makes images of 1 x 16 x 16, but these are of 1 x 32 x 32"):
+        fewgen.distill(novel=given, generator=run, out=tmp_path / "x", **SMALL)
+    with pytest.raises(ConfigError, match="is a run of fake. Name a run of diffusion"):
+        fewgen.distill(data=data(4), generator=run, n_way=2, n_shot=2, out=tmp_path / "x.json", **SMALL)
+    assert {path.name for path in tmp_path.iterdir()} == {"other"}
+
+
+# ------------------------------------------------------------------------------------------- images
+
+
+def test_supports_are_those_of_training_and_copies_of_them_measure_nothing():
+    images = data(6, NOVEL)
+    supports, rest = supports_and_rest(images, 4, seed=3)
+    assert torch.equal(supports.images, images.shots(4, 3).images)
+    assert len(rest) == 8
+    twins = images.images.clone()
+    twins[images.labels == 1] = twins[images.labels == 1][0]
+    _, rest = supports_and_rest(ImageSet(twins, images.labels, images.class_names), 4, seed=3)
+    assert len(rest) == 6
+    assert supports_and_rest(images, None, 0)[1] is None
+    assert supports_and_rest(images, 6, 0)[1] is None
+    assert len(unseen(images, images)) == 0
+
+
+def test_base_classes_of_the_users_names_are_left_out(novel, tmp_path):
+    both = data(8)
+    keywords = {
+        **SMALL,
+        "training": {"steps": 2, "batch_size": 12},
+        "pretrain_steps": 1,
+        "teacher_episodes": 1,
+    }
+    made = fewgen.distill(novel=novel, shots=4, data=both, generator=Toy(), out=tmp_path / "x", **keywords)
+    assert made.record["images"]["base"] == 8 * (len(BASE) + 1)
+    assert "cat, dog, bird of the base images are your classes" in " ".join(made.notes)
+
+
+def test_base_images_of_the_users_classes_alone_teach_nothing(novel, tmp_path):
+    with pytest.raises(DataError, match="Without your own classes the base images have 0 classes"):
+        fewgen.distill(novel=novel, shots=4, data=novel, generator=Toy(), out=tmp_path / "x", **SMALL)
+    assert not (tmp_path / "x").exists()
+
+
+# ------------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"generator": None}, ConfigError, "--novel needs --generator"),
+        ({"generator": "runs/no/run"}, ConfigError, "There is no run"),
+        ({"shots": 11}, DataError, "has 10 images, but 11 shots are needed"),
+        ({"shots": 0}, ConfigError, "--shots must be a whole number of 1 or more"),
+        ({"student": "resnet18"}, ConfigError, 'no student "resnet18"'),
+        ({"novel": "no/photos"}, DataError, "neither a data set nor a file or folder"),
+        ({"out": "x.json"}, OutputError, "a student needs a folder"),
+        ({"compare": True}, ConfigError, "--compare has no use here"),
+        ({"alpha": -0.1}, ConfigError, "alpha must be in"),
+        ({"teacher": "t.safetensors"}, Exception, "cannot be read"),
+    ],
+)
+def test_mistakes_are_told_before_any_work(wrong, error, message, novel, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    keywords = {"novel": novel, "generator": Toy(), "out": tmp_path / "x", **SMALL}
+    with pytest.raises(error, match=message):
+        fewgen.distill(**{**keywords, **wrong})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_class_and_foreign_folders_are_refused(novel, tmp_path):
+    lonely = written(tmp_path / "lonely", data(3, ("cat",)))
+    with pytest.raises(DataError, match="needs 2 classes or more, but 1 has images"):
+        fewgen.distill(novel=lonely, generator=Toy(), out=tmp_path / "x", **SMALL)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("")
+    with pytest.raises(OutputError, match='it holds "letter.txt"'):
+        fewgen.distill(novel=novel, generator=Toy(), out=tmp_path / "mine", **SMALL)
+    with pytest.raises(OutputError, match="lies inside the folder of the images"):
+        fewgen.distill(novel=novel, generator=Toy(), out=novel / "tiny", **SMALL)
+
+
+def test_a_generator_from_the_hub_but_not_a_mistyped_run(novel, tmp_path, monkeypatch):
+    asked = []
+
+    def unreachable(name, *, local_files_only, **_):
+        asked.append((name, local_files_only))
+        raise ConnectionError("unreachable")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    keywords = {"novel": novel, "out": tmp_path / "x", **SMALL}
+    with pytest.raises(CheckpointError, match='no folder "nobody/sd", and the model could not be fetched'):
+        fewgen.distill(generator="nobody/sd", **keywords)
+    # A plan fetches nothing.
+    with pytest.raises(CheckpointError, match="could not be found in the cache"):
+        plan_distillation(generator="nobody/sd", **keywords)
+    with pytest.raises(ConfigError, match="There is no run"):
+        plan_distillation(generator="runs/sd", **keywords)
+    assert asked == [("nobody/sd", False), ("nobody/sd", True)]
+
+
+def test_every_image_learned_from_is_noted_with_shots_too(novel, tmp_path):
+    keywords = {"novel": novel, "generator": Toy(), "out": tmp_path / "x", **SMALL}
+    assert "--shots 5 learns from some" in plan_distillation(**keywords)
+    assert "A smaller --shots learns from some" in plan_distillation(shots=10, **keywords)
+    assert "learned from, so none" not in plan_distillation(shots=9, **keywords)
+
+
+def test_a_dry_run_writes_nothing(novel, base, tmp_path):
+    keywords = {"novel": novel, "shots": 4, "data": base, "generator": Toy(), "out": tmp_path / "x", **SMALL}
+    text = plan_distillation(**keywords)
+    assert " 4 of each class to learn from, 18 to measure on; grey, 16x16" in text
+    assert "40 of 5 classes, 40 of them shown to the student; turned images join" in text
+    assert re.search(
+        r"^time        about .+ \(teacher and student before .+, words .+, null texts at most .+, images .+, "
+        r"student .+\)$",
+        text,
+        re.MULTILINE,
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_time_left_is_that_of_what_is_missing(whole, novel, base):
+    again = {"novel": novel, "shots": 4, "data": base, "generator": Toy(), "out": whole.path, **SMALL}
+    assert "time        none, it is finished" in plan_distillation(**again)
+
+
+def test_records_say_how_teacher_and_student_were_prepared(whole):
+    prepare = whole.record["settings"]["prepare"]
+    assert (prepare["teacher_pretrain_lr"], prepare["teacher_episodes"]) == (0.02, 20)
+
+
+def test_settings_of_specialising_mean_nothing_to_a_run_of_ones_own_classes(run, novel, tmp_path):
+    keywords = {"novel": novel, "shots": 4, "generator": run, "out": tmp_path / "x", **SMALL}
+    assert "--tint has no effect" in plan_distillation(**keywords)
+    keywords["tint"] = None
+    assert "--tint has no effect" not in plan_distillation(**keywords)
+
+
+# ------------------------------------------------------------------------------------------- command line
+
+
+def test_the_command_makes_a_student_and_says_how_good_it_is(run, novel, tmp_path, capsys):
+    words = ["distill", "--novel", novel, "--shots", "4", "--generator", run, "--out", tmp_path / "tiny"]
+    words += ["--student-channels", "4", "--per-class", "6", "--training.steps", "5", "--no-progress"]
+    assert main([str(word) for word in words]) == 0
+    out, err = capsys.readouterr()
+    assert "Learned 3 classes from 12 of your images and 18 synthetic ones" in out
+    assert "% of 18 images that nothing learned from (95 % interval" in out
+    assert "student.onnx" in out
+    assert "note: There are no base images" in err
+    assert main([str(word) for word in words]) == 0
+    assert "is already finished; nothing trained" in capsys.readouterr().out
+
+
+def test_the_package_is_the_function(whole):
+    with pytest.raises(ConfigError, match="needs --novel DIR"):
+        fewgen.distill(out="x")

@@ -1,0 +1,487 @@
+"""The comparison over episodes, whole, on a model that is known exactly."""
+
+import copy
+import dataclasses
+import json
+
+import pytest
+import torch
+from tests.distillation.toy import BASE, NOVEL, Toy, data
+
+import fewgen
+from fewgen.config.schema import from_dict
+from fewgen.data.imageset import ClassSplit
+from fewgen.distillation import competitors, protocol
+from fewgen.distillation.competitors import COMPETITORS, Task
+from fewgen.distillation.distilling import plan_distillation
+from fewgen.distillation.knowledge import DistillConfig, three_parts
+from fewgen.distillation.protocol import (
+    Prepared,
+    Question,
+    check_competitors,
+    run_protocol,
+    some_base,
+    summary,
+)
+from fewgen.distillation.settings import SpecialiseConfig
+from fewgen.distillation.storing import load_student, save_student
+from fewgen.distillation.students import make_student
+from fewgen.distillation.summary import interval, paired
+from fewgen.distillation.synthesis import KINDS, PartClock, Synthesis
+from fewgen.distillation.teacher import ProtoNet
+from fewgen.errors import CheckpointError, ConfigError, DataError, OutputError
+
+TINT = {
+    "steps": 4,
+    "scale": 2.0,
+    "textual": {"steps": 15, "lr": 0.05},
+    "null_text": {"inner_steps": 1, "lr": 0.01},
+}
+TRAINING = {"steps": 12, "batch_size": 24, "flip": False, "padding": 1}
+SMALL = {
+    "n_way": 3,
+    "n_shot": 2,
+    "episodes": 2,
+    "per_class": 6,
+    "teacher_net": "conv4",
+    "teacher_channels": 4,
+    "teacher_pretrain_steps": 5,
+    "teacher_episodes": 30,
+    "student_channels": 4,
+    "pretrain_steps": 15,
+    # Turned classes, of which so few steps learn nothing, are tried in test_preparing.
+    "turns": "no",
+    "training": TRAINING,
+    "tint": TINT,
+    "device": "cpu",
+    "progress": False,
+}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return data(10)
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    path = tmp_path_factory.mktemp("split") / "split.json"
+    ClassSplit(BASE, (), NOVEL).to_json(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, images, split):
+    """Every competitor on two episodes."""
+    out = tmp_path_factory.mktemp("whole") / "distill.json"
+    made = fewgen.distill(
+        data=images, class_split=split, generator=Toy(), compare=True, save_images=True, out=out, **SMALL
+    )
+    return out, made.record
+
+
+@pytest.fixture(scope="module")
+def prepared(whole, images):
+    """What all episodes share, as `distill` prepared it."""
+    cells = whole[0].with_suffix(".cells")
+    base, novel = images.select_classes(BASE), images.select_classes(NOVEL)
+    teacher, student = str(cells / "teacher.safetensors"), str(cells / "student.safetensors")
+    return Prepared(base, novel, teacher, student, Toy())
+
+
+def question(**more):
+    settings = {"n_way": 3, "n_shot": 2, "per_class": 6}
+    return Question(**{**settings, **more}, tint=specialised(), training=DistillConfig(**TRAINING))
+
+
+def specialised(**more):
+    return from_dict(SpecialiseConfig, {**TINT, **more})
+
+
+def without_times(record):
+    """A record without what differs from run to run."""
+    kept = copy.deepcopy(record)
+    for key in ("seconds", "environment"):
+        kept.pop(key, None)
+    return kept
+
+
+# ------------------------------------------------------------------------------------------- the whole
+
+
+def test_the_record_holds_what_was_promised(whole):
+    out, record = whole
+    assert json.loads(out.read_text()) == record
+    names = ["tint", "none", "augmentation", "textual_inversion", "da_fusion", "hard_labels", "teacher"]
+    assert set(names) | {"augmentation_pretrained"} == set(record["accuracy"]) == set(record["competitors"])
+    for name in names:
+        found = record["accuracy"][name]
+        assert found == interval(found["episodes"])
+        assert len(found["episodes"]) == 2
+        assert all(0 <= a <= 1 for a in found["episodes"])
+        if name != "tint":
+            difference = paired(record["accuracy"]["tint"]["episodes"], found["episodes"])
+            assert record["differences"][f"tint - {name}"] == difference
+    # All that is left of 3 classes with 10 images: 8 each.
+    assert record["queries"] == [24, 24]
+    assert record["classes"]["base"] == list(BASE)
+    assert all(set(classes) <= set(NOVEL) for classes in record["episode_classes"])
+    parts = record["seconds"]["per_image"]
+    assert parts["total"] == pytest.approx(sum(v for k, v in parts.items() if k != "total"))
+    assert min(parts.values()) > 0
+    assert set(record["seconds"]["generation_per_image"]) == set(KINDS)
+    assert set(record["seconds"]["distillation"]) == set(record["accuracy"]) - {"teacher"}
+
+
+def test_cells_hold_what_each_learned_from(whole):
+    cells = whole[0].with_suffix(".cells")
+    parts = {}
+    for name in COMPETITORS:
+        cell = json.loads((cells / "episode0000" / f"{name}.json").read_text())
+        assert (cell["competitor"], cell["episode"], cell["queries"]) == (name, 0, 24)
+        parts[name] = cell["about"].get("parts")
+    thirds = {"support": 8, "synthetic": 8, "base": 8}
+    for name in ("tint", "textual_inversion", "da_fusion", "hard_labels"):
+        assert parts[name] == thirds == three_parts(24, thirds)
+    assert parts["none"] == {"support": 12, "base": 12}
+    assert parts["augmentation"] == parts["augmentation_pretrained"] == {"support": 24}
+    assert parts["teacher"] is None
+    assert (cells / "images.png").is_file()
+    # What a large model learned would fill the disk.
+    assert not list(cells.rglob("specialisation*"))
+
+
+def test_the_teacher_row_is_the_accuracy_of_prototypes(whole, prepared):
+    episode = question().sampler(prepared.novel).episode(1, prepared.novel)
+    teacher = ProtoNet.load(prepared.teacher)
+    features = teacher.embed(episode.support).double()
+    centres = torch.stack([features[episode.support.labels == c].mean(0) for c in range(3)])
+    middle = teacher.centre.double()
+    close = torch.nn.functional.cosine_similarity(
+        teacher.embed(episode.query).double()[:, None] - middle, centres[None] - middle, dim=2
+    )
+    wanted = float((close.argmax(1) == episode.query.labels).double().mean())
+    assert whole[1]["accuracy"]["teacher"]["episodes"][1] == pytest.approx(wanted, abs=1e-12)
+
+
+def test_the_same_command_computes_nothing_again(whole, images, split, monkeypatch):
+    out, record = whole
+    monkeypatch.setattr(protocol, "run_episode", lambda job: pytest.fail("computed again"))
+    again = fewgen.distill(data=images, class_split=split, generator=Toy(), compare=True, out=out, **SMALL)
+    assert again.was_finished
+    assert without_times(again.record) == without_times(record)
+    assert again.record["seconds"] == record["seconds"]
+
+
+def test_a_killed_comparison_resumes_to_the_same_record(whole, images, split, tmp_path, monkeypatch):
+    out, record = whole
+    there = tmp_path / "distill.json"
+    calls = []
+
+    def dies(name, function):
+        def run(task):
+            calls.append(name)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return function(task)
+
+        return run
+
+    keywords = {
+        "data": images,
+        "class_split": split,
+        "generator": Toy(),
+        "out": there,
+        **SMALL,
+        "save_images": True,
+    }
+    keywords["competitors"] = names = ("tint", "none", "da_fusion")
+    with monkeypatch.context() as patch:
+        for name in names:
+            patch.setitem(competitors.COMPETITORS, name, dies(name, COMPETITORS[name]))
+        with pytest.raises(KeyboardInterrupt):
+            fewgen.distill(**keywords)
+    cells = there.with_suffix(".cells")
+    finished = sorted(p.name for p in (cells / "episode0000").glob("*.json") if p.stem in names)
+    assert finished == ["none.json", "tint.json"]
+    made = (cells / "episode0000" / "tint.npz").stat().st_mtime_ns
+    resumed = fewgen.distill(**keywords).record
+    assert (cells / "images.png").is_file(), "also of images that were made before the interruption"
+    assert (cells / "episode0000" / "tint.npz").stat().st_mtime_ns == made
+    for name in names:
+        assert resumed["accuracy"][name] == record["accuracy"][name]
+    assert resumed["differences"] == {k: record["differences"][k] for k in resumed["differences"]}
+
+
+def test_processes_give_the_same_as_one(whole, prepared, tmp_path):
+    names = ("tint", "augmentation")
+    two = run_protocol(question(), prepared, tmp_path, names, 2, workers=2, progress=False)
+    for name in names:
+        wanted = whole[1]["accuracy"][name]["episodes"]
+        assert summary(two, names)["accuracy"][name]["episodes"] == wanted
+
+
+# ------------------------------------------------------------------------------------------- what is equal
+
+
+def test_competitors_share_first_weights_seeds_and_steps(prepared, tmp_path, monkeypatch):
+    seen = {}
+
+    def spy(student, supports, synthetic, base, teacher, config, *, seed, progress):
+        weights = copy.deepcopy(student.state_dict())
+        found = real(student, supports, synthetic, base, teacher, config, seed=seed, progress=progress)
+        seen[len(seen)] = (weights, seed, config.steps, config.batch_size, supports, synthetic, base)
+        return found
+
+    real = competitors.distill
+    monkeypatch.setattr(competitors, "distill", spy)
+    names = ("tint", "none", "augmentation", "textual_inversion", "hard_labels")
+    run_protocol(question(), prepared, tmp_path, names, 1, progress=False)
+    found = dict(zip(names, seen.values(), strict=True))
+    for name in names:
+        assert found[name][1:4] == found["tint"][1:4]
+        assert torch.equal(found[name][4].images, found["tint"][4].images)
+        assert torch.equal(found[name][0]["head.weight"], found["tint"][0]["head.weight"])
+        same = torch.equal(found[name][0]["body.0.weight"], found["tint"][0]["body.0.weight"])
+        assert same is (name != "augmentation")
+    counts = {name: None if found[name][5] is None else len(found[name][5]) for name in names}
+    assert counts == {
+        "tint": 18,
+        "none": None,
+        "augmentation": None,
+        "textual_inversion": 18,
+        "hard_labels": 18,
+    }
+    assert torch.equal(found["tint"][5].images, found["hard_labels"][5].images)
+    assert not torch.equal(found["tint"][5].images, found["textual_inversion"][5].images)
+    assert found["augmentation"][6] is None
+    assert torch.equal(found["none"][6].images, found["tint"][6].images)
+
+
+def test_supports_queries_and_base_images_are_disjoint(prepared):
+    """All images of the drawn classes that are no supports are queries, and none is a base image."""
+    novel = prepared.novel
+    sampler = question().sampler(novel)
+    for i in range(6):
+        support, query = sampler.support_query(i)
+        assert not set(support.tolist()) & set(query.tolist())
+        members = torch.isin(novel.labels, sampler.classes(i)).nonzero().flatten()
+        assert sorted([*support.tolist(), *query.tolist()]) == members.tolist()
+    assert not set(prepared.base.class_names) & set(novel.class_names)
+
+
+def test_some_base_images_are_even_and_always_the_same(prepared):
+    some = some_base(prepared.base, 12, seed=0)
+    assert sorted(some.counts().tolist()) == [2, 2, 2, 3, 3]
+    assert torch.equal(some.images, some_base(prepared.base, 12, seed=0).images)
+    assert not torch.equal(some.images, some_base(prepared.base, 12, seed=1).images)
+    assert some_base(prepared.base, 0, seed=0) is prepared.base
+
+
+def test_an_episode_does_not_depend_on_how_many_there_are(whole, prepared, tmp_path):
+    (first,) = run_protocol(question(), prepared, tmp_path, ("augmentation",), 1, progress=False)
+    assert first["accuracy"]["augmentation"] == whole[1]["accuracy"]["augmentation"]["episodes"][0]
+
+
+def test_planned_episodes_stop_when_the_interval_is_narrow(prepared, tmp_path, monkeypatch):
+    """Accuracies that hardly differ need no more than the first five; others need what the theorem says."""
+    values = {}
+
+    def stand_in(task):
+        return competitors.Outcome(values[len(values)] if False else next(stream), 0.0, {})
+
+    monkeypatch.setitem(competitors.COMPETITORS, "teacher", stand_in)
+    stream = iter([0.5] * 5)
+    found = run_protocol(
+        question(), prepared, tmp_path / "a", ("teacher",), None, half_width=0.2, progress=False
+    )
+    assert len(found) == 5
+    stream = iter([0.4, 0.6] * 40)
+    found = run_protocol(
+        question(), prepared, tmp_path / "b", ("teacher",), None, half_width=0.05, progress=False
+    )
+    reached = interval([e["accuracy"]["teacher"] for e in found])["half_width"]
+    assert 8 < len(found) < 40
+    assert reached < 0.06
+    stream = iter([0.1, 0.9] * 40)
+    with pytest.raises(ConfigError, match="would take .* episodes, more than 1000"):
+        run_protocol(
+            question(), prepared, tmp_path / "c", ("teacher",), None, half_width=0.001, progress=False
+        )
+
+
+# ------------------------------------------------------------------------------------------- images
+
+
+def test_images_of_the_learned_word_are_of_the_class(prepared, tmp_path):
+    """By the toy's own nearest picture; and a generator of rubbish is not."""
+    episode = question().sampler(prepared.novel).episode(0, prepared.novel)
+    pipe = Toy()
+    with torch.no_grad():
+        centres = pipe.mean(pipe.embed([f"a photo of an {name}" for name in episode.class_names]))
+    shares = {}
+    config = specialised(textual={"steps": 80, "lr": 0.05})
+    for blind in (False, True):
+        made = Synthesis(
+            lambda blind=blind: Toy(blind), episode.support, config, tmp_path / str(blind), per_class=30
+        )
+        for kind in KINDS:
+            images = made.images(kind)
+            assert images.counts().tolist() == [30, 30, 30]
+            near = torch.cdist(images.floats().flatten(1), centres.flatten(1)).argmin(1)
+            shares[kind, blind] = float((near == images.labels).double().mean())
+    assert min(shares[kind, False] for kind in KINDS) > 0.9
+    # Negative control: supports that are noised and left so keep something of theirs.
+    assert max(shares["tint", True], shares["textual_inversion", True]) < 0.6
+
+
+def test_alpha_zero_gives_supports_back_and_one_does_not(prepared, tmp_path):
+    episode = question().sampler(prepared.novel).episode(0, prepared.novel)
+    config = specialised(steps=20, null_text={"inner_steps": 10})
+    found = {}
+    for alpha in (0.0, 1.0):
+        made = Synthesis(
+            Toy, episode.support, config, tmp_path / str(alpha), per_class=8, alpha=alpha
+        ).images("tint")
+        away = torch.cdist(made.floats().flatten(1), episode.support.floats().flatten(1)).min(1).values
+        found[alpha] = float(away.mean())
+    assert found[0.0] < 0.3 * found[1.0]
+
+
+def test_other_episodes_get_other_noise(prepared, tmp_path):
+    episode = question().sampler(prepared.novel).episode(0, prepared.novel)
+    config = specialised()
+    first, second = (
+        Synthesis(Toy, episode.support, config, tmp_path / str(i), per_class=4, first=i).images("tint")
+        for i in range(2)
+    )
+    assert not set(map(bytes, first.images.numpy())) & set(map(bytes, second.images.numpy()))
+
+
+def test_the_clock_gives_each_part_its_time():
+    ticks = iter([0.0, 1.0, 3.0, 7.0, 7.5])
+    told = []
+    clock = PartClock(lambda part, share: told.append(part), lambda: next(ticks))
+    for part in ("textual inversion", "textual inversion", "DDIM inversion", "DDIM inversion: RMS of z_T 1"):
+        clock(part, 0.5)
+    assert clock.seconds == {"textual inversion": 3.0, "DDIM inversion": 4.5}
+    assert told[-1] == "DDIM inversion: RMS of z_T 1"
+
+
+def test_negative_control_a_generator_of_noise_does_not_help(prepared, tmp_path):
+    """True images of the classes help beyond chance in the same setting, black and white noise does not."""
+    settings = question(n_way=4, n_shot=1, per_class=20)
+    settings = dataclasses.replace(settings, training=DistillConfig(**{**TRAINING, "steps": 40}))
+    names, gains = ("hard_labels", "none"), {}
+    for blind in (False, True):
+        given = dataclasses.replace(prepared, generator=Toy(blind))
+        found = run_protocol(settings, given, tmp_path / str(blind), names, 10, progress=False)
+        gains[blind] = summary(found, names)["differences"]["hard_labels - none"]
+    assert gains[False]["low"] > 0
+    assert gains[True]["low"] <= 0
+    assert gains[False]["mean"] > gains[True]["mean"] + 0.05
+
+
+# ------------------------------------------------------------------------------------------- students on disk
+
+
+def test_a_student_comes_back_from_its_file(tmp_path):
+    student = make_student("conv4", (1, 16, 16), 3, channels=4, seed=2).eval()
+    save_student(student, tmp_path / "a.safetensors", ("x", "y", "z"))
+    again, names = load_student(tmp_path / "a.safetensors")
+    x = torch.rand(2, 1, 16, 16)
+    assert names == ("x", "y", "z")
+    assert torch.equal(again(x), student(x))
+    save_student(student, tmp_path / "b.safetensors", ("x", "y", "z"))
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_files_that_are_no_students_are_refused(tmp_path, prepared):
+    with pytest.raises(CheckpointError, match="but not a student"):
+        load_student(prepared.teacher)
+    (tmp_path / "x.safetensors").write_bytes(b"short")
+    with pytest.raises(CheckpointError, match="truncated"):
+        load_student(tmp_path / "x.safetensors")
+
+
+# ------------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"n_way": 5}, DataError, "5 novel classes with images, but there are 4. Lower --n-way to at most 4"),
+        ({"n_way": 1}, ConfigError, "--n-way must be a whole number of 2 or more"),
+        ({"n_shot": 10}, DataError, "need 11 images of each class, but there are 10"),
+        ({"n_shot": 5, "queries": 6}, DataError, "need 11 images of each class"),
+        ({"queries": "some"}, ConfigError, "--queries must be a whole number or all"),
+        ({"student": "conv5"}, ConfigError, 'no student "conv5". Did you mean "conv4"'),
+        ({"alpha": 1.5}, ConfigError, r"alpha must be in \[0, 1\], got 1.5"),
+        ({"competitors": ["tint", "magic"]}, ConfigError, 'no competitor "magic"'),
+        ({"episodes": 0}, ConfigError, "--episodes must be a whole number of 1 or more"),
+        ({"episodes": "auto"}, ConfigError, "--episodes auto needs --half-width"),
+        ({"half_width": 0.1}, ConfigError, "--half-width needs --episodes auto"),
+        ({"workers": 0}, ConfigError, "--workers must be"),
+        ({"shots": 3}, ConfigError, "--shots has no use here"),
+        ({"generator": "no/such/run"}, ConfigError, "There is no run"),
+        ({"teacher": "no_such.safetensors"}, CheckpointError, "cannot be read"),
+        ({"training": {"step": 3}}, ConfigError, "steps"),
+        ({"tint": {"steps": 0}}, ConfigError, "tint.steps must be 1 or more"),
+        ({"class_split": "all"}, DataError, "novel"),
+        ({"out": "folder"}, OutputError, "written as .json"),
+        ({"data": None}, ConfigError, "needs --novel DIR, your images, or --data D"),
+    ],
+)
+def test_mistakes_are_told_before_any_work(wrong, error, message, images, split, tmp_path):
+    keywords = {**SMALL, "data": images, "class_split": split, "generator": Toy(), "out": tmp_path / "x.json"}
+    with pytest.raises(error, match=message):
+        fewgen.distill(**{**keywords, **wrong})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_do_not_fit_are_refused(images, split, tmp_path, prepared):
+    big = data(4)
+    big = dataclasses.replace(big, images=big.images.repeat(1, 1, 2, 2))
+    keywords = {**SMALL, "class_split": split, "out": tmp_path / "x.json"}
+    with pytest.raises(
+        ConfigError, match="The generator makes images of 1 x 16 x 16, but these are of 1 x 32"
+    ):
+        fewgen.distill(data=big, generator=Toy(), **keywords)
+    with pytest.raises(ConfigError, match="takes images of 1 x 16 x 16, but these are of 1 x 32 x 32"):
+        fewgen.distill(data=big, teacher=prepared.teacher, competitors="none", **keywords)
+
+
+def test_changed_settings_and_foreign_files_are_refused(whole, images, split, tmp_path):
+    out, _ = whole
+    keywords = {**SMALL, "data": images, "class_split": split, "generator": Toy(), "compare": True}
+    with pytest.raises(ConfigError, match="per_class: 6, now 7"):
+        fewgen.distill(**{**keywords, "per_class": 7}, out=out)
+    with pytest.raises(ConfigError, match="generator"):
+        fewgen.distill(**{**keywords, "generator": Toy(blind=True)}, out=out)
+    foreign = tmp_path / "mine.json"
+    foreign.write_text('{"a": 1}')
+    with pytest.raises(OutputError, match="is not a comparison of ours"):
+        fewgen.distill(**keywords, out=foreign)
+    assert foreign.read_text() == '{"a": 1}'
+    (tmp_path / "b.cells").mkdir()
+    (tmp_path / "b.cells" / "photo.jpg").write_text("")
+    with pytest.raises(OutputError, match="holds no distillation of ours"):
+        fewgen.distill(**keywords, out=tmp_path / "b.json")
+
+
+def test_the_order_of_competitors_is_that_of_the_table():
+    assert check_competitors(["teacher", "tint"]) == ("tint", "teacher")
+    assert all(len(text) > 20 for text in competitors.about_competitors().values())
+    assert isinstance(COMPETITORS["tint"], type(lambda: None))
+    assert Task.__dataclass_params__.frozen
+
+
+def test_a_dry_run_says_what_is_there_and_writes_nothing(whole, images, split, tmp_path):
+    keywords = {**SMALL, "data": images, "class_split": split, "generator": Toy(), "compare": True}
+    text = plan_distillation(**keywords, out=tmp_path / "new.json")
+    assert "cells       16 of 16 to compute" in text
+    assert "5 base, 0 validation (not used), 4 novel" in text
+    assert list(tmp_path.iterdir()) == []
+    text = plan_distillation(**{**keywords, "episodes": 3}, out=whole[0])
+    assert "cells       8 of 24 to compute" in text
+    assert "teacher     there" in text
