@@ -70,10 +70,11 @@ def json_problem(found: Any, stored: Any, where: tuple[str, ...] = ()) -> str:
 
 
 @pytest.fixture
-def among_runs(request, monkeypatch):
+def among_runs(request, monkeypatch, tmp_path):
     """Return a folder, with its version's folder as the current one and the words of training at hand."""
     folder = request.param
     monkeypatch.setenv("FEWGEN_DATA_DIR", str(GOLDEN))
+    monkeypatch.setenv("FEWGEN_CACHE_DIR", str(tmp_path / "cache"))  # no judge of an older version
     monkeypatch.chdir(folder.parent)
     return folder
 
