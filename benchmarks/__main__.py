@@ -14,6 +14,7 @@ NAMES = {
     "sqgan_ablation": "what each part of SQ-GAN contributes, and sizes, weights and starts of it",
     "tint_ablation": "what each part of TINT contributes: inversion, images, students; Theorem 1; cost",
     "sqgan_speed": "seconds of a training step of SQ-GAN, by size, threads, layout and compilation",
+    "startup": "seconds of short commands, each as a new process: help, import, train, generate, evaluate",
     "speed": "images per second of a run, and the time of `fewgen --help`",
 }
 
