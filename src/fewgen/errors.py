@@ -46,6 +46,10 @@ class MissingDependencyError(FewgenError, ImportError):
     """An optional library is needed; the message names the extra to install."""
 
 
+class RenamedWarning(FutureWarning):
+    """A keyword, flag or setting that has another name now; the former one works for one release."""
+
+
 def suggest(name: str, options: Iterable[str]) -> str:
     """Return ``' Did you mean "sneaker"?'`` for the closest of `options`, or ``''``.
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from tests.fake_method import Fake
 
 import fewgen
 from fewgen.api import train
+from fewgen.cli.command import Argument, Command
 from fewgen.cli.main import COMMANDS, load_command, main
 from fewgen.config import read_config
 from fewgen.data import ImageSet
@@ -360,6 +362,29 @@ def test_settings_of_several_sections_inside_a_section_keep_their_types():
         "quantizer": {"code_dim": 2, "project": True},
     }
     assert load_command("train").parse(words)["model"] == expected
+
+
+def test_a_former_flag_works_with_a_warning_and_is_not_in_the_help(capsys, monkeypatch):
+    command = Command(
+        "paint",
+        "paint",
+        (Argument("background", metavar="HOW", former="--paper"),),
+        (),
+        lambda given: print(given) or 0,
+    )
+    monkeypatch.setattr("fewgen.cli.main.load_command", lambda name: command)
+    warnings.simplefilter("always")
+    for words in (("--paper", "white"), ("--paper=white",)):
+        code, out, err = run_cli(capsys, "paint", *words)
+        assert (code, out) == (0, "{'background': 'white'}\n")
+        assert (
+            err == "warning: --paper is called --background now; the old name works until the next release.\n"
+        )
+    assert "former name of --background" in mistake(
+        capsys, "paint", "--paper", "white", "--background", "black"
+    )
+    assert "--paper" not in command.help()
+    assert "--paper" not in command.flags()
 
 
 def test_a_model_and_images_have_plain_names():

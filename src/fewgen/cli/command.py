@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fewgen.config.call import call_settings
+from fewgen.config.call import call_settings, warn_renamed
 from fewgen.config.schema import describe_type
 from fewgen.errors import ConfigError, suggest
 
@@ -40,6 +40,7 @@ class Argument:
         positional: has no name; stands in the order of the arguments.
         many: takes one or more values.
         alias: another name of the flag.
+        former: its name in earlier releases, which works with a warning and is not in the help.
         bare: for a section: the key that a value without one means, as in "--model PATH".
     """
 
@@ -52,6 +53,7 @@ class Argument:
     positional: bool = False
     many: bool = False
     alias: str = ""
+    former: str = ""
     bare: str = ""
 
     @property
@@ -229,13 +231,14 @@ class Command:
 
     def _refuse_unknown(self, words: Sequence[str]) -> None:
         known = [*self.flags(), *(a.short for a in self.arguments if a.short), "-h"]
+        former = [a.former for a in self.arguments if a.former]
         sections = tuple(f"{a.name}." for a in self.arguments if a.type is dict)
         for word in words:
             if word == "--":
                 return
             name = word.split("=", 1)[0]
             is_flag = name.startswith("--") or re.fullmatch(r"-[A-Za-z]", name)
-            if is_flag and name not in known and not name.startswith(sections or ("\0",)):
+            if is_flag and name not in [*known, *former] and not name.startswith(sections or ("\0",)):
                 raise ConfigError(
                     f"fewgen {self.name} has no flag {name}.{suggest(name, known)} "
                     f"See fewgen {self.name} --help."
@@ -247,13 +250,15 @@ class Command:
         end = result.index("--") if "--" in result else len(result)
         for argument in self.arguments:
             names = [word.split("=", 1)[0] for word in result[:end]]
-            if argument.alias and argument.alias in names:
+            for other, kind in ((argument.alias, "another"), (argument.former, "the former")):
+                if not other or other not in names:
+                    continue
                 if argument.name in names:
-                    raise ConfigError(
-                        f"{argument.alias} is another name of {argument.name}: give one of them."
-                    )
+                    raise ConfigError(f"{other} is {kind} name of {argument.name}: give one of them.")
+                if other == argument.former:
+                    warn_renamed(other, argument.name)
                 for i, name in enumerate(names):
-                    if name == argument.alias:
+                    if name == other:
                         result[i] = argument.name + result[i][len(name) :]
             if not argument.bare:
                 continue

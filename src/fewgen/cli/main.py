@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fewgen.cli.command import Command, fail
-from fewgen.errors import ConfigError, FewgenError, suggest
+from fewgen.errors import ConfigError, FewgenError, RenamedWarning, suggest
 
 COMMANDS: dict[str, str] = {
     "quickstart": "learn to draw digits from bundled images, with a picture and a report",
@@ -115,7 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    if issubclass(category, (DeprecationWarning, FutureWarning, PendingDeprecationWarning)):
+    hidden = (DeprecationWarning, FutureWarning, PendingDeprecationWarning)
+    if issubclass(category, hidden) and not issubclass(category, RenamedWarning):
         return  # for programmers, not for users of commands
     print(f"warning: {message}", file=sys.stderr, flush=True)
 

@@ -1,6 +1,6 @@
 """Settings: dataclasses to YAML and back, and the presets that come with the package."""
 
-from fewgen.config.call import accepts_config, call_settings
+from fewgen.config.call import accepts_config, call_settings, renamed
 from fewgen.config.io import (
     dump_yaml,
     list_presets,
@@ -24,6 +24,7 @@ __all__ = [
     "parse_yaml",
     "preset_path",
     "read_config",
+    "renamed",
     "resolve",
     "to_dict",
     "write_yaml",

@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from fewgen.config.io import read_config
 from fewgen.config.schema import check_keys, merge
-from fewgen.errors import ConfigError
+from fewgen.errors import ConfigError, RenamedWarning
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 SECTIONS = ("model", "training", "tasks", "tint")
@@ -31,12 +33,16 @@ def call_settings(
 
     Raises:
         ConfigError: unknown keys in the file (with suggestions), or a required keyword is missing.
+
+    Warns:
+        RenamedWarning: a keyword has its former name; see `renamed`.
     """
     parameters = inspect.signature(function).parameters
     known = [name for name in parameters if name != "config"]
+    given = _with_new_names(function, given)
     source = given.get("config")
-    file = read_config(source)
     where = "" if source is None or isinstance(source, Mapping) else str(source)
+    file = _with_new_names(function, read_config(source), where)
     check_keys(file, known, where)
     settings: dict[str, Any] = {}
     for name in known:
@@ -56,7 +62,7 @@ def call_settings(
     return settings
 
 
-def accepts_config(function: Callable[..., T]) -> Callable[..., T]:
+def accepts_config(function: Callable[P, T]) -> Callable[P, T]:
     """Let the keyword `config` (a YAML file or a dictionary) supply keywords that are not given.
 
     What the call spells out wins over the file, even where it equals the default.
@@ -71,9 +77,63 @@ def accepts_config(function: Callable[..., T]) -> Callable[..., T]:
             # An unknown keyword is the programmer's mistake, but a suggestion helps them too.
             check_keys(keywords, signature.parameters)
             raise error
-        return function(**call_settings(function, given))
+        checked: Callable[..., T] = function
+        return checked(**call_settings(function, given))
 
     return wrapper
+
+
+def renamed(**names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Let a function take keywords by their former names for one release, with a warning.
+
+    With `accepts_config` below it, the former names also count in settings files.
+
+    Args:
+        **names: former name = the name of today.
+
+    >>> @renamed(alpha="background")
+    ... def paint(background="error"):
+    ...     return background
+    >>> with warnings.catch_warnings(record=True) as found:
+    ...     paint(alpha="white"), str(found[0].message)
+    ('white', 'alpha is called background now; the old name works until the next release.')
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        _FORMER_NAMES[unwrapped(function)] = names
+
+        @functools.wraps(function)
+        def wrapper(*args: Any, **keywords: Any) -> T:
+            renamed_keywords: Any = _with_new_names(function, keywords)
+            return function(*args, **renamed_keywords)
+
+        return wrapper
+
+    return decorate
+
+
+_FORMER_NAMES: dict[Callable[..., Any], Mapping[str, str]] = {}
+"""Function below all decorators -> former name -> name of today."""
+
+
+def _with_new_names(
+    function: Callable[..., Any], values: Mapping[str, Any], where: str = ""
+) -> dict[str, Any]:
+    former = _FORMER_NAMES.get(unwrapped(function), {})
+    result = dict(values)
+    for old in [name for name in former if name in values]:
+        place = f" in {where}" if where else ""
+        if former[old] in values:
+            raise ConfigError(f"{old} is the former name of {former[old]}{place}: give one of them.")
+        warn_renamed(old, former[old], place)
+        result[former[old]] = result.pop(old)
+    return result
+
+
+def warn_renamed(old: str, new: str, where: str = "") -> None:
+    """Warn that a keyword or a flag was given by its former name."""
+    message = f"{old}{where} is called {new} now; the old name works until the next release."
+    warnings.warn(message, RenamedWarning, stacklevel=4)
 
 
 def _section(values: Any, name: str) -> dict[str, Any]:
