@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fewgen import renamed
 from fewgen.version import __version__
 
 if TYPE_CHECKING:
@@ -35,21 +36,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "ImageSet": "fewgen.data",
     "Run": "fewgen.runs",
-    "adapt": "fewgen.api",
     "benchmark": "fewgen.comparison.benchmarking",
     "distill": "fewgen.distillation.distilling",
-    "evaluate": "fewgen.api",
-    "generate": "fewgen.api",
-    "interpolate": "fewgen.api",
     "load_images": "fewgen.data",
     "load_run": "fewgen.runs",
     "plan": "fewgen.comparison.planning",
-    "plan_training": "fewgen.api",
-    "quickstart": "fewgen.api",
-    "reconstruct": "fewgen.api",
-    "retrieve": "fewgen.api",
-    "train": "fewgen.api",
 }
+"""Where a name comes from; the others are in `fewgen.api`."""
 
 __all__ = [
     "ImageSet",
@@ -72,9 +65,12 @@ __all__ = [
 ]
 
 
+renamed.install()
+
+
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in __all__:
+        return getattr(importlib.import_module(_HOMES.get(name, "fewgen.api")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -4,6 +4,9 @@ Nothing heavy is imported at the top of these files, because the command line re
 docstrings to print its help. The `Args` sections are that help.
 """
 
+from typing import TYPE_CHECKING
+
+from fewgen import renamed
 from fewgen.api.adapting import adapt
 from fewgen.api.evaluating import evaluate, plan_evaluation
 from fewgen.api.training import (
@@ -33,3 +36,6 @@ __all__ = [
     "retrieve",
     "train",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed.from_api
