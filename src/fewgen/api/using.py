@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from fewgen.data import ImageSet
     from fewgen.generation import GeneratedImages
-    from fewgen.methods.base import Method
 
 T = TypeVar("T")
 
@@ -211,8 +210,11 @@ def _strips(
         made.save(out, overwrite=overwrite)
         return made
     shown, names = [made.images.unflatten(0, (len(labels), -1))], [f"{a:g}" for a in alphas]
-    if method.has_latents:  # type: ignore[truthy-function]
-        shown.insert(0, method.starts(labels, seeds)[:, None])  # type: ignore[operator]
+    from fewgen.methods.abilities import Blends, able
+
+    blends = able(method, Blends)
+    if blends.has_latents:
+        shown.insert(0, blends.starts(labels, seeds)[:, None])
         names.insert(0, "real")
     cells = torch.cat(shown, 1)
     rows = [run.class_names[label] for label in labels.tolist()]
@@ -277,10 +279,10 @@ def interpolate(
     """
     import torch
 
-    from fewgen.data import to_uint8
     from fewgen.generation import GeneratedImages, check_output, image_seeds, sharpened, strip, write_picture
     from fewgen.generation.sharpen import check_strength
     from fewgen.generation.writers import output_kind
+    from fewgen.methods.abilities import walk
 
     check_strength(sharpen)
     if whole("steps", steps) < 2:
@@ -293,14 +295,10 @@ def interpolate(
         check_output(out, overwrite)
     first, second = _latent(loaded, a), _latent(loaded, b)
     positions = torch.linspace(0, 1, steps)
-    weights = positions.to(first.device).unsqueeze(1)
-    latents = (1 - weights) * first + weights * second
     seeds = image_seeds(whole("seed", seed), 1).repeat(steps)
-    with torch.no_grad():
-        pictures = loaded.method.decode(latents, seeds, float(temperature))  # type: ignore[operator]
     ends = (_shown(a), _shown(b))
-    walk = GeneratedImages(
-        to_uint8(pictures).cpu(),
+    walked = GeneratedImages(
+        walk(loaded.method, first, second, seeds, temperature),
         torch.full((steps,), -1),
         loaded.class_names,
         seeds,
@@ -315,13 +313,13 @@ def interpolate(
         tuple(f"{ends[0]} to {ends[1]}" for _ in range(steps)),
     )
     if sharpen:
-        walk = sharpened(walk, sharpen)
+        walked = sharpened(walked, sharpen)
     if out is not None:
         if output_kind(out) == "png":
-            write_picture(out, strip(walk.images, ends), walk.provenance)
+            write_picture(out, strip(walked.images, ends), walked.provenance)
         else:
-            walk.save(out, overwrite=overwrite)
-    return walk
+            walked.save(out, overwrite=overwrite)
+    return walked
 
 
 @dataclasses.dataclass
@@ -380,6 +378,7 @@ def reconstruct(
     from fewgen.data.imageset import evenly
     from fewgen.generation import check_output, write_npz, write_picture
     from fewgen.generation.writers import output_kind
+    from fewgen.methods.abilities import reconstructed
 
     loaded = load_run(run, device)
     loaded.method.require("reconstruct")
@@ -401,7 +400,7 @@ def reconstruct(
         images = images.subset(sorted(evenly(images.labels.tolist(), whole("n", n, 1))))
     elif out is not None and output_kind(out) == "png":
         images = images.subset(sorted(evenly(images.labels.tolist(), 40)))
-    result = Reconstructions(images, _reconstruct(loaded.method, images))
+    result = Reconstructions(images, reconstructed(loaded.method, images))
     if out is not None:
         provenance = {"method": loaded.info.method, "run": loaded.path.name, "reconstructed": images.name}
         if output_kind(out) == "png":
@@ -457,9 +456,8 @@ def retrieve(
     Returns:
         The words of each image, and how often the first one is right if the images have labels.
     """
-    import torch
-
     from fewgen.data import ImageSet
+    from fewgen.methods.abilities import class_scores
 
     if top < 1:
         raise ConfigError(f"top must be 1 or more, got {top}.")
@@ -474,20 +472,14 @@ def retrieve(
     labels: list[str] = []
     for source, part in zip(sources, sets, strict=True):
         single = is_image_file(source)
-        with torch.no_grad():
-            for start in range(0, len(part), 256):
-                index = range(start, min(start + 256, len(part)))
-                scores = loaded.method.retrieve(  # type: ignore[operator]
-                    part.floats(index).to(loaded.method.device)
-                )
-                best = scores.float().cpu().topk(min(top, scores.shape[1]), dim=1)
-                for row, (values, places) in enumerate(zip(best.values, best.indices, strict=True)):
-                    names.append(str(source) if single else f"{part.name or 'image'} {index[row]}")
-                    words.append(
-                        [(loaded.class_names[int(p)], float(v)) for p, v in zip(places, values, strict=True)]
-                    )
-                    if not single:
-                        labels.append(part.class_names[int(part.labels[index[row]])])
+        best = class_scores(loaded.method, part.images).topk(min(top, len(loaded.class_names)), dim=1)
+        for i, (values, places) in enumerate(zip(best.values, best.indices, strict=True)):
+            names.append(str(source) if single else f"{part.name or 'image'} {i}")
+            words.append(
+                [(loaded.class_names[int(p)], float(v)) for p, v in zip(places, values, strict=True)]
+            )
+            if not single:
+                labels.append(part.class_names[int(part.labels[i])])
     known = len(labels) == len(words) and set(labels) <= set(loaded.class_names)
     accuracy = (
         sum(found[0][0] == label for found, label in zip(words, labels, strict=True)) / len(words)
@@ -538,38 +530,25 @@ def _images_for(
     )
 
 
-def _reconstruct(method: Method, images: ImageSet) -> Tensor:
-    import torch
-
-    from fewgen.data import to_uint8
-
-    parts = []
-    with torch.no_grad():
-        for start in range(0, len(images), 256):
-            x = images.floats(range(start, min(start + 256, len(images)))).to(method.device)
-            parts.append(to_uint8(method.reconstruct(x)).cpu())  # type: ignore[operator]
-    return torch.cat(parts) if parts else torch.empty(0, *method.spec.shape, dtype=torch.uint8)
-
-
 def _latent(run: Run, end: str | Path) -> Tensor:
     """Return the latent (1, L) of a class, a free text, or an image file."""
     import torch
 
+    from fewgen.methods.abilities import Encodes, ReadsText, able, class_latents
+
     method = run.method
     with torch.no_grad():
         if is_image_file(end):
-            method.require("encode")
+            encoder = able(method, Encodes)
             image = _images_for(run, end, "train", "crop", None, False)
-            return method.encode(image.floats().to(method.device))  # type: ignore[operator, no-any-return]
-        method.require("text")
+            return encoder.encode(image.floats().to(method.device))
+        reader = able(method, ReadsText)
         by_key = {name.casefold(): label for label, name in enumerate(run.class_names)}
         label = by_key.get(str(end).casefold())
         if label is not None:
-            vectors = method.class_vectors(torch.tensor([label]))
-        else:
-            _check_meaning(run, [str(end)])
-            vectors = method.text_vectors([str(end)])
-        return method.encode_text(vectors)  # type: ignore[operator, no-any-return]
+            return class_latents(method, torch.tensor([label]))
+        _check_meaning(run, [str(end)])
+        return reader.encode_text(method.text_vectors([str(end)]))
 
 
 def _check_meaning(run: Run, texts: Sequence[str]) -> None:

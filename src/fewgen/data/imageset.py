@@ -38,6 +38,11 @@ def to_uint8(x: Tensor) -> Tensor:
     return x.detach().float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+def to_floats(images: Tensor) -> Tensor:
+    """Convert uint8 file images to model images, float32 in [-1, 1]; any shape."""
+    return images.to(torch.float32).div_(127.5).sub_(1.0)
+
+
 def evenly(labels: Sequence[int], n: int) -> list[int]:
     """Return up to `n` indices that visit the classes in turn, so that each is seen.
 
@@ -160,7 +165,7 @@ class ImageSet:
             indices: which images, in which order; None for all.
         """
         images = self.images if indices is None else self.images[torch.as_tensor(indices, dtype=torch.int64)]
-        return images.to(torch.float32).div_(127.5).sub_(1.0)
+        return to_floats(images)
 
     def subset(self, indices: Tensor | Sequence[int]) -> ImageSet:
         """Return the images at `indices` (integers, or a mask of N booleans), in that order."""

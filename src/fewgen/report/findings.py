@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fewgen.data.imageset import ImageSet, to_uint8
+from fewgen.data.imageset import ImageSet
 from fewgen.errors import FewgenError
+from fewgen.methods.abilities import class_scores, reconstructed
 from fewgen.report.citations import citation_keys
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from fewgen.runs import Run
     from fewgen.runs.new_classes import NewClasses
 
-GROUP = 256
 MAX_SHOWN_CLASSES = 40
 MAX_HELD_OUT = 2000
 """Figures on more held-out images would only take longer."""
@@ -137,7 +137,7 @@ def collect(run: Run, train: ImageSet, held_out: ImageSet | None, per_class: int
     if "reconstruct" in method.capabilities:
         shown = held_out if held_out is not None else train
         shown = shown.subset(range(min(len(shown), MAX_HELD_OUT)))
-        findings.reconstructed = (shown, _in_groups(method, shown, method.reconstruct))  # type: ignore[attr-defined]
+        findings.reconstructed = (shown, reconstructed(method, shown))
     findings.figures = _figures(findings)
     return findings
 
@@ -189,15 +189,6 @@ def training_command(run: Run) -> str:
     return shlex.join([*words, "--out", "NEW_RUN"])
 
 
-def _in_groups(method: Method, images: ImageSet, function: Any) -> Tensor:
-    parts = []
-    with torch.no_grad():
-        for start in range(0, len(images), GROUP):
-            x = images.floats(range(start, min(start + GROUP, len(images)))).to(method.device)
-            parts.append(to_uint8(function(x)).cpu())
-    return torch.cat(parts)
-
-
 def _figures(findings: Findings) -> list[tuple[str, str, str]]:
     from fewgen.evaluation import ssim, wilson_interval
 
@@ -218,14 +209,7 @@ def _figures(findings: Findings) -> list[tuple[str, str, str]]:
         )
     if "retrieve" in method.capabilities and held_out is not None:
         part = held_out.subset(range(min(len(held_out), MAX_HELD_OUT)))
-        with torch.no_grad():
-            scores = torch.cat(
-                [
-                    method.retrieve(part.floats(range(s, min(s + GROUP, len(part)))).to(method.device)).cpu()  # type: ignore[operator]
-                    for s in range(0, len(part), GROUP)
-                ]
-            )
-        right = int((scores.argmax(1) == part.labels).sum())
+        right = int((class_scores(method, part.images).argmax(1) == part.labels).sum())
         share = wilson_interval(right, len(part))
         rows.append(
             (

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fewgen.data.imageset import evenly, to_uint8
+from fewgen.data.imageset import evenly
 from fewgen.evaluation.verdicts import summary
 from fewgen.generation.pictures import class_grid, grid, pairs, strip
 from fewgen.generation.request import GenerationRequest, image_seeds
+from fewgen.methods.abilities import Blends, Encodes, able, class_latents, walk
 from fewgen.report import plots
 from fewgen.report.citations import bibtex
 from fewgen.report.evidence import evidence_section, fault_section, pairs_figure
@@ -140,27 +141,23 @@ def _interpolations(findings: Findings) -> str:
     n = method.spec.n_classes
     chosen = list(dict.fromkeys([(0, 1), (n // 2, (n // 2 + 1) % n), (n - 1, 0)]))
     figures = []
-    with torch.no_grad():
-        for a, b in [pair for pair in chosen if pair[0] != pair[1]]:
-            vectors = method.class_vectors(torch.tensor([a, b]))
-            ends = method.encode_text(vectors)  # type: ignore[operator]
-            weights = torch.linspace(0, 1, 9, device=ends.device).unsqueeze(1)
-            latents = (1 - weights) * ends[:1] + weights * ends[1:]
-            images = method.decode(latents, torch.zeros(9, dtype=torch.int64), 0.0)  # type: ignore[operator]
-            names = (method.spec.class_names[a], method.spec.class_names[b])
-            picture = strip(to_uint8(images).cpu(), names, scale=_scale(findings))
-            figures.append(figure(png(picture), f"from {names[0]} to {names[1]}", "", pixels=True))
+    for a, b in [pair for pair in chosen if pair[0] != pair[1]]:
+        ends = class_latents(method, torch.tensor([a, b]))
+        images = walk(method, ends[:1], ends[1:], torch.zeros(9, dtype=torch.int64))
+        names = (method.spec.class_names[a], method.spec.class_names[b])
+        picture = strip(images, names, scale=_scale(findings))
+        figures.append(figure(png(picture), f"from {names[0]} to {names[1]}", "", pixels=True))
     caption = '<p class="soft">Equal steps through the latent space, without noise.</p>\n'
     return "".join(figures) + caption
 
 
 def _blends(findings: Findings) -> str:
     method = findings.method
-    if "blend" not in method.capabilities or not method.has_latents:
+    if "blend" not in method.capabilities or not able(method, Blends).has_latents:
         return ""
     labels = torch.arange(min(method.spec.n_classes, MAX_BLENDED))
     seeds = image_seeds(0, len(labels))
-    shown = [method.starts(labels, seeds)]  # type: ignore[operator]
+    shown = [able(method, Blends).starts(labels, seeds)]
     for alpha in BLENDS:
         request = GenerationRequest(labels=labels, seeds=seeds, options={"alpha": alpha})
         shown.append(method.generate(request).images)
@@ -223,11 +220,10 @@ def _latents(findings: Findings) -> str:
             if images is None:
                 continue
             chosen = images.subset(evenly(images.labels.tolist(), 600))
-            parts.append(method.encode(chosen.floats().to(method.device)).cpu())  # type: ignore[operator]
+            parts.append(able(method, Encodes).encode(chosen.floats().to(method.device)).cpu())
             labels += chosen.labels.tolist()
             held += [is_held] * len(chosen)
-        vectors = method.class_vectors(torch.arange(method.spec.n_classes))
-        words = method.encode_text(vectors).cpu()  # type: ignore[operator]
+    words = class_latents(method, torch.arange(method.spec.n_classes)).cpu()
     picture, name = plots.latent_map(
         torch.cat(parts).float().numpy(),
         np.array(labels),

@@ -19,6 +19,7 @@ from torch import Tensor
 from fewgen.errors import DataError
 from fewgen.evaluation.agreement import Share, wilson_interval
 from fewgen.evaluation.aligned import Retention, class_retention
+from fewgen.methods.abilities import class_scores
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet
@@ -370,16 +371,7 @@ def read_by(method: Method) -> Reader | None:
     """Return the reader of a method; None if it has none."""
     if "retrieve" not in method.capabilities:
         return None
-
-    def read(images: Tensor) -> Tensor:
-        parts = []
-        with torch.no_grad():
-            for chunk in images.split(256):
-                x = chunk.to(method.device).to(torch.float32).div(127.5).sub(1.0)
-                parts.append(method.retrieve(x).argmax(1).cpu())  # type: ignore[operator]
-        return torch.cat(parts)
-
-    return read
+    return lambda images: class_scores(method, images).argmax(1)
 
 
 def _look(

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 from fewgen.errors import DataError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from fewgen.data import ImageSet
     from fewgen.encoders.features import FeatureExtractor
     from fewgen.evaluation.evaluation import Evaluation
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
 MAX_WALKS = 20
 N_STEPS = 9
 """Images of a walk from one class to the next, both ends included."""
-
-_GROUP = 256
 
 
 def ask_run(run: Run, evaluation: Evaluation, held_out: ImageSet | None, extractor: FeatureExtractor) -> None:
@@ -49,23 +45,18 @@ def _walks(run: Run, evaluation: Evaluation, extractor: FeatureExtractor) -> Non
     """Measure how evenly images change on straight walks from each class to the next."""
     import torch
 
-    from fewgen.data import ImageSet, to_uint8
+    from fewgen.data import ImageSet
     from fewgen.evaluation.aligned import interpolation_smoothness
+    from fewgen.methods.abilities import class_latents, walk
 
-    method, n = run.method, len(run.class_names)
+    n = len(run.class_names)
     if n < 2:
         raise DataError("there is one class, so there is no walk from one to another.")
     starts = sorted({i * n // min(n, MAX_WALKS) for i in range(min(n, MAX_WALKS))})
-    weights = torch.linspace(0, 1, N_STEPS).unsqueeze(1)
     images = []
-    with torch.no_grad():
-        for a in starts:
-            vectors = method.class_vectors(torch.tensor([a, (a + 1) % n]))
-            ends = method.encode_text(vectors)  # type: ignore[operator]
-            w = weights.to(ends.device)
-            latents = (1 - w) * ends[:1] + w * ends[1:]
-            seeds = torch.zeros(N_STEPS, dtype=torch.int64)
-            images.append(to_uint8(method.decode(latents, seeds, 0.0)).cpu())  # type: ignore[operator]
+    for a in starts:
+        ends = class_latents(run.method, torch.tensor([a, (a + 1) % n]))
+        images.append(walk(run.method, ends[:1], ends[1:], torch.zeros(N_STEPS, dtype=torch.int64)))
     pixels = torch.cat(images)
     walked = ImageSet(pixels, torch.zeros(len(pixels), dtype=torch.int64), run.class_names, name="walks")
     features = extractor.features(walked)
@@ -89,9 +80,10 @@ def _walks(run: Run, evaluation: Evaluation, extractor: FeatureExtractor) -> Non
 def _retrieval(run: Run, evaluation: Evaluation, held_out: ImageSet | None) -> None:
     """Measure whether the model's own encoders find the word of an image, and images for a word."""
     from fewgen.evaluation.aligned import image_to_text_accuracy, text_to_image_accuracy
+    from fewgen.methods.abilities import class_scores
 
     generated, names = evaluation.generated, run.class_names
-    scores = _scores(run, generated)
+    scores = class_scores(run.method, generated.images)
     to_image = text_to_image_accuracy(scores, generated.labels, names)
     to_text = image_to_text_accuracy(scores, generated.labels, names)
     own = "by the model's own encoders, which saw the training images"
@@ -115,20 +107,8 @@ def _retrieval(run: Run, evaluation: Evaluation, held_out: ImageSet | None) -> N
         ),
     }
     if held_out is not None:
-        usual = text_to_image_accuracy(_scores(run, held_out), held_out.labels, names)
+        usual = text_to_image_accuracy(class_scores(run.method, held_out.images), held_out.labels, names)
         evaluation.controls.setdefault("held_out", {})["text_to_image_accuracy"] = {
             "question": "aligned",
             **dataclasses.asdict(usual.overall),
         }
-
-
-def _scores(run: Run, images: ImageSet) -> Tensor:
-    """Return how near each image is to each class name in the model's latent space, (N, n_classes)."""
-    import torch
-
-    parts = []
-    with torch.no_grad():
-        for start in range(0, len(images), _GROUP):
-            x = images.floats(range(start, min(start + _GROUP, len(images)))).to(run.method.device)
-            parts.append(run.method.retrieve(x).float().cpu())  # type: ignore[operator]
-    return torch.cat(parts)
