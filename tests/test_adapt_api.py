@@ -23,6 +23,8 @@ from fewgen.evaluation.aligned import class_retention
 from fewgen.generation import GenerationRequest
 from fewgen.methods.store import load_method
 from fewgen.report import adaptation
+from fewgen.runs import adaptation as measured
+from fewgen.runs import adapting as teaching
 from fewgen.runs.run import Run
 from fewgen.training.meta.inner import SGD, Adam
 
@@ -209,7 +211,7 @@ def test_variety_is_the_variance_within_classes(adapted, run):
     after[8:16] = after[8]  # all draws of b are one
     after[16:] //= 2
     labels = np.repeat(np.arange(3), 8)
-    found = adaptation.class_variety(*(torch.from_numpy(x) for x in (before, after, labels)), names)
+    found = measured.class_variety(*(torch.from_numpy(x) for x in (before, after, labels)), names)
 
     def within(images, c):
         return np.var(images[labels == c] / 255.0, axis=0, ddof=1).mean()
@@ -221,7 +223,7 @@ def test_variety_is_the_variance_within_classes(adapted, run):
     assert found.worst() == "b"
     blank = torch.zeros(4, 1, 3, 3, dtype=torch.uint8)
     with pytest.raises(DataError, match="no variety"):
-        adaptation.class_variety(blank, blank, torch.tensor([0, 0, 1, 2]), names)
+        measured.class_variety(blank, blank, torch.tensor([0, 0, 1, 2]), names)
 
     figures = adapted.info.extra["adapted"]["figures"]
     request = GenerationRequest.per_class(range(4), 24, seed=0)
@@ -246,8 +248,8 @@ def test_variety_is_the_variance_within_classes(adapted, run):
     ],
 )
 def test_lost_variety_is_warned_of(per_class, new, said):
-    found = adaptation.Adaptation.__new__(adaptation.Adaptation)
-    found.variety, found.new_variety = adaptation.Variety(0.7, per_class), new
+    found = measured.Adaptation.__new__(measured.Adaptation)
+    found.variety, found.new_variety = measured.Variety(0.7, per_class), new
     warnings = found.warnings()
     assert len(warnings) == len(said)
     assert all(words in text for words, text in zip(said, warnings, strict=True))
@@ -273,19 +275,19 @@ def test_blank_draws_are_refused(run):
     good = torch.randint(0, 256, (3, 1, 4, 4), dtype=torch.uint8, generator=rng)
     given = ImageSet(good[2:], torch.tensor([0]), ("new",))
     start = _Drawing(good, spec)
-    adapting.refuse_blank(start, start, given, 0.1)
+    teaching.refuse_blank(start, start, given, 0.1)
     for lost in range(3):
         images = good.clone()
         images[lost] = 200
         with pytest.raises(TrainingError, match=rf'blank .*--lr 100 \(all of "{spec.class_names[lost]}"'):
-            adapting.refuse_blank(start, _Drawing(images, spec), given, 100.0)
+            teaching.refuse_blank(start, _Drawing(images, spec), given, 100.0)
     with pytest.raises(TrainingError, match="no image can be drawn"):
-        adapting.refuse_blank(start, _Drawing(None, spec), given, 100.0)
+        teaching.refuse_blank(start, _Drawing(None, spec), given, 100.0)
     # What was blank before, or is meant to be, is no fault of the adaptation.
     blank = good.clone()
     blank[0] = blank[2] = 0
     white = ImageSet(torch.full((1, 1, 4, 4), 255, dtype=torch.uint8), torch.tensor([0]), ("new",))
-    adapting.refuse_blank(
+    teaching.refuse_blank(
         _Drawing(torch.cat([blank[:1], good[1:]]), spec), _Drawing(blank, spec), white, 100.0
     )
 
@@ -307,7 +309,7 @@ def test_draws_are_seeded(run, sevens):
 
 
 def test_before_the_first_update_the_weights_are_those_of_the_run(run):
-    start, notes = adapting.extended(run, ["seven"])
+    start, notes = teaching.extended(run, ["seven"])
     assert start.spec.class_names == (*OLD, "seven")
     assert _equal(_weights(start), _weights(run.method))
     assert notes == []
@@ -364,31 +366,31 @@ def test_a_model_file_on_its_own_is_enough(run, sevens, tmp_path):
 
 def test_a_meta_trained_run_says_how_it_adapts(run):
     given = adapting._checked(None, None, "auto", 0)
-    plain = adapting.recipe_of(run, given, None)
+    plain = teaching.recipe_of(run, given, None)
     assert (plain.optimizer, plain.steps, plain.part) == (Adam(1e-3, betas=(0.9, 0.999)), 50, "all")
     meta = {"inner_optimizer": "sgd", "inner_lr": 0.2, "adapt_lr": None, "adapt_steps": 7, "adapt": "heads"}
     trained = Run(run.path)
     trained.__dict__["info"] = dataclasses.replace(run.info, extra={"meta": meta})
-    recipe = adapting.recipe_of(trained, given, None)
+    recipe = teaching.recipe_of(trained, given, None)
     assert (recipe.optimizer, recipe.steps, recipe.part) == (SGD(0.2), 7, "heads")
-    asked = adapting.recipe_of(trained, adapting._checked(3, 0.5, 0, 0), "all")
+    asked = teaching.recipe_of(trained, adapting._checked(3, 0.5, 0, 0), "all")
     assert (asked.optimizer, asked.steps, asked.part, asked.replay) == (SGD(0.5), 3, "all", 0)
 
 
 def test_replay_is_drawn_by_the_run_itself(run):
-    old = adapting.replayed(run.method, 0)
+    old = teaching.replayed(run.method, 0)
     assert len(old) == 64
     assert old.counts().tolist() == [16] * 4
     assert len({image.numpy().tobytes() for image in old.images}) > 50  # not the same few again
-    assert torch.equal(old.images, adapting.replayed(run.method, 0).images)
-    assert not torch.equal(old.labels, adapting.replayed(run.method, 1).labels)
-    recipe = adapting.Recipe(SGD(0.1), 1, "all", None, 0)
+    assert torch.equal(old.images, teaching.replayed(run.method, 0).images)
+    assert not torch.equal(old.labels, teaching.replayed(run.method, 1).labels)
+    recipe = teaching.Recipe(SGD(0.1), 1, "all", None, 0)
     assert [recipe.n_replay(n) for n in (1, 10, 20, 64)] == [10, 10, 20, 32]
     assert dataclasses.replace(recipe, replay=0).n_replay(5) == 0
 
 
 def test_shuffled_turns_show_every_image_equally_often():
-    turns = adapting._Turns(7, torch.Generator().manual_seed(0))
+    turns = teaching._Turns(7, torch.Generator().manual_seed(0))
     taken = [i for _ in range(7) for i in turns.take(5)]
     assert sorted(taken) == sorted(list(range(7)) * 5)
     assert sorted(taken[:7]) == list(range(7))
@@ -577,10 +579,10 @@ def test_classes_that_were_never_read_right_are_not_called_retained():
     labels = torch.arange(3).repeat_interleave(8)
     retention = class_retention(before, after, labels, ["a", "b", "c"])
     assert retention.won == ("c",)
-    assert adaptation.cannot_tell(retention) == ["b"]
+    assert measured.cannot_tell(retention) == ["b"]
     figures = {
         "looks": [{"read": {}}],
-        "judge": adaptation.OWN_READER,
+        "judge": measured.OWN_READER,
         "retention": retention.to_dict(),
         "cannot_tell": ["b"],
         "variety": None,
@@ -656,7 +658,7 @@ def test_five_images_teach_a_digit_and_replay_keeps_the_others(tmp_path):
         return float((read == made.labels).float().mean())
 
     sevens = digits.select_classes(["seven"]).shots(5, 0)
-    zero, _ = adapting.extended(run, ["seven"])
+    zero, _ = teaching.extended(run, ["seven"])
     with_replay = fewgen.adapt(run, images=sevens, report=False, progress=False).method
     without = fewgen.adapt(run, images=sevens, replay=0, report=False, progress=False).method
     old = share(run.method, range(7))

@@ -9,10 +9,10 @@ Everything is loaded at its first use: `import fewgen` imports neither torch nor
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fewgen import renamed
+from fewgen.lazy import lazy_names
 from fewgen.version import __version__
 
 if TYPE_CHECKING:
@@ -36,42 +36,25 @@ if TYPE_CHECKING:
 _HOMES = {
     "ImageSet": "fewgen.data",
     "Run": "fewgen.runs",
+    "adapt": "fewgen.api",
     "benchmark": "fewgen.comparison.benchmarking",
     "distill": "fewgen.distillation.distilling",
+    "evaluate": "fewgen.api",
+    "generate": "fewgen.api",
+    "interpolate": "fewgen.api",
     "load_images": "fewgen.data",
     "load_run": "fewgen.runs",
     "plan": "fewgen.comparison.planning",
+    "plan_training": "fewgen.api",
+    "quickstart": "fewgen.api",
+    "reconstruct": "fewgen.api",
+    "retrieve": "fewgen.api",
+    "train": "fewgen.api",
 }
-"""Where a name comes from; the others are in `fewgen.api`."""
-
-__all__ = [
-    "ImageSet",
-    "Run",
-    "__version__",
-    "adapt",
-    "benchmark",
-    "distill",
-    "evaluate",
-    "generate",
-    "interpolate",
-    "load_images",
-    "load_run",
-    "plan",
-    "plan_training",
-    "quickstart",
-    "reconstruct",
-    "retrieve",
-    "train",
-]
-
+__all__ = ["__version__", *_HOMES]
 
 renamed.install()
-
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(importlib.import_module(_HOMES.get(name, "fewgen.api")), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

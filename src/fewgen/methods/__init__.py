@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from fewgen.lazy import lazy_names
 from fewgen.methods.registry import get_method, method_names, register
 
 if TYPE_CHECKING:
     from fewgen.methods.base import DataSpec, Method
     from fewgen.methods.store import load_method, read_method_info
 
-__all__ = [
-    "DataSpec",
-    "Method",
-    "get_method",
-    "load_method",
-    "method_names",
-    "read_method_info",
-    "register",
-]
-
-
-_HOMES = {"DataSpec": "base", "Method": "base", "load_method": "store", "read_method_info": "store"}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"fewgen.methods.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+_HOMES = {
+    "DataSpec": "fewgen.methods.base",
+    "Method": "fewgen.methods.base",
+    "load_method": "fewgen.methods.store",
+    "read_method_info": "fewgen.methods.store",
+}
+__all__ = ["get_method", "method_names", "register", *_HOMES]
+__getattr__ = lazy_names(__name__, _HOMES)
