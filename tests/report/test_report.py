@@ -19,7 +19,7 @@ import fewgen
 from fewgen.api import resolved_settings
 from fewgen.data import ImageSet
 from fewgen.report import bibtex, collect, render_card, render_report, write_report
-from fewgen.report.citations import BIBTEX
+from fewgen.report.citations import entries
 from fewgen.report.plots import latent_map, loss_curves, perplexity
 
 HOSTILE = ('<script>alert("1")</script>', "a|b `c` $(rm -rf x) \\ 'd'", "&amp;\n# head", "日本語")
@@ -307,9 +307,12 @@ def test_perplexity_counts_codes_in_use():
 
 def test_citations_name_what_was_used(run):
     findings = collect(run, *run.images())
-    assert findings.citations == ["fewgen", "cada_vae", "digits"]
-    assert "VERSION" not in bibtex(BIBTEX)
-    for key, entry in BIBTEX.items():
+    assert findings.citations == ["fewgen", "cada_vae", "onehot", "digits"]
+    written = re.findall(r"@\w+{(\w+),", bibtex(findings.citations))
+    assert written == ["fewgen", "schonfeld2019cadavae", "alpaydin1998digits"], "onehot is nobody's work"
+    assert len(entries()) >= 32
+    assert "VERSION" not in bibtex(entries())
+    for key, entry in entries().items():
         for one in entry.split("\n\n"):
             assert re.match(r"@\w+\{\w+,\n", one), key
             assert one.count("{") == one.count("}"), key
@@ -337,7 +340,7 @@ def test_the_command_repeats_settings_of_the_method_too():
     from fewgen.config import to_dict
     from fewgen.diffusion.settings import TextualConfig
     from fewgen.methods.tint.config import TintConfig
-    from fewgen.report.findings import training_command
+    from fewgen.runs.findings import training_command
 
     own = TintConfig(base="runs/base", steps=4, prompt="an icon of #object", textual=TextualConfig(steps=10))
     run = SimpleNamespace(config={"method": "tint", "data": "photos", "model": to_dict(own)})

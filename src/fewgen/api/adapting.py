@@ -523,7 +523,7 @@ def _write(
     from fewgen.files import make_dir, no_empty_folders, prepare_output_dir, write_text
     from fewgen.generation.writers import write_picture
     from fewgen.report.card import render_adapted_card
-    from fewgen.report.citations import citation_keys
+    from fewgen.runs.findings import citation_keys
 
     with no_empty_folders(out.parent):
         make_dir(out.parent)

@@ -1,15 +1,14 @@
 """What a run leaves for people: `report.html`, one self-contained page, and `README.md`, a model card."""
 
 from fewgen.report.card import render_card
-from fewgen.report.citations import bibtex, citation_keys
-from fewgen.report.findings import Findings, collect
+from fewgen.report.citations import bibtex
 from fewgen.report.html import render_report
 from fewgen.report.write import write_report
+from fewgen.runs.findings import Findings, collect
 
 __all__ = [
     "Findings",
     "bibtex",
-    "citation_keys",
     "collect",
     "render_card",
     "render_report",

@@ -96,7 +96,7 @@ def render_adaptation(
         record: what was done; `extra["adapted"]` of the model file.
         out: the folder of the adapted run, as it was given.
         notes: what a reader should know.
-        citations: keys of `citations.BIBTEX`.
+        citations: what was used; names that `citations.bib` may know.
     """
     from fewgen.version import __version__
 

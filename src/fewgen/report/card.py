@@ -11,8 +11,8 @@ import torch
 
 from fewgen.report.adaptation import lines as adaptation_lines
 from fewgen.report.citations import bibtex
-from fewgen.report.findings import Findings
 from fewgen.report.new_classes import card_lines
+from fewgen.runs.findings import Findings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,7 +104,7 @@ def render_adapted_card(
         record: what was done; `extra["adapted"]` of the model file.
         out: the folder of the adapted run, as it was given.
         notes: what a reader should know.
-        citations: keys of `citations.BIBTEX`.
+        citations: what was used; names that `citations.bib` may know.
     """
     from fewgen.version import __version__
 

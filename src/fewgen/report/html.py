@@ -19,9 +19,9 @@ from fewgen.methods.abilities import Blends, Encodes, able, class_latents, walk
 from fewgen.report import plots
 from fewgen.report.citations import bibtex
 from fewgen.report.evidence import evidence_section, fault_section, pairs_figure
-from fewgen.report.findings import MAX_SHOWN_CLASSES, Findings
 from fewgen.report.new_classes import new_classes_section
 from fewgen.report.page import figure, flat, folded, page, png, section, shown, table, warning
+from fewgen.runs.findings import MAX_SHOWN_CLASSES, Findings
 
 MAX_BLENDED = 10
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)

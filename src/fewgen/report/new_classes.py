@@ -25,8 +25,8 @@ from fewgen.runs.new_classes import GROUPS, PER_CLASS, NewClasses, was_meta_trai
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from fewgen.report.findings import Findings
     from fewgen.runs.adapting import Recipe
+    from fewgen.runs.findings import Findings
 
 
 REAL_ROW_SHOTS = 5

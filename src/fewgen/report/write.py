@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from fewgen.files import write_text
 from fewgen.report.card import render_card
-from fewgen.report.findings import Findings, collect
 from fewgen.report.html import render_report
+from fewgen.runs.findings import Findings, collect
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet

@@ -20,7 +20,6 @@ from torch import Tensor
 from fewgen.data.imageset import ImageSet
 from fewgen.errors import FewgenError
 from fewgen.methods.abilities import class_scores, reconstructed
-from fewgen.report.citations import citation_keys
 
 if TYPE_CHECKING:
     from fewgen.evaluation.evaluation import Evaluation
@@ -52,7 +51,7 @@ class Findings:
         stages: how each stage went.
         parameters: numbers in the model.
         command: repeats the training.
-        citations: keys of `citations.BIBTEX`.
+        citations: what it used, see `citation_keys`.
         versions: of what made the run's report.
         data_name: what the run learned from, in the user's words.
         evaluation: what the evidence says of new images, or None.
@@ -140,6 +139,20 @@ def collect(run: Run, train: ImageSet, held_out: ImageSet | None, per_class: int
         findings.reconstructed = (shown, reconstructed(method, shown))
     findings.figures = _figures(findings)
     return findings
+
+
+def citation_keys(method: Any, config: Mapping[str, Any]) -> list[str]:
+    """Return the names of what a run used, in the order fewgen, works of the method, text encoder, data.
+
+    Args:
+        method: a loaded method; its `citations`, if it has any, name works.
+        config: the settings of the run (`config.yaml`).
+    """
+    text = getattr(method.spec, "text", None)
+    data = str(config.get("data") or "").strip().lower().replace("-", "_")
+    encoder = "" if text is None else text.encoder_name
+    used = ("fewgen", *getattr(method, "citations", ()), encoder, data)
+    return [name for name in dict.fromkeys(used) if name]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
