@@ -74,7 +74,8 @@ def test_names_that_left_the_api(name):
         assert getattr(importlib.import_module("fewgen.api"), name) is getattr(fewgen, name)
 
 
-def test_a_name_that_never_was_is_an_error():
+@pytest.mark.filterwarnings("ignore:.*is now:DeprecationWarning")
+def test_a_name_that_never_was_is_an_error(forgotten):
     with pytest.raises(ImportError):
         importlib.import_module("fewgen.evaluator")
     with pytest.raises(ImportError):
@@ -98,6 +99,8 @@ def test_the_warning_names_the_line_of_the_import_and_the_function_stays_callabl
         "assert old.kernel_test is new.kernel_test\n"
         "from fewgen.evaluate import distances\n"
         "assert distances.kernel_test is new.kernel_test and callable(vendi_score)\n"
+        "import inspect\n"
+        "assert list(inspect.signature(fewgen.evaluate).parameters)[:2] == ['images', 'data']\n"
         "from fewgen.errors import FewgenError\n"
         "try: fewgen.evaluate('no such run')\n"
         "except FewgenError as error: assert 'no such run' in str(error), error\n"

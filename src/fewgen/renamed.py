@@ -77,12 +77,14 @@ class _Old(ModuleType):
     """An old path. It is called as the function whose name it has, for Python puts it in that place."""
 
     def __getattr__(self, name: str) -> Any:
+        if name == "__wrapped__":  # where `inspect` looks for the signature
+            return sys.modules["fewgen"].__getattr__(self.__name__.removeprefix("fewgen."))
         if name.startswith("__") and name != "__all__":
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         return getattr(importlib.import_module(str(new_path(self.__name__))), name)
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
-        return sys.modules["fewgen"].__getattr__(self.__name__.removeprefix("fewgen."))(*args, **keywords)
+        return self.__wrapped__(*args, **keywords)
 
 
 class _Finder:
