@@ -90,7 +90,7 @@ class Parts:
 
 def measure_evaluation(n: int) -> dict[str, Any]:
     """Run one evaluation in this process; seconds in all and by part, and peak memory."""
-    from fewgen.encoders.features import ClassifierFeatures
+    from fewgen.encoders.classifier import ClassifierFeatures
     from fewgen.evaluation.evaluation import evaluate_images
 
     train, held_out, generated = (

@@ -185,7 +185,7 @@ def _shifted(images: Tensor, rng: torch.Generator) -> Tensor:
 
 def one_draw(name: str, draw: int, images: ImageSet) -> dict[str, Any]:
     """Return the verdicts of every set of one draw; JSON-ready."""
-    from fewgen.encoders.features import ClassifierFeatures
+    from fewgen.encoders.classifier import ClassifierFeatures
     from fewgen.evaluation.evaluation import RealSide, evaluate_images
 
     train, held_out, real = three_sets(images, name, draw)

@@ -17,7 +17,7 @@ from fewgen.api import adapting, plan_evaluation
 from fewgen.cli.main import main
 from fewgen.config import read_config
 from fewgen.data import ImageSet, load_images, save_images
-from fewgen.encoders.features import ClassifierFeatures
+from fewgen.encoders.classifier import ClassifierFeatures
 from fewgen.errors import ConfigError, DataError, OutputError, TextError, TrainingError
 from fewgen.evaluation.aligned import class_retention
 from fewgen.generation import GenerationRequest

@@ -17,7 +17,7 @@ import fewgen
 from fewgen.api.evaluating import without
 from fewgen.cli.main import main
 from fewgen.data import ImageSet, load_images, save_images
-from fewgen.encoders.features import PixelFeatures
+from fewgen.encoders.pixels import PixelFeatures
 from fewgen.errors import ConfigError, DataError, OutputError
 from fewgen.runs.evaluating import images_per_class
 

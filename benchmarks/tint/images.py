@@ -13,7 +13,7 @@ from benchmarks.tint.making import made, of_word
 from benchmarks.tint.settings import Row, Settings, of_row
 from benchmarks.tint.tasks import Task, judge_of, task_of
 from fewgen.data.imageset import ImageSet
-from fewgen.encoders.features import linear_probe
+from fewgen.encoders.probe import linear_probe
 from fewgen.evaluation import frechet_distance, kernel_distance, label_agreement, within_class_distance
 
 COLUMNS: tuple[Column, ...] = (

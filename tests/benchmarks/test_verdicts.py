@@ -20,7 +20,7 @@ from benchmarks.verdicts import (
 
 from benchmarks import verdicts as benchmark
 from fewgen.data.imageset import ImageSet
-from fewgen.encoders.features import ClassifierFeatures
+from fewgen.encoders.classifier import ClassifierFeatures
 from fewgen.evaluation import evaluation
 from fewgen.evaluation.verdicts import Verdict
 from fewgen.files import read_json

@@ -25,7 +25,7 @@ from fewgen.comparison.sets import load_real
 from fewgen.comparison.summary import HEADINGS, HELD_OUT, markdown, student_interval, summarise, table_rows
 from fewgen.config.call import call_settings, unwrapped
 from fewgen.data import ImageSet, save_images
-from fewgen.encoders.features import ClassifierFeatures, ClassifierSettings
+from fewgen.encoders.classifier import ClassifierFeatures, ClassifierSettings
 from fewgen.errors import ConfigError, DataError, FewgenError, OutputError
 from fewgen.files import read_json
 from fewgen.runs.environment import environment

@@ -4,21 +4,20 @@ import json
 import pytest
 import torch
 
+from fewgen.data.augment import shift_images
 from fewgen.data.imageset import ImageSet
 from fewgen.data.registry import load_images
-from fewgen.encoders.features import (
+from fewgen.encoders.base import in_batches
+from fewgen.encoders.classifier import (
     ClassifierFeatures,
     ClassifierSettings,
-    PixelFeatures,
     SmallConvNet,
     cache_folder,
-    class_predictor,
-    in_batches,
-    linear_probe,
-    shift_images,
     working_size,
 )
 from fewgen.encoders.image import make_extractor
+from fewgen.encoders.pixels import PixelFeatures
+from fewgen.encoders.probe import class_predictor, linear_probe
 from fewgen.errors import CheckpointError, ConfigError, DataError, ShapeError
 
 QUICK = ClassifierSettings(steps=25, batch_size=16, width=16, dim=8)
@@ -160,7 +159,7 @@ def test_training_images_are_shifted(monkeypatch):
         seen.append(max_shift)
         return shift_images(x, max_shift, rng)
 
-    monkeypatch.setattr("fewgen.encoders.features.shift_images", spy)
+    monkeypatch.setattr("fewgen.encoders.classifier.shift_images", spy)
     still, moved = (
         ClassifierFeatures.of(bars(40), settings=dataclasses.replace(QUICK, max_shift=s), use_cache=False)
         for s in (0, 3)

@@ -6,18 +6,9 @@ import torch
 from safetensors.torch import save_file
 
 from fewgen.data.imageset import ImageSet
-from fewgen.encoders.trunks import (
-    ConvTrunk,
-    InceptionFeatures,
-    InceptionV3,
-    LpipsTrunk,
-    _InceptionA,
-    _InceptionE,
-    file_sha256,
-    load_weights,
-    read_weights,
-    tf1_resize,
-)
+from fewgen.encoders.inception import InceptionFeatures, InceptionV3, _InceptionA, _InceptionE, tf1_resize
+from fewgen.encoders.lpips import ConvTrunk, LpipsTrunk
+from fewgen.encoders.weights import file_sha256, load_weights, read_weights
 from fewgen.errors import CheckpointError, ConfigError, ShapeError
 
 

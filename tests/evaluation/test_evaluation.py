@@ -8,7 +8,9 @@ import torch
 
 from fewgen.data import load_images
 from fewgen.data.imageset import ImageSet
-from fewgen.encoders.features import ClassifierFeatures, ClassifierSettings, Described, PixelFeatures
+from fewgen.encoders.base import Described
+from fewgen.encoders.classifier import ClassifierFeatures, ClassifierSettings
+from fewgen.encoders.pixels import PixelFeatures
 from fewgen.errors import ConfigError, DataError, ShapeError
 from fewgen.evaluation import copying, distances, evaluation
 from fewgen.evaluation.controls import CONTROLS

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from fewgen.data.imageset import ImageSet
-from fewgen.encoders.features import ClassifierFeatures, ClassifierSettings
-from fewgen.encoders.trunks import ConvTrunk
+from fewgen.encoders.classifier import ClassifierFeatures, ClassifierSettings
+from fewgen.encoders.lpips import ConvTrunk
 from fewgen.errors import CheckpointError, DataError, ShapeError
 from fewgen.evaluation.perceptual import FeaturePyramid, lpips_distance, read_lpips_weights
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fewgen.data import ImageSet
-from fewgen.encoders.features import PixelFeatures
+from fewgen.encoders.pixels import PixelFeatures
 from fewgen.errors import ConfigError
 from fewgen.evaluation.evaluation import RealSide, evaluate_images
 from fewgen.evaluation.usefulness import UsefulnessSettings

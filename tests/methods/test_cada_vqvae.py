@@ -17,7 +17,7 @@ from fewgen.data import load_images
 from fewgen.data.imageset import ImageSet
 from fewgen.errors import ConfigError, ShapeError, TextError
 from fewgen.evaluation import ClassifierFeatures, ClassifierSettings
-from fewgen.fitting.adamw import AdamW
+from fewgen.fitting.optimizers import AdamW
 from fewgen.fitting.seeds import global_seed
 from fewgen.generation import GenerationRequest, image_seeds
 from fewgen.losses import mmd2_per_class

@@ -15,9 +15,9 @@ from torch import nn
 from fewgen.data.imageset import ImageSet
 from fewgen.encoders.joint import (
     PROMPT,
-    ClipTowers,
-    SmallTowers,
-    make_towers,
+    ClipJointEncoder,
+    SmallJointEncoder,
+    make_joint_encoder,
     pair_loss,
     words_of,
 )
@@ -132,7 +132,7 @@ def train():
 
 @pytest.fixture(scope="module")
 def towers(train):
-    return SmallTowers.fit(train, steps=40, seed=1, batch_size=32)
+    return SmallJointEncoder.fit(train, steps=40, seed=1, batch_size=32)
 
 
 # ---------------------------------------------------------------------------------------------- towers
@@ -175,7 +175,7 @@ def test_small_towers_find_the_class_of_new_images(train, towers):
     torch.testing.assert_close(features.norm(dim=1), torch.ones(60))
     hits = ((features @ texts.T).argmax(1) == new.labels).float().mean()
     assert hits > 0.9  # chance is 1 / 3
-    untrained = SmallTowers((1, 16, 16), words_of(" ".join(NAMES))).eval()
+    untrained = SmallJointEncoder((1, 16, 16), words_of(" ".join(NAMES))).eval()
     chance = untrained.image_features(new.floats()) @ untrained.encode_texts(list(NAMES)).T
     assert (chance.argmax(1) == new.labels).float().mean() < 0.7
     assert np.mean(towers.history[-10:]) < np.mean(towers.history[:5]) - 0.5
@@ -196,10 +196,10 @@ def test_towers_are_the_same_for_a_seed_and_leave_the_random_state_alone(train):
     torch.manual_seed(4)
     expected = torch.rand(3)
     torch.manual_seed(4)
-    a = SmallTowers.fit(train, steps=3, seed=7)
+    a = SmallJointEncoder.fit(train, steps=3, seed=7)
     assert torch.equal(torch.rand(3), expected)
     torch.rand(5)
-    b, c = SmallTowers.fit(train, steps=3, seed=7), SmallTowers.fit(train, steps=3, seed=8)
+    b, c = SmallJointEncoder.fit(train, steps=3, seed=7), SmallJointEncoder.fit(train, steps=3, seed=8)
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
     assert not torch.equal(a.token.weight, c.token.weight)
     assert a.history == b.history != c.history
@@ -212,7 +212,7 @@ def test_towers_learn_without_classes_and_with_own_captions(n_classes):
     if n_classes == 3:  # captions of their own, of any length
         captions = tuple(f"a drawing, {'very ' * i}dark" for i in range(24))
         train = dataclasses.replace(train, captions=captions)
-    towers = SmallTowers.fit(train, steps=30, batch_size=24)
+    towers = SmallJointEncoder.fit(train, steps=30, batch_size=24)
     assert np.mean(towers.history[-5:]) < np.mean(towers.history[:3])
     features = towers.image_features(train.floats())
     assert bool(features.isfinite().all())
@@ -267,13 +267,13 @@ def test_sequences_never_exceed_the_text_tower(towers):
 
 
 def test_large_images_are_seen_small(train):
-    towers = SmallTowers((3, 256, 128), ["dog"])
+    towers = SmallJointEncoder((3, 256, 128), ["dog"])
     assert towers.size == (64, 32)
     assert towers.image_features(draw(2, 3, 256, 128).tanh()).shape == (2, 64)
-    with pytest.raises(ShapeError, match="image tower"):
+    with pytest.raises(ShapeError, match="image encoder"):
         towers.image_features(draw(2, 1, 256, 128))
     with pytest.raises(ConfigError, match="image and a step"):
-        SmallTowers.fit(train.subset([]))
+        SmallJointEncoder.fit(train.subset([]))
 
 
 # ------------------------------------------------------------------------------------------------ CLIP
@@ -308,7 +308,7 @@ def tiny_clip(tmp_path_factory):
 def test_clip_reads_tokens_as_words(tiny_clip):
     from fewgen.encoders.text_transformer import CLIPTextEncoder
 
-    towers = ClipTowers(tiny_clip)
+    towers = ClipJointEncoder(tiny_clip)
     # start, "a", "photo" and "of" letter by letter, end: 10 of 16 positions.
     assert (towers.token_width, towers.max_blocks) == (16, 6)
     table = towers._model.get_input_embeddings()
@@ -321,7 +321,7 @@ def test_clip_reads_tokens_as_words(tiny_clip):
 
 
 def test_frozen_clip_passes_gradients_to_the_tokens(tiny_clip):
-    towers = ClipTowers(tiny_clip)
+    towers = ClipJointEncoder(tiny_clip)
     check_gradients_of_tokens(towers, towers.token_rms * draw(3, 6, 16))
     with pytest.raises(ConfigError, match="init.blocks to 6 or less"):
         towers.text_features(draw(1, 7, 16))
@@ -331,7 +331,7 @@ def test_clip_sees_images_as_the_evaluation_does(tiny_clip):
     from fewgen.encoders.image_transformer import TransformerFeatures
 
     images = toy_images(40, channels=1)
-    found = ClipTowers(tiny_clip).image_features(images.floats())
+    found = ClipJointEncoder(tiny_clip).image_features(images.floats())
     expected = TransformerFeatures("clip", tiny_clip).features(images)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     assert not found.requires_grad
@@ -343,24 +343,24 @@ def test_folders_without_the_whole_of_clip_are_refused(tiny_clip, tmp_path, monk
     from safetensors.torch import save_file
 
     with pytest.raises(ConfigError, match="no folder"):
-        make_towers(f"clip:{tmp_path / 'nowhere'}", train)
+        make_joint_encoder(f"clip:{tmp_path / 'nowhere'}", train)
     with pytest.raises(ConfigError, match='"small" or "clip:FOLDER"'):
-        make_towers("clip:", train)
+        make_joint_encoder("clip:", train)
     shutil.copytree(tiny_clip, tmp_path / "half")
     weights = load_file(tmp_path / "half" / "model.safetensors")
     del weights["text_projection.weight"]
     save_file(weights, tmp_path / "half" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"text_projection.weight"):
-        make_towers(f"clip:{tmp_path / 'half'}", train)
+        make_joint_encoder(f"clip:{tmp_path / 'half'}", train)
     shutil.copytree(tiny_clip, tmp_path / "other")
     config = json.loads((tmp_path / "other" / "config.json").read_text())
     config["text_config"]["eos_token_id"] = 5
     (tmp_path / "other" / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="do not fit together"):
-        make_towers(f"clip:{tmp_path / 'other'}", train)
+        make_joint_encoder(f"clip:{tmp_path / 'other'}", train)
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingDependencyError, match=r"fewgen\[text\]"):
-        make_towers(f"clip:{tiny_clip}", train)
+        make_joint_encoder(f"clip:{tiny_clip}", train)
 
 
 # ------------------------------------------------------------------------------------------- tokeniser
@@ -507,7 +507,7 @@ def usage(method):
 
 
 def test_transport_brings_codes_to_the_images_and_keeps_the_towers(train, towers, tmp_path, monkeypatch):
-    monkeypatch.setattr("fewgen.methods.sq_gan.initialise.make_towers", lambda *_: towers)
+    monkeypatch.setattr("fewgen.methods.sq_gan.initialise.make_joint_encoder", lambda *_: towers)
     frozen = copy.deepcopy(towers.state_dict())
     method = make(train, dataclasses.replace(SHORT, steps=60, batch_size=48))
     others = copy.deepcopy(method.other.state_dict())
@@ -546,7 +546,7 @@ def test_transport_brings_codes_to_the_images_and_keeps_the_towers(train, towers
 def test_styles_shrink_and_codes_fall_idle_at_the_full_weight_of_commitment(
     train, towers, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("fewgen.methods.sq_gan.initialise.make_towers", lambda *_: towers)
+    monkeypatch.setattr("fewgen.methods.sq_gan.initialise.make_joint_encoder", lambda *_: towers)
     found = {}
     for commitment in (0.1, 1.0):
         init = dataclasses.replace(SHORT, steps=80, lr=4e-3, commitment=commitment)
@@ -559,7 +559,7 @@ def test_styles_shrink_and_codes_fall_idle_at_the_full_weight_of_commitment(
 
 def gradients(method, train, towers, monkeypatch, **init):
     """Gradients of the transport term alone, of one step."""
-    monkeypatch.setattr("fewgen.methods.sq_gan.initialise.make_towers", lambda *_: towers)
+    monkeypatch.setattr("fewgen.methods.sq_gan.initialise.make_joint_encoder", lambda *_: towers)
     stage = transport_stage(method, dataclasses.replace(SHORT, **init))
     context = context_of(train, stage)
     stage.on_start(context)
@@ -592,7 +592,7 @@ def test_transport_reaches_codes_mapping_and_tokeniser(train, towers, monkeypatc
     ids=str,
 )
 def test_every_kind_of_quantiser_can_be_transported(train, towers, monkeypatch, tmp_path, options):
-    monkeypatch.setattr("fewgen.methods.sq_gan.initialise.make_towers", lambda *_: towers)
+    monkeypatch.setattr("fewgen.methods.sq_gan.initialise.make_joint_encoder", lambda *_: towers)
     method = make(train, dataclasses.replace(SHORT, steps=3), **options)
     if options.get("space") == "z":
         # Latents have 8 numbers: 2 codes.

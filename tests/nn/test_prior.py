@@ -6,7 +6,7 @@ from scipy.stats import chisquare
 from torch.nn import functional
 
 from fewgen.errors import ConfigError, ShapeError
-from fewgen.fitting.adamw import AdamW
+from fewgen.fitting.optimizers import AdamW
 from fewgen.nn.prior import CausalBlock, CodePrior
 
 P, G, K, D, W = 6, 2, 5, 3, 16

@@ -181,7 +181,7 @@ def test_numbers_are_short_and_never_false():
 
 def test_it_shows_what_the_real_evaluation_returns():
     """The stand-in of the other tests has the form of the real one; here measuring is real, on noise."""
-    from fewgen.encoders.features import PixelFeatures
+    from fewgen.encoders.pixels import PixelFeatures
     from fewgen.evaluation.evaluation import Evaluation, evaluate_images
 
     sets = [_set(n, seed=n) for n in (40, 24, 26)]

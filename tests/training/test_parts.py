@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fewgen.errors import ConfigError, MissingDependencyError
-from fewgen.fitting.adamw import AdamW
+from fewgen.fitting.optimizers import AdamW
 from fewgen.fitting.schedules import late_decay
 from fewgen.fitting.seeds import global_seed
 from fewgen.training import Phase, Stage, TrainConfig, cosine, linear_warmup, make_schedule

@@ -412,7 +412,7 @@ def _judge(
     It learns the old classes from the run's training images, and the new ones from all given images.
     """
     from fewgen.data import ImageSet
-    from fewgen.encoders.features import ClassifierFeatures
+    from fewgen.encoders.classifier import ClassifierFeatures
 
     train, _ = run.images(data_dir, download)
     classifier = ClassifierFeatures.of(judged_by(train, used, rest))

@@ -20,7 +20,7 @@ from fewgen.runs.source import SPLIT_NAME, load_source
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet
-    from fewgen.encoders.features import FeatureExtractor
+    from fewgen.encoders.base import FeatureExtractor
     from fewgen.evaluation.evaluation import Evaluation
     from fewgen.generation import GeneratedImages
 

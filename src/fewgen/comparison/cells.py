@@ -115,7 +115,7 @@ def forget() -> None:
 
 def load_judge(path: Path, real: RealImages) -> Any:
     """Return the classifier of this benchmark; where its file is missing, the same one is made again."""
-    from fewgen.encoders.features import ClassifierFeatures
+    from fewgen.encoders.classifier import ClassifierFeatures
 
     if not path.is_file():
         return ClassifierFeatures.of(real.training, real.held_out)

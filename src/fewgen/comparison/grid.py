@@ -317,7 +317,7 @@ def failures(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 def _prepare_judge(settings: Settings, out: Path, progress: bool) -> None:
     """Train the judge once, before cells that would all train it at the same time; keep it in the folder."""
-    from fewgen.encoders.features import ClassifierFeatures
+    from fewgen.encoders.classifier import ClassifierFeatures
 
     real = settings.real()
     if (out / JUDGE_NAME).is_file():

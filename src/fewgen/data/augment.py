@@ -195,3 +195,25 @@ class Augment:
         grid = self._grid(x)  # (H * W, 2)
         inside = ((grid - draws[:, None, 9:11]).abs() < self.config.cutout).all(dim=-1)
         return x.masked_fill(inside.reshape(len(x), 1, *x.shape[2:]), 0.0)
+
+
+def shift_images(x: Tensor, max_shift: int, rng: torch.Generator) -> Tensor:
+    """Move each image by its own whole number of pixels, continuing it by its edge pixels.
+
+    Args:
+        x: (B, C, H, W).
+        max_shift: largest move in each direction, in pixels; 0 returns `x` itself and draws nothing.
+        rng: random stream of the moves.
+
+    Returns:
+        (B, C, H, W).
+    """
+    if max_shift == 0:
+        return x
+    n, _, height, width = x.shape
+    padded = F.pad(x, (max_shift,) * 4, mode="replicate")
+    dy, dx = torch.randint(0, 2 * max_shift + 1, (2, n), generator=rng)
+    rows = dy[:, None] + torch.arange(height)
+    columns = dx[:, None] + torch.arange(width)
+    picked = padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return picked.permute(0, 3, 1, 2)

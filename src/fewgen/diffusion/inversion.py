@@ -302,7 +302,7 @@ def textual_inversion(
         _check_latents(pipe, latents, f"Latents of class {i}")
     total_times = len(pipe.schedule.alphas_cumprod)
     # Imported late: it is not needed by the rest.
-    from fewgen.fitting.adamw import AdamW
+    from fewgen.fitting.optimizers import AdamW
 
     device, dtype = place_of(pipe)
     n_classes = len(classes)

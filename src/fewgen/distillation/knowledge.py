@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from fewgen.config.checks import at_least, below_one, share
+from fewgen.data.augment import shift_images
 from fewgen.data.imageset import ImageSet
 from fewgen.distillation.students import Student
 from fewgen.distillation.teacher import ProtoNet, Prototypes
-from fewgen.encoders.features import in_batches, shift_images
+from fewgen.encoders.base import in_batches
 from fewgen.errors import ConfigError, DataError, ProblemList, ShapeError, TrainingError
 from fewgen.fitting.seeds import make_rng
 

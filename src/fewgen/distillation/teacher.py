@@ -16,11 +16,11 @@ from torch.nn import functional
 from fewgen.data.imageset import ImageSet
 from fewgen.distillation.storing import network_for
 from fewgen.distillation.students import STUDENTS, Student
-from fewgen.encoders.features import in_batches
+from fewgen.encoders.base import in_batches
 from fewgen.episodes import EpisodeSampler
 from fewgen.errors import CheckpointError, ConfigError, DataError, ShapeError, TrainingError
 from fewgen.files import TensorFile, atomic_write
-from fewgen.fitting.adamw import AdamW
+from fewgen.fitting.optimizers import AdamW
 from fewgen.fitting.schedules import cosine
 from fewgen.training.checkpoint import serialize
 

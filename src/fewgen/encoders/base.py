@@ -1,13 +1,24 @@
-"""What every text encoder offers."""
+"""What every encoder offers: of texts, and of images.
+
+A feature extractor decides what every figure means, so each has a `record()` that goes into the evaluation:
+its name, how it was made, how it resizes and how good it is. Extractors take an `ImageSet` and work in
+batches of one fixed size, the last one filled up, so that neither the number of images nor their order
+changes a feature.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch import Tensor
 
-from fewgen.errors import TextError
+from fewgen.errors import ShapeError, TextError
+
+if TYPE_CHECKING:
+    from fewgen.data.imageset import ImageSet
 
 
 class TextEncoder(Protocol):
@@ -43,3 +54,81 @@ class UnknownWordError(TextError):
     def __init__(self, message: str, texts: Iterable[str] = ()) -> None:
         super().__init__(message)
         self.texts = tuple(texts)
+
+
+@dataclass(frozen=True)
+class Described:
+    """What an extractor says of images.
+
+    features: (N, dim), float32.
+    predictions: the class it sees in each image, int64 (N,); None if it knows no classes
+        (`class_predictor` then makes a judge from labelled images).
+    """
+
+    features: Tensor
+    predictions: Tensor | None
+
+
+class FeatureExtractor(Protocol):
+    """Turns images into vectors whose Euclidean distances are meaningful."""
+
+    @property
+    def name(self) -> str:
+        """Short name for tables and records."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Length of a feature vector."""
+        ...
+
+    def features(self, images: ImageSet) -> Tensor:
+        """Return one vector per image, (N, dim), float32, in the order of the images."""
+        ...
+
+    def describe(self, images: ImageSet) -> Described:
+        """Return features and, if the extractor knows classes, predicted classes, in one pass."""
+        ...
+
+    def record(self) -> dict[str, object]:
+        """Return what a reader must know to judge figures in these features; JSON-ready."""
+        ...
+
+
+def in_batches(images: Tensor, size: int, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply a function to images in batches of exactly `size`, so that a row depends on its image alone.
+
+    The last bits of a matrix product depend on the number of rows; the last batch is therefore filled up
+    by repeating its first image.
+
+    Args:
+        images: (N, ...), of any type.
+        size: rows of a batch.
+        function: (size, ...) -> (size, D), each row from its own image.
+
+    Returns:
+        (N, D), float32.
+    """
+    rows = []
+    for start in range(0, max(len(images), 1), size):
+        batch = images[start : start + size]
+        if len(batch) < size:
+            first = images[start : start + 1] if len(batch) else images.new_zeros(1, *images.shape[1:])
+            batch = torch.cat([batch, first.expand(size - len(batch), *images.shape[1:])])
+        rows.append(function(batch).to(torch.float32)[: len(images) - start])
+    return torch.cat(rows)
+
+
+def check_shape(images: ImageSet, wanted: tuple[int, int, int], who: str) -> None:
+    """Raise `ShapeError` unless images have the (channels, height, width) that an extractor was made for."""
+    found = tuple(images.images.shape[1:])
+    if found != wanted:
+        raise ShapeError(
+            f"{who} was made for images of (channels, height, width) {wanted}, but these are {found}. "
+            "Load both with the same size and channels."
+        )
+
+
+def as_colour(images: Tensor) -> Tensor:
+    """Return images (N, 1 or 3, H, W) with three channels; grey is repeated."""
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images

@@ -6,13 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fewgen.data.imageset import ImageSet
-from fewgen.encoders.features import (
-    ClassifierFeatures,
-    ClassifierSettings,
-    FeatureExtractor,
-    PixelFeatures,
-    _image_shape,
-)
+from fewgen.encoders.base import FeatureExtractor
+from fewgen.encoders.classifier import ClassifierFeatures, ClassifierSettings
+from fewgen.encoders.pixels import PixelFeatures
 from fewgen.errors import ConfigError, suggest
 
 EXTRACTORS = ("classifier", "pixels", "dino", "clip", "inception")
@@ -53,7 +49,7 @@ def make_extractor(
         if colon:
             raise ConfigError(f'The features "{kind}" take no path, but got "{name}". Choose {_FORMS}.')
         if kind == "pixels":
-            return PixelFeatures(*_image_shape(train))
+            return PixelFeatures(train.channels, *train.size)
         return ClassifierFeatures.of(
             train, test, settings, cache_dir=cache_dir, use_cache=use_cache, progress=progress
         )
@@ -61,7 +57,7 @@ def make_extractor(
     if not path:
         raise ConfigError(f'The features "{kind}" need a path. Choose {_FORMS}.')
     if kind == "inception":
-        from fewgen.encoders.trunks import InceptionFeatures
+        from fewgen.encoders.inception import InceptionFeatures
 
         return InceptionFeatures(path, sha256=sha256 or None)
     if sha256:

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from fewgen.data.imageset import ImageSet
-from fewgen.encoders.features import Described, in_batches
+from fewgen.encoders.base import Described, as_colour, in_batches
 from fewgen.encoders.text_transformer import quiet
-from fewgen.encoders.trunks import as_colour, file_sha256
+from fewgen.encoders.weights import file_sha256
 from fewgen.errors import CheckpointError, ConfigError, MissingDependencyError, suggest
 
 # What `model_type` in config.json may say; the second of CLIP is the image half alone.

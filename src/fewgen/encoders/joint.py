@@ -1,6 +1,6 @@
-"""A pair of frozen towers, one for images and one for texts, that tells the codebook what images look like.
+"""A frozen pair of image and text encoder with a common space, which tells codebooks what images look like.
 
-The text tower reads a short text of which some words are vectors made elsewhere:
+The text encoder reads a short text of which some words are vectors made elsewhere:
 [start, "a photo of", m tokens, end].
 
 Shapes: N images, B texts, m tokens, W numbers of a token (`token_width`), F numbers of a feature.
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewgen.data.augment import Augment
-from fewgen.encoders.features import working_size
+from fewgen.encoders.classifier import working_size
 from fewgen.errors import CheckpointError, ConfigError, ShapeError
-from fewgen.fitting.adamw import AdamW
+from fewgen.fitting.fit import fit
+from fewgen.fitting.optimizers import AdamW
 from fewgen.fitting.schedules import cosine
 from fewgen.fitting.seeds import global_seed, make_rng
 from fewgen.losses.contrastive import supervised_contrastive
@@ -33,15 +34,15 @@ if TYPE_CHECKING:
 
 PROMPT = "a photo of"
 POSITIONS = 32
-"""Longest text of the small text tower, start and end included."""
+"""Longest text of the small text encoder, start and end included."""
 TEMPERATURE = 0.1
 _ROWS = 256
 _TOKEN_RMS = 0.2
 _CLIP_ROWS = 32
 
 
-class Towers(Protocol):
-    """An image tower and a text tower whose features share a space.
+class JointEncoder(Protocol):
+    """An image encoder and a text encoder whose features share a space.
 
     Attributes:
         token_width: W, numbers of one token.
@@ -62,21 +63,21 @@ class Towers(Protocol):
         ...
 
 
-def check_tokens(tokens: Tensor, towers: Towers) -> None:
-    """Refuse tokens that a text tower cannot read.
+def check_tokens(tokens: Tensor, encoder: JointEncoder) -> None:
+    """Refuse tokens that a text encoder cannot read.
 
     Raises:
         ShapeError: if they are not (B, m, W).
         ConfigError: if there are more than fit.
     """
-    if tokens.dim() != 3 or tokens.shape[2] != towers.token_width or tokens.shape[1] < 1:
+    if tokens.dim() != 3 or tokens.shape[2] != encoder.token_width or tokens.shape[1] < 1:
         raise ShapeError(
-            f"The text tower takes tokens (B, m, {towers.token_width}), got {tuple(tokens.shape)}."
+            f"The text encoder takes tokens (B, m, {encoder.token_width}), got {tuple(tokens.shape)}."
         )
-    if tokens.shape[1] > towers.max_blocks:
+    if tokens.shape[1] > encoder.max_blocks:
         raise ConfigError(
-            f"init.blocks: {tokens.shape[1]} tokens do not fit into the text tower, which has room for "
-            f"{towers.max_blocks} beside its prompt. Set init.blocks to {towers.max_blocks} or less."
+            f"init.blocks: {tokens.shape[1]} tokens do not fit into the text encoder, which has room for "
+            f"{encoder.max_blocks} beside its prompt. Set init.blocks to {encoder.max_blocks} or less."
         )
 
 
@@ -117,7 +118,7 @@ def pair_loss(images: Tensor, texts: Tensor, of_image: Tensor, temperature: floa
 
 
 def small_size(height: int, width: int) -> tuple[int, int]:
-    """Return the size at which the small image tower sees images: long side at most 64, halved evenly.
+    """Return the size at which the small image encoder sees images: long side at most 64, halved evenly.
 
     >>> small_size(28, 28), small_size(256, 448)
     ((28, 28), (36, 64))
@@ -128,16 +129,16 @@ def small_size(height: int, width: int) -> tuple[int, int]:
     return rows, columns
 
 
-class SmallTowers(nn.Module):
-    """Towers that are trained on the training images themselves, in seconds; the stand-in for CLIP.
+class SmallJointEncoder(nn.Module):
+    """Two encoders trained on the training images themselves, in seconds; the stand-in for CLIP.
 
-    The image tower is a small convolutional network, the text tower a causal transformer of two layers
+    The image encoder is a small convolutional network, the text encoder a causal transformer of two layers
     over the words of the captions. Positions after the longest caption stay as they were initialised.
 
     Args:
         shape: (C, H, W) of the images; they are seen with a long side of at most 64 pixels.
         words: the vocabulary.
-        width: channels of the image tower.
+        width: channels of the image encoder.
         dim: F.
         token_width: W.
         positions: longest text, start and end included.
@@ -197,7 +198,7 @@ class SmallTowers(nn.Module):
         rows = [self.ids(text) for text in texts]
         longest = max(len(row) for row in rows)
         device = self.position.device
-        # What fills short rows stands after the end, where a causal tower does not see it.
+        # What fills short rows stands after the end, where a causal encoder does not see it.
         ids = torch.tensor([row + [1] * (longest - len(row)) for row in rows], device=device)
         return self._read(self.token(ids), torch.tensor([len(row) - 1 for row in rows], device=device))
 
@@ -219,15 +220,15 @@ class SmallTowers(nn.Module):
         return directions(self.image(self.shrink(images)))
 
     def shrink(self, images: Tensor) -> Tensor:
-        """Return images (N, C, H, W) in [-1, 1] at the size at which the tower sees them.
+        """Return images (N, C, H, W) in [-1, 1] at the size at which the encoder sees them.
 
         Raises:
-            ShapeError: if they are not of the shape that the tower was made for.
+            ShapeError: if they are not of the shape that the encoder was made for.
         """
         size = tuple(images.shape[2:])
         if images.dim() != 4 or images.shape[1] != self.shape[0] or size not in (self.shape[1:], self.size):
             raise ShapeError(
-                f"The image tower takes images (N, {', '.join(map(str, self.shape))}), "
+                f"The image encoder takes images (N, {', '.join(map(str, self.shape))}), "
                 f"got {tuple(images.shape)}."
             )
         if size == self.size:
@@ -249,24 +250,24 @@ class SmallTowers(nn.Module):
         device: torch.device | str = "cpu",
         batch_size: int = 64,
         lr: float = 2e-3,
-    ) -> SmallTowers:
-        """Train towers on images and their captions, "a photo of CLASS NAME" where there are none.
+    ) -> SmallJointEncoder:
+        """Train both encoders on images and their captions, "a photo of CLASS NAME" where there are none.
 
         Two terms: `pair_loss` between images and captions, and, so that images of one class do not all get
         one feature, agreement of two augmented views of an image against all other images. With a
-        single caption the first term says nothing and is left out: the image tower learns from the second
-        alone, and the text tower stays a random function, which still tells sequences of tokens apart.
+        single caption the first term says nothing and is left out: the image encoder learns from the second
+        alone, and the text encoder stays a random function, which still tells sequences of tokens apart.
 
         Args:
             images: training images, one at least.
             steps: optimiser steps.
-            seed: of weights, batches and augmentation. The same seed gives the same towers.
-            device: where to train; the towers stay there.
+            seed: of weights, batches and augmentation. The same seed gives the same weights.
+            device: where to train; the encoders stay there.
             batch_size: images per step.
             lr: largest learning rate.
 
         Returns:
-            Towers in evaluation mode with frozen parameters; `history` holds the loss of each step.
+            Encoders in evaluation mode with frozen parameters; `history` holds the loss of each step.
 
         Raises:
             ConfigError: if there are no images, or no steps.
@@ -275,7 +276,9 @@ class SmallTowers(nn.Module):
             arXiv:2002.05709, Sec. 2.1.
         """
         if len(images) < 1 or steps < 1:
-            raise ConfigError(f"Small towers need an image and a step, got {len(images)} and {steps}.")
+            raise ConfigError(
+                f"A small joint encoder needs an image and a step, got {len(images)} and {steps}."
+            )
         device = torch.device(device)
         captions = images.captions or tuple(
             f"{PROMPT} {images.class_names[i]}" for i in images.labels.tolist()
@@ -284,36 +287,33 @@ class SmallTowers(nn.Module):
         of_image = torch.tensor([texts.index(caption) for caption in captions]) if len(texts) > 1 else None
         words = sorted({word for text in texts for word in words_of(text)})
         with global_seed(device, seed, "towers"):
-            towers = cls((images.channels, *images.size), words)
-        towers.to(device).train()
+            encoder = cls((images.channels, *images.size), words)
+        encoder.to(device)
         rng = make_rng("cpu", seed, "towers", "batches")
         augment = Augment("light")
-        moved = [{"params": list(towers.parameters()), "lr": lr, "weight_decay": 0.01}]
-        optimizer, schedule = AdamW(moved), cosine(warmup=0.1)
-        losses = []
-        for step in range(steps):
+        moved = [{"params": list(encoder.parameters()), "lr": lr, "weight_decay": 0.01}]
+        schedule = cosine(warmup=0.1)
+
+        def figures(_: int) -> dict[str, Tensor]:
             chosen = torch.randint(len(images), (batch_size,), generator=rng)
-            pixels = towers.shrink(images.floats(chosen))
+            pixels = encoder.shrink(images.floats(chosen))
             views = augment(pixels.repeat(2, 1, 1, 1), rng).to(device)
-            features = towers.encode_images(views)
+            features = encoder.encode_images(views)
             loss = supervised_contrastive(features, chosen.repeat(2).to(device), 2.0 * TEMPERATURE)
             if of_image is not None:
                 present, pairs = of_image[chosen].unique(return_inverse=True)
-                found = towers.encode_texts([texts[i] for i in present.tolist()])
+                found = encoder.encode_texts([texts[i] for i in present.tolist()])
                 loss = loss + pair_loss(features, found, pairs.repeat(2).to(device))
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.param_groups[0]["lr"] = lr * schedule(step, steps)
-            optimizer.step()
-            for parameter in towers.parameters():
-                parameter.grad = None
-            losses.append(loss.detach())
-        towers.history = torch.stack(losses).tolist()
-        towers.token_rms = float(towers.token.weight.detach().square().mean().sqrt())
-        return towers.eval().requires_grad_(False)
+            return {"loss": loss}
+
+        rates = ([lr * schedule(step, steps)] for step in range(steps))
+        fit(encoder, figures, AdamW(moved), rates, after=encoder.history.append)
+        encoder.token_rms = float(encoder.token.weight.detach().square().mean().sqrt())
+        return encoder.requires_grad_(False)
 
 
-class ClipTowers:
-    """CLIP from a local folder, as the towers that the paper uses.
+class ClipJointEncoder:
+    """CLIP from a local folder, which is what the paper uses.
 
     Args:
         folder: with config.json, preprocessor_config.json, the tokenizer's files and safetensors weights.
@@ -326,7 +326,7 @@ class ClipTowers:
 
     Source: Radford et al. 2021, arXiv:2103.00020, Sec. 2.4; tokens in place of words as in Zhou et al. 2022,
         arXiv:2109.01134, Sec. 3.2.
-    Differs: images are resized as a whole, not cropped (`evaluate.foundation`).
+    Differs: images are resized as a whole, not cropped (`TransformerFeatures`).
     """
 
     def __init__(self, folder: str | Path, device: torch.device | str = "cpu") -> None:
@@ -348,10 +348,10 @@ class ClipTowers:
         self.max_blocks = int(self._model.config.max_position_embeddings) - len(ids)
         self.device = torch.device(device)
         if self.max_blocks < 1:
-            raise CheckpointError(f'{folder}: its text tower has no room for tokens after "{PROMPT}".')
+            raise CheckpointError(f'{folder}: its text encoder has no room for tokens after "{PROMPT}".')
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return the parameters of the text tower, all frozen."""
+        """Return the parameters of the text encoder, all frozen."""
         return list(self._model.parameters())
 
     @torch.no_grad()
@@ -385,7 +385,7 @@ class ClipTowers:
 
 
 def _clip_text(folder: Path) -> tuple[Any, list[int]]:
-    """Return the text tower of a CLIP folder and the ids of start, prompt and end."""
+    """Return the text encoder of a CLIP folder and the ids of start, prompt and end."""
     import transformers
 
     from fewgen.encoders.text_transformer import quiet
@@ -403,34 +403,34 @@ def _clip_text(folder: Path) -> tuple[Any, list[int]]:
             ids = [int(i) for i in tokenizer(PROMPT)["input_ids"]]
         except Exception as error:  # transformers, tokenizers and safetensors each have their own
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(f"{folder} does not hold a readable CLIP text tower: {reason}") from error
+            raise CheckpointError(f"{folder} does not hold a readable CLIP text encoder: {reason}") from error
     # transformers fills missing parts at random, with no more than a log line.
     missing = sorted(str(name) for name in [*info["missing_keys"], *info["mismatched_keys"]])
     if missing:
         raise CheckpointError(
-            f"{folder} does not hold the whole text tower of CLIP: {len(missing)} tensors are missing or of "
-            f"another shape, among them {missing[0]}."
+            f"{folder} does not hold the whole text encoder of CLIP: {len(missing)} tensors are missing "
+            f"or of another shape, among them {missing[0]}."
         )
     # The model looks for the end by its id; old settings say 2 and mean the largest id of the text.
     eos = int(model.config.eos_token_id)
     if len(ids) < 3 or ids[-1] in ids[:-1] or (eos != ids[-1] and not (eos == 2 and ids[-1] == max(ids))):
         raise CheckpointError(
-            f"{folder}: tokenizer and text tower do not fit together: the text ends with token "
-            f"{ids[-1] if ids else None}, but the tower expects {eos}."
+            f"{folder}: tokenizer and text encoder do not fit together: the text ends with token "
+            f"{ids[-1] if ids else None}, but the encoder expects {eos}."
         )
     return model.float().eval(), ids
 
 
-def make_towers(
+def make_joint_encoder(
     spec: str, train: ImageSet, steps: int = 300, seed: int = 0, device: torch.device | str = "cpu"
-) -> Towers:
-    """Return towers: "small", trained on `train` for `steps`, or "clip:FOLDER".
+) -> JointEncoder:
+    """Return encoders: "small", trained on `train` for `steps`, or "clip:FOLDER".
 
     Raises:
         ConfigError: for any other `spec`.
     """
     if spec == "small":
-        return SmallTowers.fit(train, steps, seed, device)
+        return SmallJointEncoder.fit(train, steps, seed, device)
     if spec.startswith("clip:") and spec[5:]:
-        return ClipTowers(spec[5:], device)
+        return ClipJointEncoder(spec[5:], device)
     raise ConfigError(f'init.foundation is "small" or "clip:FOLDER", got "{spec}".')

@@ -5,17 +5,14 @@ This package knows images, labels and features; it does not know who made the im
 
 from __future__ import annotations
 
-from fewgen.encoders.features import (
-    ClassifierFeatures,
-    ClassifierSettings,
-    Described,
-    FeatureExtractor,
-    PixelFeatures,
-    class_predictor,
-)
+from fewgen.encoders.base import Described, FeatureExtractor
+from fewgen.encoders.classifier import ClassifierFeatures, ClassifierSettings
 from fewgen.encoders.image import make_extractor
 from fewgen.encoders.image_transformer import TransformerFeatures
-from fewgen.encoders.trunks import InceptionFeatures, LpipsTrunk
+from fewgen.encoders.inception import InceptionFeatures
+from fewgen.encoders.lpips import LpipsTrunk
+from fewgen.encoders.pixels import PixelFeatures
+from fewgen.encoders.probe import class_predictor
 from fewgen.evaluation.agreement import Agreement, Share, label_agreement, wilson_interval
 from fewgen.evaluation.aligned import (
     AlignmentTest,

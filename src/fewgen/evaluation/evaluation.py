@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from fewgen.data.imageset import ImageSet
-from fewgen.encoders.features import ClassifierFeatures, FeatureExtractor, class_predictor
+from fewgen.encoders.base import FeatureExtractor
+from fewgen.encoders.classifier import ClassifierFeatures
+from fewgen.encoders.probe import class_predictor
 from fewgen.errors import ConfigError, DataError, ShapeError
 from fewgen.evaluation.agreement import label_agreement
 from fewgen.evaluation.controls import (

@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from fewgen.encoders.features import ClassifierFeatures
-from fewgen.encoders.trunks import read_weights
+from fewgen.encoders.classifier import ClassifierFeatures
+from fewgen.encoders.weights import read_weights
 from fewgen.errors import CheckpointError, DataError, ShapeError
 
 # Keeps the direction of a vector of zeros at zero.

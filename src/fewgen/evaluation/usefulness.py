@@ -24,11 +24,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fewgen.data.augment import shift_images
 from fewgen.data.imageset import ImageSet
-from fewgen.encoders.features import SmallConvNet, fit_classifier, shift_images
+from fewgen.encoders.classifier import SmallConvNet, fit_classifier
 from fewgen.errors import ConfigError, DataError, suggest
 from fewgen.evaluation.curve import LearningCurve, Worth, worth
 from fewgen.evaluation.planner import smallest_gain, student_factor
+from fewgen.fitting.fit import Shuffled
 
 ARMS = ("real", "generated", "both")
 MOST_TEST_IMAGES = 10_000
@@ -131,20 +133,6 @@ class UsefulnessSettings:
         return f"small-conv-{self.width}"
 
 
-class _Shuffled:
-    """Endless draws without replacement from n indices, reshuffled when used up."""
-
-    def __init__(self, n: int) -> None:
-        self.n = n
-        self.left = torch.empty(0, dtype=torch.int64)
-
-    def draw(self, count: int, rng: torch.Generator) -> Tensor:
-        while len(self.left) < count:
-            self.left = torch.cat([self.left, torch.randperm(self.n, generator=rng)])
-        chosen, self.left = self.left[:count], self.left[count:]
-        return chosen
-
-
 def _hits(sources: Sequence[ImageSet], test: ImageSet, settings: UsefulnessSettings, seed: int) -> Tensor:
     """Train one classifier; which test images it gets right, bool (N,)."""
     channels, height, width = (int(v) for v in test.images.shape[1:])
@@ -154,15 +142,16 @@ def _hits(sources: Sequence[ImageSet], test: ImageSet, settings: UsefulnessSetti
         network = SmallConvNet(
             channels, height, width, test.n_classes, width=settings.width, dim=settings.dim
         )
-    streams = [_Shuffled(len(images)) for images in sources]
+    rng = torch.Generator().manual_seed(seed)
+    streams = [Shuffled(len(images), rng) for images in sources]
     how = AUGMENTATIONS[settings.augmentation]
 
-    def batches(step: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    def batches() -> tuple[Tensor, Tensor]:
         parts, labels = [], []
         for i, (images, stream) in enumerate(zip(sources, streams, strict=True)):
             # A batch is always full, by repetition where there are few images, as batch norm needs.
             share = settings.batch_size // len(sources) + (i < settings.batch_size % len(sources))
-            chosen = stream.draw(share, rng)
+            chosen = stream.draw(share)
             parts.append(images.floats(chosen))
             labels.append(images.labels[chosen])
         return augment(torch.cat(parts), how, rng), torch.cat(labels)
@@ -173,7 +162,6 @@ def _hits(sources: Sequence[ImageSet], test: ImageSet, settings: UsefulnessSetti
         steps=settings.steps,
         lr=settings.lr,
         weight_decay=settings.weight_decay,
-        seed=seed,
     )
     right = torch.empty(len(test), dtype=torch.bool)
     with torch.no_grad():

@@ -9,7 +9,7 @@ from fewgen.errors import DataError
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet
-    from fewgen.encoders.features import FeatureExtractor
+    from fewgen.encoders.base import FeatureExtractor
     from fewgen.evaluation.evaluation import Evaluation
     from fewgen.runs.run import Run
 

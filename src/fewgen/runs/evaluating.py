@@ -12,7 +12,7 @@ from fewgen.runs.run import Run
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet
-    from fewgen.encoders.features import FeatureExtractor
+    from fewgen.encoders.base import FeatureExtractor
     from fewgen.evaluation.evaluation import Evaluation
 
     Progress = Callable[[str, float], None]

@@ -22,7 +22,7 @@ from fewgen.runs.adaptation import SHOTS, Look, Reader, shot_curve
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fewgen.encoders.features import ClassifierFeatures
+    from fewgen.encoders.classifier import ClassifierFeatures
     from fewgen.methods.base import Method
     from fewgen.runs.adapting import Recipe
     from fewgen.runs.run import Run
@@ -219,7 +219,7 @@ def make_judge(images: ImageSet, shown: Sequence[str], class_names: Sequence[str
         shown: names of the novel classes whose draws it will read.
         class_names: of the model that draws.
     """
-    from fewgen.encoders.features import ClassifierFeatures, ClassifierSettings
+    from fewgen.encoders.classifier import ClassifierFeatures, ClassifierSettings
 
     learned, tried = judge_images(images)
     few = ClassifierSettings.for_images(len(learned), min(learned.size))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fewgen.errors import ConfigError
-from fewgen.fitting.adamw import AdamW
+from fewgen.fitting.optimizers import AdamW
 from fewgen.fitting.schedules import make_schedule
 from fewgen.training.phases import Batch, Context, Phase
 from fewgen.training.processes import Processes

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewgen.encoders.joint import Towers, make_towers
+from fewgen.encoders.joint import JointEncoder, make_joint_encoder
 from fewgen.errors import ConfigError, DataError, ShapeError
 from fewgen.losses.terms import LossTerms
 from fewgen.losses.transport import cosine_cost, marginal_error, sinkhorn
@@ -164,7 +164,7 @@ def transport_stage(method: StyleMethod, config: InitConfig) -> Stage:
     pieces = quantizer.pieces * quantizer.layers
     CodeTokenizer(pieces, quantizer.config.code_dim, config.blocks, 1)  # refuses impossible sizes early
     carrier = TokenizerCarrier()
-    towers: Towers
+    towers: JointEncoder
     features: Tensor
 
     def start(context: Context) -> None:
@@ -216,14 +216,16 @@ def transport_stage(method: StyleMethod, config: InitConfig) -> Stage:
     )
 
 
-def towers_of(config: InitConfig, context: Context) -> Towers:
+def towers_of(config: InitConfig, context: Context) -> JointEncoder:
     """Return the towers that the settings name, from the random numbers of a hook."""
     seed = _seed(context.rng)
-    return make_towers(config.foundation, context.train.source, config.foundation_steps, seed, context.device)
+    return make_joint_encoder(
+        config.foundation, context.train.source, config.foundation_steps, seed, context.device
+    )
 
 
 @torch.no_grad()
-def image_features(towers: Towers, train: Pixels) -> Tensor:
+def image_features(towers: JointEncoder, train: Pixels) -> Tensor:
     """Return features (N, F) of all training images, on their device."""
     return torch.cat([towers.image_features(b.images).to(train.device) for b in train.batches(_ROWS)])
 

@@ -1,8 +1,8 @@
-"""AdamW without the optimiser base class of torch.
+"""Optimisers without the optimiser base class of torch.
 
 Constructing any `torch.optim.Optimizer` imports torch's compiler, which takes about as long as importing
-torch itself; a command that trains for seconds would spend half of them there. The arithmetic is torch's own
-fused kernel, and the state has the layout of `torch.optim.AdamW`.
+torch itself; a command that trains for seconds would spend half of them there. The rules of
+`training.meta.inner` are something else: they change nothing in place, so that they can be differentiated.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from torch.optim.adamw import adamw
 
 class AdamW:
     """Adam with decoupled weight decay, over groups of parameters.
+
+    The arithmetic is torch's own fused kernel, and the state has the layout of `torch.optim.AdamW`.
 
     Args:
         groups: each with `params`, `lr` and `weight_decay`.
@@ -102,3 +104,39 @@ class AdamW:
                 key: value.detach().clone().to(parameter.device) for key, value in entries.items()
             }
         self.state = loaded
+
+
+class SGD:
+    """Stochastic gradient descent with momentum, over groups of parameters.
+
+    Args:
+        groups: each with `params` and `lr`.
+        momentum: decay of the running sum of gradients.
+        weight_decay: this multiple of a parameter is added to its gradient.
+
+    Source: Sutskever et al. 2013, PMLR 28(3), in the form of `torch.optim.SGD`: v <- m v + g, p <- p - lr v.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], momentum: float, weight_decay: float) -> None:
+        self.param_groups = groups
+        self.momentum, self.weight_decay = momentum, weight_decay
+        self._velocity: dict[Tensor, Tensor] = {}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move every parameter that has a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                gradient = parameter.grad.add(parameter, alpha=self.weight_decay)
+                velocity = self._velocity.get(parameter)
+                if velocity is None:
+                    velocity = self._velocity[parameter] = gradient
+                else:
+                    velocity.mul_(self.momentum).add_(gradient)
+                parameter.add_(velocity, alpha=-group["lr"])
+
+
+Optimizer = torch.optim.Optimizer | AdamW | SGD
+"""Any of them: has `param_groups` and `step()`."""

@@ -1,10 +1,4 @@
-"""Features in which images are compared: a small classifier trained on the data at hand, or raw pixels.
-
-A feature extractor decides what every figure means, so each has a `record()` that goes into the
-evaluation: its name, how it was made, how it resizes and how good it is. Extractors take an `ImageSet`
-and work in batches of one fixed size, the last one filled up, so that neither the number of images nor
-their order changes a feature.
-"""
+"""Features of a small classifier trained on the data at hand."""
 
 from __future__ import annotations
 
@@ -13,17 +7,20 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewgen.data.augment import shift_images
 from fewgen.data.imageset import ImageSet
+from fewgen.encoders.base import Described, check_shape, in_batches
 from fewgen.errors import CheckpointError, DataError, ShapeError
+from fewgen.files import atomic_write
+from fewgen.fitting.fit import Shuffled, fit
 
 # Raise when training or network change in a way that settings do not show: old cache files are then ignored.
 _FORMAT = 2
@@ -33,138 +30,6 @@ _LARGEST_SIDE = 64
 
 # Below this many training images `ClassifierSettings.for_images` guards against overfitting.
 _FEW_IMAGES = 2000
-
-
-@dataclass(frozen=True)
-class Described:
-    """What an extractor says of images.
-
-    features: (N, dim), float32.
-    predictions: the class it sees in each image, int64 (N,); None if it knows no classes
-        (`class_predictor` then makes a judge from labelled images).
-    """
-
-    features: Tensor
-    predictions: Tensor | None
-
-
-class FeatureExtractor(Protocol):
-    """Turns images into vectors whose Euclidean distances are meaningful."""
-
-    @property
-    def name(self) -> str:
-        """Short name for tables and records."""
-        ...
-
-    @property
-    def dim(self) -> int:
-        """Length of a feature vector."""
-        ...
-
-    def features(self, images: ImageSet) -> Tensor:
-        """Return one vector per image, (N, dim), float32, in the order of the images."""
-        ...
-
-    def describe(self, images: ImageSet) -> Described:
-        """Return features and, if the extractor knows classes, predicted classes, in one pass."""
-        ...
-
-    def record(self) -> dict[str, object]:
-        """Return what a reader must know to judge figures in these features; JSON-ready."""
-        ...
-
-
-class PixelFeatures:
-    """Pixels in [-1, 1], flattened, divided by the root of their number.
-
-    The distance of two images is then their root mean squared difference, whatever their size.
-
-    Args:
-        channels: 1 or 3.
-        height: pixels.
-        width: pixels.
-    """
-
-    name = "pixels"
-
-    def __init__(self, channels: int, height: int, width: int) -> None:
-        self.shape = (channels, height, width)
-
-    @property
-    def dim(self) -> int:
-        """Number of values of an image."""
-        return self.shape[0] * self.shape[1] * self.shape[2]
-
-    def features(self, images: ImageSet) -> Tensor:
-        """Return flattened pixels, (N, dim), float32. Raises ShapeError for another image shape."""
-        _check_shape(images, self.shape, "PixelFeatures")
-        return images.floats().flatten(1) / self.dim**0.5
-
-    def describe(self, images: ImageSet) -> Described:
-        """Return features without predictions."""
-        return Described(self.features(images), None)
-
-    def record(self) -> dict[str, object]:
-        """Return name and image shape."""
-        return {"name": self.name, "dim": self.dim, "image_shape": list(self.shape), "resize": "none"}
-
-
-def in_batches(images: Tensor, size: int, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """Apply a function to images in batches of exactly `size`, so that a row depends on its image alone.
-
-    The last bits of a matrix product depend on the number of rows; the last batch is therefore filled up
-    by repeating its first image.
-
-    Args:
-        images: (N, ...), of any type.
-        size: rows of a batch.
-        function: (size, ...) -> (size, D), each row from its own image.
-
-    Returns:
-        (N, D), float32.
-    """
-    rows = []
-    for start in range(0, max(len(images), 1), size):
-        batch = images[start : start + size]
-        if len(batch) < size:
-            first = images[start : start + 1] if len(batch) else images.new_zeros(1, *images.shape[1:])
-            batch = torch.cat([batch, first.expand(size - len(batch), *images.shape[1:])])
-        rows.append(function(batch).to(torch.float32)[: len(images) - start])
-    return torch.cat(rows)
-
-
-def shift_images(x: Tensor, max_shift: int, rng: torch.Generator) -> Tensor:
-    """Move each image by its own whole number of pixels, continuing it by its edge pixels.
-
-    Args:
-        x: (B, C, H, W).
-        max_shift: largest move in each direction, in pixels; 0 returns `x` itself and draws nothing.
-        rng: random stream of the moves.
-
-    Returns:
-        (B, C, H, W).
-    """
-    if max_shift == 0:
-        return x
-    n, _, height, width = x.shape
-    padded = functional.pad(x, (max_shift,) * 4, mode="replicate")
-    dy, dx = torch.randint(0, 2 * max_shift + 1, (2, n), generator=rng)
-    rows = dy[:, None] + torch.arange(height)
-    columns = dx[:, None] + torch.arange(width)
-    picked = padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return picked.permute(0, 3, 1, 2)
-
-
-def _check_shape(images: ImageSet, wanted: tuple[int, int, int], who: str) -> None:
-    found = tuple(images.images.shape[1:])
-    if found != wanted:
-        raise ShapeError(
-            f"{who} was made for images of (channels, height, width) {wanted}, but these are {found}. "
-            "Load both with the same size and channels."
-        )
-
-
-# ---------------------------------------------------------------------------------------- the classifier
 
 
 @dataclass(frozen=True)
@@ -280,39 +145,38 @@ class SmallConvNet(nn.Module):
 
 def fit_classifier(
     network: nn.Module,
-    batches: Callable[[int, torch.Generator], tuple[Tensor, Tensor]],
+    batches: Callable[[], tuple[Tensor, Tensor]],
     *,
     steps: int,
     lr: float,
     weight_decay: float,
-    seed: int,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> None:
     """Train a network that returns (features, logits) by cross-entropy, AdamW and one-cycle rates.
 
     Args:
-        network: moved to training mode, and to evaluation mode at the end.
-        batches: (step, rng) -> images (B, C, H, W) in [-1, 1] and labels (B,).
+        network: left in evaluation mode.
+        batches: returns images (B, C, H, W) in [-1, 1] and labels (B,) for the next step.
         steps: optimiser steps.
         lr: highest learning rate.
         weight_decay: of AdamW.
-        seed: of the random stream given to `batches`.
-        progress: called every 50 steps with step, steps and loss.
+        progress: called every 50 steps with steps so far, steps and mean loss.
     """
-    rng = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=lr, total_steps=max(steps, 2))
-    network.train()
-    for step in range(steps):
-        x, labels = batches(step, rng)
-        loss = functional.cross_entropy(network(x)[1], labels)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
-        if progress is not None and (step + 1) % 50 == 0:
-            progress(step + 1, steps, float(loss.detach()))
-    network.eval()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=max(steps, 2))
+
+    def rates() -> Iterator[list[float]]:
+        for _ in range(steps):
+            # The cycle also moves the momentum, in the optimiser itself.
+            yield [group["lr"] for group in optimizer.param_groups]
+            cycle.step()
+
+    def figures(_: int) -> dict[str, Tensor]:
+        x, labels = batches()
+        return {"loss": functional.cross_entropy(network(x)[1], labels)}
+
+    report = None if progress is None else lambda step, loss: progress(step, steps, loss)
+    fit(network, figures, optimizer, rates(), report=report)
 
 
 class ClassifierFeatures:
@@ -402,22 +266,20 @@ class ClassifierFeatures:
         progress: Callable[[int, int, float], None] | None,
     ) -> ClassifierFeatures:
         started = time.perf_counter()
-        shape = _image_shape(train)
+        shape = (train.channels, *train.size)
         size = working_size(*shape[1:])
-        shrunk = ImageSet(_shrink_all(train.images, size), train.labels, train.class_names)
+        shrunk = ImageSet(_shrink(train.images, size), train.labels, train.class_names)
         # Layers initialise from the global random state; leave the caller's as it was.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             network = _network(shape, train.n_classes, settings)
         # Batch norm cannot train on one image, so the last, smaller batch of an epoch is left out.
         batch_size = min(settings.batch_size, len(train))
-        order = torch.empty(0, dtype=torch.int64)
+        rng = torch.Generator().manual_seed(settings.seed)
+        order = Shuffled(len(train), rng, drop_rest=True)
 
-        def batches(step: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-            nonlocal order
-            if len(order) < batch_size:
-                order = torch.randperm(len(train), generator=rng)
-            chosen, order = order[:batch_size], order[batch_size:]
+        def batches() -> tuple[Tensor, Tensor]:
+            chosen = order.draw(batch_size)
             return shift_images(shrunk.floats(chosen), settings.max_shift, rng), shrunk.labels[chosen]
 
         fit_classifier(
@@ -426,7 +288,6 @@ class ClassifierFeatures:
             steps=settings.steps,
             lr=settings.lr,
             weight_decay=settings.weight_decay,
-            seed=settings.seed,
             progress=progress,
         )
         about: dict[str, object] = {
@@ -450,7 +311,7 @@ class ClassifierFeatures:
 
         Raises: ShapeError for another image shape than the classifier was trained on.
         """
-        _check_shape(images, self.image_shape, "this classifier")
+        check_shape(images, self.image_shape, "this classifier")
         size = working_size(*self.image_shape[1:])
 
         def both(batch: Tensor) -> Tensor:
@@ -517,8 +378,6 @@ class ClassifierFeatures:
     def save(self, path: str | Path) -> None:
         """Write weights, settings and class names as one safetensors file, atomically."""
         from safetensors.torch import save_file
-
-        from fewgen.files import atomic_write
 
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -596,14 +455,11 @@ def _shrink(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Return uint8 images (N, C, H, W) at `size`, rounded, antialiased; as they are if they have it."""
     if tuple(images.shape[2:]) == size:
         return images
-    x = functional.interpolate(images.to(torch.float32), size, mode="bicubic", antialias=True)
-    return x.round_().clamp_(0, 255).to(torch.uint8)
-
-
-def _shrink_all(images: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(images.shape[2:]) == size:
-        return images
-    return torch.cat([_shrink(images[start : start + 256], size) for start in range(0, len(images), 256)])
+    parts = []
+    for part in images.split(256):
+        x = functional.interpolate(part.to(torch.float32), size, mode="bicubic", antialias=True)
+        parts.append(x.round_().clamp_(0, 255).to(torch.uint8))
+    return torch.cat(parts)
 
 
 def _resize_record(size: tuple[int, int]) -> str:
@@ -622,11 +478,6 @@ def _order_by_content(images: ImageSet) -> Tensor:
     return torch.tensor(sorted(range(len(keys)), key=keys.__getitem__), dtype=torch.int64)
 
 
-def _image_shape(images: ImageSet) -> tuple[int, int, int]:
-    channels, height, width = images.images.shape[1:]
-    return int(channels), int(height), int(width)
-
-
 def _data_key(train: ImageSet, settings: ClassifierSettings) -> str:
     """Return a hash of images, labels, class names and settings, 24 hexadecimal digits."""
     digest = hashlib.sha256()
@@ -643,94 +494,3 @@ def cache_folder(cache_dir: str | Path | None = None) -> Path:
         return Path(cache_dir)
     named = os.environ.get("FEWGEN_CACHE_DIR")
     return Path(named) if named else Path.home() / ".cache" / "fewgen"
-
-
-# ------------------------------------------------------------------------------- classes from any features
-
-
-def class_predictor(
-    extractor: FeatureExtractor, train: ImageSet, features: Tensor | None = None
-) -> Callable[[Tensor], Tensor]:
-    """Return a function from features to classes: the classifier's own last layer, else a linear probe.
-
-    The probe is a multinomial logistic regression on standardised features of the training images.
-
-    Args:
-        extractor: whose features will be judged.
-        train: labelled images, of two or more classes that have images.
-        features: of `train`, (N, dim), if at hand.
-
-    Returns:
-        A function: features (M, dim) -> classes, int64 (M,), labels of `train.class_names`.
-
-    Raises:
-        DataError: fewer than two classes with images, or features that are not finite.
-
-    Source: Alain & Bengio 2016, arXiv:1610.01644 (linear probes).
-    """
-    if isinstance(extractor, ClassifierFeatures) and extractor.class_names == train.class_names:
-        return extractor.classes_of
-    found = extractor.features(train) if features is None else features
-    return linear_probe(found, train.labels)
-
-
-def linear_probe(features: Tensor, labels: Tensor, *, penalty: float = 1.0) -> Callable[[Tensor], Tensor]:
-    """Fit a multinomial logistic regression on standardised features; return its prediction function.
-
-    Args:
-        features: (N, D).
-        labels: int64 (N,), of two or more different classes.
-        penalty: weight of half the squared coefficients against the sum of the cross-entropies.
-
-    Returns:
-        A function: features (M, D) -> labels, int64 (M,). Nothing in it is random.
-
-    Raises:
-        DataError: features that are not finite, or fewer than two classes.
-        ShapeError: features that are not (N, D) with one label each.
-    """
-    if features.ndim != 2 or labels.shape != features.shape[:1]:
-        raise ShapeError(
-            f"a linear probe needs features (N, D) and labels (N,), "
-            f"got {tuple(features.shape)} and {tuple(labels.shape)}."
-        )
-    n_classes = len(labels.unique())
-    if n_classes < 2:
-        raise DataError(f"a linear probe needs images of at least two classes, but there are {n_classes}.")
-    x = _finite(features)
-    mean, deviation = x.mean(dim=0), x.std(dim=0, correction=0)
-    # A feature that never changes says nothing; dividing by its deviation would be 0 / 0.
-    scale = torch.where(
-        deviation > 1e-12 * (1 + mean.abs()), deviation, torch.full_like(deviation, torch.inf)
-    )
-    import warnings
-
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    with warnings.catch_warnings():
-        # Separable features have no finite optimum without the penalty; the last digits do not matter here.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        probe = LogisticRegression(C=1.0 / penalty, max_iter=500).fit(
-            ((x - mean) / scale).numpy(), labels.numpy()
-        )
-
-    def predict(wanted: Tensor) -> Tensor:
-        if wanted.ndim != 2 or wanted.shape[1] != len(mean):
-            raise ShapeError(f"the linear probe knows {len(mean)} features, got shape {tuple(wanted.shape)}.")
-        if len(wanted) == 0:
-            return torch.zeros(0, dtype=torch.int64)
-        return torch.from_numpy(probe.predict(((_finite(wanted) - mean) / scale).numpy())).to(torch.int64)
-
-    return predict
-
-
-def _finite(features: Tensor) -> Tensor:
-    features = features.detach().to(torch.float64)
-    bad = int((~torch.isfinite(features).all(dim=1)).sum())
-    if bad:
-        raise DataError(f"{bad} of {len(features)} feature vectors hold NaN or infinity.")
-    return features
-
-
-# --------------------------------------------------------------------------------------------------- by name

@@ -1,14 +1,10 @@
-"""Published convolutional trunks as plain modules: Inception-V3, and VGG16 and AlexNet for LPIPS.
+"""Inception-V3 as a plain module, with weights from a file of the user.
 
-No weights come with fewgen. A user's file is read (safetensors, or .pth without pickled code), its
-checksum compared if one is given, and its names and shapes checked against the network. Parameter names
-are those of the public files: torchvision's `inception_v3`, `vgg16` and `alexnet`, and pytorch-fid's.
+Parameter names are those of the public files: torchvision's `inception_v3` and pytorch-fid's.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,111 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewgen.data.imageset import ImageSet
-from fewgen.encoders.features import Described, in_batches
-from fewgen.errors import CheckpointError, ConfigError, ShapeError, suggest
-
-# -------------------------------------------------------------------------------------------- weight files
-
-
-def file_sha256(path: str | Path) -> str:
-    """Return the sha256 digest of a file, 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def read_weights(path: str | Path, sha256: str | None = None) -> tuple[dict[str, Tensor], str]:
-    """Read a file of named tensors, without running anything in it.
-
-    Args:
-        path: .safetensors, or a PyTorch file (.pth, .pt, .bin) that holds tensors only.
-        sha256: digest that the file must have, 64 hexadecimal digits; None for any.
-
-    Returns:
-        Tensors by name, and the digest that was found.
-
-    Raises:
-        ConfigError: no such file, another ending, or a digest that is not one.
-        CheckpointError: another digest, or a file that is damaged or holds more than tensors.
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise ConfigError(f"There is no weight file {path}. Give the path of a .safetensors or .pth file.")
-    if sha256 is not None and (len(sha256) != 64 or not set(sha256.lower()) <= set("0123456789abcdef")):
-        raise ConfigError(f'A sha256 digest has 64 hexadecimal digits, got "{sha256}".')
-    found = file_sha256(path)
-    if sha256 is not None and found != sha256.lower():
-        raise CheckpointError(
-            f"{path} has sha256 {found}, but {sha256.lower()} was asked for. "
-            "The file is damaged or another one: get it again, or correct the checksum."
-        )
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path), found
-        except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
-    if path.suffix not in (".pth", ".pt", ".bin"):
-        raise ConfigError(f"{path} must end in .safetensors, .pth, .pt or .bin.")
-    try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler has many exceptions of its own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path} is not a readable file of tensors: {reason}") from error
-    if not isinstance(value, dict) or not all(isinstance(v, Tensor) for v in value.values()):
-        raise CheckpointError(f"{path} must hold a dictionary of named tensors and nothing else.")
-    return {str(name): tensor for name, tensor in value.items()}, found
-
-
-def load_weights(
-    network: nn.Module, weights: dict[str, Tensor], what: str, ignore: Sequence[str] = ()
-) -> None:
-    """Copy named tensors into a network, if every name and shape fits.
-
-    Args:
-        network: to fill.
-        weights: tensors by name. Counters of batch norm (`num_batches_tracked`) may be missing: old files
-            lack them, and nothing here uses them.
-        what: name of the network and where the weights came from, for the message.
-        ignore: beginnings of names that the file may hold besides.
-
-    Raises:
-        CheckpointError: names that are missing or too many, other shapes, or values that are not finite.
-    """
-    wanted = network.state_dict()
-    given = {name: value for name, value in weights.items() if not name.startswith(tuple(ignore))}
-    missing = [n for n in wanted if n not in given and not n.endswith("num_batches_tracked")]
-    extra = [n for n in given if n not in wanted]
-    problems = []
-    if missing:
-        problems.append(f"{len(missing)} of {len(wanted)} tensors are missing ({_some(missing)})")
-    if extra:
-        problems.append(f"{len(extra)} do not belong to it ({_some(extra)})")
-    for name, value in given.items():
-        if name in wanted and value.shape != wanted[name].shape:
-            problems.append(f"{name} has shape {tuple(value.shape)} and not {tuple(wanted[name].shape)}")
-        elif name in wanted and not torch.isfinite(value).all():
-            problems.append(f"{name} holds NaN or infinity")
-    if problems:
-        raise CheckpointError(
-            f"These are not the weights of {what}: {_some(problems, '; ')}. Give the file of this network."
-        )
-    counters = {
-        n: torch.zeros_like(v, device="cpu") for n, v in wanted.items() if n.endswith("num_batches_tracked")
-    }
-    network.load_state_dict(counters | given)
-
-
-def _some(names: Iterable[str], join: str = ", ", limit: int = 3) -> str:
-    names = list(names)
-    return join.join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
-
-
-# ------------------------------------------------------------------------------------------------ resizing
+from fewgen.encoders.base import Described, as_colour, in_batches
+from fewgen.encoders.weights import load_weights, read_weights
 
 
 def tf1_resize_matrix(old: int, new: int) -> Tensor:
@@ -150,14 +43,6 @@ def tf1_resize(x: Tensor, height: int, width: int) -> Tensor:
     rows = tf1_resize_matrix(x.shape[2], height).to(x.dtype)
     columns = tf1_resize_matrix(x.shape[3], width).to(x.dtype)
     return rows @ x @ columns.T
-
-
-def as_colour(images: Tensor) -> Tensor:
-    """Return images (N, 1 or 3, H, W) with three channels; grey is repeated."""
-    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
-
-
-# ------------------------------------------------------------------------------------------- Inception-V3
 
 
 class _Conv(nn.Module):
@@ -395,132 +280,5 @@ class InceptionFeatures:
             "resize": f"bilinear as in TensorFlow 1, not antialiased, to {self.side} x {self.side}",
             "normalise": "(pixel - 128) / 128",
             "comparable_to_published": self._about["n_classes"] == 1008,
-            **self._about,
-        }
-
-
-# ----------------------------------------------------------------------------------------- trunks for LPIPS
-
-
-def _vgg16() -> nn.Sequential:
-    layers: list[nn.Module] = []
-    inputs = 3
-    for outputs in (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0):
-        if outputs == 0:
-            layers.append(nn.MaxPool2d(2))
-            continue
-        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
-        inputs = outputs
-    return nn.Sequential(*layers)
-
-
-def _alexnet() -> nn.Sequential:
-    return nn.Sequential(
-        *[nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)],
-        *[nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)],
-        *[nn.Conv2d(192, 384, 3, padding=1), nn.ReLU()],
-        *[nn.Conv2d(384, 256, 3, padding=1), nn.ReLU()],
-        *[nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2)],
-    )
-
-
-# Positions of the compared layers (the ReLU before each pooling, and every late one of AlexNet), their
-# channels, and the smallest side that reaches the last of them.
-_TAPS: dict[str, tuple[tuple[int, ...], tuple[int, ...], int]] = {
-    "vgg16": ((3, 8, 15, 22, 29), (64, 128, 256, 512, 512), 16),
-    "alexnet": ((1, 4, 7, 9, 11), (64, 192, 384, 256, 256), 31),
-}
-_SHIFT = (-0.030, -0.088, -0.188)
-_SCALE = (0.458, 0.448, 0.450)
-
-
-class ConvTrunk(nn.Module):
-    """The convolutions of VGG16 or AlexNet, with the five layers that LPIPS compares.
-
-    14,714,688 parameters (VGG16) and 2,469,696 (AlexNet); random until `LpipsTrunk` loads a file.
-
-    Args:
-        kind: "vgg16" or "alexnet".
-
-    Source: Simonyan & Zisserman 2015, arXiv:1409.1556; Krizhevsky 2014, arXiv:1404.5997; the layers: Zhang
-    et al. 2018, arXiv:1801.03924, Sec. 3.
-    """
-
-    def __init__(self, kind: Literal["vgg16", "alexnet"]) -> None:
-        super().__init__()
-        if kind not in _TAPS:
-            raise ConfigError(f'There is no trunk "{kind}".{suggest(kind, _TAPS)} Choose vgg16 or alexnet.')
-        self.kind = kind
-        self.features = _vgg16() if kind == "vgg16" else _alexnet()
-        self.taps, self.channels, self.smallest_side = _TAPS[kind]
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Return the five layers, (B, channels, h, w) each, of images (B, 3, H, W) in [-1, 1]."""
-        x = (x - x.new_tensor(_SHIFT)[:, None, None]) / x.new_tensor(_SCALE)[:, None, None]
-        found = []
-        for i, layer in enumerate(self.features):
-            x = layer(x)
-            if i in self.taps:
-                found.append(x)
-            if i == self.taps[-1]:
-                break
-        return found
-
-
-class LpipsTrunk:
-    """VGG16 or AlexNet with a user's weights, for `lpips_distance`.
-
-    Args:
-        kind: "vgg16" or "alexnet".
-        weights: torchvision's file of that network, .safetensors or .pth; its classifier is ignored.
-        sha256: digest that the file must have; None accepts any and records what was found.
-        size: side in pixels to which images are resized first (bilinear, antialiased); None leaves them.
-
-    Raises:
-        ConfigError: an unknown kind, no such file, or a size that the trunk cannot take.
-        CheckpointError: another digest, a damaged file, or weights of another network.
-    """
-
-    def __init__(
-        self,
-        kind: Literal["vgg16", "alexnet"],
-        weights: str | Path,
-        sha256: str | None = None,
-        *,
-        size: int | None = None,
-    ) -> None:
-        with torch.device("meta"):
-            network = ConvTrunk(kind)
-        if size is not None and size < network.smallest_side:
-            raise ConfigError(f"{kind} needs images of at least {network.smallest_side} pixels, got {size}.")
-        tensors, found = read_weights(weights, sha256)
-        self.network = network.to_empty(device="cpu").eval()
-        load_weights(self.network, tensors, f"{kind} ({weights})", ignore=("classifier.",))
-        self.channels = self.network.channels
-        self.size = size
-        self._about = {"weights": Path(weights).name, "sha256": found}
-
-    @torch.no_grad()
-    def layers(self, x: Tensor) -> list[Tensor]:
-        """Return the five layers of images (B, 1 or 3, H, W) in [-1, 1].
-
-        Raises: ShapeError for images too small for the trunk.
-        """
-        if self.size is not None and tuple(x.shape[2:]) != (self.size, self.size):
-            x = functional.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
-        if min(x.shape[2:]) < self.network.smallest_side:
-            raise ShapeError(
-                f"{self.network.kind} needs images of at least {self.network.smallest_side} pixels, "
-                f"but these have {x.shape[2]} x {x.shape[3]}. Make the trunk with size=64."
-            )
-        layers: list[Tensor] = self.network(as_colour(x))
-        return layers
-
-    def record(self) -> dict[str, object]:
-        """Return name, weight file and digest, resizing."""
-        size = self.size
-        return {
-            "name": self.network.kind,
-            "resize": "none" if size is None else f"antialiased bilinear, to {size} x {size}",
             **self._about,
         }

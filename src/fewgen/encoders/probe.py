@@ -1,0 +1,97 @@
+"""Classes from any features, by logistic regression."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fewgen.data.imageset import ImageSet
+from fewgen.encoders.base import FeatureExtractor
+from fewgen.encoders.classifier import ClassifierFeatures
+from fewgen.errors import DataError, ShapeError
+
+
+def class_predictor(
+    extractor: FeatureExtractor, train: ImageSet, features: Tensor | None = None
+) -> Callable[[Tensor], Tensor]:
+    """Return a function from features to classes: the classifier's own last layer, else a linear probe.
+
+    The probe is a multinomial logistic regression on standardised features of the training images.
+
+    Args:
+        extractor: whose features will be judged.
+        train: labelled images, of two or more classes that have images.
+        features: of `train`, (N, dim), if at hand.
+
+    Returns:
+        A function: features (M, dim) -> classes, int64 (M,), labels of `train.class_names`.
+
+    Raises:
+        DataError: fewer than two classes with images, or features that are not finite.
+
+    Source: Alain & Bengio 2016, arXiv:1610.01644 (linear probes).
+    """
+    if isinstance(extractor, ClassifierFeatures) and extractor.class_names == train.class_names:
+        return extractor.classes_of
+    found = extractor.features(train) if features is None else features
+    return linear_probe(found, train.labels)
+
+
+def linear_probe(features: Tensor, labels: Tensor, *, penalty: float = 1.0) -> Callable[[Tensor], Tensor]:
+    """Fit a multinomial logistic regression on standardised features; return its prediction function.
+
+    Args:
+        features: (N, D).
+        labels: int64 (N,), of two or more different classes.
+        penalty: weight of half the squared coefficients against the sum of the cross-entropies.
+
+    Returns:
+        A function: features (M, D) -> labels, int64 (M,). Nothing in it is random.
+
+    Raises:
+        DataError: features that are not finite, or fewer than two classes.
+        ShapeError: features that are not (N, D) with one label each.
+    """
+    if features.ndim != 2 or labels.shape != features.shape[:1]:
+        raise ShapeError(
+            f"a linear probe needs features (N, D) and labels (N,), "
+            f"got {tuple(features.shape)} and {tuple(labels.shape)}."
+        )
+    n_classes = len(labels.unique())
+    if n_classes < 2:
+        raise DataError(f"a linear probe needs images of at least two classes, but there are {n_classes}.")
+    x = _finite(features)
+    mean, deviation = x.mean(dim=0), x.std(dim=0, correction=0)
+    # A feature that never changes says nothing; dividing by its deviation would be 0 / 0.
+    scale = torch.where(
+        deviation > 1e-12 * (1 + mean.abs()), deviation, torch.full_like(deviation, torch.inf)
+    )
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    with warnings.catch_warnings():
+        # Separable features have no finite optimum without the penalty; the last digits do not matter here.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        probe = LogisticRegression(C=1.0 / penalty, max_iter=500).fit(
+            ((x - mean) / scale).numpy(), labels.numpy()
+        )
+
+    def predict(wanted: Tensor) -> Tensor:
+        if wanted.ndim != 2 or wanted.shape[1] != len(mean):
+            raise ShapeError(f"the linear probe knows {len(mean)} features, got shape {tuple(wanted.shape)}.")
+        if len(wanted) == 0:
+            return torch.zeros(0, dtype=torch.int64)
+        return torch.from_numpy(probe.predict(((_finite(wanted) - mean) / scale).numpy())).to(torch.int64)
+
+    return predict
+
+
+def _finite(features: Tensor) -> Tensor:
+    features = features.detach().to(torch.float64)
+    bad = int((~torch.isfinite(features).all(dim=1)).sum())
+    if bad:
+        raise DataError(f"{bad} of {len(features)} feature vectors hold NaN or infinity.")
+    return features
