@@ -360,7 +360,7 @@ def test_free_texts_need_vectors_with_meaning(run):
 
 
 def test_classes_and_texts_together(run, monkeypatch):
-    monkeypatch.setattr("fewgen.api.using._check_meaning", lambda run, texts: None)
+    monkeypatch.setattr("fewgen.runs.verbs.Verbs._check_meaning", lambda run, asked: None)
     monkeypatch.setattr(
         type(run.method), "text_vectors", lambda self, texts: torch.zeros(len(texts), self.spec.text.dim)
     )

@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING
 from fewgen import renamed
 from fewgen.api.adapting import adapt
 from fewgen.api.evaluating import evaluate, plan_evaluation
+from fewgen.api.generating import generate
+from fewgen.api.interpolating import interpolate
+from fewgen.api.reconstructing import reconstruct
+from fewgen.api.retrieving import retrieve
 from fewgen.api.training import (
     Plan,
     plan_training,
@@ -17,7 +21,7 @@ from fewgen.api.training import (
     resolved_settings,
     train,
 )
-from fewgen.api.using import Reconstructions, Retrieved, generate, interpolate, reconstruct, retrieve
+from fewgen.runs.verbs import Reconstructions, Retrieved
 
 __all__ = [
     "Plan",

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewgen.api.using import generate
+from fewgen.api.generating import generate
 from fewgen.config.call import accepts_config, call_settings, unwrapped
 from fewgen.runs.folder import check_apart, check_run_dir, is_finished, refuse_adapted
 from fewgen.runs.preparing import NOT_IN_CONFIG, PREPARE, check_same_images, configs, prepare

@@ -223,6 +223,20 @@ def _decode(
     return _Decoded(from_pillow(plain), original)
 
 
+def read_image(
+    path: Path, size: int | None, fit: str, channels: int | None, alpha: str, convert: bool
+) -> np.ndarray:
+    """Return one image file as uint8 (C, H, W).
+
+    Raises:
+        DataError: it cannot be used; says why and what to do.
+    """
+    try:
+        return _decode(path, size, fit, channels, alpha, convert).array
+    except _Problem as problem:
+        raise DataError(f'"{path}" {problem}.') from None
+
+
 def _collect(root: Path, problems: ProblemList) -> tuple[list[str], list[Path], list[int]]:
     """Return class names, files and labels below `root`; problems of names and places are added."""
     real_root = Path(os.path.realpath(root))

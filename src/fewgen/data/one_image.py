@@ -19,19 +19,17 @@ def is_image_file(source: Any) -> bool:
     return isinstance(source, (str, Path)) and Path(source).suffix.lower() in IMAGE_SUFFIXES
 
 
-def single_image(path: Path, size: int, channels: int, fit: str) -> ImageSet:
-    """Return one image file as a set with one image."""
+def single_image(
+    path: str | Path, size: int, channels: int, fit: str, alpha: str = "error", convert: bool = False
+) -> ImageSet:
+    """Return one image file as a set with one image; the keywords are those of `load_images`."""
     import torch
 
     from fewgen.data import ImageSet
-    from fewgen.data.folder import _decode, _Problem
+    from fewgen.data.folder import read_image
 
-    if not path.is_file():
+    file = Path(path).expanduser()
+    if not file.is_file():
         raise DataError(f'There is no image file "{path}".')
-    try:
-        pixels = torch.tensor(_decode(path, size, fit, channels, "error", False).array)
-    except _Problem as problem:
-        raise DataError(f'"{path}" {problem}.') from None
-    return ImageSet(
-        pixels.unsqueeze(0), torch.zeros(1, dtype=torch.int64), (path.stem or "image",), name=path.name
-    )
+    pixels = torch.tensor(read_image(file, size, fit, channels, alpha, convert)).unsqueeze(0)
+    return ImageSet(pixels, torch.zeros(1, dtype=torch.int64), (file.stem or "image",), name=file.name)

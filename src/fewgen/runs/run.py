@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fewgen.data.identity import fingerprint
 from fewgen.errors import ConfigError, DataError, suggest
 from fewgen.runs.source import SPLIT_NAME, load_source
+from fewgen.runs.verbs import Verbs
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet
@@ -20,7 +21,7 @@ CONFIG_NAME = "config.yaml"
 MODEL_NAME = "model.safetensors"
 
 
-class Run:
+class Run(Verbs):
     """A run folder or a model file: what was trained, and how to use it.
 
     Attributes:
