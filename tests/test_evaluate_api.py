@@ -14,9 +14,9 @@ from tests.fake_evaluation import fake_evaluation
 from tests.fake_method import Fake
 
 import fewgen
-from fewgen.api.evaluating import without
 from fewgen.cli.main import main
 from fewgen.data import ImageSet, load_images, save_images
+from fewgen.data.identity import without
 from fewgen.encoders.pixels import PixelFeatures
 from fewgen.errors import ConfigError, DataError, OutputError
 from fewgen.runs.evaluating import images_per_class
@@ -220,14 +220,6 @@ def test_the_pool_gives_way_to_the_other_sets(calls):
     with pytest.warns(UserWarning, match="34 images of the pool"):
         fewgen.evaluate(_images(seed=1), data=train, holdout=held_out, pool=pool, progress=False)
     assert _same(calls[0]["pool"], more)
-
-
-def test_without_counts_every_twin():
-    images = _images(6)
-    doubled = images.subset([0, 0, 1, 2])
-    kept, twins = without(doubled, images.subset([0]), None)
-    assert (len(kept), twins) == (2, 2)
-    assert without(images, None) == (images, 0)
 
 
 # ------------------------------------------------------------------------------------------- output

@@ -9,7 +9,6 @@ from fewgen.evaluation.controls import (
     CONTROLS,
     DESCRIPTIONS,
     augmented_copies,
-    content_order,
     halves,
     make_controls,
     spread_over_classes,
@@ -35,30 +34,6 @@ def equal(a, b):
 @pytest.fixture(scope="module")
 def digits():
     return load_images("digits", size=16).split_shots(6, 5, 0)
-
-
-# ----------------------------------------------------------------------------------------------- order
-
-
-def test_content_order_does_not_depend_on_the_order_of_the_images():
-    images = noisy([2, 0, 1, 0, 2, 2, 1, 0, 0, 1])
-    expected = images.subset(content_order(images))
-    assert expected.labels.tolist() == sorted(images.labels.tolist())
-    for seed in range(5):
-        mixed = images.subset(torch.randperm(10, generator=rng(seed)))
-        assert equal(mixed.subset(content_order(mixed)), expected)
-    assert sorted(content_order(images).tolist()) == list(range(10))
-
-
-def test_content_order_sees_every_pixel_and_repeated_images():
-    images = noisy([0] * 6)
-    images.images[3] = images.images[0]
-    images.images[4] = images.images[0]
-    images.images[4, 0, 7, 7] ^= 1
-    order = content_order(images).tolist()
-    assert abs(order.index(0) - order.index(3)) == 1
-    changed = ImageSet(images.images.clone(), torch.tensor([1, 0, 0, 0, 0, 0]), NAMES)
-    assert content_order(changed).tolist()[-1] == 0
 
 
 # ---------------------------------------------------------------------------------------------- draws

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewgen.config.call import accepts_config, call_settings, unwrapped
 from fewgen.config.keywords import tidy_out, whole
+from fewgen.data.identity import same_images, without
 from fewgen.data.split import class_list, split_indices
 from fewgen.errors import ConfigError, DataError, OutputError, suggest
 from fewgen.progress import ShownProgress
@@ -384,24 +384,6 @@ def _foreign(keywords: Mapping[str, Any], settings: Mapping[str, Any]) -> ImageS
     return loaded.select_classes(class_list(wanted, loaded.class_names))
 
 
-def _keys(images: ImageSet) -> list[bytes]:
-    """Return a digest per image, equal for equal pixels."""
-    array = images.images.contiguous().numpy()
-    return [hashlib.blake2b(pixels.tobytes(), digest_size=16).digest() for pixels in array]
-
-
-def without(images: ImageSet, *others: ImageSet | None) -> tuple[ImageSet, int]:
-    """Return the images that are, pixel by pixel, in none of the other sets, and how many others there were.
-
-    Args:
-        images: to choose from.
-        others: sets of the same image shape; None is an empty one.
-    """
-    known = {key for other in others if other is not None for key in _keys(other)}
-    kept = [index for index, key in enumerate(_keys(images)) if key not in known]
-    return (images, 0) if len(kept) == len(images) else (images.subset(kept), len(images) - len(kept))
-
-
 def _apart(held_out: ImageSet, train: ImageSet, notes: list[str]) -> ImageSet | None:
     """Leave out held-out images that are training images too; many of them are a mistake."""
     kept, twins = without(held_out, train)
@@ -498,7 +480,7 @@ def _others(
                 f"{tuple(own.images.shape[1:])}, the run that is evaluated {list(train.class_names)} and "
                 f"{tuple(train.images.shape[1:])}. Both must be equal."
             )
-        if sorted(_keys(own)) == sorted(_keys(train)):
+        if same_images(own, train):
             raise DataError(
                 f'"{other.path}" learned from the same images as the run that is evaluated: it is no '
                 "other draw of them. Train it with another --seed."

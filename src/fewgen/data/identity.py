@@ -1,12 +1,58 @@
-"""Which images are the same: content hashes of images and of sets."""
+"""Which images are the same: digests of images and of sets, and the orders that follow from them.
+
+Digests decide what is drawn, where files of a cache lie and whether a run is resumed, so their values never
+change.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fewgen.data import ImageSet
+
+
+def image_digests(images: ImageSet) -> list[bytes]:
+    """Return 16 bytes for each image; those of two images of one shape are equal if all pixels are."""
+    rows = images.images.flatten(1).contiguous().numpy()
+    return [hashlib.blake2b(row, digest_size=16).digest() for row in rows]
+
+
+def content_order(images: ImageSet) -> Tensor:
+    """Return the indices (N,) that sort images by class and content, whatever order they came in."""
+    import torch
+
+    keys = list(zip(images.labels.tolist(), image_digests(images), strict=True))
+    return torch.tensor(sorted(range(len(keys)), key=keys.__getitem__), dtype=torch.int64)
+
+
+def mixed_content_order(images: ImageSet) -> Tensor:
+    """Return the indices (N,) that sort images by a digest of pixels and label: classes are mixed."""
+    import torch
+
+    rows = zip(images.images.contiguous().numpy(), images.labels.numpy(), strict=True)
+    keys = [hashlib.sha256(image.tobytes() + label.tobytes()).digest() for image, label in rows]
+    return torch.tensor(sorted(range(len(keys)), key=keys.__getitem__), dtype=torch.int64)
+
+
+def without(images: ImageSet, *others: ImageSet | None) -> tuple[ImageSet, int]:
+    """Return the images that are, pixel by pixel, in none of the other sets, and how many others there were.
+
+    Args:
+        images: to choose from.
+        others: sets of the same image shape; None is an empty one.
+    """
+    known = {digest for other in others if other is not None for digest in image_digests(other)}
+    kept = [index for index, digest in enumerate(image_digests(images)) if digest not in known]
+    return (images, 0) if len(kept) == len(images) else (images.subset(kept), len(images) - len(kept))
+
+
+def same_images(images: ImageSet, other: ImageSet) -> bool:
+    """Return whether two sets hold the same images, each equally often, in whatever order."""
+    return sorted(image_digests(images)) == sorted(image_digests(other))
 
 
 def identical_images(
@@ -24,11 +70,10 @@ def identical_images(
     Returns:
         The indices, and notes on what was found.
     """
-    array = data.images.numpy()
+    chosen = sorted([*train, *held_out])
     twins: dict[bytes, list[int]] = {}
-    for index in sorted([*train, *held_out]):
-        pixels = array[index].tobytes()
-        twins.setdefault(hashlib.blake2b(pixels, digest_size=16).digest(), []).append(index)
+    for index, digest in zip(chosen, image_digests(data.subset(chosen)), strict=True):
+        twins.setdefault(digest, []).append(index)
     groups = [group for group in twins.values() if len(group) > 1]
     if not groups:
         return train, held_out, []
@@ -61,9 +106,26 @@ def identical_images(
     return [*train, *(i for i in held_out if i in moved)], [i for i in held_out if i not in moved], notes
 
 
-def fingerprint(images: ImageSet) -> str:
-    """Return a digest of pixels and labels, so that a resumed run notices other images."""
-    digest = hashlib.sha256(str(tuple(images.images.shape)).encode())
-    digest.update(images.images.contiguous().numpy().tobytes())
-    digest.update(images.labels.contiguous().numpy().tobytes())
+def fingerprint(images: ImageSet, about: str = "") -> str:
+    """Return a digest of pixels and labels, 64 hexadecimal digits, so that other images are noticed.
+
+    Args:
+        images: the set, in its order.
+        about: a text that is part of what is told apart; the shape of the images if empty.
+    """
+    digest = hashlib.sha256((about or str(tuple(images.images.shape))).encode())
+    _add(digest, images)
     return digest.hexdigest()
+
+
+def short_fingerprint(images: ImageSet) -> str:
+    """Return the number of images and a digest of pixels, labels and class names, as training states hold."""
+    digest = hashlib.blake2b(digest_size=8)
+    _add(digest, images)
+    digest.update("\0".join(images.class_names).encode())
+    return f"{len(images)} images, {digest.hexdigest()}"
+
+
+def _add(digest: Any, images: ImageSet) -> None:
+    digest.update(images.images.contiguous().numpy().data)
+    digest.update(images.labels.contiguous().numpy().data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fewgen.data.identity import without
 from fewgen.data.imageset import ImageSet
 from fewgen.distillation.knowledge import DistillConfig, accuracy, distill, predict_logits
 from fewgen.distillation.storing import load_student, save_student
@@ -208,12 +208,7 @@ def contact_sheet(supports: ImageSet, synthetic: ImageSet, path: Path, columns: 
 
 def unseen(images: ImageSet, seen: ImageSet) -> ImageSet:
     """Return the images that are not equal, in every pixel, to one of `seen`."""
-    known = set(_digests(seen))
-    return images.subset([i for i, digest in enumerate(_digests(images)) if digest not in known])
-
-
-def _digests(images: ImageSet) -> list[bytes]:
-    return [hashlib.blake2b(x.tobytes(), digest_size=16).digest() for x in images.images.numpy()]
+    return without(images, seen)[0]
 
 
 def supports_and_rest(images: ImageSet, shots: int | None, seed: int) -> tuple[ImageSet, ImageSet | None]:

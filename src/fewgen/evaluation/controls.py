@@ -5,8 +5,6 @@ A test that cannot tell these apart on this data cannot judge generated images o
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor
 
@@ -26,14 +24,6 @@ DESCRIPTIONS = {
     "shuffled_labels": "held-out real images under shuffled labels",
 }
 """What each control is, in words."""
-
-
-def content_order(images: ImageSet) -> Tensor:
-    """Return the indices (N,) that sort images by class and content, whatever order they came in."""
-    array = images.images.contiguous().numpy()
-    keys = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in array]
-    labels = images.labels.tolist()
-    return torch.tensor(sorted(range(len(keys)), key=lambda i: (labels[i], keys[i])), dtype=torch.int64)
 
 
 def spread_over_classes(images: ImageSet, n: int, rng: torch.Generator) -> Tensor:

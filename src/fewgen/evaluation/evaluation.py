@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from fewgen.data.identity import content_order, image_digests
 from fewgen.data.imageset import ImageSet
 from fewgen.encoders.base import FeatureExtractor
 from fewgen.encoders.classifier import ClassifierFeatures
@@ -20,7 +21,6 @@ from fewgen.errors import ConfigError, DataError, ShapeError
 from fewgen.evaluation.agreement import label_agreement
 from fewgen.evaluation.controls import (
     DESCRIPTIONS,
-    content_order,
     halves,
     make_controls,
     spread_over_classes,
@@ -503,9 +503,8 @@ def _without_labels(images: ImageSet) -> ImageSet:
 
 def _seen(images: ImageSet, held_out: ImageSet, train: ImageSet) -> int:
     """Return how many images equal a held-out image that is no training image, in every pixel."""
-    kept = {image.tobytes() for image in held_out.images.numpy()}
-    kept -= {image.tobytes() for image in train.images.numpy()}
-    return sum(image.tobytes() in kept for image in images.images.numpy())
+    kept = set(image_digests(held_out)) - set(image_digests(train))
+    return sum(digest in kept for digest in image_digests(images))
 
 
 # ---------------------------------------------------------------------------------------------- figures

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fewgen.data.identity import short_fingerprint
 from fewgen.errors import CheckpointError, ConfigError, DataError, FewgenError, TrainingError, suggest
 from fewgen.files import atomic_write, prepare_output_dir, write_json
 from fewgen.fitting.seeds import derive_seed, global_seed, make_rng
@@ -989,10 +990,10 @@ class Trainer:
                 "training": config,
                 "stages": {stage.name: self._stage_settings(stage) for stage in self.stages},
                 "data": {
-                    "train": _fingerprint(self._train_images),
+                    "train": short_fingerprint(self._train_images),
                     "held_out": None
                     if self._held_out_images is None
-                    else _fingerprint(self._held_out_images),
+                    else short_fingerprint(self._held_out_images),
                 },
                 "processes": self.processes.size,
                 "settings": _without_harmless(self.record or {}),
@@ -1103,13 +1104,3 @@ def _without_harmless(values: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in values.items()
         if key not in HARMLESS
     }
-
-
-def _fingerprint(images: ImageSet) -> str:
-    import hashlib
-
-    digest = hashlib.blake2b(digest_size=8)
-    digest.update(images.images.contiguous().numpy().data)
-    digest.update(images.labels.contiguous().numpy().data)
-    digest.update("\0".join(images.class_names).encode())
-    return f"{len(images)} images, {digest.hexdigest()}"
