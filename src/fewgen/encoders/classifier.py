@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import time
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewgen.data.augment import shift_images
+from fewgen.data.identity import fingerprint, mixed_content_order
 from fewgen.data.imageset import ImageSet
 from fewgen.encoders.base import Described, check_shape, in_batches
 from fewgen.errors import CheckpointError, DataError, ShapeError
@@ -245,7 +245,7 @@ class ClassifierFeatures:
                 f"a classifier needs at least two classes and two images, but the training images hold "
                 f"{train.n_classes} classes and {len(train)} images."
             )
-        train = train.subset(_order_by_content(train))
+        train = train.subset(mixed_content_order(train))
         key = _data_key(train, settings)
         path = cache_folder(cache_dir) / "classifiers" / f"{key}.safetensors"
         extractor = _read(path) if use_cache and path.exists() else None
@@ -359,7 +359,7 @@ class ClassifierFeatures:
 
     def learned_from(self, train: ImageSet) -> bool:
         """Tell whether it was trained on exactly these images, in whatever order."""
-        return self._about.get("key") == _data_key(train.subset(_order_by_content(train)), self.settings)
+        return self._about.get("key") == _data_key(train.subset(mixed_content_order(train)), self.settings)
 
     def record(self) -> dict[str, object]:
         """Return name, settings, training data, accuracy on the last measured test set, parameters."""
@@ -469,23 +469,10 @@ def _resize_record(size: tuple[int, int]) -> str:
     return f"antialiased bicubic, {size[0]} x {size[1]} -> {working[0]} x {working[1]}"
 
 
-def _order_by_content(images: ImageSet) -> Tensor:
-    """Return the order of images by a hash of pixels and label, which no reordering of the set changes."""
-    keys = [
-        hashlib.sha256(image.tobytes() + label.tobytes()).digest()
-        for image, label in zip(images.images.contiguous().numpy(), images.labels.numpy(), strict=True)
-    ]
-    return torch.tensor(sorted(range(len(keys)), key=keys.__getitem__), dtype=torch.int64)
-
-
 def _data_key(train: ImageSet, settings: ClassifierSettings) -> str:
     """Return a hash of images, labels, class names and settings, 24 hexadecimal digits."""
-    digest = hashlib.sha256()
     header = [_FORMAT, list(train.images.shape), list(train.class_names), dataclasses.asdict(settings)]
-    digest.update(json.dumps(header).encode())
-    digest.update(train.images.contiguous().numpy().tobytes())
-    digest.update(train.labels.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:24]
+    return fingerprint(train, json.dumps(header))[:24]
 
 
 def cache_folder(cache_dir: str | Path | None = None) -> Path:
