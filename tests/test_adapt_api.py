@@ -13,18 +13,20 @@ from PIL import Image
 from tests.fake_method import Fake
 
 import fewgen
-from fewgen.api import adapting, plan_evaluation
+from fewgen.api import plan_evaluation
 from fewgen.cli.main import main
 from fewgen.config import read_config
 from fewgen.data import ImageSet, load_images, save_images
 from fewgen.encoders.classifier import ClassifierFeatures
-from fewgen.errors import ConfigError, DataError, OutputError, TextError, TrainingError
+from fewgen.errors import ConfigError, DataError, OutputError, RenamedWarning, TextError, TrainingError
 from fewgen.evaluation.aligned import class_retention
 from fewgen.generation import GenerationRequest
 from fewgen.methods.store import load_method
 from fewgen.report import adaptation
 from fewgen.runs import adaptation as measured
 from fewgen.runs import adapting as teaching
+from fewgen.runs import new_images
+from fewgen.runs.adapted import judged_by
 from fewgen.runs.run import Run
 from fewgen.training.meta.inner import SGD, Adam
 
@@ -365,15 +367,15 @@ def test_a_model_file_on_its_own_is_enough(run, sevens, tmp_path):
 
 
 def test_a_meta_trained_run_says_how_it_adapts(run):
-    given = adapting._checked(None, None, "auto", 0)
-    plain = teaching.recipe_of(run, given, None)
+    given = teaching.Given.of(None, None, "auto", 0)
+    plain = teaching.recipe_of(run, given)
     assert (plain.optimizer, plain.steps, plain.part) == (Adam(1e-3, betas=(0.9, 0.999)), 50, "all")
     meta = {"inner_optimizer": "sgd", "inner_lr": 0.2, "adapt_lr": None, "adapt_steps": 7, "adapt": "heads"}
     trained = Run(run.path)
     trained.__dict__["info"] = dataclasses.replace(run.info, extra={"meta": meta})
-    recipe = teaching.recipe_of(trained, given, None)
+    recipe = teaching.recipe_of(trained, given)
     assert (recipe.optimizer, recipe.steps, recipe.part) == (SGD(0.2), 7, "heads")
-    asked = teaching.recipe_of(trained, adapting._checked(3, 0.5, 0, 0), "all")
+    asked = teaching.recipe_of(trained, teaching.Given.of(3, 0.5, 0, 0, "all"))
     assert (asked.optimizer, asked.steps, asked.part, asked.replay) == (SGD(0.5), 3, "all", 0)
 
 
@@ -400,13 +402,13 @@ def test_shuffled_turns_show_every_image_equally_often():
 
 
 def _names(*sources, names=()):
-    found = adapting.new_images(
+    found = new_images.new_images(
         sources,
         names,
         (1, 12, 12),
         split="train",
         fit="crop",
-        alpha="error",
+        background="error",
         convert=False,
         data_dir=None,
         download=False,
@@ -565,7 +567,7 @@ def test_the_judge_learns_the_given_images_too(digits):
     train = digits.select_classes(OLD).shots(10, 0)
     new = digits.select_classes(["seven", "nine"])
     used, rest = new.shots(3, 0), new.shots(2, 1)
-    shown = adapting.judged_by(train, used, rest)
+    shown = judged_by(train, used, rest)
     assert shown.class_names == (*OLD, "seven", "nine")
     assert shown.counts().tolist() == [10] * 6
     sevens = {image.numpy().tobytes() for image in shown.images[shown.labels == 4]}
@@ -595,13 +597,13 @@ def test_classes_that_were_never_read_right_are_not_called_retained():
 def test_notes_say_what_lets_little_be_expected(run, digits):
     one = digits.select_classes(["seven"]).shots(1, 0)
     same = one.subset([0, 0, 0])
-    assert adapting.notes_on(run, one) == []
-    assert adapting.notes_on(run, digits.select_classes(["seven"]).shots(3, 0)) == []
-    assert 'all 3 images of "seven" are the same' in adapting.notes_on(run, same)[0]
+    assert new_images.notes_on(run, one) == []
+    assert new_images.notes_on(run, digits.select_classes(["seven"]).shots(3, 0)) == []
+    assert 'all 3 images of "seven" are the same' in new_images.notes_on(run, same)[0]
     stopped = Run(run.path)
     extra = {**run.info.extra, "training": {**run.info.extra["training"], "finished": False}}
     stopped.__dict__["info"] = dataclasses.replace(run.info, extra=extra)
-    assert "is not finished. Continue it first" in adapting.notes_on(stopped, one)[0]
+    assert "is not finished. Continue it first" in new_images.notes_on(stopped, one)[0]
 
 
 def test_rows_name_classes_of_different_sizes(run, digits, tmp_path):
@@ -667,3 +669,10 @@ def test_five_images_teach_a_digit_and_replay_keeps_the_others(tmp_path):
     assert share(with_replay, [7]) > 0.8
     assert share(with_replay, range(7)) > 0.9 * old
     assert share(without, range(7)) < share(with_replay, range(7)) - 0.1
+
+
+def test_the_former_name_of_background_still_works(run, sevens):
+    with pytest.warns(RenamedWarning, match="alpha is called background now"):
+        fewgen.adapt(run, images=sevens, class_names="seven", alpha="white", **QUICK)
+    with pytest.raises(ConfigError, match="former name"):
+        fewgen.adapt(run, images=sevens, class_names="seven", alpha="white", background="black", **QUICK)

@@ -62,7 +62,7 @@ COMMAND = Command(
         Argument("judge", bool),
         Argument("split", metavar="PART"),
         Argument("fit", metavar="HOW"),
-        Argument("alpha", metavar="HOW"),
+        Argument("background", metavar="HOW", former="--alpha"),
         Argument("convert", bool),
         Argument("data_dir", metavar="DIR"),
         Argument("download", bool),

@@ -271,6 +271,19 @@ class ImageSet:
         )
 
 
+def joined(parts: Sequence[ImageSet], name: str | None = None) -> ImageSet:
+    """Return several sets as one; classes of the same name are one class.
+
+    Args:
+        parts: sets of one size.
+        name: of the whole; None: that of the first part.
+    """
+    names = tuple(dict.fromkeys(name for part in parts for name in part.class_names))
+    labels = [torch.tensor([names.index(n) for n in part.class_names])[part.labels] for part in parts]
+    images = torch.cat([part.images for part in parts])
+    return ImageSet(images, torch.cat(labels), names, name=parts[0].name if name is None else name)
+
+
 @dataclass(frozen=True)
 class ClassSplit:
     """Disjoint groups of class names: to train on, to choose settings by, and to adapt to.

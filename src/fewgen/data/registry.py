@@ -110,7 +110,7 @@ def _load_omniglot(root: Path, split: str, size: int | None) -> ImageSet | None:
 
 def _load_digits(root: Path, split: str, size: int | None) -> ImageSet:
     images = digits.load_digits(split)
-    return images if size is not None else _with_pixels(images, 28, None, "stretch")
+    return images if size is not None else with_pixels(images, 28, None, "stretch")
 
 
 _NAMED: dict[str, _Named] = {
@@ -210,7 +210,8 @@ def _has_files(name: str, place: Path) -> bool:
     return all(idx.find_idx(place, split) for split in SPLITS)
 
 
-def _with_pixels(images: ImageSet, size: int | None, channels: int | None, fit: str) -> ImageSet:
+def with_pixels(images: ImageSet, size: int | None, channels: int | None, fit: str) -> ImageSet:
+    """Return images with this side and these channels; None keeps what they have."""
     pixels = set_channels(images.images, channels)
     if size is not None:
         pixels = resize(pixels, size, fit)
@@ -325,7 +326,7 @@ def load_images(
     n_present = int((images.counts() > 0).sum())
     if n_present < min_classes:
         raise DataError(f'"{source}" has images of {n_present} class, but {min_classes} are needed.')
-    return _with_pixels(images, size, channels, fit)
+    return with_pixels(images, size, channels, fit)
 
 
 def save_images(images: ImageSet, path: str | os.PathLike[str], seeds: torch.Tensor | None = None) -> Path:

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fewgen.data.imageset import ImageSet
 from fewgen.errors import DataError
 from fewgen.evaluation.agreement import Share, wilson_interval
 from fewgen.evaluation.aligned import Retention, class_retention
 from fewgen.methods.abilities import class_scores
 
 if TYPE_CHECKING:
-    from fewgen.data import ImageSet
+    from fewgen.encoders.classifier import ClassifierFeatures
     from fewgen.methods.base import Method
     from fewgen.runs.run import Run
 
@@ -351,20 +352,16 @@ def shot_curve(
             progress(f"adapting to {k} image{'s' if k > 1 else ''}", done / len(shots))
         began = time.perf_counter()
         assert again is not None
-        method = again(_first(support, k))
+        method = again(_at_most(support, k))
         seconds = time.perf_counter() - began
         looks.append(_look(method, names, query, k, seconds, reader or read_by(method)))
     return looks
 
 
 def _at_most(images: ImageSet, n: int) -> ImageSet:
+    """Return the first n images of each class, so that fewer are among more."""
     rows = [(images.labels == label).nonzero().flatten()[:n] for label in range(images.n_classes)]
     return images.subset(torch.cat(rows))
-
-
-def _first(images: ImageSet, k: int) -> ImageSet:
-    """Return the first k images of each class, so that fewer shots are among more."""
-    return _at_most(images, k)
 
 
 def read_by(method: Method) -> Reader | None:
@@ -372,6 +369,16 @@ def read_by(method: Method) -> Reader | None:
     if "retrieve" not in method.capabilities:
         return None
     return lambda images: class_scores(method, images).argmax(1)
+
+
+def read_by_classifier(classifier: ClassifierFeatures) -> Reader:
+    """Return the reader of a classifier, whose classes are those it was trained on."""
+
+    def read(images: Tensor) -> Tensor:
+        labels = torch.zeros(len(images), dtype=torch.int64)
+        return classifier.predict(ImageSet(images, labels, classifier.class_names))
+
+    return read
 
 
 def _look(

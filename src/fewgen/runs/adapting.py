@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewgen.config.keywords import whole
 from fewgen.errors import ConfigError, DataError, TrainingError
 from fewgen.runs.run import Run
 from fewgen.runs.source import check_phrases
@@ -78,9 +79,26 @@ class Given:
     lr: float | None = None
     replay: int | None = None
     seed: int = 0
+    part: str | None = None
+
+    @classmethod
+    def of(
+        cls, steps: int | None, lr: float | None, replay: int | str, seed: int, part: str | None = None
+    ) -> Given:
+        """Return what was spelled out, checked; `replay` may be "auto"."""
+        if steps is not None:
+            steps = whole("steps", steps, 1)
+        fits = isinstance(lr, (int, float)) and not isinstance(lr, bool) and math.isfinite(lr) and lr > 0
+        if lr is not None and not fits:
+            raise ConfigError(f"lr must be a number above 0, got {lr!r}.")
+        if isinstance(replay, str):
+            if replay != "auto":
+                raise ConfigError(f'replay must be "auto" or a whole number of 0 or more, got "{replay}".')
+            return cls(steps, lr, None, whole("seed", seed), part)
+        return cls(steps, lr, whole("replay", replay, 0), whole("seed", seed), part)
 
 
-def recipe_of(run: Run, given: Given, part: str | None = None) -> Recipe:
+def recipe_of(run: Run, given: Given) -> Recipe:
     """Return how to adapt: what is given, else what the run was meta-trained for, else the defaults."""
     from fewgen.training.meta.inner import Adam, make_inner_optimizer
 
@@ -92,7 +110,7 @@ def recipe_of(run: Run, given: Given, part: str | None = None) -> Recipe:
     return Recipe(
         optimizer,
         int(meta.get("adapt_steps", STEPS)) if given.steps is None else given.steps,
-        str(meta.get("adapt", "all")) if part is None else part,
+        str(meta.get("adapt", "all")) if given.part is None else given.part,
         given.replay,
         given.seed,
     )

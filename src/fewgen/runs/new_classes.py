@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from fewgen.data.imageset import ImageSet
+from fewgen.data.imageset import ImageSet, joined
 from fewgen.errors import DataError
 from fewgen.evaluation.agreement import Share, wilson_interval
-from fewgen.runs.adaptation import SHOTS, Look, Reader, shot_curve
+from fewgen.runs.adaptation import SHOTS, Look, Reader, read_by_classifier, shot_curve
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fewgen.encoders.classifier import ClassifierFeatures
     from fewgen.methods.base import Method
     from fewgen.runs.adapting import Recipe
     from fewgen.runs.run import Run
@@ -143,8 +141,8 @@ def measure_new_classes(
         progress("training a judge of the new classes", 0.0)
     base = images.get("base")
     if base is None:
-        base = train if held_out is None else _joined([train, held_out])
-    judge = make_judge(_joined([base, novel]), shown, start.spec.class_names)
+        base = train if held_out is None else joined([train, held_out])
+    judge = make_judge(joined([base, novel]), shown, start.spec.class_names)
 
     recipe = recipe_of(run, Given())
     old = replayed(run.method, recipe.seed)
@@ -232,22 +230,15 @@ def make_judge(images: ImageSet, shown: Sequence[str], class_names: Sequence[str
     place = {name: label for label, name in enumerate(class_names)}
     label_of = torch.tensor([place.get(name, -1) for name in images.class_names])
 
-    def read(pixels: Tensor) -> Tensor:
-        return label_of[_predicted(classifier, pixels, images.class_names)]
-
-    right = _predicted(classifier, tried.images, images.class_names) == tried.labels
+    read_all = read_by_classifier(classifier)
+    right = read_all(tried.images) == tried.labels
     of_shown = {}
     for name in shown:
         of_class = right[tried.labels == images.class_names.index(name)]
         if len(of_class):
             of_shown[name] = wilson_interval(int(of_class.sum()), len(of_class))
     overall = wilson_interval(int(right.sum()), len(right)) if len(right) else None
-    return Judge(read, images.n_classes, len(learned), overall, of_shown)
-
-
-def _predicted(classifier: ClassifierFeatures, pixels: Tensor, class_names: Sequence[str]) -> Tensor:
-    labels = torch.zeros(len(pixels), dtype=torch.int64)
-    return classifier.predict(ImageSet(pixels, labels, tuple(class_names)))
+    return Judge(lambda pixels: label_of[read_all(pixels)], images.n_classes, len(learned), overall, of_shown)
 
 
 def judge_images(images: ImageSet) -> tuple[ImageSet, ImageSet]:
@@ -266,10 +257,3 @@ def judge_images(images: ImageSet) -> tuple[ImageSet, ImageSet]:
         tried.append(rows[:n_tried])
         learned.append(rows[n_tried : n_tried + JUDGE_TRAIN])
     return images.subset(torch.cat(learned)), images.subset(torch.cat(tried))
-
-
-def _joined(parts: Sequence[ImageSet]) -> ImageSet:
-    """Return several sets as one; classes of the same name are one class."""
-    names = tuple(dict.fromkeys(name for part in parts for name in part.class_names))
-    labels = [torch.tensor([names.index(n) for n in part.class_names])[part.labels] for part in parts]
-    return ImageSet(torch.cat([p.images for p in parts]), torch.cat(labels), names, name=parts[0].name)
