@@ -57,7 +57,7 @@ def _train(out, words=None, model=None, **more):
         "cada_vqvae",
         data="digits",
         size=12,
-        classes=OLD,
+        class_names=OLD,
         shots=10,
         out=out,
         steps_scale=0.004,
@@ -644,7 +644,7 @@ def test_five_images_teach_a_digit_and_replay_keeps_the_others(tmp_path):
     run = fewgen.train(
         "cada_vqvae",
         data="digits",
-        classes=names[:7],
+        class_names=names[:7],
         shots=30,
         text="onehot",
         steps_scale=0.1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -14,12 +15,15 @@ from tests.fake_method import Fake
 
 import fewgen
 from fewgen.api import resolved_settings
-from fewgen.config import read_config
+from fewgen.config import read_config, write_yaml
 from fewgen.data import ImageSet
 from fewgen.data.split import split_indices
-from fewgen.errors import ConfigError, DataError, FewgenError, OutputError, TextError
+from fewgen.errors import ConfigError, DataError, FewgenError, OutputError, RenamedWarning, TextError
 from fewgen.runs import preparing as prepare
+from fewgen.runs.findings import collect
+from fewgen.training.checkpoint import read_state, write_state
 
+QUICKLY = {"n": 5, "features": "pixels", "useful_draws": 0, "progress": False}
 SMALL = {"data": "digits", "size": 8, "shots": 12, "text": "onehot", "progress": False}
 
 
@@ -122,7 +126,7 @@ def test_precedence_of_settings(tmp_path):
         ({"shots": 10_000}, DataError, "10000"),
         ({"shots": 0}, ConfigError, "shots must be 1"),
         ({"holdout": "some"}, ConfigError, "holdout must be"),
-        ({"classes": ["sevn"]}, ConfigError, 'no class "sevn".*Did you mean "seven"'),
+        ({"class_names": ["sevn"]}, ConfigError, 'no class "sevn".*Did you mean "seven"'),
         ({"data": "digit"}, DataError, 'Did you mean "digits"'),
     ],
 )
@@ -467,6 +471,43 @@ def test_a_missing_run_is_an_error_with_a_suggestion(run):
         fewgen.load_run(run.path.parent)
 
 
+def _as_a_former_release_wrote_it(folder):
+    """Give the settings of a run folder, and of its training state, their former names."""
+    config = read_config(folder / "config.yaml")
+    state = read_state(folder / "state")
+    for settings in (config, state.values["settings"]["settings"]):
+        settings["alpha"], settings["classes"] = settings.pop("background"), settings.pop("class_names")
+    write_yaml(folder / "config.yaml", config)
+    write_state(folder / "state", state.tensors, state.values)
+
+
+def test_a_run_of_a_former_release_is_read_and_resumed_without_a_word(tmp_path):
+    given = {"out": tmp_path / "a", "report": False, "class_names": ["seven", "one"], **SMALL}
+    fewgen.train("fake", **given)
+    _as_a_former_release_wrote_it(tmp_path / "a")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RenamedWarning)
+        run = fewgen.train("fake", **given)
+        assert run.was_finished
+        assert (run.config["background"], run.config["class_names"]) == ("error", ["seven", "one"])
+        assert "--class-name seven" in collect(run, *run.images()).command
+        assert fewgen.evaluate(run.path, **QUICKLY).protocol["subject"] == str(run.path)
+    with pytest.warns(RenamedWarning) as found:
+        again = resolved_settings(config=run.path / "config.yaml", out="x")
+    assert {str(one.message).split(" ")[0] for one in found} == {"alpha", "classes"}
+    assert (again["background"], again["class_names"]) == ("error", ["seven", "one"])
+
+
+def test_former_names_of_keywords_work_with_a_warning(tmp_path):
+    with pytest.warns(RenamedWarning, match="alpha is called background now"):
+        assert len(fewgen.load_images("digits", alpha="white")) == 1442
+    keywords = {"method": "fake", "out": tmp_path / "a", **SMALL}
+    with pytest.warns(RenamedWarning, match="classes is called class_names now"):
+        assert fewgen.plan_training(classes=["one", "two"], **keywords).class_names == ("one", "two")
+    with pytest.raises(ConfigError, match="give one of them"):
+        fewgen.train(alpha="white", background="black", **keywords)
+
+
 def test_images_given_in_python(tmp_path):
     run = fewgen.train(
         "fake", data=_images((9, 8)), out=tmp_path / "a", text="onehot", report=False, progress=False
@@ -478,12 +519,12 @@ def test_images_given_in_python(tmp_path):
 
 
 def test_a_choice_of_classes_is_kept(tmp_path):
-    run = fewgen.train("fake", out=tmp_path / "a", report=False, classes=["Seven", "one"], **SMALL)
+    run = fewgen.train("fake", out=tmp_path / "a", report=False, class_names=["Seven", "one"], **SMALL)
     assert run.class_names == ("seven", "one")
     train, held_out = run.images()
     assert train.class_names == ("seven", "one")
     assert (len(train), len(held_out)) == (22, 2)
-    assert run.config["classes"] == ["seven", "one"]
+    assert run.config["class_names"] == ["seven", "one"]
     (run.path / "split.json").write_text("[]")
     with pytest.raises(DataError, match="damaged"):
         run.images()

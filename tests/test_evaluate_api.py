@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import types
 import warnings
 
 import pytest
@@ -58,10 +56,8 @@ def calls(monkeypatch):
             self.given = extractor
             self.extractor = extractor or PixelFeatures(*train.images.shape[1:])
 
-    module = types.ModuleType("fewgen.evaluation.evaluation")
-    module.evaluate_images = evaluate_images
-    module.RealSide = RealSide
-    monkeypatch.setitem(sys.modules, "fewgen.evaluation.evaluation", module)
+    monkeypatch.setattr("fewgen.evaluation.evaluation.evaluate_images", evaluate_images)
+    monkeypatch.setattr("fewgen.evaluation.evaluation.RealSide", RealSide)
     return seen
 
 
@@ -110,7 +106,7 @@ def test_a_run_finds_its_images_in_another_place_and_refuses_others(run, calls, 
         fewgen.evaluate(
             run, data=load_images("digits", size=8).subset(range(1441, -1, -1)), n=1, progress=False
         )
-    for key, value in (("shots", 3), ("size", 8), ("channels", 1), ("classes", ["one"])):
+    for key, value in (("shots", 3), ("size", 8), ("channels", 1), ("class_names", ["one"])):
         with pytest.raises(ConfigError, match=f"so {key} has no meaning"):
             fewgen.evaluate(run, progress=False, **{key: value})
     with pytest.raises(ConfigError, match="number of images to set aside"):

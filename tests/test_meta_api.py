@@ -245,8 +245,8 @@ def test_shots_and_holdout_count_for_base_classes_alone():
 
 
 def test_chosen_classes_are_split_among_themselves():
-    found = prepared(classes=["H", "c", "a", "b"], class_split="2/1/1")
-    assert found.settings["classes"] == ["h", "c", "a", "b"]
+    found = prepared(class_names=["H", "c", "a", "b"], class_split="2/1/1")
+    assert found.settings["class_names"] == ["h", "c", "a", "b"]
     assert sorted(sum(found.split["classes"].values(), [])) == ["a", "b", "c", "h"]
 
 

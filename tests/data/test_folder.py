@@ -191,14 +191,14 @@ def test_an_opaque_alpha_channel_is_not_transparency(tmp_path: Path) -> None:
     assert torch.equal(data.images[0], data.images[1])
 
 
-@pytest.mark.parametrize(("alpha", "value"), [("white", 255), ("black", 0)])
-def test_transparency_on_a_chosen_background(tmp_path: Path, alpha: str, value: int) -> None:
+@pytest.mark.parametrize(("background", "value"), [("white", 255), ("black", 0)])
+def test_transparency_on_a_chosen_background(tmp_path: Path, background: str, value: int) -> None:
     clear = Image.new("RGBA", (12, 12), (200, 10, 10, 0))
-    data = load_images(make(tmp_path, {"a/1.png": clear, "b/1.png": picture()}), alpha=alpha)
+    data = load_images(make(tmp_path, {"a/1.png": clear, "b/1.png": picture()}), background=background)
     assert (data.images[0] == value).all()
     clear_grey = Image.new("LA", (12, 12), (90, 0))
     data = load_images(
-        make(tmp_path / "g", {"a/1.png": clear_grey, "b/1.png": picture(mode="L")}), alpha=alpha
+        make(tmp_path / "g", {"a/1.png": clear_grey, "b/1.png": picture(mode="L")}), background=background
     )
     assert data.channels == 1
     assert (data.images[0] == value).all()
@@ -325,7 +325,14 @@ def test_saved_images_come_back(tmp_path: Path, channels: int, place: str) -> No
 
 @pytest.mark.parametrize(
     "options",
-    [{"fit": "croop"}, {"size": 1}, {"size": 28.5}, {"channels": 2}, {"alpha": "pink"}, {"split": "dev"}],
+    [
+        {"fit": "croop"},
+        {"size": 1},
+        {"size": 28.5},
+        {"channels": 2},
+        {"background": "pink"},
+        {"split": "dev"},
+    ],
 )
 def test_meaningless_options_are_refused(tmp_path: Path, options: dict[str, object]) -> None:
     make(tmp_path, GOOD)
@@ -351,6 +358,6 @@ def test_advice_serves_the_command_line_and_python(tmp_path):
     with pytest.raises(DataError) as error:
         load_images(tmp_path)
     assert str(error.value).count("(--convert)") == 2
-    assert "(--alpha white)" in str(error.value)
+    assert "(--background white)" in str(error.value)
     assert "pass " not in str(error.value)
     assert "True" not in str(error.value)

@@ -118,7 +118,7 @@ TABLE: dict[str, dict[str, Any]] = {
     },
     "cada_vqvae_reptile": {
         "train": {
-            "method": "cada_vqvae", "model": _CADA, **WORDS, "meta": "reptile", "classes": None,
+            "method": "cada_vqvae", "model": _CADA, **WORDS, "meta": "reptile", "class_names": None,
             "class_split": "6/2/2", "size": 12,
             "tasks": {
                 "n_way": 2, "n_shot": 2, "n_query": 2, "tasks_per_step": 2, "inner_steps": 2, "steps": 5,
@@ -208,6 +208,8 @@ def answer(run: Any, request: Mapping[str, Any]) -> np.ndarray:
 def judge(subject: str, request: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """Evaluate a run, or a file in a folder, both named from the current folder; return what was written."""
     keywords = dict(request)
+    if "classes" in keywords:
+        keywords["class_names"] = keywords.pop("classes")
     file = keywords.pop("file", None)
     # A name from here, so that the stored evaluation holds no path of a machine.
     images = subject if file is None else f"{subject}/{file}"
@@ -237,7 +239,7 @@ def make(name: str) -> None:
     folder.mkdir()
     if "train" in row:
         settings = {
-            "data": "digits", "classes": THREE, "shots": 8, "holdout": 4,
+            "data": "digits", "class_names": THREE, "shots": 8, "holdout": 4,
             "training": {"device": "cpu", "threads": 1, "ema_decay": 0.5, "precision": "float32"},
         } | row["train"]  # fmt: skip
         fewgen.train(out=work, report=False, progress=False, **settings)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewgen.config.call import accepts_config, call_settings, unwrapped
+from fewgen.config.call import FORMER_NAMES, accepts_config, call_settings, renamed, unwrapped
 from fewgen.config.keywords import tidy_out, whole
 from fewgen.data.identity import same_images, without
 from fewgen.data.split import class_list, split_indices
@@ -31,6 +31,7 @@ MAX_OVERLAP = 0.1
 """Share of held-out images that may also be training images; those are left out. More is a mistake."""
 
 
+@renamed(**FORMER_NAMES)
 @accepts_config
 @tidy_out
 def evaluate(
@@ -40,7 +41,7 @@ def evaluate(
     holdout: int | str | Path | ImageSet | None = None,
     pool: str | Path | ImageSet = "auto",
     shots: int | None = None,
-    classes: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
     seed: int = 0,
     n: int | None = None,
     features: str = "classifier",
@@ -49,7 +50,7 @@ def evaluate(
     size: int | None = None,
     channels: int | None = None,
     fit: str = "crop",
-    alpha: str = "error",
+    background: str = "error",
     convert: bool = False,
     out: str | Path | None = None,
     html: bool = True,
@@ -75,7 +76,7 @@ def evaluate(
         pool: further real images with labels, for the judge and the learning curve: a folder, an .npz, rest
             (what the data have besides) or none; auto is the rest of a data set with a name, else none.
         shots: images per class that were learned from, chosen as fewgen train does.
-        classes: only these classes, in this order.
+        class_names: only these classes, in this order.
         seed: of the choice of training images, as in fewgen train, of new images, and of the tests.
         n: images per class that a run draws; 100 if left out, and at least 300 in all.
         features: where images are compared: classifier, pixels, dino:FOLDER, clip:FOLDER or inception:FILE.
@@ -85,7 +86,7 @@ def evaluate(
         size: side of the square images in pixels; the images' own if left out.
         channels: 1 for grey, 3 for colour; the images' own if left out.
         fit: how other shapes become square: crop, pad or stretch.
-        alpha: transparent images: error, or put them on white or black.
+        background: transparent images: error, or put them on white or black.
         convert: accept 16-bit and CMYK images and convert them.
         out: a .json; the page goes beside it, as .html. The command writes evaluation.json if left out.
         html: write the page, too.
@@ -103,7 +104,7 @@ def evaluate(
     targets = _outputs(out, html, overwrite)
     sets = gather(**{key: given[key] for key in _GATHER})
     for note in sets.notes:
-        warnings.warn(note, stacklevel=4)
+        warnings.warn(note, stacklevel=5)
     extractor = _extractor(features, sets)
     shown = ShownProgress(progress)
     evaluation = evaluate_sets(
@@ -135,7 +136,7 @@ _GATHER = (
     "holdout",
     "pool",
     "shots",
-    "classes",
+    "class_names",
     "seed",
     "n",
     "features",
@@ -144,13 +145,13 @@ _GATHER = (
     "size",
     "channels",
     "fit",
-    "alpha",
+    "background",
     "convert",
     "data_dir",
     "download",
     "device",
 )
-_LOADING = ("split", "size", "channels", "fit", "alpha", "convert")
+_LOADING = ("split", "size", "channels", "fit", "background", "convert")
 
 
 def plan_evaluation(**keywords: Any) -> str:
@@ -262,7 +263,7 @@ def _as_run(images: Any, device: str) -> Run | None:
 
 def _of_run(run: Run, keywords: Mapping[str, Any]) -> tuple[Any, dict[str, Any], ImageSet, ImageSet | None]:
     """Return the source, how it is read, and the training and held-out images that a run names."""
-    for key in ("shots", "classes", "size", "channels"):
+    for key in ("shots", "class_names", "size", "channels"):
         if keywords[key] is not None:
             raise ConfigError(
                 f'"{run.path}" knows its training images, so {key} has no meaning here. Leave it out.'
@@ -281,7 +282,7 @@ def _of_run(run: Run, keywords: Mapping[str, Any]) -> tuple[Any, dict[str, Any],
     source = run.config.get("data") if keywords["data"] is None else keywords["data"]
     settings = {key: run.config[key] for key in _LOADING if run.config.get(key) is not None}
     if holdout is not None:
-        classes = run.config.get("classes")
+        classes = run.config.get("class_names")
         held_out = _real(holdout, source, settings, classes, train, keywords)
     return source, settings, train, held_out
 
@@ -306,7 +307,7 @@ def _of_data(
         source_images = load_source(settings, source, keywords["data_dir"], keywords["download"])
     else:
         source_images = source
-    classes = keywords["classes"]
+    classes = keywords["class_names"]
     if classes is None and run is not None and set(run.class_names) <= set(source_images.class_names):
         classes = run.class_names
     if classes:
@@ -378,7 +379,7 @@ def _foreign(keywords: Mapping[str, Any], settings: Mapping[str, Any]) -> ImageS
     else:
         reading = {key: settings[key] for key in _LOADING if key in settings and key != "split"}
         loaded = load_foreign(images, labels_required=False, **reading)
-    wanted = keywords["classes"]
+    wanted = keywords["class_names"]
     if not wanted or not has_labels(loaded):
         return loaded
     return loaded.select_classes(class_list(wanted, loaded.class_names))
@@ -444,7 +445,7 @@ def _pool(
                 notes.append("the data have no further images of some classes, so there is no pool.")
             return None
         return images
-    images = match_images(_real(wanted, source, settings, keywords["classes"], train, keywords), train)
+    images = match_images(_real(wanted, source, settings, keywords["class_names"], train, keywords), train)
     images, twins = without(images, train, held_out)
     if twins:
         notes.append(f"{twins} images of the pool are training or held-out images too, and are left out.")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen.api.generating import generate
-from fewgen.config.call import accepts_config, call_settings, unwrapped
+from fewgen.config.call import FORMER_NAMES, accepts_config, call_settings, renamed, unwrapped
 from fewgen.runs.folder import check_apart, check_run_dir, is_finished, refuse_adapted
 from fewgen.runs.preparing import NOT_IN_CONFIG, PREPARE, check_same_images, configs, prepare
 from fewgen.runs.run import Run
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fewgen.runs.preparing import Prepared
 
 
+@renamed(**FORMER_NAMES)
 @accepts_config
 def train(
     method: str,
@@ -33,13 +34,13 @@ def train(
     text: str = "auto",
     text_path: str | None = None,
     phrases: Mapping[str, Any] | str | Path | None = None,
-    classes: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
     holdout: int | str = "auto",
     split: str = "train",
     size: int | None = None,
     channels: int | None = None,
     fit: str = "crop",
-    alpha: str = "error",
+    background: str = "error",
     convert: bool = False,
     minutes: float | None = None,
     steps_scale: float | None = None,
@@ -70,7 +71,7 @@ def train(
             auto, the first of glove, minilm and onehot that is at hand and knows every class.
         text_path: the GloVe file, or the folder or hub name of a text model.
         phrases: other words for a class, such as {"T-shirt/top": ["t-shirt", "top"]}, or a YAML file.
-        classes: only these classes, in this order.
+        class_names: only these classes, in this order.
         holdout: images per class set aside for the held-out loss, early stopping and the report. auto
             takes them out of the shots (a tenth, from 10 shots on), so no further real image is used;
             without shots it sets a fifth aside. A number takes so many images besides the shots; 0 none.
@@ -78,7 +79,7 @@ def train(
         size: side of the square images in pixels; the images' own if left out.
         channels: 1 for grey, 3 for colour; the images' own if left out.
         fit: how other shapes become square: crop, pad or stretch.
-        alpha: transparent images: error, or put them on white or black.
+        background: transparent images: error, or put them on white or black.
         convert: accept 16-bit and CMYK images and convert them.
         minutes: limit on the training time; stages are shortened to fit.
         steps_scale: factor on the number of steps; 0.1 is a quick look.

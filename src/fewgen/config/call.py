@@ -100,7 +100,7 @@ def renamed(**names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
-        _FORMER_NAMES[unwrapped(function)] = names
+        _RENAMED[unwrapped(function)] = names
 
         @functools.wraps(function)
         def wrapper(*args: Any, **keywords: Any) -> T:
@@ -112,14 +112,23 @@ def renamed(**names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     return decorate
 
 
-_FORMER_NAMES: dict[Callable[..., Any], Mapping[str, str]] = {}
+FORMER_NAMES = {"alpha": "background", "classes": "class_names"}
+"""Former name -> name of today, of the settings that a run folder keeps: those of `train`."""
+
+
+def current_names(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run folder of any release by the names of today."""
+    return {FORMER_NAMES.get(name, name): value for name, value in stored.items()}
+
+
+_RENAMED: dict[Callable[..., Any], Mapping[str, str]] = {}
 """Function below all decorators -> former name -> name of today."""
 
 
 def _with_new_names(
     function: Callable[..., Any], values: Mapping[str, Any], where: str = ""
 ) -> dict[str, Any]:
-    former = _FORMER_NAMES.get(unwrapped(function), {})
+    former = _RENAMED.get(unwrapped(function), {})
     result = dict(values)
     for old in [name for name in former if name in values]:
         place = f" in {where}" if where else ""

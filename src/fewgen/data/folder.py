@@ -32,7 +32,7 @@ MAX_PIXELS = 64 * 10**6
 """Larger images are refused before they are unpacked: a small file can unpack to many gigabytes."""
 
 Alpha = Literal["error", "white", "black"]
-ALPHAS: tuple[str, ...] = ("error", "white", "black")
+BACKGROUNDS: tuple[str, ...] = ("error", "white", "black")
 
 _IGNORED = {"thumbs.db", "desktop.ini", "__macosx"}
 _SPLIT_NAMES = {"train": ("train",), "test": ("test", "val", "validation")}
@@ -124,17 +124,17 @@ def _reduce_16_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
-def _on_background(image: Image.Image, alpha: str) -> Image.Image:
+def _on_background(image: Image.Image, background: str) -> Image.Image:
     """Return the image without transparency, on the background that the user chose."""
     image = image.convert("RGBA")
     low = image.getchannel("A").getextrema()[0]
     if isinstance(low, (int, float)) and low == 255:
         return image.convert("RGB")  # nothing is transparent, so nothing is lost
-    if alpha == "error":
+    if background == "error":
         raise _Problem(
-            "is transparent; save it on a background, or set alpha to white or black (--alpha white)"
+            "is transparent; save it on a background, or choose one: white or black (--background white)"
         )
-    paper = Image.new("RGBA", image.size, alpha)
+    paper = Image.new("RGBA", image.size, background)
     return Image.alpha_composite(paper, image).convert("RGB")
 
 
@@ -143,7 +143,7 @@ def _is_grey(image: Image.Image) -> bool:
     return bool((array[..., 0] == array[..., 1]).all() and (array[..., 1] == array[..., 2]).all())
 
 
-def _to_l_or_rgb(image: Image.Image, deep: bool, alpha: str, convert: bool) -> Image.Image:
+def _to_l_or_rgb(image: Image.Image, deep: bool, background: str, convert: bool) -> Image.Image:
     """Return the image in mode L or RGB, or say why that would lose something."""
     if deep:
         if image.mode == "F":
@@ -159,7 +159,7 @@ def _to_l_or_rgb(image: Image.Image, deep: bool, alpha: str, convert: bool) -> I
         return image.convert("RGB")
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         grey = mode in ("L", "LA", "La", "1")
-        image = _on_background(image, alpha)
+        image = _on_background(image, background)
         return image.convert("L") if grey or (mode in ("P", "PA") and _is_grey(image)) else image
     if mode == "1":
         return image.convert("L")
@@ -175,7 +175,7 @@ def _to_l_or_rgb(image: Image.Image, deep: bool, alpha: str, convert: bool) -> I
 
 
 def _decode(
-    path: Path, size: int | None, fit: str, channels: int | None, alpha: str, convert: bool
+    path: Path, size: int | None, fit: str, channels: int | None, background: str, convert: bool
 ) -> _Decoded:
     """Read one file; raises `_Problem` with what is wrong and what to do."""
     try:
@@ -203,7 +203,7 @@ def _decode(
                     check.verify()
             image.load()
             deep = _is_16_bit(image, data)  # asked of the file; a turned copy does not know its format
-            plain = _to_l_or_rgb(ImageOps.exif_transpose(image), deep, alpha, convert)
+            plain = _to_l_or_rgb(ImageOps.exif_transpose(image), deep, background, convert)
     except _Problem:
         raise
     except Image.DecompressionBombError:
@@ -281,14 +281,15 @@ def _collect(root: Path, problems: ProblemList) -> tuple[list[str], list[Path], 
 
 
 def _checked_root(
-    path: str | os.PathLike[str], size: int | None, channels: int | None, fit: str, alpha: str
+    path: str | os.PathLike[str], size: int | None, channels: int | None, fit: str, background: str
 ) -> Path:
     """Return the folder as a path, after the checks of the arguments."""
     check_size(size)
     check_fit(fit)
-    if alpha not in ALPHAS:
+    if background not in BACKGROUNDS:
         raise ConfigError(
-            f'Unknown alpha "{alpha}".{suggest(alpha, ALPHAS)} Choose one of: {", ".join(ALPHAS)}.'
+            f'Unknown background "{background}".{suggest(background, BACKGROUNDS)} '
+            f"Choose one of: {', '.join(BACKGROUNDS)}."
         )
     if channels not in (None, 1, 3):
         raise ConfigError(f"channels must be 1 (grey), 3 (colour) or left out, got {channels!r}.")
@@ -307,14 +308,14 @@ def _read(
     size: int | None,
     channels: int | None,
     fit: str,
-    alpha: str,
+    background: str,
     convert: bool,
 ) -> torch.Tensor:
     """Return the images of all files, uint8 (N, C, H, W), or raise one error with all problems."""
 
     def decode(file: Path) -> _Decoded | _Problem:
         try:
-            return _decode(file, size, fit, channels, alpha, convert)
+            return _decode(file, size, fit, channels, background, convert)
         except _Problem as problem:
             return problem
 
@@ -359,7 +360,7 @@ def load_folder(
     size: int | None = None,
     channels: int | None = None,
     fit: str = "crop",
-    alpha: str = "error",
+    background: str = "error",
     convert: bool = False,
     min_classes: int = 1,
     name: str = "",
@@ -372,7 +373,7 @@ def load_folder(
         size: side of the square images in pixels; None keeps the size, which must then be one for all.
         channels: 1, 3, or None to keep grey or colour, which must then be one for all.
         fit: "crop", "pad" or "stretch", see `transforms.fit_image`.
-        alpha: what to do with transparent images: "error", or put them on "white" or "black".
+        background: what to do with transparent images: "error", or put them on "white" or "black".
         convert: True reduces 16-bit images to 8 bits and converts CMYK to RGB; else they are problems.
         min_classes: fewer classes are a problem.
         name: where the images came from; the folder name if empty.
@@ -384,7 +385,7 @@ def load_folder(
         DataError: lists every problem of the folder at once: unusable files, empty classes, names that
             differ only by case, links that leave the folder, mixed sizes, grey among colour.
     """
-    root = _checked_root(path, size, channels, fit, alpha)
+    root = _checked_root(path, size, channels, fit, background)
     root = _find_split(root, split)
     problems = ProblemList(f'The images in "{root}" cannot be used')
     class_names, files, labels = _collect(root, problems)
@@ -398,7 +399,7 @@ def load_folder(
             "add a folder with images of another class"
         )
 
-    out = _read(files, root, problems, size, channels, fit, alpha, convert)
+    out = _read(files, root, problems, size, channels, fit, background, convert)
     return ImageSet(
         out,
         torch.tensor(labels, dtype=torch.int64),
@@ -423,7 +424,7 @@ def load_flat_folder(
     size: int | None = None,
     channels: int | None = None,
     fit: str = "crop",
-    alpha: str = "error",
+    background: str = "error",
     convert: bool = False,
 ) -> torch.Tensor:
     """Read the images that lie directly in a folder; they have no class.
@@ -433,7 +434,7 @@ def load_flat_folder(
         size: as in `load_folder`.
         channels: as in `load_folder`.
         fit: as in `load_folder`.
-        alpha: as in `load_folder`.
+        background: as in `load_folder`.
         convert: as in `load_folder`.
 
     Returns:
@@ -442,7 +443,7 @@ def load_flat_folder(
     Raises:
         DataError: lists every problem of the folder at once, as `load_folder`.
     """
-    root = _checked_root(path, size, channels, fit, alpha)
+    root = _checked_root(path, size, channels, fit, background)
     problems = ProblemList(f'The images in "{root}" cannot be used')
     real_root = Path(os.path.realpath(root))
     files = []
@@ -457,7 +458,7 @@ def load_flat_folder(
             files.append(entry)
     if not files:
         problems.add("there is no image")
-    return _read(files, root, problems, size, channels, fit, alpha, convert)
+    return _read(files, root, problems, size, channels, fit, background, convert)
 
 
 def _check_same(

@@ -62,7 +62,7 @@ def load_foreign(
     size: int | None = None,
     channels: int | None = None,
     fit: str = "crop",
-    alpha: str = "error",
+    background: str = "error",
     convert: bool = False,
 ) -> ImageSet:
     """Load images that another program may have made, with or without classes.
@@ -74,7 +74,7 @@ def load_foreign(
         size: side of square images in pixels; None keeps it.
         channels: 1, 3, or None to keep.
         fit: how other shapes become square, see `load_images`.
-        alpha: transparent images of a folder: "error", or put on "white" or "black".
+        background: transparent images of a folder: "error", or put on "white" or "black".
         convert: whether 16-bit and CMYK images of a folder may be converted.
 
     Returns:
@@ -96,7 +96,7 @@ def load_foreign(
     if not labels_required:
         if flat:
             pixels = load_flat_folder(
-                path, size=size, channels=channels, fit=fit, alpha=alpha, convert=convert
+                path, size=size, channels=channels, fit=fit, background=background, convert=convert
             )
             return without_labels(pixels, path.resolve().name)
         if not named and path.is_file() and path.suffix.lower() == ".npz":
@@ -107,7 +107,7 @@ def load_foreign(
                 pixels = set_channels(found, channels)
                 return without_labels(pixels if size is None else resize(pixels, size, fit), path.name)
     return load_images(
-        source, size=size, channels=channels, fit=fit, alpha=alpha, convert=convert, min_classes=1
+        source, size=size, channels=channels, fit=fit, background=background, convert=convert, min_classes=1
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fewgen.config.call import renamed
 from fewgen.data import cifar_binary, digits, idx, npz, omniglot
 from fewgen.data import download as downloads
 from fewgen.data.folder import load_folder, save_folder
@@ -256,6 +257,7 @@ def _load_path(path: Path, split: str) -> ImageSet | None:
     return None
 
 
+@renamed(alpha="background")
 def load_images(
     source: str | os.PathLike[str],
     *,
@@ -265,7 +267,7 @@ def load_images(
     fit: str = "crop",
     data_dir: str | os.PathLike[str] | None = None,
     download: bool = False,
-    alpha: str = "error",
+    background: str = "error",
     convert: bool = False,
     min_classes: int = 1,
 ) -> ImageSet:
@@ -283,7 +285,7 @@ def load_images(
         fit: how other shapes become square: "crop", "pad" or "stretch"; always antialiased.
         data_dir: folder of the named data sets; None reads FEWGEN_DATA_DIR.
         download: whether a missing data set may be fetched from its official address.
-        alpha: transparent images of a folder: "error", or put on "white" or "black".
+        background: transparent images of a folder: "error", or put on "white" or "black".
         convert: whether 16-bit and CMYK images of a folder may be converted.
         min_classes: fewer classes with images are an error; training needs 2.
 
@@ -318,7 +320,7 @@ def load_images(
                 size=size,
                 channels=channels,
                 fit=fit,
-                alpha=alpha,
+                background=background,
                 convert=convert,
                 min_classes=min_classes,
             )

@@ -77,7 +77,7 @@ class Work:
             size=size,
             channels=channels,
             fit=asked["fit"],
-            alpha=asked["background"],
+            background=asked["background"],
             convert=asked["convert"],
             data_dir=asked["data_dir"],
             download=asked["download"],

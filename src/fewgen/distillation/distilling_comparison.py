@@ -305,7 +305,7 @@ class ComparisonWork(Work):
             size=asked["size"],
             channels=asked["channels"],
             fit=asked["fit"],
-            alpha=asked["background"],
+            background=asked["background"],
             convert=asked["convert"],
             data_dir=asked["data_dir"],
             download=asked["download"],

@@ -183,13 +183,13 @@ def training_command(run: Run) -> str:
             ("seed", 0),
         ):
             words += ["--" + key.replace("_", "-"), str(value)]
-    for key in ("split", "fit", "alpha"):
+    for key in ("split", "fit", "background"):
         if config.get(key) not in (None, "train", "crop", "error"):
             words += [f"--{key}", str(config[key])]
     base = (config.get("model") or {}).get("base")
     if base is not None:
         words += ["--model", str(base)]
-    for name in config.get("classes") or []:
+    for name in config.get("class_names") or []:
         words += ["--class-name", str(name)]
     words += _model_flags(config)
     training = config.get("training", {})

@@ -43,13 +43,13 @@ PREPARE = (
     "text",
     "text_path",
     "phrases",
-    "classes",
+    "class_names",
     "holdout",
     "split",
     "size",
     "channels",
     "fit",
-    "alpha",
+    "background",
     "convert",
     "minutes",
     "steps_scale",
@@ -145,8 +145,8 @@ def prepare(**keywords: Any) -> Prepared:
             keywords["download"],
             min_classes=method_class.min_classes,
         )
-    if keywords["classes"]:
-        data = data.select_classes(class_list(keywords["classes"], data.class_names))
+    if keywords["class_names"]:
+        data = data.select_classes(class_list(keywords["class_names"], data.class_names))
     check_phrases(phrases, data.class_names)
     everything, classes = (
         data,
@@ -199,7 +199,7 @@ def prepare(**keywords: Any) -> Prepared:
         "text": None if table is None else table.encoder_name,
         "text_path": table.encoder_path if table is not None and keywords["text_path"] else None,
         "phrases": to_dict(phrases) if phrases else None,
-        "classes": list(everything.class_names) if keywords["classes"] else None,
+        "class_names": list(everything.class_names) if keywords["class_names"] else None,
         "tasks": to_dict(tasks) if keywords["meta"] is not None else None,
         "model": to_dict(model_config),
         "training": to_dict(train_config),

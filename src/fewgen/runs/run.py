@@ -71,9 +71,10 @@ class Run(Verbs):
     def config(self) -> dict[str, Any]:
         """The settings of the run (config.yaml); empty for a model file on its own."""
         from fewgen.config import read_config
+        from fewgen.config.call import current_names
 
         path = self.path / CONFIG_NAME
-        return read_config(path) if path.is_file() else {}
+        return current_names(read_config(path)) if path.is_file() else {}
 
     def images(
         self,

@@ -36,7 +36,7 @@ def load_source(
         size=settings.get("size"),
         channels=settings.get("channels"),
         fit=settings.get("fit", "crop"),
-        alpha=settings.get("alpha", "error"),
+        background=settings.get("background", "error"),
         convert=settings.get("convert", False),
         data_dir=data_dir,
         download=download,

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fewgen.config.call import current_names
 from fewgen.data.identity import short_fingerprint
 from fewgen.errors import CheckpointError, ConfigError, DataError, FewgenError, TrainingError, suggest
 from fewgen.files import atomic_write, prepare_output_dir, write_json
@@ -1014,6 +1015,7 @@ class Trainer:
         }
 
     def _compare_settings(self, before: dict[str, Any]) -> None:
+        before = {**before, "settings": current_names(before.get("settings", {}))}
         then, now = _flatten(before), _flatten(self._settings())
         changed = [key for key in dict.fromkeys([*then, *now]) if then.get(key) != now.get(key)]
         # What was asked for, before the many numbers that follow from it.
