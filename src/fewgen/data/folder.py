@@ -224,7 +224,7 @@ def _decode(
 
 
 def read_image(
-    path: Path, size: int | None, fit: str, channels: int | None, alpha: str, convert: bool
+    path: Path, size: int | None, fit: str, channels: int | None, background: str, convert: bool
 ) -> np.ndarray:
     """Return one image file as uint8 (C, H, W).
 
@@ -232,7 +232,7 @@ def read_image(
         DataError: it cannot be used; says why and what to do.
     """
     try:
-        return _decode(path, size, fit, channels, alpha, convert).array
+        return _decode(path, size, fit, channels, background, convert).array
     except _Problem as problem:
         raise DataError(f'"{path}" {problem}.') from None
 

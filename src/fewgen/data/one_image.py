@@ -20,7 +20,7 @@ def is_image_file(source: Any) -> bool:
 
 
 def single_image(
-    path: str | Path, size: int, channels: int, fit: str, alpha: str = "error", convert: bool = False
+    path: str | Path, size: int, channels: int, fit: str, background: str = "error", convert: bool = False
 ) -> ImageSet:
     """Return one image file as a set with one image; the keywords are those of `load_images`."""
     import torch
@@ -31,5 +31,5 @@ def single_image(
     file = Path(path).expanduser()
     if not file.is_file():
         raise DataError(f'There is no image file "{path}".')
-    pixels = torch.tensor(read_image(file, size, fit, channels, alpha, convert)).unsqueeze(0)
+    pixels = torch.tensor(read_image(file, size, fit, channels, background, convert)).unsqueeze(0)
     return ImageSet(pixels, torch.zeros(1, dtype=torch.int64), (file.stem or "image",), name=file.name)

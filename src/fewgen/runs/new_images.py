@@ -140,7 +140,7 @@ def _load(
         "size": height,
         "channels": channels,
         "fit": fit,
-        "alpha": background,
+        "background": background,
         "convert": convert,
     }
     path = Path(source).expanduser()
