@@ -65,7 +65,7 @@ def check_base(data: str, settings: Settings) -> None:
     Raises:
         ConfigError: with what is wrong.
     """
-    from fewgen.distillation.distilling_common import check_pipeline
+    from fewgen.distillation.work import check_pipeline
     from fewgen.runs.run import Run
 
     folder = base_folder(data, settings)

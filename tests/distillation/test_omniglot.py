@@ -7,8 +7,9 @@ import fewgen
 from fewgen.config.schema import from_dict
 from fewgen.data import load_images
 from fewgen.diffusion.specialisation import draw, specialise
-from fewgen.distillation import DistillConfig, accuracy, distill, make_student
+from fewgen.distillation.knowledge import DistillConfig, accuracy, distill
 from fewgen.distillation.settings import SpecialiseConfig
+from fewgen.distillation.students import make_student
 from fewgen.distillation.summary import interval, paired
 from fewgen.distillation.synthesis import Synthesis
 from fewgen.episodes import EpisodeSampler, class_split

@@ -154,6 +154,11 @@ class ImageSet:
         """Height and width in pixels."""
         return int(self.images.shape[2]), int(self.images.shape[3])
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return self.channels, *self.size
+
     def counts(self) -> Tensor:
         """Return the number of images per class, int64 (n_classes,)."""
         return torch.bincount(self.labels, minlength=self.n_classes)

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen.config.call import accepts_config, call_settings, unwrapped
-from fewgen.distillation.distilled import Distilled
+from fewgen.distillation.request import Distilled, DistillRequest
 from fewgen.errors import ConfigError
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet
     from fewgen.diffusion.pipeline import TextToImage
-    from fewgen.distillation.distilling_comparison import ComparisonWork
-    from fewgen.distillation.distilling_student import StudentWork
+    from fewgen.distillation.work import Work
     from fewgen.runs.run import Run
 
 
@@ -139,35 +138,37 @@ def distill(
     Returns:
         What was made or measured, with its notes.
     """
-    asked = dict(locals())
-    del asked["config"]
-    work = _work(asked)
-    return work.run()
+    request = DistillRequest(
+        out=out, novel=novel, data=data, generator=generator, student=student, shots=shots,
+        class_split=class_split, n_way=n_way, n_shot=n_shot, queries=queries, episodes=episodes,
+        half_width=half_width, compare=compare, competitors=competitors, per_class=per_class, alpha=alpha,
+        teacher=teacher, teacher_net=teacher_net, teacher_channels=teacher_channels,
+        teacher_pretrain_steps=teacher_pretrain_steps, teacher_episodes=teacher_episodes,
+        student_channels=student_channels, pretrain_steps=pretrain_steps, turns=turns,
+        base_images=base_images, training=training, tint=tint, generator_minutes=generator_minutes,
+        generator_preset=generator_preset, save_images=save_images, workers=workers, seed=seed, split=split,
+        size=size, channels=channels, fit=fit, background=background, convert=convert, data_dir=data_dir,
+        download=download, device=device, progress=progress,
+    )  # fmt: skip
+    return _work(request).run()
 
 
 def plan_distillation(**keywords: Any) -> str:
     """Return what `distill` would do with the same keywords, after all checks; writes nothing."""
-    return _work(call_settings(unwrapped(distill), keywords), planning=True).plan()
+    return _work(DistillRequest(**call_settings(unwrapped(distill), keywords)), planning=True).plan()
 
 
-def _work(asked: Mapping[str, Any], planning: bool = False) -> StudentWork | ComparisonWork:
-    from fewgen.distillation.distilling_comparison import ComparisonWork
-    from fewgen.distillation.distilling_student import StudentWork
-    from fewgen.training.processes import pick_device
+def _work(request: DistillRequest, planning: bool = False) -> Work:
+    from fewgen.distillation.comparison_work import ComparisonWork
+    from fewgen.distillation.student_work import StudentWork
 
-    asked = {**asked, "device": str(pick_device(str(asked["device"]))), "planning": planning}
-    if asked["novel"] is not None:
-        _refuse(asked, ("compare", "competitors", "save_images", "half_width"), "--novel makes one student")
-        return StudentWork(asked)
-    if asked["data"] is None:
+    if request.novel is not None:
+        one = ("compare", "competitors", "save_images", "half_width")
+        request.refuse(one, "--novel makes one student")
+        return StudentWork(request, planning)
+    if request.data is None:
         raise ConfigError(
             "fewgen distill needs --novel DIR, your images, or --data D, to compare on its novel classes."
         )
-    _refuse(asked, ("shots",), "a comparison takes --n-shot images of each class")
-    return ComparisonWork(asked)
-
-
-def _refuse(asked: Mapping[str, Any], names: Sequence[str], why: str) -> None:
-    for name in names:
-        if asked[name]:
-            raise ConfigError(f"--{name.replace('_', '-')} has no use here: {why}.")
+    request.refuse(("shots",), "a comparison takes --n-shot images of each class")
+    return ComparisonWork(request, planning)

@@ -1,0 +1,341 @@
+"""`distill` without images of the user: competitors over episodes of a data set."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from fewgen.api.training import train
+from fewgen.data.identity import fingerprint
+from fewgen.diffusion.pipeline import TextToImage
+from fewgen.diffusion.stable import StableDiffusion
+from fewgen.distillation.competitors import COMPETITORS, KIND_OF, about_competitors
+from fewgen.distillation.estimate import making_seconds, one_thread
+from fewgen.distillation.preparing import teacher_id, teacher_tasks
+from fewgen.distillation.product import FORMAT, FORMAT_VERSION, STUDENT_NAME
+from fewgen.distillation.protocol import (
+    PILOT,
+    Prepared,
+    Question,
+    check_competitors,
+    episode_folder,
+    missing,
+    run_protocol,
+    some_base,
+    summary,
+)
+from fewgen.distillation.request import Distilled, DistillRequest
+from fewgen.distillation.storing import check_parts, open_parts
+from fewgen.distillation.synthesis import by_class
+from fewgen.distillation.work import TEACHER_NAME, Work, check_pipeline, shared_names, time_in_words
+from fewgen.episodes import class_split
+from fewgen.errors import ConfigError, OutputError
+from fewgen.files import read_json, write_json
+from fewgen.progress import ShownProgress
+from fewgen.runs.environment import environment
+from fewgen.runs.pipeline import load_pipeline
+from fewgen.runs.run import Run
+from fewgen.version import __version__
+
+CELLS_SUFFIX = ".cells"
+
+
+class ComparisonWork(Work):
+    """Competitors over episodes."""
+
+    own_training = {"steps": 500, "batch_size": 90}
+
+    def __init__(self, request: DistillRequest, planning: bool = False) -> None:
+        super().__init__(request, planning)
+        if self.out.suffix != ".json":
+            raise OutputError(
+                f'"{self.out}": the comparison is written as .json. Name such a file with --out.'
+            )
+        given = request.competitors
+        if given is None:
+            given = tuple(COMPETITORS) if request.compare else ("tint",)
+        self.names = check_competitors([given] if isinstance(given, str) else given)
+        if not self.names:
+            raise ConfigError("--competitors needs at least one name.")
+        request.whole(workers=1)
+        self.episodes = self._n_episodes()
+        self.question = self._question()
+        self.images = self.load(request.data, request.size, request.channels)
+        self.split_words = request.class_split or "auto"
+        self.classes = class_split(self.images, self.split_words, self.seed)
+        self.base, _, self.novel = self.classes.apply(self.images)
+        self.question.sampler(self.novel)
+        teacher_tasks(self.base, self.question.n_way, self.question.n_shot, self.prepare.teacher_query)
+        self.needs_model = bool(set(self.names) & set(KIND_OF))
+        self.source = self._model()
+        self.teacher = self.named_teacher(self.novel)
+        if self.teacher is not None:
+            self.notes.append("The teacher was given: whether it has seen novel classes is not known.")
+        self.cells = self.out.with_suffix(CELLS_SUFFIX)
+        self.settings = self._settings()
+        self._check_out()
+
+    def _n_episodes(self) -> int | None:
+        """Return how many, or None if they are planned from the first ones."""
+        wanted, half = self.request.episodes, self.request.half_width
+        if wanted == "auto":
+            if half is None or not 0 < half < 1:
+                raise ConfigError(f"--episodes auto needs --half-width, a share such as 0.02; got {half}.")
+            return None
+        if half is not None:
+            raise ConfigError("--half-width needs --episodes auto.")
+        if isinstance(wanted, str):
+            raise ConfigError(f'--episodes must be a whole number or auto, got "{wanted}".')
+        self.request.whole(episodes=1)
+        return wanted
+
+    def _question(self) -> Question:
+        request = self.request
+        queries: int | None = None
+        if request.queries != "all":
+            if isinstance(request.queries, str):
+                raise ConfigError(f'--queries must be a whole number or all, got "{request.queries}".')
+            request.whole(queries=1)
+            queries = request.queries
+        request.whole(n_way=2, n_shot=1)
+        return Question(
+            n_way=request.n_way,
+            n_shot=request.n_shot,
+            n_query=queries,
+            per_class=request.per_class,
+            alpha=float(request.alpha),
+            seed=self.seed,
+            tint=self.tint,
+            training=self.training,
+        )
+
+    def _model(self) -> TextToImage | None:
+        """Return the model that was named, after checking that it fits and knows no novel class."""
+        given = self.request.generator
+        if given is None or not self.needs_model:
+            return None
+        pipe = self.generator()
+        if isinstance(pipe, Run):
+            raise ConfigError(
+                f'The comparison specialises a model in each episode, and "{pipe.path}" is a run of '
+                f"{pipe.info.method}. Name a run of diffusion, or a Stable Diffusion folder."
+            )
+        check_pipeline(pipe, self.novel)
+        if isinstance(pipe, StableDiffusion):
+            self.notes.append("Stable Diffusion has seen the web: novel classes are not new to it.")
+        elif not isinstance(given, TextToImage):
+            own = (given if isinstance(given, Run) else Run(Path(given).expanduser())).class_names
+            known = shared_names(own, self.classes.novel)
+            if known:
+                raise ConfigError(
+                    f"The generator has learned from novel classes: {', '.join(known[:5])}. Train it with "
+                    f"--class-split {self.split_words} and the same --seed, so that it "
+                    "sees base classes alone."
+                )
+        return pipe
+
+    def _settings(self) -> dict[str, Any]:
+        question, request, source = self.question, self.request, self.source
+        trained = {"minutes": request.generator_minutes, "preset": request.generator_preset}
+        return {
+            **self.described,
+            "prepare": self.prepared_settings(self.base),
+            "n_way": question.n_way,
+            "n_shot": question.n_shot,
+            "n_query": question.n_query,
+            "base": fingerprint(self.base),
+            "novel": fingerprint(self.novel),
+            "generator": trained if source is None else source.model_id[:16],
+            "teacher": "trained on base classes" if self.teacher is None else teacher_id(self.teacher),
+        }
+
+    def _check_out(self) -> None:
+        """Refuse a file that is no comparison, and cells of another question."""
+        if self.out.is_dir():
+            raise OutputError(f'"{self.out}" is a folder, but a file is needed. Choose another --out.')
+        if self.out.exists():
+            record = read_json(self.out, OutputError)
+            if not isinstance(record, dict) or record.get("format") != FORMAT:
+                raise OutputError(f'"{self.out}" is not a comparison of ours. Choose another --out.')
+        check_parts(self.cells, self.settings)
+
+    @property
+    def wanted(self) -> int:
+        """Episodes to compute, as far as that is known before the first."""
+        return PILOT if self.episodes is None else self.episodes
+
+    def _missing(self) -> list[tuple[str, ...]]:
+        """Return the competitors that are missing in each of these episodes."""
+        return [missing(self.cells, i, self.names) for i in range(self.wanted)]
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the lines of the plan before the time: a word and what it is."""
+        wanted, question, classes = self.wanted, self.question, self.classes
+        left = sum(map(len, self._missing()))
+
+        def state(given: object, name: str) -> str:
+            if given is not None:
+                return "given"
+            return "there" if (self.cells / name).exists() else "to be trained on base classes"
+
+        return [
+            (
+                "classes",
+                f"{len(classes.base)} base, {len(classes.val)} validation (not used), "
+                f"{len(classes.novel)} novel",
+            ),
+            (
+                "episodes",
+                f"{wanted}{', then as many as planned' if self.episodes is None else ''}; "
+                f"{question.n_way}-way, {question.n_shot}-shot, "
+                f"{question.n_query or 'all other'} queries of each class",
+            ),
+            ("competitors", ", ".join(self.names)),
+            ("students", self.training_in_words),
+            ("teacher", state(self.teacher, TEACHER_NAME)),
+            ("generator", state(self.source, "diffusion") if self.needs_model else "not needed"),
+            (
+                "cells",
+                f"{left} of {wanted * len(self.names)} to compute, {self.request.workers} episodes at a time",
+            ),
+        ]
+
+    def time(self) -> str:
+        """Return what the missing cells will take, by a few steps of each part."""
+        left, workers = self._missing(), self.request.workers
+        supports = self.question.sampler(self.novel).episode(0, self.novel).support
+        before, above = 0.0, ""
+        parts = {}
+        if not (self.cells / STUDENT_NAME).exists():
+            teacher = self.teacher is None and not (self.cells / TEACHER_NAME).exists()
+            before = self.preparing_seconds(self.base, self.question.n_way, teacher)
+            parts["teacher and student before"] = before
+        # Competitors that share a kind of image share its file; kinds of a task share what is learned.
+        kinds = [
+            sum(
+                not (episode_folder(self.cells, i) / f"{kind}.npz").exists()
+                for kind in {KIND_OF[name] for name in names if name in KIND_OF}
+            )
+            for i, names in enumerate(left)
+        ]
+        with one_thread(workers > 1):
+            if any(kinds) and isinstance(self.source, StableDiffusion):
+                above = "; specialising Stable Diffusion comes on top"
+            elif any(kinds) and self.source is not None:
+                seconds = making_seconds(self.source, by_class(supports), self.tint)
+                learned = sum(n > 0 for n in kinds) * (seconds.words + seconds.null_texts)
+                parts["words and null texts at most"] = learned
+                parts["images"] = sum(kinds) * seconds.image * self.request.per_class * self.question.n_way
+            elif any(kinds):
+                above = "; the generator, and what is made with it, come on top"
+            students = sum(name != "teacher" for names in left for name in names)
+            if students:
+                parts["students"] = students * self.distilling_seconds(supports)
+        together = f" with {workers} at a time" if workers > 1 else ""
+        total = before + (sum(parts.values()) - before) / min(workers, max(self.wanted, 1))
+        return time_in_words(total, parts, together, above)
+
+    def run(self) -> Distilled:
+        """Compute what is missing and write the record."""
+        open_parts(self.cells, self.settings)
+        prepared = self._prepared()
+        there = not any(missing(self.cells, i, self.names) for i in range(self.episodes or 0))
+        episodes = run_protocol(
+            self.question,
+            prepared,
+            self.cells,
+            self.names,
+            self.episodes,
+            half_width=self.request.half_width,
+            workers=self.request.workers,
+            device=str(self.device),
+            picture=self.cells / "images.png" if self.request.save_images else None,
+            progress=self.request.progress,
+            after=self._write,
+        )
+        record = self._write(episodes)
+        return Distilled(self.out, record, list(record["notes"]), there and self.episodes is not None)
+
+    def _prepared(self) -> Prepared:
+        """Train what is missing of teacher, student and generator, all on base classes."""
+        generator = self._generator()
+        shown, question = ShownProgress(self.request.progress), self.question
+        try:
+            self.prepared_on(self.base, self.cells, STUDENT_NAME, question.n_way, question.n_shot, shown)
+        finally:
+            shown.close()
+        teacher = self.cells / TEACHER_NAME if self.teacher is None else self.request.teacher
+        base = some_base(self.base, self.request.base_images, self.seed)
+        student = str(self.cells / STUDENT_NAME)
+        return Prepared(base, self.novel, str(teacher), student, generator, load_pipeline)
+
+    def _generator(self) -> TextToImage | str | None:
+        """Return the model, or where it lies for processes of their own; trained first if none was named."""
+        if not self.needs_model:
+            return None
+        given = self.request.generator
+        if given is None:
+            return self._trained_generator()
+        if self.request.workers > 1 and isinstance(given, (str, os.PathLike)):
+            return str(Path(given).expanduser())
+        return self.source
+
+    def _trained_generator(self) -> str:
+        request, folder = self.request, self.cells / "diffusion"
+        if request.progress:
+            text = f"A diffusion model of the base classes, which later commands can name: {folder}"
+            print(text, file=sys.stderr, flush=True)
+        assert request.data is not None
+        run = train(
+            "diffusion",
+            data=request.data,
+            out=folder,
+            class_split=self.split_words,
+            seed=self.seed,
+            preset=request.generator_preset,
+            minutes=request.generator_minutes,
+            split=request.split,
+            size=request.size,
+            channels=request.channels,
+            fit=request.fit,
+            background=request.background,
+            convert=request.convert,
+            data_dir=request.data_dir,
+            download=request.download,
+            report=False,
+            progress=request.progress,
+        )
+        if run.result is not None and run.result.interrupted:
+            raise KeyboardInterrupt
+        return str(folder)
+
+    def _write(self, episodes: list[dict[str, Any]]) -> dict[str, Any]:
+        """Write the record of the episodes so far."""
+        about = about_competitors()
+        notes = list(self.notes)
+        if len(episodes) < 2:
+            notes.append("A single episode has no interval. Ask for more --episodes.")
+        record = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "kind": "comparison",
+            "fewgen": __version__,
+            "data": self.images.name or str(self.request.data),
+            "settings": self.settings,
+            "classes": {
+                "base": list(self.classes.base),
+                "validation": list(self.classes.val),
+                "novel": list(self.classes.novel),
+            },
+            "competitors": {name: about[name] for name in self.names},
+            "n_episodes": len(episodes),
+            "queries": [episode["queries"] for episode in episodes],
+            "episode_classes": [episode["classes"] for episode in episodes],
+            **summary(episodes, self.names),
+            "notes": notes,
+            "environment": environment(),
+        }
+        write_json(self.out, record)
+        return record

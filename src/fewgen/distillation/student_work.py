@@ -1,0 +1,328 @@
+"""`distill --novel`: one student for the user's classes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewgen.config.keywords import tidy_out
+from fewgen.data.identity import fingerprint
+from fewgen.data.imageset import ImageSet, name_key
+from fewgen.diffusion.stable import StableDiffusion
+from fewgen.distillation.estimate import making_seconds
+from fewgen.distillation.preparing import teacher_id, teacher_tasks, wants_turns
+from fewgen.distillation.product import (
+    PARTS_NAME,
+    Ingredients,
+    finished,
+    supports_and_rest,
+    unseen,
+    write_product,
+)
+from fewgen.distillation.protocol import some_base
+from fewgen.distillation.request import Distilled, DistillRequest
+from fewgen.distillation.storing import SETTINGS_NAME, check_parts, kept_images, open_parts
+from fewgen.distillation.students import Student, make_student
+from fewgen.distillation.synthesis import Synthesis, by_class
+from fewgen.distillation.work import Work, check_pipeline, shared_names, shown_shape, time_in_words
+from fewgen.episodes import class_split
+from fewgen.errors import ConfigError, DataError, OutputError
+from fewgen.fitting.seeds import derive_seed
+from fewgen.generation.request import GenerationRequest, image_seeds
+from fewgen.progress import ShownProgress
+from fewgen.runs.run import Run
+
+TASK_CLASSES, TASK_SHOTS = 10, 5
+"""Most classes of a task that the teacher is trained on, and supports of each."""
+
+Progress = Callable[[str, float], None]
+
+
+class StudentWork(Work):
+    """A student for the user's classes."""
+
+    # The published 10,000 steps take an hour on a processor.
+    own_training = {"steps": 1000, "batch_size": 150}
+
+    def __init__(self, request: DistillRequest, planning: bool = False) -> None:
+        super().__init__(request, planning)
+        if request.generator is None:
+            raise ConfigError(
+                "fewgen distill --novel needs --generator: a run of tint for these classes, a run of "
+                "diffusion, or a Stable Diffusion folder."
+            )
+        if self.out.suffix == ".json":
+            raise OutputError(f'"{self.out}": a student needs a folder. Choose another --out.')
+        if request.shots is not None:
+            request.whole(shots=1)
+        self.source = self.generator()
+        channels, height = self._native_shape()
+        images = self.load(
+            request.novel,
+            height if request.size is None else request.size,
+            channels if request.channels is None else request.channels,
+        )
+        self.supports, rest = supports_and_rest(images, request.shots, self.seed)
+        every = rest is None
+        if isinstance(self.source, Run):
+            self.labels = self._match(self.source)
+            rest = self._not_learned(self.source, rest)
+            if request.tint:
+                self.notes.append("--tint has no effect: the generator is specialised already.")
+        else:
+            check_pipeline(self.source, self.supports)
+        self.held_out = rest
+        if every:
+            fewer = "--shots 5" if request.shots is None else "A smaller --shots"
+            self.notes.append(
+                f"Every image is learned from, so none is left to measure the accuracy on. {fewer} learns "
+                "from some of each class and measures on the others."
+            )
+        self.base = self._base()
+        self.teacher = self.named_teacher(self.supports)
+        if self.base is None and self.teacher is None:
+            self.notes.append(
+                "There are no base images (--data) and no --teacher, so synthetic images keep their class as "
+                "label, and the student starts from random weights: expect less than with base images."
+            )
+        elif self.base is None:
+            self.notes.append("There are no base images (--data), so the student starts from random weights.")
+        if self.held_out is not None and self.base is not None:
+            self.base = unseen(self.base, self.held_out)
+        self.settings = self._settings()
+        self._check_out()
+        check_parts(self.out / PARTS_NAME, self.settings)
+
+    def _native_shape(self) -> tuple[int | None, int | None]:
+        """Return channels and height that images need; None where smaller ones do (Stable Diffusion)."""
+        if isinstance(self.source, Run):
+            return self.source.info.spec["channels"], self.source.info.spec["height"]
+        return (None, None) if isinstance(self.source, StableDiffusion) else self.source.image_shape[:2]
+
+    def _match(self, run: Run) -> list[int]:
+        """Return the run's label of each class of the supports.
+
+        Raises:
+            ConfigError: a class that the run does not know, or images of another shape.
+        """
+        known = {name_key(name): label for label, name in enumerate(run.class_names)}
+        unknown = [name for name in self.supports.class_names if name_key(name) not in known]
+        if unknown:
+            raise ConfigError(
+                f'The run "{run.path.name}" has no class {", ".join(map(repr, unknown[:5]))}; it has '
+                f"{', '.join(map(repr, run.class_names[:10]))}. Rename the folders, or use a diffusion run, "
+                "which is specialised to any class."
+            )
+        own = tuple(run.info.spec[key] for key in ("channels", "height", "width"))
+        if own != self.supports.shape:
+            raise ConfigError(
+                f'The run "{run.path.name}" makes images of {shown_shape(own)}, but these are of '
+                f"{shown_shape(self.supports.shape)} (channels x height x width). Set --size {own[1]} "
+                f"--channels {own[0]}."
+            )
+        return [known[name_key(name)] for name in self.supports.class_names]
+
+    def _not_learned(self, run: Run, rest: ImageSet | None) -> ImageSet | None:
+        """Leave out of the images that measure those that the generator has learned from."""
+        if rest is None:
+            return None
+        try:
+            learned = run.images(self.request.data_dir)[0]
+        except DataError as error:
+            self.notes.append(
+                f"Whether the generator learned from images that measure the accuracy is not known. {error}"
+            )
+            return rest
+        left = unseen(rest, learned) if learned.shape == rest.shape else rest
+        if len(left) < len(rest):
+            self.notes.append(
+                f"The generator learned from {len(rest) - len(left)} of {len(rest)} images that were not "
+                "drawn; they are left out of the measurement."
+            )
+        return left if len(left) else None
+
+    def _base(self) -> ImageSet | None:
+        """Return base images, without classes of the user's names."""
+        if self.request.data is None:
+            return None
+        height, width = self.supports.size
+        base = self.load(self.request.data, height if height == width else None, self.supports.channels)
+        if base.shape != self.supports.shape:
+            raise DataError(
+                f"The base images are of {shown_shape(base.shape)}, yours of "
+                f"{shown_shape(self.supports.shape)} (channels x height x width). Set --size "
+                "and --channels."
+            )
+        names = class_split(base, self.request.class_split or "all", self.seed).base
+        shared = shared_names(names, self.supports.class_names)
+        if shared:
+            self.notes.append(f"{', '.join(shared)} of the base images are your classes and were left out.")
+        left = [name for name in names if name not in shared]
+        if shared and len(left) < 2:
+            raise DataError(
+                f"Without your own classes the base images have {len(left)} classes, but a teacher is "
+                "trained on 2 or more. Name other images with --data, or leave it out."
+            )
+        base = base.select_classes(left)
+        teacher_tasks(base, 2, 1, 1)
+        return base
+
+    def _settings(self) -> dict[str, Any]:
+        source = self.source
+        generator = (
+            hashlib.sha256(source.model_path.read_bytes()).hexdigest()
+            if isinstance(source, Run)
+            else source.model_id
+        )
+        return {
+            **self.described,
+            "prepare": self.prepared_settings(self.base),
+            "shots": self.request.shots,
+            "supports": fingerprint(self.supports),
+            "held_out": None if self.held_out is None else fingerprint(self.held_out),
+            "base": None if self.base is None else fingerprint(self.base),
+            "generator": generator[:16],
+            "teacher": None if self.teacher is None else teacher_id(self.teacher),
+        }
+
+    def _check_out(self) -> None:
+        """Refuse a folder that is neither new, empty nor ours."""
+        if self.out.is_file():
+            raise OutputError(f'"{self.out}" is a file, but a folder is needed. Choose another --out.')
+        if self.out.is_dir() and not (self.out / PARTS_NAME / SETTINGS_NAME).is_file():
+            names = (entry.name for entry in self.out.iterdir())
+            foreign = [name for name in names if not name.startswith(".") and name != PARTS_NAME]
+            if foreign:
+                raise OutputError(
+                    f'The folder "{self.out}" is not empty (it holds "{foreign[0]}") and not a distillation '
+                    "of ours. Nothing was changed. Choose a new folder for --out."
+                )
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the lines of the plan before the time: a word and what it is."""
+        counts = self.supports.counts().tolist()
+        held_out = 0 if self.held_out is None else len(self.held_out)
+        channels, height, width = self.supports.shape
+        each = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+        made = (
+            "its own words"
+            if isinstance(self.source, Run)
+            else "a text-to-image model that is specialised first"
+        )
+        return [
+            ("classes", ", ".join(self.supports.class_names[:12])),
+            (
+                "images",
+                f"{each} of each class to learn from, {held_out} to measure on; "
+                f"{'grey' if channels == 1 else 'colour'}, {height}x{width}",
+            ),
+            ("synthetic", f"{self.request.per_class} of each class, by {made}"),
+            ("base", "none" if self.base is None else self._base_in_words(self.base)),
+            ("student", self.training_in_words),
+        ]
+
+    def _base_in_words(self, base: ImageSet) -> str:
+        shown = min(self.request.base_images or len(base), len(base))
+        turned = "; turned images join when they prepare" if wants_turns(base, self.prepare.turns) else ""
+        return f"{len(base)} of {base.n_classes} classes, {shown} of them shown to the student{turned}"
+
+    @property
+    def n_way(self) -> int:
+        """Classes of a task that the teacher is trained on."""
+        return min(self.supports.n_classes, TASK_CLASSES)
+
+    def time(self) -> str:
+        """Return what the work will take, measured on a few steps of each part."""
+        if finished(self.out) is not None:
+            return "none, it is finished"
+        parts, above = {}, ""
+        if self.base is not None:
+            before = self.preparing_seconds(self.base, self.n_way, self.teacher is None)
+            parts["teacher and student before"] = before
+        if isinstance(self.source, Run):
+            above = "; drawing by the run comes on top"
+        elif isinstance(self.source, StableDiffusion):
+            above = "; specialising Stable Diffusion comes on top"
+        else:
+            seconds = making_seconds(self.source, by_class(self.supports), self.tint)
+            parts["words"], parts["null texts at most"] = seconds.words, seconds.null_texts
+            parts["images"] = seconds.image * self.request.per_class * self.supports.n_classes
+        parts["student"] = self.distilling_seconds(self.supports)
+        return time_in_words(sum(parts.values()), parts, above=above)
+
+    def run(self) -> Distilled:
+        """Make the student, or return the finished one."""
+        there = finished(self.out)
+        if there is not None:
+            return Distilled(self.out, there, list(there["notes"]), was_finished=True)
+        shown = ShownProgress(self.request.progress)
+
+        @tidy_out
+        def work(*, out: Path) -> dict[str, Any]:
+            parts = open_parts(out / PARTS_NAME, self.settings)
+            return write_product(out, self._ingredients(parts, shown), self.settings, shown)
+
+        try:
+            record = work(out=self.out)
+        finally:
+            shown.close()
+        return Distilled(self.out, record, list(record["notes"]))
+
+    def _ingredients(self, parts: Path, shown: Progress) -> Ingredients:
+        teacher, base = self.teacher, self.base
+        head = derive_seed(self.seed, "student head")
+        if base is not None:
+            n_shot = min(int(self.supports.counts().min()), TASK_SHOTS)
+            teacher, start = self.prepared_on(base, parts, "start.safetensors", self.n_way, n_shot, shown)
+        else:
+            width = self.prepare.student_channels
+            start = make_student(self.prepare.student, self.supports.shape, 0, channels=width, seed=head)
+
+        def with_head() -> Student:
+            start.new_head(self.supports.n_classes, seed=head)
+            return start.to(self.device)
+
+        training = self.training
+        if teacher is None:
+            training = dataclasses.replace(training, hard_labels=True)
+        return Ingredients(
+            self.supports,
+            self.held_out,
+            functools.partial(self._synthetic, parts, shown),
+            None if base is None else some_base(base, self.request.base_images, self.seed),
+            None if teacher is None else teacher.to(self.device),
+            with_head,
+            training,
+            self.seed,
+            self.notes,
+        )
+
+    def _synthetic(self, parts: Path, shown: Progress) -> ImageSet:
+        source = self.source
+        if isinstance(source, Run):
+            return kept_images(parts / "generated.npz", lambda: self._by_class(source, shown))[0]
+        return Synthesis(
+            lambda: source,
+            self.supports,
+            self.tint,
+            parts,
+            per_class=self.request.per_class,
+            alpha=float(self.request.alpha),
+            seed=self.seed,
+            progress=shown,
+        ).images("tint")
+
+    def _by_class(self, run: Run, shown: Progress) -> tuple[ImageSet, dict[str, Any]]:
+        shown("generating images", 0.0)
+        labels = torch.tensor(self.labels).repeat_interleave(self.request.per_class)
+        options = {"alpha": float(self.request.alpha)} if run.info.method == "tint" else {}
+        request = GenerationRequest(labels=labels, seeds=image_seeds(self.seed, len(labels)), options=options)
+        made = run.method.generate(request)
+        own = torch.arange(len(self.labels)).repeat_interleave(self.request.per_class)
+        return ImageSet(made.images, own, self.supports.class_names, name="generated"), {}
