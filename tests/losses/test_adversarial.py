@@ -7,7 +7,7 @@ from tests.reference import naive_gan as naive
 from torch import nn
 
 from fewgen.errors import ConfigError, DataError, ShapeError
-from fewgen.losses import PathLength, discriminator_loss, generator_loss, r1_penalty
+from fewgen.losses.adversarial import PathLength, discriminator_loss, generator_loss, r1_penalty
 
 
 def rng(seed=0):

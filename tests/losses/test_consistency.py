@@ -5,14 +5,14 @@ import torch
 from torch import nn
 
 from fewgen.errors import ConfigError, ShapeError
-from fewgen.losses import (
+from fewgen.losses.consistency import (
     CONSISTENCIES,
     Consistency,
-    LossTerms,
     discriminator_terms,
     generator_term,
     squared_gap,
 )
+from fewgen.losses.terms import LossTerms
 
 
 def rng(seed=0):

@@ -8,7 +8,7 @@ from pytorch_metric_learning.losses import SupConLoss
 from tests.reference import naive_losses as naive
 
 from fewgen.errors import ConfigError, ShapeError
-from fewgen.losses import supervised_contrastive
+from fewgen.losses.contrastive import supervised_contrastive
 
 
 def batch(n=12, dim=5, classes=3, seed=0, dtype=torch.float64):

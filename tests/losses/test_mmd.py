@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as hnp
 from tests.reference import naive_losses as naive
 
 from fewgen.errors import ConfigError, ShapeError
-from fewgen.losses import RBF, MedianRBF, MixtureRBF, mmd2, mmd2_per_class
+from fewgen.losses.mmd import RBF, MixtureRBF, mmd2, mmd2_per_class
 
 MULTIPLIERS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
@@ -22,11 +22,11 @@ def gammas_of(kernel, pooled, labels=None):
     if isinstance(kernel, RBF):
         return [kernel.gamma]
     median = naive.median_sq_distance(pooled.numpy(), labels)
-    scales = [kernel.scale] if isinstance(kernel, MedianRBF) else kernel.multipliers
+    scales = kernel.multipliers
     return [1 / (2 * scale * median) for scale in scales]
 
 
-KERNELS = [RBF(0.3), MedianRBF(), MedianRBF(2.0), MixtureRBF()]
+KERNELS = [RBF(0.3), MixtureRBF((1.0,)), MixtureRBF((2.0,)), MixtureRBF()]
 
 
 @pytest.mark.parametrize("unbiased", [False, True])
@@ -95,7 +95,7 @@ def test_fixed_gamma_has_no_gradient_in_20_dimensions_but_the_median_kernel_has(
     a = torch.randn(1, 20, generator=rng, dtype=torch.float64)
     b = a + (40.0 / 20) ** 0.5  # squared distance 40
     norms = {}
-    for name, kernel in {"fixed": RBF(1.0), "median": MedianRBF(), "mixture": MixtureRBF()}.items():
+    for name, kernel in {"fixed": RBF(1.0), "median": MixtureRBF((1.0,)), "mixture": MixtureRBF()}.items():
         leaf = a.clone().requires_grad_()
         mmd2(leaf, b, kernel).backward()
         norms[name] = leaf.grad.norm().item()
@@ -160,6 +160,6 @@ def test_bad_input_is_named():
         mmd2(a[:1], b, unbiased=True)
     with pytest.raises(ShapeError, match="labels_b"):
         mmd2_per_class(a, b, torch.zeros(9), torch.zeros(8))
-    for wrong in (lambda: RBF(0.0), lambda: MedianRBF(-1.0), lambda: MixtureRBF(())):
+    for wrong in (lambda: RBF(0.0), lambda: MixtureRBF((-1.0,)), lambda: MixtureRBF(())):
         with pytest.raises(ConfigError):
             wrong()

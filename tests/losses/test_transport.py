@@ -5,7 +5,7 @@ import torch
 from scipy.linalg import sqrtm
 
 from fewgen.errors import ShapeError
-from fewgen.losses import w2_diagonal
+from fewgen.losses.transport import w2_diagonal
 
 
 def gaussians(n=4, dim=3, seed=0):

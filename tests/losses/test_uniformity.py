@@ -6,7 +6,7 @@ import torch
 from tests.reference import naive_gan as naive
 
 from fewgen.errors import ConfigError, ShapeError
-from fewgen.losses import uniformity
+from fewgen.losses.uniformity import uniformity
 
 
 def rng(seed=0):

@@ -40,11 +40,10 @@ def uniformity(codes: np.ndarray, t: float = 2.0) -> float:
     return math.log(math.fsum(pairs) / len(pairs))
 
 
-def sinkhorn(cost: np.ndarray, epsilon: float, n_iterations: int = 20_000, a=None, b=None) -> np.ndarray:
+def sinkhorn(cost: np.ndarray, epsilon: float, n_iterations: int = 20_000) -> np.ndarray:
     """Plan by scaling the kernel exp(-cost/epsilon), not in the log domain; epsilon must not be small."""
     n, m = cost.shape
-    a = np.full(n, 1 / n) if a is None else a
-    b = np.full(m, 1 / m) if b is None else b
+    a, b = np.full(n, 1 / n), np.full(m, 1 / m)
     kernel = np.exp(-cost / epsilon)
     v = np.ones(m)
     for _ in range(n_iterations):

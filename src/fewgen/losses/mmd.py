@@ -61,7 +61,7 @@ class RBF:
     """k = exp(-gamma * d^2) with a fixed gamma, in inverse squared units of the samples.
 
     In 20 dimensions two independent standard normal samples are at d^2 = 40, so gamma = 1 gives exp(-40):
-    no gradient. Use it to reproduce that; otherwise fit the bandwidth with `MedianRBF` or `MixtureRBF`.
+    no gradient. Use it to reproduce that; otherwise fit the bandwidth with `MixtureRBF`.
 
     Source: Gretton et al. 2012, JMLR 13:723-773, Sec. 8.
     """
@@ -82,7 +82,8 @@ class MixtureRBF:
     """Mean of RBF kernels exp(-d^2 / (2 sigma^2)) with sigma^2 = multiplier * median squared distance.
 
     The median is taken from the batch and detached, so the kernel adapts to the scale of the samples but
-    offers no gradient for escaping the comparison by growing or shrinking.
+    offers no gradient for escaping the comparison by growing or shrinking. `MixtureRBF((1.0,))` is the plain
+    median heuristic.
 
     Source: Gretton et al. 2012, JMLR 13:723-773, Sec. 8 (median heuristic).
     Differs: a mixture of five bandwidths around the median; the multipliers are our choice.
@@ -103,24 +104,6 @@ class MixtureRBF:
         for multiplier in self.multipliers[1:]:
             values = values + torch.exp(scaled / multiplier)
         return values / len(self.multipliers)
-
-
-@dataclass(frozen=True)
-class MedianRBF:
-    """k = exp(-d^2 / (2 sigma^2)) with sigma^2 = scale * median squared distance of the batch, detached.
-
-    Source: Gretton et al. 2012, JMLR 13:723-773, Sec. 8 (median heuristic).
-    """
-
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.scale > 0:
-            raise ConfigError(f"MedianRBF scale is {self.scale}, but it must be greater than 0.")
-
-    def __call__(self, sq_distances: Tensor, pairs: Tensor | None = None) -> Tensor:
-        """See `Kernel`."""
-        return torch.exp(sq_distances / (-2.0 * self.scale * median_sq_distance(sq_distances, pairs)))
 
 
 def sq_distances(x: Tensor) -> Tensor:

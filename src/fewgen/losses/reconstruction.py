@@ -35,26 +35,6 @@ def squared_error(x_hat: Tensor, x: Tensor) -> Tensor:
     return (x_hat - x).square().flatten(1).sum(1).mean()
 
 
-def l1_error(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Absolute error, summed over features and averaged over the batch.
-
-    Args:
-        x_hat: reconstruction, (B, ...), float.
-        x: what it should be, same shape.
-
-    Returns:
-        A scalar, in units of `x`, per sample.
-
-    Raises:
-        ShapeError: if the shapes differ.
-
-    Source: Schoenfeld et al. 2019, arXiv:1812.01784, public code (L1 reconstruction, summed).
-    Differs: averaged over the batch; their code sums over it.
-    """
-    same_shape(x_hat, x, "Reconstruction and target")
-    return (x_hat - x).abs().flatten(1).sum(1).mean()
-
-
 def ssim_error(x_hat: Tensor, x: Tensor, window: int = 7) -> Tensor:
     """One minus structural similarity, averaged over windows, channels and the batch.
 

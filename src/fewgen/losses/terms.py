@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -67,7 +66,3 @@ class LossTerms:
     def floats(self) -> dict[str, float]:
         """The unweighted terms as numbers, for the log."""
         return {name: float(value.detach()) for name, value in self.values.items()}
-
-    def non_finite(self) -> list[str]:
-        """Names of the terms that are NaN or infinite; the training loop names them when it stops."""
-        return [name for name, value in self.floats().items() if not math.isfinite(value)]

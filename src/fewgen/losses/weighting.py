@@ -1,4 +1,4 @@
-"""From named terms to the one number that is minimised: fixed, or balanced while training.
+"""From named terms to the one number that is minimised, balanced while training.
 
 All weightings are modules, so that their state travels with a checkpoint. In each, the weight that a term
 already carries (`LossTerms.weights`, with its warm-up) stays a factor on top and means relative
@@ -8,22 +8,29 @@ importance: a term with weight 0 does not move an adaptive weight.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from fewgen.errors import ConfigError, suggest
+from fewgen.errors import ConfigError
 from fewgen.losses.terms import LossTerms
 
 
 class Weighting(nn.Module):
-    """Maps `LossTerms` to a scalar and remembers the weights it used."""
+    """Maps `LossTerms` to a scalar and remembers the weights it used.
 
-    def __init__(self) -> None:
+    Args:
+        names: terms to balance, each with a number of its own; other terms keep their own weight.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
         super().__init__()
         self._last: dict[str, float] = {}
+        self.names = tuple(names)
+        if not self.names or len(set(self.names)) != len(self.names):
+            raise ConfigError(f"Adaptive weighting needs distinct term names; it got {list(self.names)}.")
 
     def weights(self) -> dict[str, float]:
         """Weight of each term (its own times the adaptive one) in the latest call, for the log."""
@@ -34,42 +41,7 @@ class Weighting(nn.Module):
         return cast(Tensor, super().__call__(terms))
 
 
-class FixedWeights(Weighting):
-    """The weights that the terms carry, some of them replaced.
-
-    Args:
-        overrides: term name -> weight that replaces the term's own.
-    """
-
-    def __init__(self, overrides: Mapping[str, float] | None = None) -> None:
-        super().__init__()
-        self.overrides = dict(overrides or {})
-
-    def forward(self, terms: LossTerms) -> Tensor:
-        """The weighted sum, a scalar."""
-        unknown = [name for name in self.overrides if name not in terms.values]
-        if unknown:
-            name = unknown[0]
-            raise ConfigError(
-                f'A weight is given for loss term "{name}", but the terms are {", ".join(terms.values)}.'
-                + suggest(name, terms.values)
-            )
-        weighted = LossTerms(terms.values, {**terms.weights, **self.overrides})
-        self._last = {name: weighted.weight(name) for name in terms.values}
-        return weighted.total()
-
-
-class _Adaptive(Weighting):
-    """Shared by the weightings that hold one number per named term."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        super().__init__()
-        self.names = tuple(names)
-        if not self.names or len(set(self.names)) != len(self.names):
-            raise ConfigError(f"Adaptive weighting needs distinct term names; it got {list(self.names)}.")
-
-
-class UncertaintyWeights(_Adaptive):
+class UncertaintyWeights(Weighting):
     """Weights from learnt noise levels: sum over terms of w ( exp(-s) L / 2 + s / 2 ), s = log sigma^2.
 
     The minimum over s is at exp(s) = L, so each term ends up contributing about the same whatever its
@@ -111,7 +83,7 @@ class UncertaintyWeights(_Adaptive):
         return total
 
 
-class GradNormWeights(_Adaptive):
+class GradNormWeights(Weighting):
     """Weights that give every term the same pull on shared parameters.
 
     The norm of each term's gradient on `shared` is followed by a running mean; the weight is

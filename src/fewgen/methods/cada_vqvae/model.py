@@ -13,25 +13,13 @@ from fewgen.data.augment import Augment
 from fewgen.data.imageset import ImageSet, to_uint8
 from fewgen.errors import ConfigError, suggest
 from fewgen.generation.noise import noise, uniform
-from fewgen.losses import (
-    RBF,
-    GradNormWeights,
-    Kernel,
-    LossTerms,
-    MedianRBF,
-    MixtureRBF,
-    UncertaintyWeights,
-    kl_diagonal,
-    kl_standard_normal,
-    mmd2,
-    mmd2_per_class,
-    reparameterize,
-    squared_error,
-    supervised_contrastive,
-    w2_diagonal,
-)
-from fewgen.losses.reconstruction import ssim_error
-from fewgen.losses.weighting import Weighting
+from fewgen.losses.contrastive import supervised_contrastive
+from fewgen.losses.divergence import kl_diagonal, kl_standard_normal, reparameterize
+from fewgen.losses.mmd import RBF, Kernel, MixtureRBF, mmd2, mmd2_per_class
+from fewgen.losses.reconstruction import squared_error, ssim_error
+from fewgen.losses.terms import LossTerms
+from fewgen.losses.transport import w2_diagonal
+from fewgen.losses.weighting import GradNormWeights, UncertaintyWeights, Weighting
 from fewgen.methods.base import DataSpec, Method
 from fewgen.methods.cada_vqvae.config import CadaVqVaeConfig, SpatialConfig
 from fewgen.methods.cada_vqvae.spatial import ConditionedPrior, Tokenizer
@@ -289,7 +277,7 @@ class CadaVqVae(Method):
         labels: Tensor,
     ) -> Tensor:
         cfg = self.config
-        kernels: dict[str, Kernel] = {"mixture": MixtureRBF(), "median": MedianRBF(), "rbf": RBF(1.0)}
+        kernels: dict[str, Kernel] = {"mixture": MixtureRBF(), "median": MixtureRBF((1.0,)), "rbf": RBF(1.0)}
         kernel = kernels[cfg.kernel]
         a, b = (image[2], word[2]) if cfg.align_on == "samples" else (image[0], z_e)
         if cfg.alignment == "mmd_class":

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fewgen.losses import LossTerms, squared_error
-from fewgen.losses.reconstruction import ssim_error
+from fewgen.losses.reconstruction import squared_error, ssim_error
+from fewgen.losses.terms import LossTerms
 from fewgen.methods.cada_vqvae.config import SpatialConfig
 from fewgen.nn.codebook import Codebook, Quantized
 from fewgen.nn.conv import ConvDown, ConvUp, map_size

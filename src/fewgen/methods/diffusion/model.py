@@ -14,7 +14,7 @@ from fewgen.data.imageset import ImageSet, to_uint8
 from fewgen.diffusion.small import SmallDiffusion, Vocabulary, words_of
 from fewgen.errors import ConfigError, TextError
 from fewgen.generation.noise import noise
-from fewgen.losses import LossTerms
+from fewgen.losses.terms import LossTerms
 from fewgen.methods.base import DataSpec, Method
 from fewgen.methods.diffusion.config import DiffusionConfig
 from fewgen.methods.registry import register

@@ -13,9 +13,9 @@ from fewgen.data.augment import Augment
 from fewgen.data.imageset import ImageSet, to_uint8
 from fewgen.errors import ConfigError, ShapeError
 from fewgen.generation.noise import noise
-from fewgen.losses import LossTerms
 from fewgen.losses.adversarial import PathLength, discriminator_loss, generator_loss, r1_penalty
 from fewgen.losses.consistency import discriminator_terms, generator_term
+from fewgen.losses.terms import LossTerms
 from fewgen.methods.base import DataSpec, Method
 from fewgen.methods.registry import register
 from fewgen.methods.sq_gan.config import SqGanConfig

@@ -32,7 +32,7 @@ from fewgen.diffusion.specialisation import (
 )
 from fewgen.errors import ConfigError, DataError
 from fewgen.generation.request import GeneratedImages, GenerationRequest, image_seeds
-from fewgen.losses import LossTerms
+from fewgen.losses.terms import LossTerms
 from fewgen.methods.base import DataSpec, Method
 from fewgen.methods.registry import register
 from fewgen.methods.tint.base import describe, open_base, place_on, reopen
