@@ -225,7 +225,7 @@ def _cell(name: str, draw: int, path: Path, images: ImageSet) -> None:
 
 
 def _rate(hits: int, n: int) -> str:
-    from fewgen.evaluation.agreement import wilson_interval
+    from fewgen.evaluation.statistics import wilson_interval
 
     if n == 0:
         return "-"

@@ -19,7 +19,7 @@ from fewgen.config import read_config
 from fewgen.data import ImageSet, load_images, save_images
 from fewgen.encoders.classifier import ClassifierFeatures
 from fewgen.errors import ConfigError, DataError, OutputError, RenamedWarning, TextError, TrainingError
-from fewgen.evaluation.aligned import class_retention
+from fewgen.evaluation.retention import class_retention
 from fewgen.generation import GenerationRequest
 from fewgen.methods.store import load_method
 from fewgen.report import adaptation

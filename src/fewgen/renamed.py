@@ -20,6 +20,7 @@ MODULES = {
     "fewgen.benchmark": "fewgen.comparison",
     "fewgen.distill": "fewgen.distillation",
     "fewgen.evaluate": "fewgen.evaluation",
+    "fewgen.evaluate.aligned": "fewgen.evaluation",
     "fewgen.evaluate.features": "fewgen.encoders.features",
     "fewgen.evaluate.foundation": "fewgen.encoders.image_transformer",
     "fewgen.evaluate.trunks": "fewgen.encoders.trunks",

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.reference import naive_metrics as naive
 
 from fewgen.errors import ConfigError, DataError, ShapeError
+from fewgen.evaluation import distances
 from fewgen.evaluation.distances import (
     _drawn,
     canonical_order,
@@ -97,7 +98,6 @@ def test_frechet_of_known_gaussians():
 def test_distance_to_itself_is_zero(n):
     x = draws(n, 64, seed=n)
     assert frechet_distance(x, x.flip(0)) == pytest.approx(0, abs=1e-10)
-    assert kernel_distance(x, x, unbiased=False) == pytest.approx(0, abs=1e-12)
     nearest, index = nearest_distances(x, x)
     assert nearest.max() == 0
     assert torch.equal(index, torch.arange(n))
@@ -117,26 +117,28 @@ def test_small_samples_give_finite_symmetric_distances(n, m, d, seed):
     assert frechet_distance(x, y) >= 0
 
 
-def test_order_and_blocks_change_nothing():
+def test_order_and_blocks_change_nothing(monkeypatch):
     x, y = draws(301, 64, 0), draws(257, 64, 1, shift=0.1)
     i = torch.randperm(301, generator=torch.Generator().manual_seed(2))
     j = torch.randperm(257, generator=torch.Generator().manual_seed(3))
     assert frechet_distance(x, y) == pytest.approx(frechet_distance(x[i], y[j]), rel=1e-10)
+    kernel, neighbours = kernel_distance(x, y), neighbour_scores(x, y)
+    monkeypatch.setattr(distances, "BLOCK_ENTRIES", 1)
     for rows in (1, 7, 1000):
-        assert kernel_distance(x, y) == pytest.approx(kernel_distance(x[i], y[j], block_rows=rows), rel=1e-9)
-        assert neighbour_scores(x, y) == neighbour_scores(x[i], y[j], block_rows=rows)
+        monkeypatch.setattr(distances, "_LEAST_ROWS", rows)
+        assert kernel == pytest.approx(kernel_distance(x[i], y[j]), rel=1e-9)
+        assert neighbours == neighbour_scores(x[i], y[j])
 
 
 # ------------------------------------------------------------------------------------------------- KID
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_kernel_distance_equals_both_hand_formulas(case):
+def test_kernel_distance_equals_the_hand_formula(case):
     x, y = tensors(case)
     assert kernel_distance(x, y) == pytest.approx(STORED[case]["kernel_distance"], rel=1e-4)
-    biased = kernel_distance(x, y, unbiased=False)
-    assert biased == pytest.approx(STORED[case]["kernel_distance_biased"], rel=1e-4)
-    # The two differ by far more than the tolerance, so that one cannot pass for the other.
+    # The biased estimate differs by far more than the tolerance, so that one cannot pass for the other.
+    biased = STORED[case]["kernel_distance_biased"]
     assert abs(biased - STORED[case]["kernel_distance"]) > 1e-2 * abs(biased)
 
 
@@ -243,21 +245,19 @@ def test_p_values_are_uniform_where_nothing_differs():
     from scipy.stats import kstest
 
     for settings in ({}, {"labels_x": classes_of(20, 2), "labels_y": classes_of(30, 2)}):
-        for statistic in ("pooled", "per_class") if settings else ("pooled",):
-            p = [
-                kernel_test(
-                    draws(20, 4, s),
-                    draws(30, 4, s + 5000),
-                    rng=torch.Generator().manual_seed(s),
-                    n_permutations=99,
-                    statistic=statistic,
-                    **settings,
-                ).p_value
-                for s in range(200)
-            ]
-            # Steps of 0.01 move a uniform value by 0.005 on average.
-            assert kstest(np.array(p) - 0.005, "uniform").pvalue > 0.005
-            assert np.mean(np.array(p) <= 0.05) <= 0.05 + 3 * (0.05 * 0.95 / 200) ** 0.5
+        p = [
+            kernel_test(
+                draws(20, 4, s),
+                draws(30, 4, s + 5000),
+                rng=torch.Generator().manual_seed(s),
+                n_permutations=99,
+                **settings,
+            ).p_value
+            for s in range(200)
+        ]
+        # Steps of 0.01 move a uniform value by 0.005 on average.
+        assert kstest(np.array(p) - 0.005, "uniform").pvalue > 0.005
+        assert np.mean(np.array(p) <= 0.05) <= 0.05 + 3 * (0.05 * 0.95 / 200) ** 0.5
 
 
 def test_p_value_is_tiny_under_a_shift_or_another_scale():
@@ -278,9 +278,8 @@ def test_constant_samples_differ_by_nothing():
     assert (found.value, found.p_value) == (pytest.approx(0, abs=1e-12), 1.0)
 
 
-@pytest.mark.parametrize("statistic", ["pooled", "per_class"])
 @pytest.mark.parametrize("max_per_set", [1000, 40])
-def test_kernel_test_sees_neither_order_nor_global_state(statistic, max_per_set):
+def test_kernel_test_sees_neither_order_nor_global_state(max_per_set):
     x, y = draws(90, 4, 0), draws(70, 4, 1, shift=0.2)
     x[7] = x[3]  # equal samples of different classes
     labels_x, labels_y = classes_of(90, 3), classes_of(70, 3)
@@ -294,7 +293,6 @@ def test_kernel_test_sees_neither_order_nor_global_state(statistic, max_per_set)
             max_per_set=max_per_set,
             labels_x=labels_a,
             labels_y=labels_b,
-            statistic=statistic,
         )
 
     first, second = test(x, labels_x, y, labels_y), test(x[i], labels_x[i], y[j], labels_y[j])
@@ -310,19 +308,7 @@ def test_unequal_class_counts_are_no_difference_with_labels():
     y = draws(60, 4, 1) + 4.0 * labels_y[:, None]
     rng = torch.Generator().manual_seed(0)
     assert kernel_test(x, y, rng=rng).p_value < 0.01
-    for statistic in ("pooled", "per_class"):
-        found = kernel_test(x, y, rng=rng, labels_x=labels_x, labels_y=labels_y, statistic=statistic)
-        assert found.p_value > 0.05
-
-
-def test_per_class_statistic_sees_exchanged_classes():
-    labels = classes_of(60, 2)
-    x = draws(60, 4, 0) + 2.0 * labels[:, None]
-    y = draws(60, 4, 1) + 2.0 * (1 - labels)[:, None]
-    rng = torch.Generator().manual_seed(0)
-    assert kernel_test(x, y, rng=rng).p_value > 0.05
-    found = kernel_test(x, y, rng=rng, labels_x=labels, labels_y=labels, statistic="per_class")
-    assert found.p_value == 1 / 201
+    assert kernel_test(x, y, rng=rng, labels_x=labels_x, labels_y=labels_y).p_value > 0.05
 
 
 def test_subsets_keep_the_classes_in_proportion():
@@ -340,14 +326,10 @@ def test_kernel_test_refuses_what_it_cannot_test():
         kernel_test(x, x[:1], rng=rng)
     with pytest.raises(DataError, match="share no class"):
         kernel_test(x, x, rng=rng, labels_x=torch.zeros(6), labels_y=torch.ones(6))
-    with pytest.raises(DataError, match="two samples"):
-        kernel_test(x, x, rng=rng, labels_x=torch.arange(6), labels_y=torch.arange(6), statistic="per_class")
     with pytest.raises(ShapeError, match="labels_y"):
         kernel_test(x, x, rng=rng, labels_x=torch.zeros(6), labels_y=torch.zeros(5))
     with pytest.raises(ConfigError, match="together"):
         kernel_test(x, x, rng=rng, labels_x=torch.zeros(6))
-    with pytest.raises(ConfigError, match="per_class"):
-        kernel_test(x, x, rng=rng, statistic="median")
     with pytest.raises(ConfigError, match="one permutation"):
         kernel_test(x, x, rng=rng, n_permutations=0)
 

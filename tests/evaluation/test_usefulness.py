@@ -11,7 +11,7 @@ import torch
 
 from fewgen.data.imageset import ImageSet
 from fewgen.errors import ConfigError, DataError
-from fewgen.evaluation.curve import images_needed, isotonic, worth
+from fewgen.evaluation.curve import images_needed, worth
 from fewgen.evaluation.usefulness import (
     AUGMENTATIONS,
     ArmResult,
@@ -179,14 +179,6 @@ def test_crossed_gain_of_tables_without_spread():
 
 
 # ------------------------------------------------------------------------------------- learning curve
-
-
-def test_isotonic_equals_scikit_learn():
-    from sklearn.isotonic import IsotonicRegression
-
-    values = torch.rand(200, 5, generator=torch.Generator().manual_seed(0))
-    theirs = [IsotonicRegression().fit_transform(np.arange(5), row) for row in values.double().numpy()]
-    assert np.allclose(isotonic(values).numpy(), theirs, atol=1e-12)
 
 
 def test_images_needed_inverts_the_curve():

@@ -17,7 +17,7 @@ from fewgen.distillation.storing import load_student, save_student
 from fewgen.distillation.students import Student
 from fewgen.distillation.teacher import ProtoNet
 from fewgen.errors import DataError, MissingDependencyError
-from fewgen.evaluation.agreement import wilson_interval
+from fewgen.evaluation.statistics import wilson_interval
 from fewgen.files import atomic_write, read_json, write_json, write_text
 from fewgen.fitting.seeds import derive_seed
 

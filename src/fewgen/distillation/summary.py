@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fewgen.errors import DataError
-from fewgen.evaluation.planner import between_episode_variance, required_episodes, student_factor
+from fewgen.evaluation.planner import between_episode_variance, required_episodes
+from fewgen.evaluation.statistics import student_factor
 
 CONFIDENCE = 0.95
 

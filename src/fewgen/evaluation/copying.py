@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from fewgen.errors import DataError, ShapeError
-from fewgen.evaluation.distances import _check_pair, _row_blocks, _squared_distances
+from fewgen.evaluation.checks import check_finite, check_pair
+from fewgen.evaluation.distances import row_blocks, squared_distances
+from fewgen.evaluation.statistics import wilson_interval
 
 MAX_SIDE = 32
 """Pixels; larger images are reduced to this side before they are compared."""
@@ -325,8 +327,6 @@ def tail_test(generated: Tensor, held_out: Tensor, *, alpha: float = 0.005) -> T
     same two samples by rank; negative hypergeometric law: Johnson, Kemp & Kotz 2005, Sec. 6.2.2.
     Differs: only the lower tail, per image, because an average of ranks hides a few copies among junk.
     """
-    from fewgen.evaluation.agreement import wilson_interval
-
     generated, held_out = _scores("generated", generated), _scores("held-out", held_out)
     n, m = len(generated), len(held_out)
     rank = tail_rank(m)
@@ -338,29 +338,17 @@ def tail_test(generated: Tensor, held_out: Tensor, *, alpha: float = 0.005) -> T
         middle = (low + high) // 2
         low, high = (low, middle) if _p_value(middle, rank, n, m) < alpha else (middle + 1, high)
     needed = low if _p_value(low, rank, n, m) < alpha else None
-    return TailTest(
-        share.value,
-        share.low,
-        share.high,
-        rank / (m + 1),
-        threshold,
-        rank,
-        _p_value(count, rank, n, m),
-        None if needed is None else needed / n,
-        n,
-        m,
-    )
+    p_value, detectable = _p_value(count, rank, n, m), None if needed is None else needed / n
+    interval = (share.value, share.low, share.high)
+    return TailTest(*interval, rank / (m + 1), threshold, rank, p_value, detectable, n, m)
 
 
 def _scores(name: str, values: Tensor) -> Tensor:
-    values = values.detach().to(torch.float64)
     if values.ndim != 1:
         raise ShapeError(f"{name} scores must be (N,), got {tuple(values.shape)}.")
     if len(values) == 0:
         raise DataError(f"there are no {name} scores to compare.")
-    if not torch.isfinite(values).all():
-        raise DataError(f"{name} scores hold NaN or infinity.")
-    return values
+    return check_finite(f"{name} scores", values)
 
 
 FEWEST_FOR_CLEAR = 30
@@ -440,16 +428,13 @@ def c_t(generated: Tensor, held_out: Tensor) -> RankTest:
     Source: Meehan, Chaudhuri & Dasgupta 2020, arXiv:2004.05675, Eq. 1-2 (C_T).
     Differs: one cell (few images per class leave no cells with 20 images), so a sum over no partition.
     """
+    from scipy.stats import rankdata, tiecorrect
+
     generated, held_out = _scores("generated", generated), _scores("held-out", held_out)
     n, m = len(generated), len(held_out)
-    pooled = torch.cat([generated, held_out])
-    _, inverse, counts = pooled.unique(return_inverse=True, return_counts=True)
-    ends = counts.cumsum(0).double()
-    ranks = (ends - (counts.double() - 1) / 2)[inverse]
+    ranks = rankdata(torch.cat([generated, held_out]).numpy())
     u = float(ranks[:n].sum()) - n * (n + 1) / 2
-    total = n + m
-    ties = float((counts.double() ** 3 - counts.double()).sum())
-    variance = n * m / 12 * (total + 1 - ties / (total * (total - 1)))
+    variance = n * m / 12 * (n + m + 1) * tiecorrect(ranks)
     if variance <= 0:  # all values are equal
         return RankTest(0.0, 0.5, 0.5)
     z = (u - n * m / 2) / math.sqrt(variance)
@@ -505,11 +490,11 @@ def feature_scores(queries: Tensor, train: Tensor) -> Tensor:
     """
     if len(train) < 2:
         raise DataError(f"{len(train)} training images cannot show copying; at least 2 are needed.")
-    queries, train = _check_pair(queries, train, 1, ("queries", "training images"))
+    queries, train = check_pair(queries, train, 1, ("queries", "training images"))
     count = min(1 + N_OTHERS, len(train))
     found = torch.empty(len(queries), count, dtype=torch.float64)
-    for rows in _row_blocks(len(queries), len(train), None):
-        squared = _squared_distances(queries[rows], train)
+    for rows in row_blocks(len(queries), len(train)):
+        squared = squared_distances(queries[rows], train)
         found[rows] = squared.topk(count, dim=1, largest=False).values.sqrt()
     nearest, others = found[:, 0], found[:, 1:].median(dim=1).values
     return torch.where(nearest == 0, 0.0, nearest / others.clamp_min(1e-300)).clamp_max(1.0)

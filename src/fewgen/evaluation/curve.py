@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fewgen.errors import DataError
+from fewgen.evaluation.statistics import isotonic
 
 N_BOOTSTRAP = 2000
 
@@ -48,33 +49,6 @@ class Worth:
     curve_from: float
     curve_to: float
     text: str
-
-
-def isotonic(values: Tensor) -> Tensor:
-    """Return the closest non-decreasing sequence in least squares, along the last axis.
-
-    Args:
-        values: (..., P), a few points P.
-
-    Returns:
-        float64 of the same shape.
-
-    Source: the max-min formula, Robertson, Wright & Dykstra 1988, Order Restricted Statistical Inference,
-        Eq. 1.4.3, with equal weights.
-
-    >>> isotonic(torch.tensor([1.0, 3.0, 2.0, 5.0])).tolist()
-    [1.0, 2.5, 2.5, 5.0]
-    """
-    values = values.to(torch.float64)
-    n = values.shape[-1]
-    sums = torch.cat([torch.zeros_like(values[..., :1]), values.cumsum(-1)], dim=-1)
-    begin, end = torch.arange(n)[:, None], torch.arange(n)[None, :]
-    length = (end - begin + 1).clamp(min=1)
-    means = (sums[..., None, 1:] - sums[..., :-1, None]) / length  # means[a, b] of the points a to b
-    fitted = []
-    for i in range(n):
-        fitted.append(means[..., : i + 1, i:].amin(dim=-1).amax(dim=-1))
-    return torch.stack(fitted, dim=-1)
 
 
 def images_needed(images: Tensor, monotone: Tensor, accuracy: Tensor) -> Tensor:

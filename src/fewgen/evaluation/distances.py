@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +17,8 @@ import torch
 from torch import Tensor
 
 from fewgen.errors import ConfigError, DataError, ShapeError
+from fewgen.evaluation.checks import check_classes, check_features, check_labels, check_pair
+from fewgen.evaluation.statistics import normal_factor
 
 # Rows times columns of one block of a distance or kernel matrix. 2**19 float64 numbers are 4 MiB: the passes
 # over a block after its matrix product then run in the processor's cache, not in memory (twice as fast).
@@ -35,34 +36,14 @@ _SAME_POINT = 1e-12
 _ON_SPHERE = 1e-9
 
 
-def _check(name: str, features: Tensor, at_least: int = 1) -> Tensor:
-    if features.ndim != 2:
-        raise ShapeError(f"{name} must be (N, D) features, got shape {tuple(features.shape)}.")
-    if len(features) < at_least:
-        raise DataError(f"{name} holds {len(features)} samples, but this figure needs at least {at_least}.")
-    if features.shape[1] == 0:
-        raise ShapeError(f"{name} has no features per sample: shape {tuple(features.shape)}.")
-    features = features.detach().to(torch.float64)
-    if not torch.isfinite(features).all():
-        bad = int((~torch.isfinite(features).all(dim=1)).sum())
-        raise DataError(f"{name}: {bad} of {len(features)} feature vectors hold NaN or infinity.")
-    return features
-
-
-def _check_pair(x: Tensor, y: Tensor, at_least: int, names: tuple[str, str]) -> tuple[Tensor, Tensor]:
-    x, y = _check(names[0], x, at_least), _check(names[1], y, at_least)
-    if x.shape[1] != y.shape[1]:
-        raise ShapeError(f"{names[0]} has {x.shape[1]} features per sample, {names[1]} has {y.shape[1]}.")
-    return x, y
-
-
-def _row_blocks(n_rows: int, n_columns: int, block_rows: int | None) -> Iterator[slice]:
-    rows = block_rows or max(_LEAST_ROWS, BLOCK_ENTRIES // max(1, n_columns))
+def row_blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
+    """Yield the rows of a matrix in blocks of about `BLOCK_ENTRIES` numbers."""
+    rows = max(_LEAST_ROWS, BLOCK_ENTRIES // max(1, n_columns))
     for start in range(0, n_rows, rows):
         yield slice(start, min(start + rows, n_rows))
 
 
-def _squared_distances(
+def squared_distances(
     x: Tensor, y: Tensor, squares_x: Tensor | None = None, squares_y: Tensor | None = None
 ) -> Tensor:
     """Return squared Euclidean distances (N, M) of rows; exactly zero for equal rows.
@@ -74,12 +55,6 @@ def _squared_distances(
     squares = squares_x[:, None] + squares_y[None, :]
     distances = torch.addmm(squares, x, y.T, alpha=-2.0)
     return distances.masked_fill_(distances <= squares.mul_(_SAME_POINT), 0.0)
-
-
-def _check_labels(name: str, labels: Tensor, n: int) -> Tensor:
-    if labels.shape != (n,):
-        raise ShapeError(f"{name} must be ({n},), one label per sample, got shape {tuple(labels.shape)}.")
-    return labels.detach().to(torch.int64)
 
 
 def canonical_order(features: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -113,7 +88,7 @@ def mean_and_covariance(features: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises: DataError for fewer than two samples or non-finite values.
     """
-    features = _check("features", features, at_least=2)
+    features = check_features("features", features, at_least=2)
     mean = features.mean(dim=0)
     centred = features - mean
     return mean, centred.T @ centred / (len(features) - 1)
@@ -180,46 +155,43 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     Source: Heusel et al. 2017, arXiv:1706.08500, Eq. 6.
     Differs: any extractor; the formula of `frechet_distance_of_moments`.
     """
-    x, y = _check_pair(x, y, 2, ("x", "y"))
+    x, y = check_pair(x, y, 2)
     return frechet_distance_of_moments(*mean_and_covariance(x), *mean_and_covariance(y))
 
 
 # ------------------------------------------------------------------------------------------------- KID
 
 
-def _kernel(x: Tensor, y: Tensor, degree: int) -> Tensor:
-    return (x @ y.T).div_(x.shape[1]).add_(1.0).pow_(degree)
+def _kernel(x: Tensor, y: Tensor) -> Tensor:
+    return (x @ y.T).div_(x.shape[1]).add_(1.0).pow_(3)
 
 
-def _kernel_sum(x: Tensor, y: Tensor, degree: int, block_rows: int | None) -> Tensor:
+def _kernel_sum(x: Tensor, y: Tensor) -> Tensor:
     total = torch.zeros((), dtype=torch.float64)
-    for rows in _row_blocks(len(x), len(y), block_rows):
-        total += _kernel(x[rows], y, degree).sum()
+    for rows in row_blocks(len(x), len(y)):
+        total += _kernel(x[rows], y).sum()
     return total
 
 
-def _kernel_sum_within(x: Tensor, degree: int, block_rows: int | None) -> Tensor:
+def _kernel_sum_within(x: Tensor) -> Tensor:
     """Sum over pairs of different samples; each unordered pair is computed once."""
     total = torch.zeros((), dtype=torch.float64)
-    for rows in _row_blocks(len(x), len(x), block_rows):
-        square = _kernel(x[rows], x[rows], degree)
+    for rows in row_blocks(len(x), len(x)):
+        square = _kernel(x[rows], x[rows])
         total += square.sum() - square.diagonal().sum()
-        total += 2 * _kernel(x[rows], x[rows.stop :], degree).sum()
+        total += 2 * _kernel(x[rows], x[rows.stop :]).sum()
     return total
 
 
-def kernel_distance(
-    x: Tensor, y: Tensor, *, degree: int = 3, unbiased: bool = True, block_rows: int | None = None
-) -> float:
-    """Squared maximum mean discrepancy under the polynomial kernel ``(<a, b> / D + 1)^degree`` (KID).
+def kernel_distance(x: Tensor, y: Tensor) -> float:
+    """Squared maximum mean discrepancy under the polynomial kernel ``(<a, b> / D + 1)^3`` (KID).
+
+    The pairs of a sample with itself are left out (U-statistic): the distance is zero on average for equal
+    distributions, so it can be negative.
 
     Args:
         x: features, (N, D).
         y: features, (M, D).
-        degree: of the kernel.
-        unbiased: leave out the pairs of a sample with itself (U-statistic: zero on average for equal
-            distributions, so it can be negative); False keeps them (V-statistic, biased upwards).
-        block_rows: rows per block; changes rounding only.
 
     Returns:
         The squared discrepancy over all pairs.
@@ -228,18 +200,15 @@ def kernel_distance(
         DataError: fewer than two samples in a set, or non-finite features.
         ShapeError: different feature sizes.
 
-    Source: Binkowski et al. 2018, arXiv:1801.01401, Sec. 3; Gretton et al. 2012, JMLR 13, Eq. 3 and 5.
+    Source: Binkowski et al. 2018, arXiv:1801.01401, Sec. 3; Gretton et al. 2012, JMLR 13, Eq. 3.
     Differs: one estimate from all pairs instead of a mean over random subsets (`kernel_distance_blocks`
     gives those), so no seed enters.
     """
-    x, y = _check_pair(x, y, 2, ("x", "y"))
+    x, y = check_pair(x, y, 2)
     n, m = len(x), len(y)
-    within_x, within_y = (_kernel_sum_within(s, degree, block_rows) for s in (x, y))
-    between = _kernel_sum(x, y, degree, block_rows) / (n * m)
-    if unbiased:
-        return float(within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * between)
-    own_x, own_y = (((s * s).sum(dim=1) / s.shape[1] + 1.0).pow(degree).sum() for s in (x, y))
-    return float((within_x + own_x) / n**2 + (within_y + own_y) / m**2 - 2 * between)
+    within_x, within_y = (_kernel_sum_within(s) for s in (x, y))
+    between = _kernel_sum(x, y) / (n * m)
+    return float(within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * between)
 
 
 def kernel_distance_blocks(
@@ -249,7 +218,6 @@ def kernel_distance_blocks(
     block_size: int | tuple[int, int],
     n_blocks: int,
     rng: torch.Generator,
-    degree: int = 3,
 ) -> Tensor:
     """Unbiased kernel distance on random subsets; their mean is the usual KID, their spread its error.
 
@@ -260,7 +228,6 @@ def kernel_distance_blocks(
             for y.
         n_blocks: number of subsets.
         rng: random stream of the subsets.
-        degree: of the kernel.
 
     Returns:
         One distance per subset, (n_blocks,), float64; the order of the samples does not enter.
@@ -270,7 +237,7 @@ def kernel_distance_blocks(
 
     Source: Binkowski et al. 2018, arXiv:1801.01401, Sec. 4.
     """
-    x, y = _check_pair(x, y, 2, ("x", "y"))
+    x, y = check_pair(x, y, 2)
     size_x, size_y = block_size if isinstance(block_size, tuple) else (block_size, block_size)
     if size_x > len(x) or size_y > len(y):
         raise DataError(
@@ -282,7 +249,7 @@ def kernel_distance_blocks(
     for _ in range(n_blocks):
         i = torch.randperm(len(x), generator=rng)[:size_x]
         j = torch.randperm(len(y), generator=rng)[:size_y]
-        values.append(kernel_distance(x[i], y[j], degree=degree))
+        values.append(kernel_distance(x[i], y[j]))
     return torch.tensor(values, dtype=torch.float64)
 
 
@@ -309,7 +276,6 @@ def kernel_distance_interval(
     confidence: float = 0.95,
     n_blocks: int = 100,
     max_block: int = 1000,
-    degree: int = 3,
 ) -> KernelInterval:
     """Interval of the kernel distance from subsets of half of each set, 1,000 samples at most.
 
@@ -325,7 +291,6 @@ def kernel_distance_interval(
         confidence: of the two-sided interval.
         n_blocks: number of subsets, at least 2.
         max_block: most samples per subset.
-        degree: of the kernel.
 
     Returns:
         `KernelInterval`, in units of the kernel; the order of the samples does not enter.
@@ -343,12 +308,12 @@ def kernel_distance_interval(
             f"an interval needs a confidence between 0 and 1 and at least two blocks of two samples, "
             f"got {confidence}, {n_blocks} and {max_block}."
         )
-    x, y = _check_pair(x, y, 4, ("x", "y"))
+    x, y = check_pair(x, y, 4)
     sizes = min(max_block, len(x) // 2), min(max_block, len(y) // 2)
-    values = kernel_distance_blocks(x, y, block_size=sizes, n_blocks=n_blocks, rng=rng, degree=degree)
+    values = kernel_distance_blocks(x, y, block_size=sizes, n_blocks=n_blocks, rng=rng)
     mean, spread = float(values.mean()), float(values.std())
     ratio = max(size / (len(s) - size) for size, s in zip(sizes, (x, y), strict=True))
-    half = NormalDist().inv_cdf(0.5 + confidence / 2) * spread * math.sqrt(ratio)
+    half = normal_factor(confidence) * spread * math.sqrt(ratio)
     return KernelInterval(mean, mean - half, mean + half, sizes, n_blocks)
 
 
@@ -403,8 +368,6 @@ def kernel_test(
     max_per_set: int = 1000,
     labels_x: Tensor | None = None,
     labels_y: Tensor | None = None,
-    statistic: str = "pooled",
-    degree: int = 3,
 ) -> KernelTest:
     """Permutation test on the unbiased kernel distance (KID): are x and y draws of one distribution?
 
@@ -424,70 +387,54 @@ def kernel_test(
         labels_x: int64 (N,); with labels, samples are exchanged within their class only, so that unequal
             class counts are no difference. Give both or neither.
         labels_y: int64 (M,).
-        statistic: "pooled" (distance of the whole sets) or "per_class" (distances of each class that has two
-            samples on both sides, weighted by n m / (n + m): it also sees images under the wrong label).
-        degree: of the kernel.
 
     Returns:
         `KernelTest`; the order of the samples does not enter.
 
     Raises:
-        DataError: fewer than two samples in a set, no class with samples on both sides ("per_class": two on
-            both sides), or non-finite features.
+        DataError: fewer than two samples in a set, no class with samples on both sides, or non-finite
+            features.
         ShapeError: different feature sizes, or labels of another length.
-        ConfigError: labels for one set only, an unknown statistic, "per_class" without labels, no
-            permutations, or max_per_set below 2.
+        ConfigError: labels for one set only, no permutations, or max_per_set below 2.
 
     Source: Gretton et al. 2012, JMLR 13, Sec. 6 (quadratic-time test); Phipson & Smyth 2010,
     arXiv:1603.05766, Sec. 3 (p-values that are never zero); kernel of Binkowski et al. 2018.
     """
-    if statistic not in ("pooled", "per_class"):
-        raise ConfigError(f'statistic must be "pooled" or "per_class", got "{statistic}".')
     if n_permutations < 1 or max_per_set < 2:
         raise ConfigError(
             f"a test needs at least one permutation and two samples per set, got n_permutations "
             f"{n_permutations} and max_per_set {max_per_set}."
         )
-    if (labels_x is None) != (labels_y is None) or (labels_x is None and statistic == "per_class"):
-        raise ConfigError('give labels_x and labels_y together; the statistic "per_class" needs both.')
-    x, y = _check_pair(x, y, 2, ("x", "y"))
+    if (labels_x is None) != (labels_y is None):
+        raise ConfigError("give labels_x and labels_y together.")
+    x, y = check_pair(x, y, 2)
     labels_x = torch.zeros(len(x)) if labels_x is None else labels_x
     labels_y = torch.zeros(len(y)) if labels_y is None else labels_y
-    x, classes_x = _drawn(x, _check_labels("labels_x", labels_x, len(x)), max_per_set, rng)
-    y, classes_y = _drawn(y, _check_labels("labels_y", labels_y, len(y)), max_per_set, rng)
+    x, classes_x = _drawn(x, check_labels("labels_x", labels_x, len(x)), max_per_set, rng)
+    y, classes_y = _drawn(y, check_labels("labels_y", labels_y, len(y)), max_per_set, rng)
     pool, classes = torch.cat([x, y]), torch.cat([classes_x, classes_y])
     from_x = torch.arange(len(pool)) < len(x)
 
     # Column 0 is what was observed.
     in_x = from_x[:, None].repeat(1, n_permutations + 1).to(torch.float64)
-    groups = []
+    exchanged = False
     for c in classes.unique():
         members = (classes == c).nonzero()[:, 0]
         n = int(from_x[members].sum())
-        m = len(members) - n
-        least = 2 if statistic == "per_class" else 1
-        if min(n, m) < least:
+        if not 0 < n < len(members):
             continue
-        groups.append((members, n * m / (n + m)))
+        exchanged = True
         ranks = torch.rand(n_permutations, len(members), generator=rng).argsort(dim=1).argsort(dim=1)
         in_x[members, 1:] = (ranks < n).T.to(torch.float64)
-    if not groups:
+    if not exchanged:
         raise DataError(
-            f"the sets of {len(x)} and {len(y)} samples share no class with "
-            f"{'two samples' if statistic == 'per_class' else 'a sample'} on both sides, so nothing can be "
-            "exchanged between them."
+            f"the sets of {len(x)} and {len(y)} samples share no class with a sample on both sides, so "
+            "nothing can be exchanged between them."
         )
-    kernel = _kernel(pool, pool, degree)
+    kernel = _kernel(pool, pool)
     scale = float(kernel.abs().mean())
     kernel.fill_diagonal_(0.0)
-    if statistic == "pooled":
-        values = _permuted_distances(kernel, in_x)
-    else:
-        total = math.fsum(weight for _, weight in groups)
-        values = torch.zeros(n_permutations + 1, dtype=torch.float64)
-        for members, weight in groups:
-            part = kernel[members[:, None], members[None, :]]
-            values += weight / total * _permuted_distances(part, in_x[members])
+    values = _permuted_distances(kernel, in_x)
     # Permutations that only exchange equal samples give the observed distance up to rounding: they count.
     extreme = int((values[1:] >= values[0] - 1e-12 * scale).sum())
     return KernelTest(float(values[0]), (1 + extreme) / (1 + n_permutations), n_permutations, len(x), len(y))
@@ -523,26 +470,24 @@ def default_k(n: int) -> int:
     return max(1, min(5 if n >= 100 else 3, n - 1))
 
 
-def neighbour_radii(features: Tensor, k: int, block_rows: int | None = None) -> Tensor:
+def neighbour_radii(features: Tensor, k: int) -> Tensor:
     """Return the squared distance (N,) of each point to its k-th nearest other point.
 
     Raises: DataError unless 1 <= k < N.
     """
-    features = _check("features", features, at_least=2)
+    features = check_features("features", features, at_least=2)
     if not 1 <= k < len(features):
         raise DataError(f"k is {k}, but it must lie between 1 and {len(features) - 1} (samples minus one).")
     radii = torch.empty(len(features), dtype=torch.float64)
     squares = (features * features).sum(dim=1)
-    for rows in _row_blocks(len(features), len(features), block_rows):
-        distances = _squared_distances(features[rows], features, squares[rows], squares)
+    for rows in row_blocks(len(features), len(features)):
+        distances = squared_distances(features[rows], features, squares[rows], squares)
         # The point itself is one of the k + 1 smallest (with duplicates any of them may stand for it).
         radii[rows] = distances.topk(k + 1, dim=1, largest=False).values[:, -1]
     return radii
 
 
-def neighbour_scores(
-    real: Tensor, generated: Tensor, *, k: int | None = None, block_rows: int | None = None
-) -> NeighbourScores:
+def neighbour_scores(real: Tensor, generated: Tensor, *, k: int | None = None) -> NeighbourScores:
     """Precision, recall, density and coverage of generated against real features.
 
     Coverage grows with the number of generated samples and falls with the number of real ones: compare
@@ -552,7 +497,6 @@ def neighbour_scores(
         real: features, (N, D).
         generated: features, (M, D).
         k: neighbour that sets the radii; None chooses `default_k` of the smaller set.
-        block_rows: rows per block; changes rounding only.
 
     Returns:
         `NeighbourScores`.
@@ -566,17 +510,17 @@ def neighbour_scores(
     Differs: balls are closed (the authors' code uses "<"), so that copies of a duplicated image, whose
     radius is zero, still count as covering it.
     """
-    real, generated = _check_pair(real, generated, 2, ("real", "generated"))
+    real, generated = check_pair(real, generated, 2, ("real", "generated"))
     k = default_k(min(len(real), len(generated))) if k is None else k
-    real_radii = neighbour_radii(real, k, block_rows) * (1 + _ON_SPHERE)
-    generated_radii = neighbour_radii(generated, k, block_rows) * (1 + _ON_SPHERE)
+    real_radii = neighbour_radii(real, k) * (1 + _ON_SPHERE)
+    generated_radii = neighbour_radii(generated, k) * (1 + _ON_SPHERE)
 
     balls_per_generated = torch.zeros(len(generated), dtype=torch.int64)
     covered = torch.zeros(len(real), dtype=torch.bool)
     recalled = torch.zeros(len(real), dtype=torch.bool)
     squares_real, squares_generated = ((s * s).sum(dim=1) for s in (real, generated))
-    for rows in _row_blocks(len(real), len(generated), block_rows):
-        distances = _squared_distances(real[rows], generated, squares_real[rows], squares_generated)
+    for rows in row_blocks(len(real), len(generated)):
+        distances = squared_distances(real[rows], generated, squares_real[rows], squares_generated)
         inside = distances <= real_radii[rows, None]
         balls_per_generated += inside.sum(dim=0)
         covered[rows] = inside.any(dim=1)
@@ -590,17 +534,17 @@ def neighbour_scores(
     )
 
 
-def nearest_distances(x: Tensor, y: Tensor, block_rows: int | None = None) -> tuple[Tensor, Tensor]:
+def nearest_distances(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return, for each row of x (N, D), the Euclidean distance (N,) to the nearest row of y and its index.
 
     Raises: DataError for empty sets or non-finite values; ShapeError for different feature sizes.
     """
-    x, y = _check_pair(x, y, 1, ("x", "y"))
+    x, y = check_pair(x, y, 1)
     distances = torch.empty(len(x), dtype=torch.float64)
     indices = torch.empty(len(x), dtype=torch.int64)
     squares_x, squares_y = ((s * s).sum(dim=1) for s in (x, y))
-    for rows in _row_blocks(len(x), len(y), block_rows):
-        nearest = _squared_distances(x[rows], y, squares_x[rows], squares_y).min(dim=1)
+    for rows in row_blocks(len(x), len(y)):
+        nearest = squared_distances(x[rows], y, squares_x[rows], squares_y).min(dim=1)
         distances[rows], indices[rows] = nearest.values.sqrt(), nearest.indices
     return distances, indices
 
@@ -640,12 +584,11 @@ def per_class(
         DataError: labels outside the classes, or non-finite features (a fault of the input, not of a class).
         ShapeError: different feature sizes, or labels of another length.
     """
-    x, y = _check_pair(x, y, 0, ("x", "y"))
-    labels_x = _check_labels("labels_x", labels_x, len(x))
-    labels_y = _check_labels("labels_y", labels_y, len(y))
+    x, y = check_pair(x, y, 0)
+    labels_x = check_labels("labels_x", labels_x, len(x))
+    labels_y = check_labels("labels_y", labels_y, len(y))
     for name, labels in (("labels_x", labels_x), ("labels_y", labels_y)):
-        if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(class_names)):
-            raise DataError(f"{name} must lie in [0, {len(class_names)}), the number of class names.")
+        check_classes(name, labels, len(class_names))
     values: dict[str, float | None] = {}
     omitted: dict[str, str] = {}
     for c, name in enumerate(class_names):

@@ -13,14 +13,8 @@ import torch
 from torch import Tensor
 
 from fewgen.errors import ConfigError, DataError
-from fewgen.evaluation.distances import (
-    _check,
-    _check_labels,
-    _check_pair,
-    _row_blocks,
-    _squared_distances,
-    canonical_order,
-)
+from fewgen.evaluation.checks import check_features, check_labels, check_pair
+from fewgen.evaluation.distances import canonical_order, row_blocks, squared_distances
 
 
 @dataclass(frozen=True)
@@ -39,8 +33,8 @@ def _class_mean(per_class: list[float | None], missing: str) -> ClassMean:
 
 
 def _labelled(name: str, features: Tensor, labels: Tensor, at_least: int = 1) -> tuple[Tensor, Tensor]:
-    features = _check(name, features, at_least)
-    labels = _check_labels(f"labels of {name}", labels, len(features))
+    features = check_features(name, features, at_least)
+    labels = check_labels(f"labels of {name}", labels, len(features))
     if len(labels) and int(labels.min()) < 0:
         raise DataError(f"labels of {name} must not be negative, but {int((labels < 0).sum())} are.")
     return features, labels
@@ -60,11 +54,11 @@ def _mean_pair_distance(x: Tensor) -> float:
     """Mean Euclidean distance of the pairs of different rows, in blocks; each pair is computed once."""
     squares = (x * x).sum(dim=1)
     total = torch.zeros((), dtype=torch.float64)
-    for rows in _row_blocks(len(x), len(x), None):
+    for rows in row_blocks(len(x), len(x)):
         later = slice(rows.stop, len(x))
         # The square of the block itself holds its pairs twice.
-        total += _squared_distances(x[rows], x[rows], squares[rows], squares[rows]).sqrt_().sum() / 2
-        total += _squared_distances(x[rows], x[later], squares[rows], squares[later]).sqrt_().sum()
+        total += squared_distances(x[rows], x[rows], squares[rows], squares[rows]).sqrt_().sum() / 2
+        total += squared_distances(x[rows], x[later], squares[rows], squares[later]).sqrt_().sum()
     return float(total) / (len(x) * (len(x) - 1) / 2)
 
 
@@ -119,8 +113,8 @@ def nearest_within(features: Tensor, labels: Tensor) -> Tensor:
         members = (labels == c).nonzero()[:, 0]
         x = features[members]
         squares = (x * x).sum(dim=1)
-        for rows in _row_blocks(len(x), len(x), None):
-            distances = _squared_distances(x[rows], x, squares[rows], squares)
+        for rows in row_blocks(len(x), len(x)):
+            distances = squared_distances(x[rows], x, squares[rows], squares)
             # Not the second smallest of a row: the sample itself is left out by its place.
             distances[torch.arange(len(distances)), torch.arange(rows.start, rows.stop)] = math.inf
             nearest[members[rows]] = distances.min(dim=1).values.sqrt()
@@ -137,79 +131,32 @@ def _unit_rows(features: Tensor) -> Tensor:
     return torch.cat([features / torch.where(zero, 1.0, lengths), zero.to(torch.float64)], dim=1)
 
 
-def vendi_score(features: Tensor, *, kernel: str = "cosine", bandwidth: float | None = None) -> float:
+def vendi_score(features: Tensor) -> float:
     """Effective number of different samples: the exponential of the entropy of the kernel's eigenvalues.
 
-    With K (N, N) of unit diagonal and lambda the eigenvalues of K / N: ``exp(-sum lambda log lambda)``. One
-    image repeated scores 1, N images without any similarity N. It grows with N, so compare equal counts
-    only (`vendi_ratio`), and it rewards junk.
+    With K (N, N) the cosines of the features and lambda the eigenvalues of K / N:
+    ``exp(-sum lambda log lambda)``. One image repeated scores 1, N images without any similarity N. It grows
+    with N, so compare equal counts only (`vendi_ratio`), and it rewards junk.
 
     Args:
         features: (N, D), at least 2 samples.
-        kernel: "cosine" (similarity of directions; costs min(N, D)^3) or "rbf", which is
-            exp(-distance^2 / (2 bandwidth^2)) and costs N^3.
-        bandwidth: of "rbf", in units of the features, such as the median distance of real pairs.
 
     Returns:
-        In [1, N]; for "cosine" at most D + 1.
+        In [1, N], at most D + 1.
 
     Raises:
         DataError: fewer than two samples, or non-finite features.
         ShapeError: features are not (N, D).
-        ConfigError: unknown kernel, or "rbf" without a positive bandwidth.
 
     Source: Friedman & Dieng 2022, arXiv:2210.02410, Eq. 2.
-    Differs: for "cosine" the eigenvalues come from the D x D side where it is the smaller one (they are the
+    Differs: the eigenvalues come from the D x D side where it is the smaller one (they are the
     same); an all-zero feature vector is similar to its like only.
     """
-    if kernel not in ("cosine", "rbf"):
-        raise ConfigError(f'kernel must be "cosine" or "rbf", got "{kernel}".')
-    if kernel == "rbf" and (bandwidth is None or not 0 < bandwidth < math.inf):
-        raise ConfigError(f'the kernel "rbf" needs a positive bandwidth, got {bandwidth}.')
-    features = _check("features", features, at_least=2)
-    if kernel == "cosine":
-        unit = _unit_rows(features)
-        gram = unit.T @ unit if unit.shape[1] < len(unit) else unit @ unit.T
-    else:
-        assert bandwidth is not None
-        gram = _squared_distances(features, features).div_(-2 * bandwidth**2).exp_()
+    features = check_features("features", features, at_least=2)
+    unit = _unit_rows(features)
+    gram = unit.T @ unit if unit.shape[1] < len(unit) else unit @ unit.T
     values = torch.linalg.eigvalsh(gram / len(features)).clamp_min(0)
     return math.exp(float(torch.special.entr(values / values.sum()).sum()))
-
-
-def class_vendi_score(
-    features: Tensor,
-    labels: Tensor,
-    n_classes: int,
-    *,
-    kernel: str = "cosine",
-    bandwidth: float | None = None,
-) -> ClassMean:
-    """`vendi_score` within each class that has two samples, and the mean over classes.
-
-    Args:
-        features: (N, D).
-        labels: int64 (N,), in [0, n_classes).
-        n_classes: number of classes.
-        kernel: as in `vendi_score`.
-        bandwidth: as in `vendi_score`.
-
-    Returns:
-        `ClassMean`, in effective samples.
-
-    Raises:
-        DataError: no class has two samples, non-finite features, or labels outside the classes.
-        ShapeError: features are not (N, D), or labels of another length.
-        ConfigError: as in `vendi_score`.
-    """
-    features, labels = _labelled("features", features, labels, 0)
-    _class_count(n_classes, labels)
-    per_class: list[float | None] = []
-    for c in range(n_classes):
-        members = features[labels == c]
-        enough = len(members) > 1
-        per_class.append(vendi_score(members, kernel=kernel, bandwidth=bandwidth) if enough else None)
-    return _class_mean(per_class, "no class has two images, so there is no Vendi score within a class.")
 
 
 @dataclass(frozen=True)
@@ -244,8 +191,6 @@ def vendi_ratio(
     n_draws: int = 10,
     max_per_class: int = 1000,
     n_classes: int | None = None,
-    kernel: str = "cosine",
-    bandwidth: float | None = None,
 ) -> VendiRatio:
     """Compare the Vendi scores of generated and real samples, class by class and at equal counts.
 
@@ -261,8 +206,6 @@ def vendi_ratio(
         n_draws: number of subsets.
         max_per_class: samples per class and side at most.
         n_classes: number of classes; None: up to the largest label.
-        kernel: as in `vendi_score`.
-        bandwidth: as in `vendi_score`.
 
     Returns:
         `VendiRatio`; the order of the samples does not enter.
@@ -270,7 +213,7 @@ def vendi_ratio(
     Raises:
         DataError: no class has two samples on both sides, non-finite features, or labels outside the classes.
         ShapeError: different feature sizes, or labels of another length.
-        ConfigError: fewer than one draw or two samples per class; as in `vendi_score`.
+        ConfigError: fewer than one draw or two samples per class.
 
     Source: Friedman & Dieng 2022, arXiv:2210.02410, Eq. 2, for the score.
     """
@@ -279,7 +222,7 @@ def vendi_ratio(
             f"a ratio needs at least one draw and two samples per class, got n_draws {n_draws} and "
             f"max_per_class {max_per_class}."
         )
-    generated, real = _check_pair(generated, real, 1, ("generated", "real"))
+    generated, real = check_pair(generated, real, 1, ("generated", "real"))
     generated, labels_generated = _labelled("generated", generated, labels_generated)
     real, labels_real = _labelled("real", real, labels_real)
     n_classes = _class_count(n_classes, labels_generated, labels_real)
@@ -294,11 +237,11 @@ def vendi_ratio(
         of_sides = []
         for members in sides:
             if len(members) == count:
-                of_sides.append([vendi_score(members, kernel=kernel, bandwidth=bandwidth)] * n_draws)
+                of_sides.append([vendi_score(members)] * n_draws)
                 continue
             members = members[canonical_order(members)]
             draws = [torch.randperm(len(members), generator=rng)[:count] for _ in range(n_draws)]
-            of_sides.append([vendi_score(members[i], kernel=kernel, bandwidth=bandwidth) for i in draws])
+            of_sides.append([vendi_score(members[i]) for i in draws])
         scores.append(of_sides)
     if not scores:
         raise DataError(
@@ -348,15 +291,15 @@ def _pair_distances(x: Tensor, n: int, rng: torch.Generator) -> Tensor:
     if len(x) > n:
         x = x[canonical_order(x)][torch.randperm(len(x), generator=rng)[:n]]
     i, j = torch.triu_indices(len(x), len(x), offset=1)
-    return _squared_distances(x, x)[i, j].sqrt_()
+    return squared_distances(x, x)[i, j].sqrt_()
 
 
 def _near_pairs(x: Tensor, threshold: float) -> int:
     """Count pairs of different rows nearer than the threshold, or equal."""
     squares = (x * x).sum(dim=1)
     count = 0
-    for rows in _row_blocks(len(x), len(x), None):
-        distances = _squared_distances(x[rows], x[rows.start :], squares[rows], squares[rows.start :])
+    for rows in row_blocks(len(x), len(x)):
+        distances = squared_distances(x[rows], x[rows.start :], squares[rows], squares[rows.start :])
         # A threshold of zero (real images that repeat) must still catch exact repetitions.
         near = (distances < threshold**2) | (distances == 0)
         count += int(near.triu_(diagonal=1).sum())
@@ -407,7 +350,7 @@ def collapse_share(
             f"quantile must lie between 0 and 1 and max_real_per_class be at least 2, got {quantile} and "
             f"{max_real_per_class}."
         )
-    features, real_features = _check_pair(features, real_features, 1, ("generated", "real"))
+    features, real_features = check_pair(features, real_features, 1, ("generated", "real"))
     features, labels = _labelled("generated", features, labels)
     real_features, real_labels = _labelled("real", real_features, real_labels)
     n_classes = _class_count(n_classes, labels, real_labels)

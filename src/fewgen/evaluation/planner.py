@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 from fewgen.errors import ConfigError, DataError
+from fewgen.evaluation.statistics import student_factor
 
 MOST = 10_000_000
 """Episodes or draws beyond which a plan counts as impossible."""
@@ -55,17 +56,6 @@ def _check_target(var_target: float | None, half_width: float | None) -> None:
 def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise ConfigError(f"confidence must lie between 0 and 1, got {confidence!r}.")
-
-
-def student_factor(confidence: float, degrees: float) -> float:
-    """Return how many standard errors a two-sided Student interval reaches to each side.
-
-    >>> round(student_factor(0.95, 9), 3)
-    2.262
-    """
-    from scipy.stats import t as student
-
-    return float(student.ppf(0.5 + confidence / 2, degrees))
 
 
 # --------------------------------------------------------------------------------- episodes and queries

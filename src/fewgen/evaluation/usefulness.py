@@ -29,7 +29,8 @@ from fewgen.data.imageset import ImageSet
 from fewgen.encoders.classifier import SmallConvNet, fit_classifier
 from fewgen.errors import ConfigError, DataError, suggest
 from fewgen.evaluation.curve import LearningCurve, Worth, worth
-from fewgen.evaluation.planner import smallest_gain, student_factor
+from fewgen.evaluation.planner import smallest_gain
+from fewgen.evaluation.statistics import student_factor
 from fewgen.fitting.fit import Shuffled
 
 ARMS = ("real", "generated", "both")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fewgen.data.imageset import ImageSet
 from fewgen.errors import DataError
-from fewgen.evaluation.aligned import alignment_test
+from fewgen.evaluation.agreement import alignment_test
 from fewgen.evaluation.controls import halves
 from fewgen.evaluation.copying import MAX_SHIFT, ROTATIONS, Nearest, c_t, clear_copies, reduced, tail_test
 from fewgen.evaluation.distances import kernel_test, neighbour_scores

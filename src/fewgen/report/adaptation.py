@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fewgen.evaluation.agreement import Share
+from fewgen.evaluation.statistics import Share
 from fewgen.report.citations import bibtex
 from fewgen.report.page import figure, page, png, section, table, warning
 from fewgen.runs.adaptation import (

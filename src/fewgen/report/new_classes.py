@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fewgen.evaluation.agreement import Share, wilson_interval
+from fewgen.evaluation.statistics import Share, wilson_interval
 from fewgen.report import plots
 from fewgen.report.adaptation import NO_MEANING, look_table, share_text, shots_name
 from fewgen.report.page import figure, png, section, table, warning

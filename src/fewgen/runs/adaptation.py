@@ -18,8 +18,8 @@ from torch import Tensor
 
 from fewgen.data.imageset import ImageSet
 from fewgen.errors import DataError
-from fewgen.evaluation.agreement import Share, wilson_interval
-from fewgen.evaluation.aligned import Retention, class_retention
+from fewgen.evaluation.retention import Retention, class_retention
+from fewgen.evaluation.statistics import Share, wilson_interval
 from fewgen.methods.abilities import class_scores
 
 if TYPE_CHECKING:

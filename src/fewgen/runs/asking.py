@@ -46,7 +46,7 @@ def _walks(run: Run, evaluation: Evaluation, extractor: FeatureExtractor) -> Non
     import torch
 
     from fewgen.data import ImageSet
-    from fewgen.evaluation.aligned import interpolation_smoothness
+    from fewgen.evaluation.smoothness import interpolation_smoothness
     from fewgen.methods.abilities import class_latents, walk
 
     n = len(run.class_names)
@@ -79,7 +79,7 @@ def _walks(run: Run, evaluation: Evaluation, extractor: FeatureExtractor) -> Non
 
 def _retrieval(run: Run, evaluation: Evaluation, held_out: ImageSet | None) -> None:
     """Measure whether the model's own encoders find the word of an image, and images for a word."""
-    from fewgen.evaluation.aligned import image_to_text_accuracy, text_to_image_accuracy
+    from fewgen.evaluation.retrieval import image_to_text_accuracy, text_to_image_accuracy
     from fewgen.methods.abilities import class_scores
 
     generated, names = evaluation.generated, run.class_names

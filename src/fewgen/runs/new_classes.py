@@ -15,7 +15,7 @@ import torch
 
 from fewgen.data.imageset import ImageSet, joined
 from fewgen.errors import DataError
-from fewgen.evaluation.agreement import Share, wilson_interval
+from fewgen.evaluation.statistics import Share, wilson_interval
 from fewgen.runs.adaptation import SHOTS, Look, Reader, read_by_classifier, shot_curve
 
 if TYPE_CHECKING:
