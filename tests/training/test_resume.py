@@ -397,9 +397,9 @@ from tests.training.toys import ToyConfig, make, quiet, trainer
 def kill_before(name, run, counter, limit):
     real = getattr(os, name)
     def call(*args, **keywords):
-        if run._saved_at == 3:  # the limit lies beyond the second save
+        if run._guards.saved_at == 3:  # the limit lies beyond the second save
             os.kill(os.getpid(), signal.SIGKILL)
-        if run._saved_at == 1:  # the calls of the second save
+        if run._guards.saved_at == 1:  # the calls of the second save
             counter[0] += 1
             if counter[0] == limit:
                 os.kill(os.getpid(), signal.SIGKILL)

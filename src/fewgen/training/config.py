@@ -86,3 +86,7 @@ class TrainConfig:
     def to_dict(self) -> dict[str, object]:
         """Return the settings as plain values."""
         return dataclasses.asdict(self)
+
+    def scaled(self, steps: int) -> int:
+        """Return the steps of a stage after `steps_scale`, 1 at least."""
+        return max(1, round(steps * self.steps_scale))

@@ -7,7 +7,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,13 +28,11 @@ class MetricsFile:
 
     def __init__(self, path: Path, keep_bytes: int = 0) -> None:
         self.path = path
-        try:
+        with self._explained():
             self._stream = open(path, "ab")  # noqa: SIM115 - open for the length of the run
             if self._stream.seek(0, os.SEEK_END) > keep_bytes:
                 self._stream.truncate(keep_bytes)
                 self._stream.seek(0, os.SEEK_END)
-        except OSError as error:
-            raise self._failure(error) from error
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append a line. NaN and infinity, which JSON does not know, become null.
@@ -42,33 +41,31 @@ class MetricsFile:
             OutputError: if the disk is full.
         """
         clean = {key: None if _not_finite(value) else value for key, value in line.items()}
-        try:
+        with self._explained():
             self._stream.write((json.dumps(clean, ensure_ascii=False) + "\n").encode())
             self._stream.flush()
-        except OSError as error:
-            raise self._failure(error) from error
 
     def sync(self) -> int:
         """Flush to the disk and return the length in bytes."""
-        try:
+        with self._explained():
             self._stream.flush()
             os.fsync(self._stream.fileno())
             return self._stream.seek(0, os.SEEK_END)
-        except OSError as error:
-            raise self._failure(error) from error
 
     def close(self) -> None:
         """Close the file."""
-        try:
+        with self._explained():
             self._stream.close()
-        except OSError as error:
-            raise self._failure(error) from error
 
-    def _failure(self, error: OSError) -> OutputError:
-        return OutputError(
-            f'Cannot write "{self.path}": {error.strerror or error}. The last checkpoint is intact; '
-            "run the same command again to continue from it."
-        )
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(
+                f'Cannot write "{self.path}": {error.strerror or error}. The last checkpoint is intact; '
+                "run the same command again to continue from it."
+            ) from error
 
 
 def _not_finite(value: Any) -> bool:
@@ -92,10 +89,11 @@ class TensorBoard:
             ) from error
         self._writer = SummaryWriter(str(folder), purge_step=purge_step)  # type: ignore[no-untyped-call]
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Add figures at a step of the whole run."""
+    def write(self, step: int, prefix: str, values: Mapping[str, Any]) -> None:
+        """Add those values that are figures, as prefix/name, at a step of the whole run."""
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+            if isinstance(value, float):
+                self._writer.add_scalar(f"{prefix}/{name}", value, step)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """Flush and close."""

@@ -8,36 +8,36 @@ where its last state was saved, with the numbers it would have had without the s
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from fewgen.config.call import current_names
-from fewgen.data.identity import short_fingerprint
 from fewgen.errors import CheckpointError, ConfigError, DataError, FewgenError, TrainingError, suggest
 from fewgen.files import atomic_write, prepare_output_dir, write_json
 from fewgen.fitting.seeds import derive_seed, global_seed, make_rng
 from fewgen.nn.ema import EMA
+from fewgen.training import run_state
 from fewgen.training.checkpoint import State, read_state, write_state
-from fewgen.training.config import HARMLESS, TrainConfig
+from fewgen.training.config import TrainConfig
+from fewgen.training.guards import Guards
 from fewgen.training.logs import Display, MetricsFile, TensorBoard
 from fewgen.training.phases import Batch, Context, Pixels, Stage
 from fewgen.training.processes import Processes
 from fewgen.training.sampler import make_sampler
 from fewgen.training.stage_run import WARM_STEPS, StageRun
-from fewgen.training.updates import PhaseRun, is_finite, join_optimizer, split_optimizer, within_limit
+from fewgen.training.stopping import StopRequest
+from fewgen.training.time_limit import Rehearsal, TimeLimit
+from fewgen.training.updates import PhaseRun, is_finite
 
 if TYPE_CHECKING:
     from fewgen.data.imageset import ImageSet
@@ -98,46 +98,6 @@ class TrainResult:
     finished: bool
 
 
-@dataclass
-class _Position:
-    """Counters of a run; all of it goes into the state as JSON."""
-
-    stage: int = 0
-    total_steps: int = 0
-    seconds: float = 0.0
-    finished: bool = False
-    warnings: list[str] = field(default_factory=list)
-    results: list[dict[str, Any]] = field(default_factory=list)
-
-
-class _StopRequest:
-    """Ctrl-C and SIGTERM ask for a stop at the next step; a second Ctrl-C stops at once."""
-
-    def __init__(self, announce: Callable[[str], None]) -> None:
-        self.asked = False
-        self._announce = announce
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _StopRequest:
-        # Python allows signal handlers in the main thread only; elsewhere `Trainer.stop` does it.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self.asked = False
-
-    def _handle(self, number: int, _: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked = True
-        with suppress(RuntimeError):  # the signal may have come in the middle of another print
-            self._announce("Stopping after this step and saving; press Ctrl-C again to stop without saving.")
-
-
 class Trainer:
     """Trains a method's stages in a run folder, or continues what is there.
 
@@ -196,16 +156,13 @@ class Trainer:
         self.device = self.processes.device
         self.display = display or Display(config.progress and self.processes.is_main)
         self._train_images, self._held_out_images = train, held_out
-        self._stop = _StopRequest(self.display.note)
-        self._position = _Position()
+        self._stop = StopRequest(self.display.note)
+        self._position = run_state.Position()
+        self._guards = Guards(self.run_dir, self.processes.size)
+        self._time = TimeLimit(config.minutes, self.stages, self.processes)
         self._metrics: MetricsFile | None = None
         self._board: TensorBoard | None = None
         self._run: StageRun | None = None
-        self._saved_at: int | None = None
-        self._started = 0.0
-        self._total_seconds: float | None = None
-        self._hook_seconds = 0.0
-        self._speed_mark = (0, 0.0, 0.0)
 
     # ------------------------------------------------------------------ the run
 
@@ -225,7 +182,7 @@ class Trainer:
             OutputError: if something cannot be written; the last state stays.
         """
         with self._surroundings():
-            self._started = time.monotonic()
+            self._time.start()
             if self.processes.is_main:
                 prepare_output_dir(self.run_dir)
             self.processes.wait()
@@ -242,25 +199,26 @@ class Trainer:
                 raise
             finally:
                 self.display.close()
-                if self._metrics is not None:
-                    self._metrics.close()
-                if self._board is not None:
-                    self._board.close()
+                for log in (self._metrics, self._board):
+                    if log is not None:
+                        log.close()
 
     def _train(self, state: State | None) -> TrainResult:
         train = Pixels(self._train_images, self.device)
         held_out = None
         if self._held_out_images is not None and len(self._held_out_images):
             held_out = Pixels(self._held_out_images, self.device)
-        while self._position.stage < len(self.stages):
-            if self._asked_to_stop(at_once=True) and self._saved_at is not None:
+        while self._position.stage_index < len(self.stages):
+            if self._asked_to_stop(at_once=True) and self._guards.saved_at is not None:
                 return self._interrupted()
             run = self._begin(train, held_out, state)
             state = None
             if not self._run_stage(run):
                 return self._interrupted()
             self._end_stage(run)
-        self.display.note(f"Finished after {self._position.total_steps} steps in {self._seconds():.0f} s.")
+        self.display.note(
+            f"Finished after {self._position.total_steps} steps in {self._time.seconds():.0f} s."
+        )
         return self._result(interrupted=False)
 
     def _run_stage(self, run: StageRun) -> bool:
@@ -273,7 +231,7 @@ class Trainer:
         autocast = self._autocast()
         several = self.processes.size > 1
         run.clock = time.monotonic()
-        self._mark_speed(run)
+        self._time.mark(run)
         while run.step < run.steps:
             step = run.step
             context.step, context.steps = step, run.steps
@@ -287,7 +245,7 @@ class Trainer:
                     run.pending.append(entry)
                     run.unchecked += 1
                     if (on_cpu or several) and not is_finite(entry):
-                        self._check(run)
+                        self._guards.check_figures(run)
             if several:
                 self.processes.agree([run.container, *run.weightings().values()])
             if run.ema is not None:
@@ -311,9 +269,11 @@ class Trainer:
             self._log(run)
         if config.minutes is not None:
             if step == WARM_STEPS:
-                self._mark_speed(run)
+                self._time.mark(run)
             elif step == run.check_at:
-                self._fit_to_limit(run)
+                self._time.fit(
+                    run, self._rehearsals(run), self.display.note, lambda text: self._warn(run, [text])
+                )
                 last = step >= run.steps
         measures = run.stage.validate is not None or run.stage.diagnose is not None
         if measures and (last or _due(step, config.validate_every)):
@@ -336,11 +296,11 @@ class Trainer:
 
     def _begin(self, train: Pixels, held_out: Pixels | None, state: State | None) -> StageRun:
         """Set a stage up, at its start or where `state` left it."""
-        index = self._position.stage
+        index = self._position.stage_index
         stage, config, rank = self.stages[index], self.config, self.processes.rank
         context = Context(
             step=0,
-            steps=self._planned(stage),
+            steps=config.scaled(stage.steps),
             stage=stage,
             rng=make_rng(self.device, config.seed, "train", index, rank),
             train=train,
@@ -352,16 +312,10 @@ class Trainer:
             note=self.display.note,
         )
         seed = derive_seed(config.seed, "order", index)
-        build = make_sampler if isinstance(stage.sampler, str) else None
-        labels = self._train_images.labels
-        if build is not None:
-            assert isinstance(stage.sampler, str)
-            sampler = build(stage.sampler, labels, stage.batch_size, seed, rank, self.processes.size)
-        else:
-            assert callable(stage.sampler)
-            sampler = stage.sampler(labels, stage.batch_size, seed, rank, self.processes.size)
-        run = StageRun(stage, index, self._planned(stage), context, sampler)
-        run.seconds_before = self._seconds()
+        build = partial(make_sampler, stage.sampler) if isinstance(stage.sampler, str) else stage.sampler
+        sampler = build(self._train_images.labels, stage.batch_size, seed, rank, self.processes.size)
+        run = StageRun(stage, index, config.scaled(stage.steps), context, sampler)
+        run.seconds_before = self._time.seconds()
         self._run = run
         for phase in stage.phases:
             if isinstance(phase.weighting, nn.Module):
@@ -385,17 +339,14 @@ class Trainer:
         self.display.start_stage(stage.name, run.step, run.steps, stage.summary)
         return run
 
-    def _planned(self, stage: Stage) -> int:
-        return max(1, round(stage.steps * self.config.steps_scale))
-
     def _end_stage(self, run: StageRun) -> None:
         """Put the kept weights in place, run the last hook, and save the boundary."""
         stage = run.stage
-        self._check(run)
+        self._guards.check_figures(run)
         if (
             stage.on_end is not None
             and not run.stopped_early
-            and self._saved_at != self._position.total_steps
+            and self._guards.saved_at != self._position.total_steps
         ):
             # The hook may take long. A stage that stopped early would go on from such a state.
             self._save()
@@ -403,7 +354,7 @@ class Trainer:
             run.container.load_state_dict(run.best)
         elif run.ema is not None:
             run.ema.copy_to(run.container)
-        self._check_weights()
+        self._guards.check_weights(self.method, self._position.total_steps)
         self.method.eval()
         run.ema = None
         if stage.on_end is not None:
@@ -426,8 +377,8 @@ class Trainer:
         )
         self._position.results.append(dataclasses.asdict(result))
         self._write_line(run, "stage_end", {"best_step": run.best_step, "best_value": run.best_value})
-        self._position.stage += 1
-        self._position.finished = self._position.stage == len(self.stages)
+        self._position.stage_index += 1
+        self._position.finished = self._position.stage_index == len(self.stages)
         run.best = None
         self._run = None
         self._save()
@@ -448,13 +399,8 @@ class Trainer:
         """Evaluation mode and random numbers of its own, equal at every call."""
         started = time.monotonic()
         parts = (self.config.seed, "hook", name, run.index)
-        context = dataclasses.replace(
-            run.context,
-            step=run.step,
-            steps=run.steps,
-            rng=make_rng(self.device, *parts),
-            training=False,
-        )
+        rng = make_rng(self.device, *parts)
+        context = dataclasses.replace(run.context, step=run.step, steps=run.steps, rng=rng, training=False)
         self.method.eval()
         run.container.eval()
         try:
@@ -462,21 +408,27 @@ class Trainer:
                 yield context
         finally:
             self._train_mode(run)
-            self._hook_seconds += time.monotonic() - started
+            self._time.hooks += time.monotonic() - started
 
     @contextmanager
-    def _averaged(self, run: StageRun) -> Iterator[None]:
-        if run.ema is None:
-            yield
+    def _averaged(self, run: StageRun, best: bool = False) -> Iterator[None]:
+        """Within the block the stage holds its averaged weights; its best instead, if wanted and known."""
+        if best and run.best is not None:
+            now = _copied(run.container)
+            run.container.load_state_dict(run.best)
+            try:
+                yield
+            finally:
+                run.container.load_state_dict(now)
         else:
-            with run.ema.applied_to(run.container):
+            with nullcontext() if run.ema is None else run.ema.applied_to(run.container):
                 yield
 
     # ------------------------------------------------------------------ between steps
 
     def _log(self, run: StageRun) -> None:
         """Write means since the last line, and look for trouble."""
-        self._check(run)
+        self._guards.check_figures(run)
         values: dict[str, float] = {}
         shown: dict[str, float] = {}
         for name, phase in run.phases.items():
@@ -510,7 +462,7 @@ class Trainer:
             return
         run.validated_at = run.step
         stage = run.stage
-        kept, better, measured = False, False, False
+        kept = better = measured = False
         value = 0.0
         with self._averaged(run):
             if self.processes.is_main:
@@ -528,19 +480,11 @@ class Trainer:
                         )
                         self._warn(run, run.watch.held_out(sign * value))
                     else:
-                        self._warn(
-                            run,
-                            run.watch.note([f'The held-out figure "{stage.monitor}" is not finite.']),
-                        )
-            kept_, better_, measured_, value = self.processes.from_main(
-                [float(kept), float(better), float(measured), value]
-            )
+                        message = f'The held-out figure "{stage.monitor}" is not finite.'
+                        self._warn(run, run.watch.note([message]))
+            kept_, better_, measured_, value = self.processes.from_main([kept, better, measured, value])
             if kept_:
-                run.best = {
-                    name: tensor.detach().clone() for name, tensor in run.container.state_dict().items()
-                }
-        if kept_:
-            run.best_step = run.step
+                run.best, run.best_step = _copied(run.container), run.step
         if better_:
             run.best_value, run.bad_validations = value, 0
         elif measured_:
@@ -571,8 +515,12 @@ class Trainer:
         with self._averaged(run), self._hook(run, "preview") as hook:
             picture = run.stage.preview(hook)
         if picture is not None:
+            from fewgen.data.transforms import to_pillow
+
+            picture = _tiled(picture) if picture.ndim == 4 else picture
             path = self.run_dir / "previews" / f"{run.index + 1}_{run.stage.name}_{name}.png"
-            write_png(path, picture)
+            with atomic_write(path) as temporary:
+                to_pillow(picture.cpu()).save(temporary, "PNG")
 
     def _warn(self, run: StageRun, messages: Sequence[str]) -> None:
         for message in messages:
@@ -589,95 +537,18 @@ class Trainer:
             "stage": run.stage.name,
             "step": run.step,
             "total_step": self._position.total_steps,
-            "seconds": round(self._seconds(), 3),
+            "seconds": round(self._time.seconds(), 3),
         }
         self._metrics.write({**line, **values})
         if self._board is not None:
-            numbers = {name: value for name, value in values.items() if isinstance(value, float)}
-            prefix = f"{run.stage.name}/{kind}"
-            self._board.write(
-                self._position.total_steps, {f"{prefix}/{name}": value for name, value in numbers.items()}
-            )
+            self._board.write(self._position.total_steps, f"{run.stage.name}/{kind}", values)
 
     # ------------------------------------------------------------------ trouble
 
-    def _check(self, run: StageRun) -> None:
-        """Raise `TrainingError` if a figure since the last look is not finite; names the first."""
-        unchecked, run.unchecked = run.unchecked, 0
-        if not unchecked:
-            return
-        run.settle()
-        for entry in run.pending[-unchecked:]:
-            phase = f'of phase "{entry.phase}"'
-            where = f'is not finite at step {entry.step} of stage "{run.stage.name}"'
-            if is_finite(entry):
-                continue  # a term that is switched off may be anything
-            bad = [name for name, value in entry.terms.items() if not math.isfinite(value)]
-            lr = run.phases[entry.phase].owner.phase.lr
-            advice = (
-                f"Lower the learning rate (now {lr:g}), or lower the weight of "
-                f"{'these terms' if len(bad) > 1 else 'this term' if bad else 'the largest term'}; "
-                f"{self._where_to_start()}."
-            )
-            if bad:
-                values = ", ".join(f'"{name}" ({entry.terms[name]})' for name in bad)
-                if len(bad) > 1:
-                    where = where.replace("is not", "are not", 1)
-                plural = "s" if len(bad) > 1 else ""
-                raise TrainingError(
-                    f"The loss term{plural} {values} {phase} {where}. {self._last_good()} {advice}"
-                )
-            if math.isfinite(entry.total) and not within_limit(entry):
-                raise TrainingError(
-                    f"Training diverges: the total {phase} is {float(entry.total):.4g} at step {entry.step} "
-                    f'of stage "{run.stage.name}", beyond its limit of {entry.limit:g}. '
-                    f"{self._last_good()} {advice}"
-                )
-            if not math.isfinite(entry.total):
-                other = " All terms of this process are." if self.processes.size > 1 else ""
-                raise TrainingError(
-                    f"The weighted total {phase} {where}.{other} {self._last_good()} {advice}"
-                )
-            raise TrainingError(f"The gradient {phase} {where}. {self._last_good()} {advice}")
-
-    def _check_weights(self) -> None:
-        """Raise `TrainingError` if a weight is not finite: such a state must not replace a good one."""
-        state = self.method.state_dict()
-        floating = {name: value for name, value in state.items() if value.is_floating_point()}
-        if not floating:
-            return
-        # The largest absolute value of each tensor is NaN or infinite if any of its numbers is.
-        sizes = torch._foreach_norm([value for value in floating.values() if value.numel()], ord=math.inf)
-        finite = torch.isfinite(torch.stack([size.float() for size in sizes]))
-        if bool(finite.all()):
-            return
-        names = [name for name, value in floating.items() if value.numel()]
-        name = names[int((~finite).nonzero()[0])]
-        raise TrainingError(
-            f'The weights "{name}" are not finite after step {self._position.total_steps}. '
-            f"{self._last_good()} "
-            f"Lower the learning rate; {self._where_to_start()}."
-        )
-
-    def _last_good(self) -> str:
-        if self._saved_at is None:
-            return "Training stopped before the first checkpoint."
-        return (
-            f'Training stopped; the last good checkpoint, of step {self._saved_at}, is in "{self.run_dir}".'
-        )
-
-    def _where_to_start(self) -> str:
-        """Say which folder other settings can use: one without a state takes them, another refuses them."""
-        if self._saved_at is None:
-            return "the same folder can be used again with other settings"
-        return "other settings need a new folder"
-
     def _note_failure(self, error: FewgenError) -> None:
-        if self._metrics is not None and self._run is not None and isinstance(error, TrainingError):
-            try:
+        if self._run is not None and isinstance(error, TrainingError):
+            with suppress(FewgenError):  # the first error is the one to tell
                 self._write_line(self._run, "error", {"text": str(error)})
-            except FewgenError:
-                return  # the first error is the one to tell
 
     def _asked_to_stop(self, at_once: bool = False) -> bool:
         if self.processes.size == 1:
@@ -688,7 +559,7 @@ class Trainer:
 
     def _interrupted(self) -> TrainResult:
         step = self._run.step if self._run is not None else 0
-        stage = self.stages[self._position.stage].name
+        stage = self.stages[self._position.stage_index].name
         self.display.note(
             f'Stopped at step {step} of stage "{stage}", after {self._position.total_steps} steps in all. '
             f'The state is saved in "{self.run_dir}"; run the same command again to continue.'
@@ -700,7 +571,7 @@ class Trainer:
         return TrainResult(
             run_dir=self.run_dir,
             steps=self._position.total_steps,
-            seconds=self._seconds(),
+            seconds=self._time.seconds(),
             stages=stages,
             best={stage.name: stage.best_value for stage in stages if stage.best_value is not None},
             warnings=list(self._position.warnings),
@@ -711,160 +582,59 @@ class Trainer:
 
     # ------------------------------------------------------------------ time
 
-    def _seconds(self) -> float:
-        """Wall-clock seconds over all sessions."""
-        if self._total_seconds is not None:
-            return self._total_seconds
-        return self._position.seconds + time.monotonic() - self._started
-
-    def _mark_speed(self, run: StageRun) -> None:
-        self._synchronize()
-        self._speed_mark = (run.step, time.monotonic(), self._hook_seconds)
-
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda" and self.config.minutes is not None:
-            torch.cuda.synchronize(self.device)
-
     def _tick(self, run: StageRun) -> None:
         now = time.monotonic()
         if run.clock is not None:
             run.seconds += now - run.clock
         run.clock = now
 
-    def _fit_to_limit(self, run: StageRun) -> None:
-        """Lower the stage's steps so that it ends within its share of the `minutes` limit.
+    def _rehearsals(self, run: StageRun) -> list[Rehearsal]:
+        """What comes between steps and takes long, to be tried once."""
+        stage, config = run.stage, self.config
 
-        Called after some warm-up and measured steps, and again later, because a shared machine may
-        become slower. The new number is saved, so a resumed run keeps it.
-        """
-        limit = self._stage_limit(run)
-        used = self._seconds() - run.seconds_before
-        if not run.measured:
-            per_step = self._measured_speed(run)
-            self._mark_speed(run)
-            used = self._seconds() - run.seconds_before
-        else:
-            # Since the last measurement or the resumption, with everything that comes between steps.
-            step, clock, _ = self._speed_mark
-            per_step = (time.monotonic() - clock) / max(run.step - step, 1)
-        possible = run.step + int(max(0.0, 0.97 * limit - used) / max(per_step, 1e-9))
-        # Later looks only correct a clear overrun: every change bends the learning-rate schedule.
-        tolerance = 0 if not run.measured else max(1, run.steps // 33)
-        steps = run.steps if possible >= run.steps - tolerance else max(possible, run.step)
-        (steps_,) = self.processes.from_main([float(steps)])
-        steps = int(steps_)
-        if steps < run.steps:
-            self.display.note(
-                f"{run.stage.name}: {per_step * 1e3:.1f} ms per step, so {steps} of {run.planned} steps "
-                "fit into "
-                f"{limit:.0f} s."
-            )
-            if not run.measured and steps < run.planned // 10:
-                self._warn(
-                    run,
-                    [
-                        f"The limit of {self.config.minutes:g} minutes allows {steps} of {run.planned} "
-                        "steps of stage "
-                        f'"{run.stage.name}"; expect worse images. Raise minutes, or lower steps or '
-                        "batch_size."
-                    ],
-                )
-        run.steps = steps
-        run.context.steps = steps
-        run.measured = True
-        ahead = [
-            point for point in (steps // 4, steps // 2, 3 * steps // 4, 9 * steps // 10) if point > run.step
-        ]
-        run.check_at = ahead[0] if ahead else -1
-
-    def _stage_limit(self, run: StageRun) -> float:
-        """Seconds for this stage: its share of what the stages before it have left."""
-        assert self.config.minutes is not None
-        given = [stage.time_share for stage in self.stages]
-        rest = 1.0 - sum(share for share in given if share is not None)
-        without = sum(share is None for share in given)
-        shares = [rest / without if share is None else share for share in given]
-        ahead = sum(shares[run.index :])
-        left = 60.0 * self.config.minutes - run.seconds_before
-        return max(0.0, left) * (shares[run.index] / ahead if ahead > 0 else 1.0)
-
-    def _measured_speed(self, run: StageRun) -> float:
-        """Seconds per step, with its share of validation, preview and saving."""
-        config, stage = self.config, run.stage
-        self._synchronize()
-        step, clock, hooks = self._speed_mark
-        elapsed = time.monotonic() - clock - (self._hook_seconds - hooks)
-        per_step = max(elapsed, 1e-9) / max(run.step - step, 1)
-        occasions: list[tuple[int, Callable[[], None]]] = []
-        if stage.validate is not None and config.validate_every and self.processes.is_main:
-            occasions.append((config.validate_every, lambda: self._rehearse(run, "validate", stage.validate)))
-        if stage.preview is not None and config.preview_every and self.processes.is_main:
-            occasions.append((config.preview_every, lambda: self._rehearse(run, "preview", stage.preview)))
-        for every, action in occasions:
-            started = time.monotonic()
-            action()
-            per_step += (time.monotonic() - started) / every
-        return per_step
-
-    def _rehearse(self, run: StageRun, name: str, hook: Callable[[Context], Any] | None) -> None:
-        if hook is not None:
+        def rehearse(name: str, hook: Callable[[Context], Any]) -> None:
             with self._averaged(run), self._hook(run, name) as context:
                 hook(context)
+
+        found: list[Rehearsal] = []
+        for name, hook, every in (
+            ("validate", stage.validate, config.validate_every),
+            ("preview", stage.preview, config.preview_every),
+        ):
+            if hook is not None and every and self.processes.is_main:
+                found.append((every, partial(rehearse, name, hook)))
+        return found
 
     # ------------------------------------------------------------------ saving and loading
 
     def _save(self) -> None:
         """Write the model file and the state; in that order, so a state never lacks its model."""
-        run = self._run
+        run, position = self._run, self._position
         if run is not None:
-            self._check(run)
+            self._guards.check_figures(run)
             self._tick(run)
-        self._check_weights()
-        tensors: dict[str, Tensor] = {}
-        states = self.processes.gather(torch.get_rng_state())
-        tensors.update({f"rng.torch.{rank}": value for rank, value in enumerate(states)})
-        if self.device.type == "cuda":
-            states = self.processes.gather(torch.cuda.get_rng_state(self.device))
-            tensors.update({f"rng.cuda.{rank}": value for rank, value in enumerate(states)})
-        if run is not None:
-            states = self.processes.gather(run.context.rng.get_state())
-            tensors.update({f"rng.train.{rank}": value for rank, value in enumerate(states)})
-        if not self.processes.is_main:
-            self._saved_at = self._position.total_steps
-            return
-        self._save_model()
-        tensors.update({f"model.{name}": value for name, value in self.method.state_dict().items()})
-        values: dict[str, Any] = {
-            "settings": self._settings(),
-            "stage_index": self._position.stage,
-            "total_steps": self._position.total_steps,
-            "seconds": self._seconds(),
-            "finished": self._position.finished,
-            "warnings": self._position.warnings,
-            "results": self._position.results,
-            "metrics_bytes": self._metrics.sync() if self._metrics is not None else 0,
-            "stage": None,
-            "optimizers": {},
-        }
-        if run is not None:
-            run.settle()
-            values["stage"] = run.counters()
-            for name, phase in run.phases.items():
-                if phase.owner is phase:
-                    parts, plain = split_optimizer(phase.optimizer)
-                    tensors.update({f"optimizer.{name}.{key}": value for key, value in parts.items()})
-                    values["optimizers"][name] = plain
-            for name, weighting in run.weightings().items():
-                for key, value in weighting.state_dict().items():
-                    tensors[f"weighting.{name}.{key}"] = value
-            if run.ema is not None:
-                tensors.update({f"ema.{key}": value for key, value in run.ema.state_dict().items()})
-            if run.best is not None:
-                tensors.update({f"best.{key}": value for key, value in run.best.items()})
-        write_state(self.run_dir / "state", tensors, values)
-        if self._position.finished:
-            self._total_seconds = values["seconds"]
-        self._saved_at = self._position.total_steps
+        self._guards.check_weights(self.method, position.total_steps)
+        tensors = run_state.random_states(self.processes, run)
+        if self.processes.is_main:
+            self._save_model()
+            tensors |= run_state.with_prefix("model", self.method.state_dict())
+            values: dict[str, Any] = {
+                "settings": self._settings,
+                **dataclasses.asdict(position),
+                "seconds": self._time.seconds(),
+                "metrics_bytes": self._metrics.sync() if self._metrics is not None else 0,
+                "stage": None,
+                "optimizers": {},
+            }
+            if run is not None:
+                run.settle()
+                values["stage"] = run.counters()
+                of_stage, values["optimizers"] = run_state.stage_tensors(run)
+                tensors |= of_stage
+            write_state(self.run_dir / "state", tensors, values)
+            if position.finished:
+                self._time.total = values["seconds"]
+        self._guards.saved_at = position.total_steps
 
     def _save_model(self) -> None:
         """Write `model.safetensors` with the weights that this moment would keep."""
@@ -878,38 +648,20 @@ class Trainer:
                 "stages": self._position.results,
             },
         }
-        path = self.run_dir / "model.safetensors"
-        if run is not None and run.best is not None:
-            now = {name: value.detach().clone() for name, value in run.container.state_dict().items()}
-            run.container.load_state_dict(run.best)
-            try:
-                self.method.save(path, extra)  # type: ignore[operator]
-            finally:
-                run.container.load_state_dict(now)
-        elif run is not None:
-            with self._averaged(run):
-                self.method.save(path, extra)  # type: ignore[operator]
-        else:
-            self.method.save(path, extra)  # type: ignore[operator]
+        with nullcontext() if run is None else self._averaged(run, best=True):
+            self.method.save(self.run_dir / "model.safetensors", extra)  # type: ignore[operator]
 
     def _open(self) -> State | None:
         """Read the state that is there, check that it is of this run, and open the logs."""
         state = read_state(self.run_dir / "state")
-        position = self._position = _Position()
-        self._saved_at = None
-        self._total_seconds = None
-        self._run = None
+        position = self._position = run_state.Position()
+        self._guards.saved_at = self._time.total = self._run = None
+        self._time.before, keep = 0.0, 0
         if state is not None:
-            values = state.values
             try:
-                self._compare_settings(values["settings"])
-                position.stage = values["stage_index"]
-                position.total_steps = values["total_steps"]
-                position.seconds = values["seconds"]
-                position.finished = values["finished"]
-                position.warnings = values["warnings"] + state.warnings
-                position.results = values["results"]
-                keep = values["metrics_bytes"]
+                self._compare_settings(state.values["settings"])
+                position = self._position = run_state.Position.of(state)
+                keep = state.values["metrics_bytes"]
             except (KeyError, TypeError) as error:
                 raise CheckpointError(
                     f'The training state "{state.folder}" lacks {error}. Delete the folder "state" in '
@@ -918,12 +670,11 @@ class Trainer:
             for warning in state.warnings:
                 self.display.warn(warning)
             self._load_method(state)
-            self._saved_at = position.total_steps
+            self._guards.saved_at = position.total_steps
+            self._time.before = position.seconds
             if position.finished:
-                self._total_seconds = position.seconds
+                self._time.total = position.seconds
                 return state
-        else:
-            keep = 0
         self.processes.wait()
         if self.processes.is_main:
             self._metrics = MetricsFile(self.run_dir / "metrics.jsonl", keep)
@@ -938,7 +689,7 @@ class Trainer:
         return state
 
     def _load_method(self, state: State) -> None:
-        found = {name[6:]: value for name, value in state.tensors.items() if name.startswith("model.")}
+        found = run_state.of_prefix("model", state.tensors)
         own = self.method.state_dict()
         if "inner_rates" in own:
             # States of before meta-learning lack the rates; theirs are ones.
@@ -953,78 +704,25 @@ class Trainer:
             ) from error
 
     def _load_stage(self, run: StageRun, state: State) -> None:
-        def group(prefix: str) -> dict[str, Tensor]:
-            n = len(prefix)
-            return {name[n:]: value for name, value in state.tensors.items() if name.startswith(prefix)}
-
-        rank = self.processes.rank
         try:
-            run.load_counters(state.values["stage"])
-            for name, phase in run.phases.items():
-                if phase.owner is phase:
-                    join_optimizer(
-                        phase.optimizer, group(f"optimizer.{name}."), state.values["optimizers"][name]
-                    )
-            for name, weighting in run.weightings().items():
-                weighting.load_state_dict(group(f"weighting.{name}."))
-            if run.ema is not None:
-                run.ema.load_state_dict(group("ema."))
-            best = group("best.")
-            if best:
-                run.best = {name: value.to(self.device) for name, value in best.items()}
-            run.context.rng.set_state(state.tensors[f"rng.train.{rank}"])
-            torch.set_rng_state(state.tensors[f"rng.torch.{rank}"])
-            if self.device.type == "cuda":
-                torch.cuda.set_rng_state(state.tensors[f"rng.cuda.{rank}"], self.device)
+            run_state.restore_stage(run, state, self.processes)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f'The training state in "{self.run_dir}" does not fit this run ({error}). Use a new run '
-                "folder, or "
-                'delete its folder "state" to train from the start.'
+                'folder, or delete its folder "state" to train from the start.'
             ) from error
 
+    @cached_property
     def _settings(self) -> dict[str, Any]:
         """What must be equal for a resumed run to be the same run."""
-        if not hasattr(self, "_settings_"):
-            config = {key: value for key, value in self.config.to_dict().items() if key not in HARMLESS}
-            settings = {
-                "training": config,
-                "stages": {stage.name: self._stage_settings(stage) for stage in self.stages},
-                "data": {
-                    "train": short_fingerprint(self._train_images),
-                    "held_out": None
-                    if self._held_out_images is None
-                    else short_fingerprint(self._held_out_images),
-                },
-                "processes": self.processes.size,
-                "settings": _without_harmless(self.record or {}),
-            }
-            self._settings_ = json.loads(json.dumps(settings, default=str))
-        return dict(self._settings_)
+        images = {"train": self._train_images, "held_out": self._held_out_images}
+        return run_state.settings_of(self.config, self.stages, images, self.processes.size, self.record or {})
 
-    def _stage_settings(self, stage: Stage) -> dict[str, Any]:
-        fields = ("lr", "betas", "weight_decay", "clip", "every", "shares")
-        return {
-            "steps": self._planned(stage),
-            "batch_size": stage.batch_size,
-            "sampler": stage.sampler if isinstance(stage.sampler, str) else "custom",
-            "monitor": stage.monitor,
-            "patience": stage.patience,
-            "ema_decay": stage.ema_decay,
-            "phases": {phase.name: {key: getattr(phase, key) for key in fields} for phase in stage.phases},
-        }
-
-    def _compare_settings(self, before: dict[str, Any]) -> None:
-        before = {**before, "settings": current_names(before.get("settings", {}))}
-        then, now = _flatten(before), _flatten(self._settings())
-        changed = [key for key in dict.fromkeys([*then, *now]) if then.get(key) != now.get(key)]
-        # What was asked for, before the many numbers that follow from it.
-        changed.sort(key=lambda key: not key.startswith("settings."))
+    def _compare_settings(self, before: Mapping[str, Any]) -> None:
+        changed = run_state.changed_settings(before, self._settings)
         if changed:
-            shown = "; ".join(f"{key} was {then.get(key)}, now {now.get(key)}" for key in changed[:5])
-            more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
             raise ConfigError(
-                f'The run in "{self.run_dir}" was started with other settings: {shown}{more}. '
+                f'The run in "{self.run_dir}" was started with other settings: {changed}. '
                 "Use the same settings to continue it, or a new folder."
             )
 
@@ -1067,42 +765,21 @@ class Trainer:
                 torch.backends.cudnn.benchmark = benchmark
 
 
-def write_png(path: Path, picture: Tensor) -> None:
-    """Write uint8 (C, H, W), or (N, C, H, W) tiled in a near-square, as a PNG, atomically."""
-    from PIL import Image
-
-    if picture.ndim == 4:
-        n, c, h, w = picture.shape
-        columns = math.ceil(math.sqrt(n))
-        rows = math.ceil(n / columns)
-        filled = picture.new_full((rows * columns, c, h, w), 255)
-        filled[:n] = picture
-        picture = filled.view(rows, columns, c, h, w).permute(2, 0, 3, 1, 4).reshape(c, rows * h, columns * w)
-    pixels = picture.cpu().permute(1, 2, 0).numpy()
-    with atomic_write(path) as temporary:
-        Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(temporary, "PNG")
+def _tiled(pictures: Tensor) -> Tensor:
+    """Return pictures (N, C, H, W) as one, near-square, (C, rows * H, columns * W), white at the end."""
+    columns = math.ceil(math.sqrt(len(pictures)))
+    missing = -len(pictures) % columns
+    filled = functional.pad(pictures, (0, 0, 0, 0, 0, 0, 0, missing), value=255)
+    return torch.cat([torch.cat(list(row), dim=2) for row in filled.split(columns)], dim=1)
 
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
+def _copied(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
 def _mean(values: Sequence[Any]) -> float:
     return sum(float(value) for value in values) / len(values)
-
-
-def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(values, dict):
-        return {prefix: values}
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        result.update(_flatten(value, f"{prefix}.{key}" if prefix else str(key)))
-    return result
-
-
-def _without_harmless(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: _without_harmless(value) if isinstance(value, Mapping) else value
-        for key, value in values.items()
-        if key not in HARMLESS
-    }

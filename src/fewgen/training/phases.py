@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from fewgen.config.checks import at_least
 from fewgen.errors import ConfigError
 from fewgen.fitting.schedules import Schedule, make_schedule
 
@@ -80,7 +81,7 @@ class Pixels:
 
 
 def _say_nothing(text: str) -> None:
-    """Where nobody watches."""
+    """Show nothing: the default of `Context.note`."""
 
 
 @dataclass
@@ -187,14 +188,11 @@ class Phase:
     def __post_init__(self) -> None:
         if (self.loss is None) == (self.step is None):
             raise ConfigError(f'Phase "{self.name}" needs either `loss` or `step`, and not both.')
-        if self.every < 1:
-            raise ConfigError(f'Phase "{self.name}": every must be 1 or more, got {self.every}.')
-        if not self.lr > 0:
-            raise ConfigError(f'Phase "{self.name}": lr must be above 0, got {self.lr}.')
-        if self.clip is not None and not self.clip > 0:
-            raise ConfigError(f'Phase "{self.name}": clip must be above 0 or None, got {self.clip}.')
-        if self.limit is not None and not self.limit > 0:
-            raise ConfigError(f'Phase "{self.name}": limit must be above 0 or None, got {self.limit}.')
+        at_least(f'Phase "{self.name}": every', self.every, 1)
+        for key in ("lr", "clip", "limit"):
+            value = getattr(self, key)
+            if value is not None and not value > 0:
+                raise ConfigError(f'Phase "{self.name}": {key} must be above 0, got {value}.')
         make_schedule(self.schedule)
 
     def modules(self) -> list[nn.Module]:
@@ -306,11 +304,9 @@ class Stage:
     time_share: float | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1:
-            raise ConfigError(
-                f'Stage "{self.name}": steps and batch_size must be 1 or more, '
-                f"got {self.steps} and {self.batch_size}."
-            )
+        at_least(f'Stage "{self.name}": steps', self.steps, 1)
+        at_least(f'Stage "{self.name}": batch_size', self.batch_size, 1)
+        at_least(f'Stage "{self.name}": tolerance', self.tolerance, 0)
         if not self.phases:
             raise ConfigError(f'Stage "{self.name}" has no phases.')
         names = [phase.name for phase in self.phases]
@@ -328,8 +324,6 @@ class Stage:
             raise ConfigError(f'monitor_mode must be "min" or "max", got "{self.monitor_mode}".')
         if self.patience is not None and (self.monitor is None or self.patience < 1):
             raise ConfigError(f'Stage "{self.name}": patience must be 1 or more and needs `monitor`.')
-        if not self.tolerance >= 0:
-            raise ConfigError(f'Stage "{self.name}": tolerance must be 0 or more, got {self.tolerance}.')
         if self.time_share is not None and not 0 < self.time_share <= 1:
             raise ConfigError(
                 f'Stage "{self.name}": time_share must be above 0 and at most 1, got {self.time_share}.'

@@ -8,6 +8,8 @@ to save.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -30,8 +32,31 @@ class Sampler(Protocol):
         ...
 
 
+class _Stream:
+    """Endless indices in blocks of one length, of which one is held; block k is made from k alone."""
+
+    def __init__(self, make_block: Callable[[int], Tensor]) -> None:
+        self._make_block = make_block
+        self._index = -1
+        self._block = torch.empty(0, dtype=torch.int64)
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Return entries start..stop of the stream."""
+        if self._index < 0:
+            self._index, self._block = 0, self._make_block(0)
+        parts = []
+        while start < stop:
+            index, offset = divmod(start, len(self._block))
+            if index != self._index:
+                self._index, self._block = index, self._make_block(index)
+            part = self._block[offset : offset + stop - start]
+            parts.append(part)
+            start += len(part)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 class _StreamSampler:
-    """Cuts batches out of blocks of a stream; subclasses make block k from k alone."""
+    """Cuts batches out of a stream; subclasses make its blocks."""
 
     def __init__(self, labels: Tensor, batch_size: int, seed: int, rank: int, n_processes: int) -> None:
         if len(labels) == 0:
@@ -42,8 +67,7 @@ class _StreamSampler:
         self.seed = seed
         self.rank = rank
         self.position = 0
-        self._block_index = -1
-        self._block = torch.empty(0, dtype=torch.int64)
+        self._stream = _Stream(self.make_block)
 
     def make_block(self, index: int) -> Tensor:
         """Return block `index` of the stream; all blocks have the same length."""
@@ -53,26 +77,7 @@ class _StreamSampler:
         """Return this process's part of the next batch, int64 (batch_size,)."""
         start = self.position + self.rank * self.batch_size
         self.position += self.global_batch
-        return self._slice(start, start + self.batch_size)
-
-    def _slice(self, start: int, stop: int) -> Tensor:
-        parts = []
-        while start < stop:
-            if self._block_index < 0:
-                self._load(0)
-            length = len(self._block)
-            index = start // length
-            if index != self._block_index:
-                self._load(index)
-            offset = start - index * length
-            part = self._block[offset : offset + stop - start]
-            parts.append(part)
-            start += len(part)
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _load(self, index: int) -> None:
-        self._block = self.make_block(index)
-        self._block_index = index
+        return self._stream.read(start, start + self.batch_size)
 
     def _shuffles(self, n_passes: int, n: int, *parts: object) -> Tensor:
         """Return independent shuffles of 0..n-1, int64 (n_passes, n), all from one seed."""
@@ -96,26 +101,13 @@ class _ClassSampler(_StreamSampler):
     def __init__(self, labels: Tensor, batch_size: int, seed: int, rank: int, n_processes: int) -> None:
         super().__init__(labels, batch_size, seed, rank, n_processes)
         self.members = [torch.nonzero(self.labels == c).flatten() for c in self.labels.unique().tolist()]
-        self._passes: dict[int, tuple[int, Tensor]] = {}
+        self.of_class = [_Stream(partial(self._class_block, c)) for c in range(len(self.members))]
 
-    def _of_class(self, c: int, start: int, stop: int) -> Tensor:
-        """Return entries start..stop of the endless shuffled stream of one class."""
+    def _class_block(self, c: int, index: int) -> Tensor:
+        """Return some whole shuffled passes over the images of one class."""
         members = self.members[c]
         n_passes = max(1, _BLOCK // len(members))
-        length = n_passes * len(members)
-        parts = []
-        while start < stop:
-            index = start // length
-            cached = self._passes.get(c)
-            if cached is None or cached[0] != index:
-                shuffled = self._shuffles(n_passes, len(members), "class", c, index).flatten()
-                cached = (index, members[shuffled])
-                self._passes[c] = cached
-            offset = start - index * length
-            part = cached[1][offset : offset + stop - start]
-            parts.append(part)
-            start += len(part)
-        return torch.cat(parts)
+        return members[self._shuffles(n_passes, len(members), "class", c, index).flatten()]
 
 
 class BalancedSampler(_ClassSampler):
@@ -126,7 +118,7 @@ class BalancedSampler(_ClassSampler):
         n_classes = len(self.members)
         rounds = max(1, _BLOCK // n_classes)
         first = index * rounds
-        columns = [self._of_class(c, first, first + rounds) for c in range(n_classes)]
+        columns = [stream.read(first, first + rounds) for stream in self.of_class]
         table = torch.stack(columns, dim=1)
         order = self._shuffles(rounds, n_classes, "rounds", index)
         return table.gather(1, order).flatten()
@@ -139,7 +131,7 @@ class SingleClassSampler(_ClassSampler):
         """Return one round: a batch of each class."""
         order = self._shuffles(1, len(self.members), "order", index)[0].tolist()
         first = index * self.global_batch
-        return torch.cat([self._of_class(c, first, first + self.global_batch) for c in order])
+        return torch.cat([self.of_class[c].read(first, first + self.global_batch) for c in order])
 
 
 class GroupedSampler(_ClassSampler):
@@ -181,7 +173,7 @@ class GroupedSampler(_ClassSampler):
         n_classes, group = len(self.members), self.group_size
         rounds = self.batch_size // group
         start, stop = index * rounds * group, (index + 1) * rounds * group
-        columns = [self._of_class(c, start, stop).view(rounds, group) for c in range(n_classes)]
+        columns = [stream.read(start, stop).view(rounds, group) for stream in self.of_class]
         table = torch.stack(columns, dim=1)  # (rounds, n_classes, group)
         order = self._shuffles(rounds, n_classes, "rounds", index)
         slots = table.gather(1, order[:, :, None].expand_as(table)).reshape(n_classes, rounds, group)

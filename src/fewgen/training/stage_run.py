@@ -17,6 +17,12 @@ from fewgen.training.watch import Watch
 WARM_STEPS = 5
 MEASURED_STEPS = 20
 
+# What of a stage is a plain value and must survive a stop.
+_COUNTERS = (
+    *("steps", "step", "best_value", "best_step", "bad_validations", "validated_at"),
+    *("seconds", "seconds_before", "check_at", "measured"),
+)
+
 
 class StageRun:
     """A stage with everything that lives as long as it: optimisers, average, sampler, best weights."""
@@ -55,35 +61,15 @@ class StageRun:
     def counters(self) -> dict[str, Any]:
         """All plain values that the stage needs to continue."""
         return {
-            "steps": self.steps,
-            "step": self.step,
+            **{name: getattr(self, name) for name in _COUNTERS},
             "position": self.sampler.position,
-            "best_value": self.best_value,
-            "best_step": self.best_step,
-            "bad_validations": self.bad_validations,
-            "validated_at": self.validated_at,
             "watch": self.watch.state(),
             "pending": [to_json(entry) for entry in self.pending],
-            "seconds": self.seconds,
-            "seconds_before": self.seconds_before,
-            "check_at": self.check_at,
-            "measured": self.measured,
         }
 
     def load_counters(self, values: Mapping[str, Any]) -> None:
         """Continue from `counters()`."""
-        for name in (
-            "steps",
-            "step",
-            "best_value",
-            "best_step",
-            "bad_validations",
-            "validated_at",
-            "seconds",
-            "seconds_before",
-            "check_at",
-            "measured",
-        ):
+        for name in _COUNTERS:
             setattr(self, name, values[name])
         self.sampler.position = values["position"]
         self.watch.load(values["watch"])

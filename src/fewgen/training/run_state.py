@@ -1,0 +1,183 @@
+"""What a run needs to continue: its counters, its settings, and the tensors of the stage under way."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fewgen.config.call import current_names
+from fewgen.data.identity import short_fingerprint
+from fewgen.training.checkpoint import State
+from fewgen.training.config import HARMLESS, TrainConfig
+from fewgen.training.phases import Stage
+from fewgen.training.processes import Processes
+from fewgen.training.stage_run import StageRun
+from fewgen.training.updates import join_optimizer, split_optimizer
+
+if TYPE_CHECKING:
+    from fewgen.data.imageset import ImageSet
+
+
+@dataclass
+class Position:
+    """Counters of a run; all of it goes into the state as JSON."""
+
+    stage_index: int = 0
+    total_steps: int = 0
+    seconds: float = 0.0
+    finished: bool = False
+    warnings: list[str] = field(default_factory=list)
+    results: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, state: State) -> Position:
+        """Return the counters of a state, with what was wrong with it among the warnings."""
+        found = cls(**{entry.name: state.values[entry.name] for entry in dataclasses.fields(cls)})
+        found.warnings = found.warnings + state.warnings
+        return found
+
+
+# ------------------------------------------------------------------------------------------- tensors
+
+
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the same tensors with names that begin with `prefix` and a dot."""
+    return {f"{prefix}.{name}": value for name, value in tensors.items()}
+
+
+def of_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors that `with_prefix` named so, under their own names."""
+    n = len(prefix) + 1
+    return {name[n:]: value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def random_states(processes: Processes, run: StageRun | None) -> dict[str, Tensor]:
+    """Return the random states of all processes; all of them must call it."""
+    own = {"torch": torch.get_rng_state()}
+    if processes.device.type == "cuda":
+        own["cuda"] = torch.cuda.get_rng_state(processes.device)
+    if run is not None:
+        own["train"] = run.context.rng.get_state()
+    return {
+        f"rng.{kind}.{rank}": value
+        for kind, state in own.items()
+        for rank, value in enumerate(processes.gather(state))
+    }
+
+
+def stage_tensors(run: StageRun) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return what a stage has beside the method's weights, and the plain values of its optimisers."""
+    tensors: dict[str, Tensor] = {}
+    optimizers: dict[str, Any] = {}
+    for name, phase in run.phases.items():
+        if phase.owner is phase:
+            parts, optimizers[name] = split_optimizer(phase.optimizer)
+            tensors |= with_prefix(f"optimizer.{name}", parts)
+    for name, weighting in run.weightings().items():
+        tensors |= with_prefix(f"weighting.{name}", weighting.state_dict())
+    if run.ema is not None:
+        tensors |= with_prefix("ema", run.ema.state_dict())
+    if run.best is not None:
+        tensors |= with_prefix("best", run.best)
+    return tensors, optimizers
+
+
+def restore_stage(run: StageRun, state: State, processes: Processes) -> None:
+    """Put back what `stage_tensors`, `StageRun.counters` and `random_states` took.
+
+    Raises:
+        KeyError, TypeError, ValueError, RuntimeError: the state does not fit the stage.
+    """
+    rank, device, tensors = processes.rank, processes.device, state.tensors
+    run.load_counters(state.values["stage"])
+    for name, phase in run.phases.items():
+        if phase.owner is phase:
+            parts = of_prefix(f"optimizer.{name}", tensors)
+            join_optimizer(phase.optimizer, parts, state.values["optimizers"][name])
+    for name, weighting in run.weightings().items():
+        weighting.load_state_dict(of_prefix(f"weighting.{name}", tensors))
+    if run.ema is not None:
+        run.ema.load_state_dict(of_prefix("ema", tensors))
+    best = of_prefix("best", tensors)
+    if best:
+        run.best = {name: value.to(device) for name, value in best.items()}
+    run.context.rng.set_state(tensors[f"rng.train.{rank}"])
+    torch.set_rng_state(tensors[f"rng.torch.{rank}"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(tensors[f"rng.cuda.{rank}"], device)
+
+
+# ------------------------------------------------------------------------------------------ settings
+
+
+def settings_of(
+    config: TrainConfig,
+    stages: Sequence[Stage],
+    images: Mapping[str, ImageSet | None],
+    n_processes: int,
+    record: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what must be equal for a resumed run to be the same run, as JSON values.
+
+    Args:
+        config: settings of the loop.
+        stages: of the method.
+        images: name -> set.
+        n_processes: how many processes train together.
+        record: settings of the whole command.
+    """
+    settings = {
+        "training": _without_harmless(config.to_dict()),
+        "stages": {stage.name: _stage_settings(stage, config) for stage in stages},
+        "data": {name: None if found is None else short_fingerprint(found) for name, found in images.items()},
+        "processes": n_processes,
+        "settings": _without_harmless(record),
+    }
+    loaded: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+    return loaded
+
+
+def _stage_settings(stage: Stage, config: TrainConfig) -> dict[str, Any]:
+    of_phase = ("lr", "betas", "weight_decay", "clip", "every", "shares")
+    return {
+        "steps": config.scaled(stage.steps),
+        "batch_size": stage.batch_size,
+        "sampler": stage.sampler if isinstance(stage.sampler, str) else "custom",
+        "monitor": stage.monitor,
+        "patience": stage.patience,
+        "ema_decay": stage.ema_decay,
+        "phases": {phase.name: {key: getattr(phase, key) for key in of_phase} for phase in stage.phases},
+    }
+
+
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say which settings differ, e.g. "training.seed was 0, now 1"; nothing if none does."""
+    before = {**before, "settings": current_names(before.get("settings", {}))}
+    then, new = dict(_flattened(before)), dict(_flattened(now))
+    changed = [key for key in dict.fromkeys([*then, *new]) if then.get(key) != new.get(key)]
+    # What was asked for, before the many numbers that follow from it.
+    changed.sort(key=lambda key: not key.startswith("settings."))
+    shown = "; ".join(f"{key} was {then.get(key)}, now {new.get(key)}" for key in changed[:5])
+    return shown + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
+
+
+def _flattened(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(values, dict):
+        yield prefix, values
+        return
+    for key, value in values.items():
+        yield from _flattened(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _without_harmless(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_harmless(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if key not in HARMLESS
+    }
