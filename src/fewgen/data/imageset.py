@@ -206,21 +206,35 @@ class ImageSet:
         captions = None if self.captions is None else tuple(self.captions[i] for i in keep.tolist())
         return ImageSet(self.images[keep], labels[keep], chosen, captions, self.name)
 
-    def _drawn(self, n_needed: int, seed: int, asked: str) -> list[Tensor]:
-        """Return per class its image indices in a random order that no other class influences."""
-        problems = ProblemList("Too few images")
+    def class_orders(self, seed: int) -> list[list[int]]:
+        """Return for each class the indices of its images in a random order.
+
+        The order of a class depends on its own images, its name and the seed, not on the other classes.
+        """
         orders = []
         for label, class_name in enumerate(self.class_names):
             indices = (self.labels == label).nonzero().flatten()
-            if len(indices) < n_needed:
-                problems.add(
-                    f'Class "{class_name}" has {len(indices)} images, but {asked} are needed. '
-                    f"Add {n_needed - len(indices)} images, or ask for fewer."
-                )
             order = torch.randperm(len(indices), generator=_class_rng(seed, class_name, "shots"))
-            orders.append(indices[order])
-        problems.raise_if_any()
+            orders.append(indices[order].tolist())
         return orders
+
+    def shot_indices(self, k: int, n_holdout: int, seed: int) -> tuple[list[int], list[int]]:
+        """Return the indices of the images that `split_shots` draws, grouped by class."""
+        if k < 1 or n_holdout < 0:
+            raise DataError(f"shots must be at least 1 and n_holdout at least 0, got {k} and {n_holdout}.")
+        needed = k + n_holdout
+        asked = f"{k} shots" if n_holdout == 0 else f"{k} shots + {n_holdout} held out = {needed}"
+        problems = ProblemList("Too few images")
+        orders = self.class_orders(seed)
+        for class_name, order in zip(self.class_names, orders, strict=True):
+            if len(order) < needed:
+                problems.add(
+                    f'Class "{class_name}" has {len(order)} images, but {asked} are needed. '
+                    f"Add {needed - len(order)} images, or ask for fewer."
+                )
+        problems.raise_if_any()
+        train = [index for order in orders for index in order[:k]]
+        return train, [index for order in orders for index in order[k:needed]]
 
     def shots(self, k: int, seed: int) -> ImageSet:
         """Draw k images per class.
@@ -249,13 +263,7 @@ class ImageSet:
         Raises:
             DataError: if a class has fewer than k + n_holdout images; names every such class.
         """
-        if k < 1 or n_holdout < 0:
-            raise DataError(f"shots must be at least 1 and n_holdout at least 0, got {k} and {n_holdout}.")
-        asked = f"{k} shots" if n_holdout == 0 else f"{k} shots + {n_holdout} held out = {k + n_holdout}"
-        orders = self._drawn(k + n_holdout, seed, asked)
-        empty = torch.zeros(0, dtype=torch.int64)
-        train = torch.cat([empty, *(order[:k] for order in orders)])
-        held_out = torch.cat([empty, *(order[k : k + n_holdout] for order in orders)])
+        train, held_out = self.shot_indices(k, n_holdout, seed)
         return self.subset(train), self.subset(held_out)
 
     def base_novel(self, n_base: int, n_val: int, seed: int) -> ClassSplit:

@@ -45,32 +45,19 @@ def split_indices(
     Raises:
         DataError: a class has too few images; every such class is named.
     """
-    import torch
-
-    from fewgen.data import ImageSet
-
     if isinstance(holdout, bool) or not (holdout == "auto" or (isinstance(holdout, int) and holdout >= 0)):
         raise ConfigError(f'holdout must be "auto" or a number of images per class, got {holdout!r}.')
     if shots is not None and shots < 1:
         raise ConfigError(f"shots must be 1 or more, got {shots}. Leave it out to use every image.")
-    # A stand-in whose captions are the indices: the draw itself stays where it is defined and tested.
-    stand_in = ImageSet(
-        torch.zeros(len(data), 1, 1, 1, dtype=torch.uint8),
-        data.labels,
-        data.class_names,
-        captions=tuple(str(i) for i in range(len(data))),
-        name=data.name,
-    )
     if shots is not None:
         inside = max(1, shots // 10) if shots >= 10 else 0
         n_held = inside if holdout == "auto" else int(holdout)
         n_train = shots - n_held if holdout == "auto" else shots
-        return tuple(  # type: ignore[return-value]
-            [int(c) for c in part.captions or ()] for part in stand_in.split_shots(n_train, n_held, seed)
-        )
+        return data.shot_indices(n_train, n_held, seed)
     train: list[int] = []
     held_out: list[int] = []
-    for name, count in zip(data.class_names, data.counts().tolist(), strict=True):
+    for name, order in zip(data.class_names, data.class_orders(seed), strict=True):
+        count = len(order)
         if count == 0:
             raise DataError(f'Class "{name}" has no images. Add some, or choose the other classes.')
         n_held = (round(count / 5) if count >= 5 else 0) if holdout == "auto" else int(holdout)
@@ -79,7 +66,6 @@ def split_indices(
                 f'Class "{name}" has {count} images, and {n_held} of them would be held out: none would be '
                 "left to learn from. Add images, or set --holdout lower."
             )
-        parts = stand_in.select_classes([name]).split_shots(count - n_held, n_held, seed)
-        for indices, part in zip((train, held_out), parts, strict=True):
-            indices += [int(c) for c in part.captions or ()]
+        train += order[: count - n_held]
+        held_out += order[count - n_held :]
     return train, held_out

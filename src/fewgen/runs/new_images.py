@@ -165,8 +165,7 @@ def share_out(images: ImageSet, shots: int | None, seed: int) -> tuple[ImageSet,
     if shots is None:
         return images, images.subset([])
     k = whole("shots", shots, 1)
-    keyed = dataclasses.replace(images, captions=tuple(str(i) for i in range(len(images))))
-    used = [int(caption) for caption in keyed.shots(k, seed).captions or ()]
+    used, _ = images.shot_indices(k, 0, seed)
     free = torch.ones(len(images), dtype=torch.bool)
     free[used] = False
     kept = [
