@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewgen.config import check_keys, from_dict, merge, resolve, to_dict
-from fewgen.errors import ConfigError
+from fewgen.config.checks import Count, Share, check_fields
+from fewgen.errors import ConfigError, ProblemList
 
 
 @dataclass(frozen=True)
@@ -126,3 +127,32 @@ def test_merge_leaves_its_inputs_alone():
 def test_what_cannot_be_written_is_an_error():
     with pytest.raises(ConfigError, match="cannot be written"):
         to_dict({"a": object()})
+
+
+def test_fields_are_checked_by_their_types():
+    @dataclass(frozen=True)
+    class Settings:
+        kind: Literal["ema", "gradient"] = "ema"
+        count: Count = 1
+        share: Share | None = None
+
+        def __post_init__(self):
+            check_fields(self, "part")
+
+    assert Settings("gradient", 3, 0.5) == Settings(kind="gradient", count=3, share=0.5)
+    with pytest.raises(
+        ConfigError, match=r'part\.kind is "em"\. Did you mean "ema"\? Choose one of: ema, gra'
+    ):
+        Settings(kind="em")
+    with pytest.raises(ConfigError, match=r"part\.count must be 1 or more, got 0"):
+        Settings(count=0)
+    with pytest.raises(ConfigError, match=r"part\.share must be in \[0, 1\], got 2"):
+        Settings(share=2)
+    with pytest.raises(ConfigError, match=r"must be one of 'ema', 'gradient', got 'em'\. Did you mean"):
+        from_dict(Settings, {"kind": "em"}, "model")
+    problems = ProblemList("Settings", ConfigError)
+    wrong = Settings()
+    object.__setattr__(wrong, "kind", "x")
+    object.__setattr__(wrong, "count", -1)
+    check_fields(wrong, "part", problems)
+    assert len(problems.problems) == 2

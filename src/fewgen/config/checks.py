@@ -1,11 +1,18 @@
-"""Checks that the settings of all methods share: one message for one kind of mistake."""
+"""Checks that the settings of all methods share: one message for one kind of mistake.
+
+The type of a field says what it may hold: a `Literal`, or one of the ranges below. `check_fields` looks.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
+import typing
 from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Any, Literal
 
-from fewgen.errors import ConfigError, suggest
+from fewgen.errors import ConfigError, ProblemList, suggest
 
 
 def choose(where: str, value: str, options: Sequence[str]) -> None:
@@ -32,3 +39,60 @@ def below_one(where: str, value: float) -> None:
     """Raise `ConfigError` unless `value` is in [0, 1)."""
     if not 0 <= value < 1:
         raise ConfigError(f"{where} must be at least 0 and below 1, got {value}.")
+
+
+def above_zero(where: str, value: float) -> None:
+    """Raise `ConfigError` unless `value` is a finite number above 0."""
+    if not (value > 0 and math.isfinite(value)):
+        raise ConfigError(f"{where} must be above 0, got {value}.")
+
+
+Count = Annotated[int, partial(at_least, least=1)]
+"""A whole number of 1 or more."""
+Whole = Annotated[int, partial(at_least, least=0)]
+"""A whole number of 0 or more."""
+Weight = Annotated[float, partial(at_least, least=0)]
+"""A number of 0 or more."""
+Rate = Annotated[float, partial(at_least, least=1e-8)]
+"""A learning rate."""
+Positive = Annotated[float, above_zero]
+"""A number above 0."""
+Share = Annotated[float, share]
+"""A number in [0, 1]."""
+BelowOne = Annotated[float, below_one]
+"""A number of at least 0 and below 1."""
+
+
+def check_fields(settings: Any, section: str = "", problems: ProblemList | None = None) -> None:
+    """Check the values of a dataclass against the types of its fields; None is never looked at.
+
+    Args:
+        settings: the dataclass.
+        section: its name, for messages.
+        problems: where all that is wrong is added; None raises the first.
+
+    Raises:
+        ConfigError: a value is not among the options of its `Literal`, or outside its range.
+    """
+    for name, checks in _checks(settings.__class__).items():
+        value = getattr(settings, name)
+        for check in checks if value is not None else ():
+            try:
+                check(f"{section}.{name}" if section else name, value)
+            except ConfigError as error:
+                if problems is None:
+                    raise
+                problems.add(str(error))
+
+
+@functools.cache
+def _checks(cls: type) -> dict[str, list[Any]]:
+    """Return the checks of each field that has any."""
+    found: dict[str, list[Any]] = {}
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+        for option in (hint, *typing.get_args(hint)):  # the parts of `Count | None`
+            if typing.get_origin(option) is Annotated:
+                found.setdefault(name, []).extend(option.__metadata__)
+            elif typing.get_origin(option) is Literal:
+                found.setdefault(name, []).append(partial(choose, options=typing.get_args(option)))
+    return found

@@ -144,7 +144,9 @@ def _build(cls: type, values: Any, where: str, problems: ProblemList) -> Any:
 def _convert(value: Any, hint: Any, where: str, problems: ProblemList) -> Any:
     converted, ok = _try_convert(value, hint, where, problems)
     if not ok:
-        problems.add(f'"{where}" must be {describe_type(hint)}, got {_shown(value)}.')
+        options = [str(x) for x in typing.get_args(hint)] if typing.get_origin(hint) is typing.Literal else []
+        near = suggest(str(value), options)
+        problems.add(f'"{where}" must be {describe_type(hint)}, got {_shown(value)}.{near}')
     return converted
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Literal
 
-from fewgen.config.checks import at_least, below_one, choose, share
+from fewgen.config.checks import BelowOne, Count, Share, Weight, Whole, at_least, check_fields
 from fewgen.errors import ConfigError
+
+Channels = Annotated[int, partial(at_least, least=2)]
 
 
 @dataclass(frozen=True)
@@ -21,20 +25,15 @@ class ImageConfig:
         output: "sigmoid"; "tanh" is the published fault: half of its range lies outside [0, 1].
     """
 
-    backbone: str = "conv"
-    width: int = 48
-    n_blocks: int = 0
-    hidden: int = 256
-    dropout: float = 0.1
-    output: str = "sigmoid"
+    backbone: Literal["conv", "mlp"] = "conv"
+    width: Channels = 48
+    n_blocks: Whole = 0
+    hidden: Count = 256
+    dropout: BelowOne = 0.1
+    output: Literal["sigmoid", "tanh"] = "sigmoid"
 
     def __post_init__(self) -> None:
-        choose("image.backbone", self.backbone, ("conv", "mlp"))
-        choose("image.output", self.output, ("sigmoid", "tanh"))
-        at_least("image.width", self.width, 2)
-        at_least("image.hidden", self.hidden, 1)
-        at_least("image.n_blocks", self.n_blocks, 0)
-        below_one("image.dropout", self.dropout)
+        check_fields(self, "image")
 
 
 @dataclass(frozen=True)
@@ -52,21 +51,17 @@ class TextConfig:
         restart_after: steps without use after which a code is moved; 0 never.
     """
 
-    hidden: int = 200
-    output: str = "linear"
-    codebook_size: int = 32
-    groups: int = 5
-    update: str = "ema"
-    init: str = "data"
-    commitment_weight: float = 0.25
-    restart_after: int = 0
+    hidden: Count = 200
+    output: Literal["linear", "sigmoid"] = "linear"
+    codebook_size: Count = 32
+    groups: Count = 5
+    update: Literal["ema", "gradient"] = "ema"
+    init: Literal["data", "uniform"] = "data"
+    commitment_weight: Weight = 0.25
+    restart_after: Whole = 0
 
     def __post_init__(self) -> None:
-        choose("text.output", self.output, ("linear", "sigmoid"))
-        for name in ("hidden", "codebook_size", "groups"):
-            at_least(f"text.{name}", getattr(self, name), 1)
-        for name in ("commitment_weight", "restart_after"):
-            at_least(f"text.{name}", getattr(self, name), 0)
+        check_fields(self, "text")
 
 
 @dataclass(frozen=True)
@@ -90,22 +85,20 @@ class WeightConfig:
         warm_up: share of the stage over which these five rise, in [0, 1].
     """
 
-    image: float = 1.0
-    ssim: float = 0.0
-    text: float = 0.25
-    cross_image: float = 0.5
-    cross_text: float = 0.25
-    kl: float = 0.05
-    kl_text: float = 0.1
-    alignment: float = 10.0
-    codebook: float = 1.0
-    contrastive: float = 1.0
-    warm_up: float = 0.2
+    image: Weight = 1.0
+    ssim: Weight = 0.0
+    text: Weight = 0.25
+    cross_image: Weight = 0.5
+    cross_text: Weight = 0.25
+    kl: Weight = 0.05
+    kl_text: Weight = 0.1
+    alignment: Weight = 10.0
+    codebook: Weight = 1.0
+    contrastive: Weight = 1.0
+    warm_up: Share = 0.2
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            at_least(f"weights.{name}", value, 0)
-        share("weights.warm_up", self.warm_up)
+        check_fields(self, "weights")
 
 
 @dataclass(frozen=True)
@@ -139,41 +132,31 @@ class SpatialConfig:
             of 49 positions add up to grain that no single likely code has.
     """
 
-    codebook_size: int = 256
-    codebook_dim: int = 8
-    groups: int = 2
-    width: int = 64
-    n_blocks: int = 1
-    commitment_weight: float = 0.25
-    ssim: float = 20.0
+    codebook_size: Count = 256
+    codebook_dim: Count = 8
+    groups: Count = 2
+    width: Channels = 64
+    n_blocks: Whole = 1
+    commitment_weight: Weight = 0.25
+    ssim: Weight = 20.0
     augment: str = "shapes"
     lr: float = 2e-3
-    steps: int = 1500
-    prior_width: int = 96
-    prior_layers: int = 3
-    prior_heads: int = 4
-    prior_dropout: float = 0.2
-    prior_smoothing: float = 0.0
+    steps: Count = 1500
+    prior_width: Channels = 96
+    prior_layers: Whole = 3
+    prior_heads: Count = 4
+    prior_dropout: BelowOne = 0.2
+    prior_smoothing: BelowOne = 0.0
     prior_augment: str = "light"
     prior_lr: float = 1e-3
-    prior_weight_decay: float = 0.05
-    prior_steps: int = 850
-    condition_noise: float = 0.7
-    trust_noise: float = 0.0
-    code_temperature: float = 0.7
+    prior_weight_decay: Weight = 0.05
+    prior_steps: Count = 850
+    condition_noise: Share = 0.7
+    trust_noise: Share = 0.0
+    code_temperature: Weight = 0.7
 
     def __post_init__(self) -> None:
-        for name in ("condition_noise", "trust_noise"):
-            share(f"spatial.{name}", getattr(self, name))
-        for name in ("prior_dropout", "prior_smoothing"):
-            below_one(f"spatial.{name}", getattr(self, name))
-        for name in ("codebook_size", "codebook_dim", "groups", "steps", "prior_heads", "prior_steps"):
-            at_least(f"spatial.{name}", getattr(self, name), 1)
-        for name in ("width", "prior_width"):
-            at_least(f"spatial.{name}", getattr(self, name), 2)
-        for name in ("n_blocks", "prior_layers", "commitment_weight", "ssim", "prior_weight_decay"):
-            at_least(f"spatial.{name}", getattr(self, name), 0)
-        at_least("spatial.code_temperature", self.code_temperature, 0)
+        check_fields(self, "spatial")
         if self.prior_width % self.prior_heads:
             raise ConfigError(
                 f"spatial.prior_width {self.prior_width} must be divisible by "
@@ -221,53 +204,36 @@ class CadaVqVaeConfig:
         spatial: second level; None: the aligned latent alone.
     """
 
-    latent_size: int = 20
+    latent_size: Count = 20
     logvar_start: float = -2.0
     image: ImageConfig = field(default_factory=ImageConfig)
     text: TextConfig = field(default_factory=TextConfig)
     weights: WeightConfig = field(default_factory=WeightConfig)
-    cross_terms: str = "real"
-    cross_source: str = "mean"
-    semantic_stats_from: str = "z_q"
-    alignment: str = "mmd_class"
-    align_on: str = "samples"
-    kernel: str = "mixture"
-    prior: str = "conditional"
-    temperature: float = 0.5
-    reduction: str = "sample"
-    weighting: str = "fixed"
-    steps: int = 2500
-    batch_size: int = 64
-    sampler: str = "shuffled"
+    cross_terms: Literal["real", "self"] = "real"
+    cross_source: Literal["sample", "mean"] = "mean"
+    semantic_stats_from: Literal["z_q", "z_e"] = "z_q"
+    alignment: Literal["mmd_class", "mmd", "w2", "none"] = "mmd_class"
+    align_on: Literal["samples", "means"] = "samples"
+    kernel: Literal["mixture", "median", "rbf"] = "mixture"
+    prior: Literal["standard", "conditional"] = "conditional"
+    temperature: Annotated[float, partial(at_least, least=1e-6)] = 0.5
+    reduction: Literal["sample", "source"] = "sample"
+    weighting: Literal["fixed", "uncertainty", "gradnorm"] = "fixed"
+    steps: Count = 2500
+    batch_size: Count = 64
+    sampler: Literal["shuffled", "balanced", "single_class"] = "shuffled"
     augment: str = "light"
     lr: float = 2e-3
     schedule: str = "cosine"
-    weight_decay: float = 1e-3
-    clip: float = 1.0
-    patience: int = 12
-    tolerance: float = 0.0
-    candidates: int = 1
+    weight_decay: Weight = 1e-3
+    clip: Weight = 1.0
+    patience: Whole = 12
+    tolerance: Weight = 0.0
+    candidates: Count = 1
     spatial: SpatialConfig | None = None
 
     def __post_init__(self) -> None:
-        choose("cross_terms", self.cross_terms, ("real", "self"))
-        choose("cross_source", self.cross_source, ("sample", "mean"))
-        choose("semantic_stats_from", self.semantic_stats_from, ("z_q", "z_e"))
-        choose("alignment", self.alignment, ("mmd_class", "mmd", "w2", "none"))
-        choose("align_on", self.align_on, ("samples", "means"))
-        choose("kernel", self.kernel, ("mixture", "median", "rbf"))
-        choose("prior", self.prior, ("standard", "conditional"))
-        choose("reduction", self.reduction, ("sample", "source"))
-        choose("weighting", self.weighting, ("fixed", "uncertainty", "gradnorm"))
-        choose("sampler", self.sampler, ("shuffled", "balanced", "single_class"))
-        for name in ("latent_size", "steps", "batch_size"):
-            at_least(name, getattr(self, name), 1)
-        for name in ("weight_decay", "clip"):
-            at_least(name, getattr(self, name), 0)
-        at_least("temperature", self.temperature, 1e-6)
-        at_least("candidates", self.candidates, 1)
-        at_least("patience", self.patience, 0)
-        at_least("tolerance", self.tolerance, 0)
+        check_fields(self)
         if self.latent_size % self.text.groups:
             raise ConfigError(
                 f"latent_size {self.latent_size} must be divisible by text.groups {self.text.groups}. "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -43,6 +43,8 @@ ALIGNED = (
 """Where the names of the aligned latent's parameters begin."""
 
 Gaussian = tuple[Tensor, Tensor]
+PhaseLoss = Callable[[Batch, Context], LossTerms]
+Validation = Callable[[Context], dict[str, float]]
 
 
 @register("cada_vqvae")
@@ -109,8 +111,8 @@ class CadaVqVae(Method):
             text.codebook_size,
             size // text.groups,
             groups=text.groups,
-            update=text.update,  # type: ignore[arg-type]
-            init=text.init,  # type: ignore[arg-type]
+            update=text.update,
+            init=text.init,
             commitment_weight=text.commitment_weight,
             restart_after=text.restart_after,
         )
@@ -295,9 +297,29 @@ class CadaVqVae(Method):
     def stages(self, train: ImageSet, held_out: ImageSet | None) -> list[Stage]:
         """Return the aligned latent's stage and, with a second level, its tokeniser's and its prior's."""
         cfg = self.config
-        patience = cfg.patience or None if held_out is not None else None
-        common = {"batch_size": cfg.batch_size, "sampler": cfg.sampler, "patience": patience}
         validated = held_out is not None
+
+        def phase(name: str, modules: nn.Module | list[nn.Module], loss: PhaseLoss, **more: Any) -> Phase:
+            return Phase(name, modules, loss, clip=cfg.clip or None, schedule=cfg.schedule, **more)
+
+        def stage(
+            name: str,
+            phase: Phase,
+            validate: Callable[[Context], dict[str, float]],
+            monitor: str,
+            **more: Any,
+        ) -> Stage:
+            return Stage(
+                name,
+                [phase],
+                batch_size=cfg.batch_size,
+                sampler=cfg.sampler,
+                patience=cfg.patience or None if validated else None,
+                validate=validate if validated else None,
+                monitor=monitor if validated else None,
+                **more,
+            )
+
         aligned: list[nn.Module] = [
             self.image_encoder,
             self.image_decoder,
@@ -306,88 +328,67 @@ class CadaVqVae(Method):
             self.semantic_head,
             self.semantic_decoder,
         ]
-        stages = [
-            Stage(
-                "align",
-                [
-                    Phase(
-                        "vae",
-                        aligned,
-                        lambda batch, context: self._align_loss(batch, context),
-                        lr=cfg.lr,
-                        weight_decay=cfg.weight_decay,
-                        clip=cfg.clip or None,
-                        schedule=cfg.schedule,
-                        weighting=self._weighting(),
-                    )
-                ],
-                steps=cfg.steps,
-                augment=Augment(cfg.augment),
-                validate=self._validate_align if validated else None,
-                monitor="objective" if validated else None,
-                tolerance=cfg.tolerance,
-                preview=self._preview,
-                diagnose=self._diagnose,
-                summary="images and words into one latent space",
-                time_share=0.3 if cfg.spatial is not None else None,
-                **common,  # type: ignore[arg-type]
-            )
-        ]
+        align = stage(
+            "align",
+            phase(
+                "vae",
+                aligned,
+                self._align_loss,
+                lr=cfg.lr,
+                weight_decay=cfg.weight_decay,
+                weighting=self._weighting(),
+            ),
+            self._validate_align,
+            "objective",
+            steps=cfg.steps,
+            augment=Augment(cfg.augment),
+            tolerance=cfg.tolerance,
+            preview=self._preview,
+            diagnose=self._diagnose,
+            summary="images and words into one latent space",
+            time_share=0.3 if cfg.spatial is not None else None,
+        )
         if cfg.spatial is None:
-            return stages
+            return [align]
         tokenizer, prior, spatial = self._second_level()
-        stages.append(
-            Stage(
-                "codes",
-                [
-                    Phase(
-                        "tokenizer",
-                        tokenizer,
-                        lambda batch, context: tokenizer.loss(batch.images),
-                        lr=spatial.lr,
-                        clip=cfg.clip or None,
-                        schedule=cfg.schedule,
-                        weight_decay=1e-4,
-                    )
-                ],
-                steps=spatial.steps,
-                augment=Augment(spatial.augment),
-                validate=self._validate_codes if validated else None,
-                monitor="objective" if validated else None,
-                preview=self._preview_codes,
-                diagnose=self._diagnose_codes,
-                summary="images into a map of codes",
-                time_share=0.4,
-                **common,  # type: ignore[arg-type]
-            )
+        codes = stage(
+            "codes",
+            phase(
+                "tokenizer",
+                tokenizer,
+                lambda batch, context: tokenizer.loss(batch.images),
+                lr=spatial.lr,
+                weight_decay=1e-4,
+            ),
+            self._validate_codes,
+            "objective",
+            steps=spatial.steps,
+            augment=Augment(spatial.augment),
+            preview=self._preview_codes,
+            diagnose=self._diagnose_codes,
+            summary="images into a map of codes",
+            time_share=0.4,
         )
-        stages.append(
-            Stage(
+        detail = stage(
+            "prior",
+            phase(
                 "prior",
-                [
-                    Phase(
-                        "prior",
-                        prior,
-                        lambda batch, context: self._prior_loss(
-                            batch.images, batch.labels, context.rng, spatial.prior_smoothing
-                        ),
-                        lr=spatial.prior_lr,
-                        clip=cfg.clip or None,
-                        schedule=cfg.schedule,
-                        weight_decay=spatial.prior_weight_decay,
-                    )
-                ],
-                steps=spatial.prior_steps,
-                augment=Augment(spatial.prior_augment),
-                validate=self._validate_prior if validated else None,
-                monitor="nats_per_code" if validated else None,
-                preview=self._preview,
-                summary="which maps of codes a latent makes",
-                time_share=0.3,
-                **common,  # type: ignore[arg-type]
-            )
+                prior,
+                lambda batch, context: self._prior_loss(
+                    batch.images, batch.labels, context.rng, spatial.prior_smoothing
+                ),
+                lr=spatial.prior_lr,
+                weight_decay=spatial.prior_weight_decay,
+            ),
+            self._validate_prior,
+            "nats_per_code",
+            steps=spatial.prior_steps,
+            augment=Augment(spatial.prior_augment),
+            preview=self._preview,
+            summary="which maps of codes a latent makes",
+            time_share=0.3,
         )
-        return stages
+        return [align, codes, detail]
 
     def _weighting(self) -> Weighting | None:
         names = ["image", "text", "cross_image", "cross_text", "kl", "contrastive"]

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Literal
 
-from fewgen.config.checks import at_least, below_one, choose
+from fewgen.config.checks import BelowOne, Count, Rate, Weight, Whole, at_least, check_fields, choose
 from fewgen.errors import ConfigError
 from fewgen.losses.consistency import CONSISTENCIES, Consistency
+
+TwoOrMore = Annotated[int, partial(at_least, least=2)]
+Small = Annotated[float, partial(at_least, least=1e-6)]
 
 
 @dataclass(frozen=True)
@@ -31,27 +36,21 @@ class NetworkConfig:
         architecture: of the discriminator, "residual" or "plain".
     """
 
-    z_dim: int = 64
-    w_dim: int = 64
-    mapping_layers: int = 2
-    mapping_lr: float = 1.0
-    width: int = 16
-    max_width: int = 64
-    start: str = "style"
-    output: str = "tanh"
+    z_dim: Count = 64
+    w_dim: Count = 64
+    mapping_layers: Count = 2
+    mapping_lr: Small = 1.0
+    width: Count = 16
+    max_width: Count = 64
+    start: Literal["style", "const"] = "style"
+    output: Literal["tanh", "linear"] = "tanh"
     noise: bool = False
-    condition: str = "class"
-    group_size: int = 4
-    architecture: str = "residual"
+    condition: Literal["class", "text", "none"] = "class"
+    group_size: Count = 4
+    architecture: Literal["residual", "plain"] = "residual"
 
     def __post_init__(self) -> None:
-        for name in ("z_dim", "w_dim", "mapping_layers", "width", "max_width", "group_size"):
-            at_least(f"network.{name}", getattr(self, name), 1)
-        at_least("network.mapping_lr", self.mapping_lr, 1e-6)
-        choose("network.start", self.start, ("style", "const"))
-        choose("network.output", self.output, ("tanh", "linear"))
-        choose("network.condition", self.condition, ("class", "text", "none"))
-        choose("network.architecture", self.architecture, ("residual", "plain"))
+        check_fields(self, "network")
 
 
 @dataclass(frozen=True)
@@ -74,27 +73,21 @@ class QuantizerConfig:
         restart_after: steps without use after which a code is moved; 0 never.
     """
 
-    codebook_size: int = 128
-    code_dim: int = 4
+    codebook_size: TwoOrMore = 128
+    code_dim: Count = 4
     per_position: bool = False
-    space: str = "w"
-    update: str = "gradient"
-    commitment_weight: float = 0.25
-    weight: float = 0.01
-    uniformity: float = 1.0
-    uniformity_t: float = 2.0
+    space: Literal["w", "z", "w+"] = "w"
+    update: Literal["gradient", "ema"] = "gradient"
+    commitment_weight: Weight = 0.25
+    weight: Weight = 0.01
+    uniformity: Weight = 1.0
+    uniformity_t: Small = 2.0
     normalize: bool = False
     project: bool = False
-    restart_after: int = 0
+    restart_after: Whole = 0
 
     def __post_init__(self) -> None:
-        at_least("quantizer.codebook_size", self.codebook_size, 2)
-        at_least("quantizer.code_dim", self.code_dim, 1)
-        choose("quantizer.space", self.space, ("w", "z", "w+"))
-        choose("quantizer.update", self.update, ("gradient", "ema"))
-        for name in ("commitment_weight", "weight", "uniformity", "restart_after"):
-            at_least(f"quantizer.{name}", getattr(self, name), 0)
-        at_least("quantizer.uniformity_t", self.uniformity_t, 1e-6)
+        check_fields(self, "quantizer")
 
 
 @dataclass(frozen=True)
@@ -119,28 +112,22 @@ class InitConfig:
         lr: of the transport stage.
     """
 
-    kind: str = "transport"
+    kind: Literal["transport", "features", "kmeans", "random"] = "transport"
     foundation: str = "small"
-    foundation_steps: int = 300
-    steps: int = 300
-    batch_size: int = 128
-    blocks: int = 4
-    epsilon: float = 0.05
-    iterations: int = 100
+    foundation_steps: Count = 300
+    steps: Count = 300
+    batch_size: TwoOrMore = 128
+    blocks: Count = 4
+    epsilon: Annotated[float, partial(at_least, least=1e-4)] = 0.05
+    iterations: Count = 100
     center: bool = True
-    commitment: float = 0.1
-    lr: float = 1e-3
+    commitment: Weight = 0.1
+    lr: Rate = 1e-3
 
     def __post_init__(self) -> None:
-        choose("init.kind", self.kind, ("transport", "features", "kmeans", "random"))
+        check_fields(self, "init")
         if self.foundation != "small" and not (self.foundation.startswith("clip:") and self.foundation[5:]):
             raise ConfigError(f'init.foundation is "small" or "clip:FOLDER", got "{self.foundation}".')
-        for name in ("foundation_steps", "steps", "blocks", "iterations"):
-            at_least(f"init.{name}", getattr(self, name), 1)
-        at_least("init.batch_size", self.batch_size, 2)
-        at_least("init.epsilon", self.epsilon, 1e-4)
-        at_least("init.commitment", self.commitment, 0)
-        at_least("init.lr", self.lr, 1e-8)
 
 
 @dataclass(frozen=True)
@@ -189,42 +176,28 @@ class SqGanConfig:
     consistency_weights: Consistency | None = None
     view: str = "flip,translation"
     augment: str = "none"
-    adversarial_augment: str = "none"
+    adversarial_augment: Literal["none", "diffaugment", "ada"] = "none"
     policy: str = "translation"
-    padding: str = "edge"
-    ada_target: float = 0.6
-    ada_kimg: float = 500.0
+    padding: Literal["edge", "zero"] = "edge"
+    ada_target: BelowOne = 0.6
+    ada_kimg: Annotated[float, partial(at_least, least=0.1)] = 500.0
     mirror: bool = False
-    r1_gamma: float = 0.1
-    r1_every: int = 16
-    path_weight: float = 0.0
-    path_every: int = 4
-    style_mixing: float = 0.0
-    steps: int = 2500
-    batch_size: int | None = None
-    lr: float = 4e-3
-    discriminator_lr: float = 4e-3
+    r1_gamma: Weight = 0.1
+    r1_every: Count = 16
+    path_weight: Weight = 0.0
+    path_every: Count = 4
+    style_mixing: BelowOne = 0.0
+    steps: Count = 2500
+    batch_size: TwoOrMore | None = None
+    lr: Rate = 4e-3
+    discriminator_lr: Rate = 4e-3
     schedule: str = "late_decay"
-    beta1: float = 0.5
-    loss_limit: float = 200.0
+    beta1: BelowOne = 0.5
+    loss_limit: Annotated[float, partial(at_least, least=1)] = 200.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         choose("consistency", self.consistency, tuple(CONSISTENCIES))
-        choose("adversarial_augment", self.adversarial_augment, ("none", "diffaugment", "ada"))
-        choose("padding", self.padding, ("edge", "zero"))
-        for name in ("steps", "r1_every", "path_every"):
-            at_least(name, getattr(self, name), 1)
-        if self.batch_size is not None:
-            at_least("batch_size", self.batch_size, 2)
-        for name in ("r1_gamma", "path_weight"):
-            at_least(name, getattr(self, name), 0)
-        for name in ("lr", "discriminator_lr"):
-            at_least(name, getattr(self, name), 1e-8)
-        at_least("ada_kimg", self.ada_kimg, 0.1)
-        at_least("loss_limit", self.loss_limit, 1)
-        below_one("beta1", self.beta1)
-        below_one("style_mixing", self.style_mixing)
-        below_one("ada_target", self.ada_target)
         self._check_consistency()
         group = self.network.group_size
         if self.batch_size is not None and self.batch_size % group:

@@ -88,8 +88,8 @@ class SqGan(Method):
             spec.shape,
             net.w_dim,
             width,
-            net.start,  # type: ignore[arg-type]
-            net.output,  # type: ignore[arg-type]
+            net.start,
+            net.output,
         )
         self.quantizer: StyleQuantizer | None = None
         if config.quantizer is not None:
@@ -104,7 +104,7 @@ class SqGan(Method):
             width,
             c_dim,
             net.group_size,
-            net.architecture,  # type: ignore[arg-type]
+            net.architecture,
             mapping_layers=1,
             lr_multiplier=net.mapping_lr,
         )

@@ -84,7 +84,7 @@ class StyleQuantizer(nn.Module):
                 config.code_dim,
                 groups=self.pieces,
                 share=not config.per_position,
-                update=config.update,  # type: ignore[arg-type]
+                update=config.update,
                 commitment_weight=config.commitment_weight,
                 restart_after=config.restart_after,
                 seed=seed + i,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
+from typing import Literal
 
+from fewgen.config.checks import Count, Positive, Share, Weight, Whole, check_fields
 from fewgen.errors import ConfigError, ProblemList, suggest
 
 ALGORITHMS = ("none", "reptile", "fomaml", "maml")
-PARTS = ("all", "decoder", "heads")
-OPTIMIZERS = ("adam", "sgd")
 
 
 @dataclass(frozen=True)
@@ -48,56 +47,34 @@ class MetaConfig:
         validation_tasks: tasks per measurement of the curve.
     """
 
-    n_way: int = 3
-    n_shot: int = 5
-    n_query: int = 10
-    novelty: float = 0.7
-    tasks_per_step: int = 4
-    adapt: str = "all"
-    inner_optimizer: str = "adam"
-    inner_lr: float = 3e-3
+    n_way: Count = 3
+    n_shot: Count = 5
+    n_query: Count = 10
+    novelty: Share = 0.7
+    tasks_per_step: Count = 4
+    adapt: Literal["all", "decoder", "heads"] = "all"
+    inner_optimizer: Literal["adam", "sgd"] = "adam"
+    inner_lr: Positive = 3e-3
     learn_rates: bool = False
-    inner_steps: int = 5
-    inner_batch: int = 0
-    inner_decay: float = 1.0
-    multi_step: float = 0.0
-    task_clip: float = 1.0
-    outer_lr: float = 1e-3
+    inner_steps: Whole = 5
+    inner_batch: Whole = 0
+    inner_decay: Share = 1.0
+    multi_step: Share = 0.0
+    task_clip: Weight = 1.0
+    outer_lr: Positive = 1e-3
     outer_step: float = 1.0
-    steps: int = 1000
-    pretrain: float = 1.0
-    adapt_steps: int = 50
-    adapt_lr: float | None = None
+    steps: Count = 1000
+    pretrain: Weight = 1.0
+    adapt_steps: Whole = 50
+    adapt_lr: Positive | None = None
     curve: tuple[int, ...] = (0, 1, 5, 20, 50)
-    validation_tasks: int = 4
+    validation_tasks: Count = 4
 
     def __post_init__(self) -> None:
         problems = ProblemList("Settings of meta-learning", ConfigError)
-        for name in ("n_way", "n_shot", "n_query", "tasks_per_step", "steps", "validation_tasks"):
-            if not getattr(self, name) >= 1:
-                problems.add(f"tasks.{name} must be 1 or more, got {getattr(self, name)}.")
-        for name in ("inner_steps", "inner_batch", "adapt_steps"):
-            if not getattr(self, name) >= 0:
-                problems.add(f"tasks.{name} must be 0 or more, got {getattr(self, name)}.")
-        for name in ("inner_lr", "outer_lr"):
-            _positive(problems, name, getattr(self, name))
-        if self.adapt_lr is not None:
-            _positive(problems, "adapt_lr", self.adapt_lr)
-        for name in ("novelty", "inner_decay", "multi_step"):
-            if not 0 <= getattr(self, name) <= 1:
-                problems.add(f"tasks.{name} must be in [0, 1], got {getattr(self, name)}.")
+        check_fields(self, "tasks", problems)
         if not 0 < self.outer_step <= 1:
             problems.add(f"tasks.outer_step must be above 0 and at most 1, got {self.outer_step}.")
-        for name in ("task_clip", "pretrain"):
-            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
-                problems.add(f"tasks.{name} must be 0 or more, got {getattr(self, name)}.")
-        for name, options in (("adapt", PARTS), ("inner_optimizer", OPTIMIZERS)):
-            value = getattr(self, name)
-            if value not in options:
-                problems.add(
-                    f'tasks.{name} is "{value}".{suggest(value, options)} '
-                    f"Choose one of: {', '.join(options)}."
-                )
         curve = list(self.curve)
         if not curve or min(curve) < 0 or curve != sorted(set(curve)):
             problems.add(f"tasks.curve must be rising numbers of steps, got {curve}.")
@@ -111,11 +88,6 @@ class MetaConfig:
     def to_dict(self) -> dict[str, object]:
         """Return the settings as plain values."""
         return dataclasses.asdict(self)
-
-
-def _positive(problems: ProblemList, name: str, value: float) -> None:
-    if not (value > 0 and math.isfinite(value)):
-        problems.add(f"tasks.{name} must be above 0, got {value}.")
 
 
 def check_algorithm(name: str) -> str:
