@@ -460,7 +460,7 @@ FEW = images_of([12] * 5 + [3, 4])
         (
             {"tasks": {"steps": 0, "inner_lr": -1}},
             ConfigError,
-            r"(?s)tasks\.steps must.*tasks\.inner_lr must",
+            r"(?s)tasks\.inner_lr must.*tasks\.steps must",
         ),
         ({"tasks": "n_way 2"}, ConfigError, '"tasks" must be a section'),
     ],

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Annotated
 
-from fewgen.config.checks import Count, Positive, Share, Weight, Whole, check_fields
+from fewgen.config.checks import Count, Positive, Share, Weight, Whole, check_fields, choose
 from fewgen.errors import ConfigError, ProblemList, suggest
 
 ALGORITHMS = ("none", "reptile", "fomaml", "maml")
@@ -52,8 +53,8 @@ class MetaConfig:
     n_query: Count = 10
     novelty: Share = 0.7
     tasks_per_step: Count = 4
-    adapt: Literal["all", "decoder", "heads"] = "all"
-    inner_optimizer: Literal["adam", "sgd"] = "adam"
+    adapt: Annotated[str, partial(choose, options=("all", "decoder", "heads"))] = "all"
+    inner_optimizer: Annotated[str, partial(choose, options=("adam", "sgd"))] = "adam"
     inner_lr: Positive = 3e-3
     learn_rates: bool = False
     inner_steps: Whole = 5
