@@ -12,6 +12,7 @@ from PIL import Image
 
 from fewgen.data import ImageSet, load_images, save_images
 from fewgen.data.folder import class_to_folder, folder_to_class, load_folder
+from fewgen.data.transforms import Form
 from fewgen.errors import ConfigError, DataError, OutputError
 
 
@@ -70,9 +71,9 @@ def half_transparent() -> Image.Image:
 GOOD = {"cat/1.png": picture(1), "dog/1.png": picture(2)}
 
 
-def problem(root: Path, **options: object) -> str:
+def problem(root: Path, min_classes: int = 1, **options: object) -> str:
     with pytest.raises(DataError) as caught:
-        load_folder(root, **options)
+        load_folder(root, Form(**options), min_classes=min_classes)
     return str(caught.value)
 
 

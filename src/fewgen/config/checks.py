@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -20,6 +20,15 @@ def choose(where: str, value: str, options: Sequence[str]) -> None:
     if value not in options:
         raise ConfigError(
             f'{where} is "{value}".{suggest(value, options)} Choose one of: {", ".join(options)}.'
+        )
+
+
+def known(what: str, value: str, options: Iterable[str]) -> None:
+    """Raise `ConfigError` unless there is a `what` called `value` among `options`."""
+    options = list(options)
+    if value not in options:
+        raise ConfigError(
+            f'Unknown {what} "{value}".{suggest(value, options)} Choose one of: {", ".join(options)}.'
         )
 
 

@@ -15,24 +15,21 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fewgen.data.imageset import ImageSet, check_class_names
-from fewgen.data.transforms import check_fit, check_size, fit_image, from_pillow, parallel_map, to_pillow
-from fewgen.errors import ConfigError, DataError, ProblemList, suggest
+from fewgen.data.transforms import Form, fit_image, from_pillow, parallel_map, to_pillow
+from fewgen.errors import DataError, ProblemList
 from fewgen.files import atomic_write, prepare_output_dir
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
 MAX_FILE_BYTES = 256 * 2**20
 MAX_PIXELS = 64 * 10**6
 """Larger images are refused before they are unpacked: a small file can unpack to many gigabytes."""
-
-Alpha = Literal["error", "white", "black"]
-BACKGROUNDS: tuple[str, ...] = ("error", "white", "black")
 
 _IGNORED = {"thumbs.db", "desktop.ini", "__macosx"}
 _SPLIT_NAMES = {"train": ("train",), "test": ("test", "val", "validation")}
@@ -143,23 +140,23 @@ def _is_grey(image: Image.Image) -> bool:
     return bool((array[..., 0] == array[..., 1]).all() and (array[..., 1] == array[..., 2]).all())
 
 
-def _to_l_or_rgb(image: Image.Image, deep: bool, background: str, convert: bool) -> Image.Image:
+def _to_l_or_rgb(image: Image.Image, deep: bool, form: Form) -> Image.Image:
     """Return the image in mode L or RGB, or say why that would lose something."""
     if deep:
         if image.mode == "F":
             raise _Problem("has floating-point values, whose range is unknown; save it as 8-bit PNG")
-        if not convert:
+        if not form.convert:
             raise _Problem("has 16 bits per channel; save it with 8, or set convert (--convert)")
         image = _reduce_16_bit(image)
     mode = image.mode
     if mode in ("CMYK", "LAB", "HSV"):
-        if not convert or mode != "CMYK":
+        if not form.convert or mode != "CMYK":
             also = ", or set convert (--convert)" if mode == "CMYK" else ""
             raise _Problem(f"is in the colour space {mode}; save it as RGB{also}")
         return image.convert("RGB")
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         grey = mode in ("L", "LA", "La", "1")
-        image = _on_background(image, background)
+        image = _on_background(image, form.background)
         return image.convert("L") if grey or (mode in ("P", "PA") and _is_grey(image)) else image
     if mode == "1":
         return image.convert("L")
@@ -174,9 +171,7 @@ def _to_l_or_rgb(image: Image.Image, deep: bool, background: str, convert: bool)
     return image
 
 
-def _decode(
-    path: Path, size: int | None, fit: str, channels: int | None, background: str, convert: bool
-) -> _Decoded:
+def _decode(path: Path, form: Form) -> _Decoded:
     """Read one file; raises `_Problem` with what is wrong and what to do."""
     try:
         n_bytes = path.stat().st_size
@@ -203,7 +198,7 @@ def _decode(
                     check.verify()
             image.load()
             deep = _is_16_bit(image, data)  # asked of the file; a turned copy does not know its format
-            plain = _to_l_or_rgb(ImageOps.exif_transpose(image), deep, background, convert)
+            plain = _to_l_or_rgb(ImageOps.exif_transpose(image), deep, form)
     except _Problem:
         raise
     except Image.DecompressionBombError:
@@ -216,83 +211,79 @@ def _decode(
     except Exception as error:  # Pillow raises many kinds on damaged files
         raise _Problem(f"is damaged or truncated ({error}); replace or delete it") from error
     original = plain.size
-    if channels is not None:
-        plain = plain.convert("L" if channels == 1 else "RGB")
-    if size is not None:
-        plain = fit_image(plain, size, fit)
+    if form.channels is not None:
+        plain = plain.convert("L" if form.channels == 1 else "RGB")
+    if form.size is not None:
+        plain = fit_image(plain, form.size, form.fit)
     return _Decoded(from_pillow(plain), original)
 
 
-def read_image(
-    path: Path, size: int | None, fit: str, channels: int | None, background: str, convert: bool
-) -> np.ndarray:
+def read_image(path: Path, form: Form) -> np.ndarray[Any, Any]:
     """Return one image file as uint8 (C, H, W).
 
     Raises:
         DataError: it cannot be used; says why and what to do.
     """
     try:
-        return _decode(path, size, fit, channels, background, convert).array
+        return _decode(path, form).array
     except _Problem as problem:
         raise DataError(f'"{path}" {problem}.') from None
 
 
+def _entries(folder: Path, root: Path, problems: ProblemList) -> list[Path]:
+    """Return what is in a folder below `root`, but for links that leave `root`: those are problems."""
+    real_root = Path(os.path.realpath(root))
+    entries = []
+    for entry in _visible(folder):
+        if Path(os.path.realpath(entry)).is_relative_to(real_root):
+            entries.append(entry)
+        else:
+            problems.add(
+                f'"{entry.relative_to(root)}" is a link that leads out of the folder; copy what it points to'
+            )
+    return entries
+
+
+def _image_files(folder: Path, root: Path, problems: ProblemList, no_folder: str) -> list[Path]:
+    """Return the files in a folder below `root`; what else is in it is a problem."""
+    files = []
+    for entry in _entries(folder, root, problems):
+        if entry.is_dir():
+            problems.add(f'"{entry.relative_to(root)}" {no_folder}')
+        elif not entry.is_file():
+            problems.add(f'"{entry.relative_to(root)}" is not an ordinary file; delete it')
+        else:
+            files.append(entry)
+    return files
+
+
 def _collect(root: Path, problems: ProblemList) -> tuple[list[str], list[Path], list[int]]:
     """Return class names, files and labels below `root`; problems of names and places are added."""
-    real_root = Path(os.path.realpath(root))
-
-    def leaves(entry: Path) -> bool:
-        return not Path(os.path.realpath(entry)).is_relative_to(real_root)
-
     class_names: list[str] = []
     files: list[Path] = []
     labels: list[int] = []
-    for entry in _visible(root):
-        shown = entry.relative_to(root)
-        if leaves(entry):
-            problems.add(f'"{shown}" is a link that leads out of the folder; copy what it points to')
-        elif not entry.is_dir():
-            problems.add(f'"{shown}" is not in the folder of a class; move it into one, or delete it')
-        else:
-            label = len(class_names)
-            class_names.append(folder_to_class(entry.name))
-            if any(unicodedata.category(character) == "Cc" for character in class_names[-1]):
-                problems.add(
-                    f"the name of the class folder {entry.name!r} has control characters, such as a line "
-                    "break; rename it"
-                )
-            before = len(files)
-            inside = _visible(entry)
-            for file in inside:
-                shown = file.relative_to(root)
-                if leaves(file):
-                    problems.add(f'"{shown}" is a link that leads out of the folder; copy what it points to')
-                elif file.is_dir():
-                    problems.add(f'"{shown}" is a folder inside a class; move its images one folder up')
-                elif not file.is_file():
-                    problems.add(f'"{shown}" is not an ordinary file; delete it')
-                else:
-                    files.append(file)
-                    labels.append(label)
-            if len(files) == before:
-                problems.add(f'the class folder "{entry.name}" has no images; add some, or delete it')
+    for entry in _entries(root, root, problems):
+        if not entry.is_dir():
+            problems.add(f'"{entry.name}" is not in the folder of a class; move it into one, or delete it')
+            continue
+        class_names.append(folder_to_class(entry.name))
+        if any(unicodedata.category(character) == "Cc" for character in class_names[-1]):
+            problems.add(
+                f"the name of the class folder {entry.name!r} has control characters, such as a line "
+                "break; rename it"
+            )
+        inside = _image_files(
+            entry, root, problems, "is a folder inside a class; move its images one folder up"
+        )
+        if not inside:
+            problems.add(f'the class folder "{entry.name}" has no images; add some, or delete it')
+        files += inside
+        labels += [len(class_names) - 1] * len(inside)
     check_class_names(class_names, problems)
     return class_names, files, labels
 
 
-def _checked_root(
-    path: str | os.PathLike[str], size: int | None, channels: int | None, fit: str, background: str
-) -> Path:
-    """Return the folder as a path, after the checks of the arguments."""
-    check_size(size)
-    check_fit(fit)
-    if background not in BACKGROUNDS:
-        raise ConfigError(
-            f'Unknown background "{background}".{suggest(background, BACKGROUNDS)} '
-            f"Choose one of: {', '.join(BACKGROUNDS)}."
-        )
-    if channels not in (None, 1, 3):
-        raise ConfigError(f"channels must be 1 (grey), 3 (colour) or left out, got {channels!r}.")
+def _checked_root(path: str | os.PathLike[str]) -> Path:
     root = Path(path)
     if not root.is_dir():
         raise DataError(
@@ -301,21 +292,12 @@ def _checked_root(
     return root
 
 
-def _read(
-    files: list[Path],
-    root: Path,
-    problems: ProblemList,
-    size: int | None,
-    channels: int | None,
-    fit: str,
-    background: str,
-    convert: bool,
-) -> torch.Tensor:
+def _read(files: list[Path], root: Path, problems: ProblemList, form: Form) -> torch.Tensor:
     """Return the images of all files, uint8 (N, C, H, W), or raise one error with all problems."""
 
     def decode(file: Path) -> _Decoded | _Problem:
         try:
-            return _decode(file, size, fit, channels, background, convert)
+            return _decode(file, form)
         except _Problem as problem:
             return problem
 
@@ -328,40 +310,21 @@ def _read(
             problems.add(f'"{file.relative_to(root)}" {result}')
         else:
             good.append((file, result))
-    if size is None:
-        _check_same(
-            good,
-            root,
-            problems,
-            lambda d: f"{d.original[0]}x{d.original[1]}",
-            "sizes",
-            "size to one number for all (such as --size 28)",
-        )
-    if channels is None:
-        _check_same(
-            good,
-            root,
-            problems,
-            lambda d: "grey" if d.array.shape[0] == 1 else "colour",
-            "kinds",
-            "channels to 1 or 3 (--channels 1 for grey)",
-        )
+    if form.size is None:
+        sizes = [f"{one.original[0]}x{one.original[1]}" for _, one in good]
+        _check_same(good, sizes, root, problems, "sizes", "size to one number for all (such as --size 28)")
+    if form.channels is None:
+        kinds = ["grey" if one.array.shape[0] == 1 else "colour" for _, one in good]
+        _check_same(good, kinds, root, problems, "kinds", "channels to 1 or 3 (--channels 1 for grey)")
     problems.raise_if_any()
-    out = np.empty((len(good), *good[0][1].array.shape), dtype=np.uint8)
-    for i, (_, decoded) in enumerate(good):
-        out[i] = decoded.array
-    return torch.from_numpy(out)
+    return torch.from_numpy(np.stack([decoded.array for _, decoded in good]))
 
 
 def load_folder(
     path: str | os.PathLike[str],
+    form: Form | None = None,
     *,
     split: str = "train",
-    size: int | None = None,
-    channels: int | None = None,
-    fit: str = "crop",
-    background: str = "error",
-    convert: bool = False,
     min_classes: int = 1,
     name: str = "",
 ) -> ImageSet:
@@ -369,12 +332,8 @@ def load_folder(
 
     Args:
         path: the folder. If it holds only `train` and `test` (or `val`), these are its parts.
+        form: what the images are made into; a size or number of channels that is kept must be one for all.
         split: "train" or "test"; a folder without parts has only "train".
-        size: side of the square images in pixels; None keeps the size, which must then be one for all.
-        channels: 1, 3, or None to keep grey or colour, which must then be one for all.
-        fit: "crop", "pad" or "stretch", see `transforms.fit_image`.
-        background: what to do with transparent images: "error", or put them on "white" or "black".
-        convert: True reduces 16-bit images to 8 bits and converts CMYK to RGB; else they are problems.
         min_classes: fewer classes are a problem.
         name: where the images came from; the folder name if empty.
 
@@ -385,8 +344,7 @@ def load_folder(
         DataError: lists every problem of the folder at once: unusable files, empty classes, names that
             differ only by case, links that leave the folder, mixed sizes, grey among colour.
     """
-    root = _checked_root(path, size, channels, fit, background)
-    root = _find_split(root, split)
+    root = _find_split(_checked_root(path), split)
     problems = ProblemList(f'The images in "{root}" cannot be used')
     class_names, files, labels = _collect(root, problems)
     if not class_names:
@@ -398,15 +356,9 @@ def load_folder(
             f"{min_classes} classes are needed, but there is only: {', '.join(class_names)}; "
             "add a folder with images of another class"
         )
-
-    out = _read(files, root, problems, size, channels, fit, background, convert)
-    return ImageSet(
-        out,
-        torch.tensor(labels, dtype=torch.int64),
-        tuple(class_names),
-        None,
-        name or root.resolve().name,
-    )
+    images = _read(files, root, problems, form or Form())
+    class_of = torch.tensor(labels, dtype=torch.int64)
+    return ImageSet(images, class_of, tuple(class_names), None, name or root.resolve().name)
 
 
 def is_flat_folder(path: str | os.PathLike[str]) -> bool:
@@ -418,24 +370,12 @@ def is_flat_folder(path: str | os.PathLike[str]) -> bool:
     return bool(entries) and not any(entry.is_dir() for entry in entries)
 
 
-def load_flat_folder(
-    path: str | os.PathLike[str],
-    *,
-    size: int | None = None,
-    channels: int | None = None,
-    fit: str = "crop",
-    background: str = "error",
-    convert: bool = False,
-) -> torch.Tensor:
+def load_flat_folder(path: str | os.PathLike[str], form: Form | None = None) -> torch.Tensor:
     """Read the images that lie directly in a folder; they have no class.
 
     Args:
         path: the folder; it may hold nothing else.
-        size: as in `load_folder`.
-        channels: as in `load_folder`.
-        fit: as in `load_folder`.
-        background: as in `load_folder`.
-        convert: as in `load_folder`.
+        form: as in `load_folder`.
 
     Returns:
         uint8, (N, C, H, W), ordered by file name.
@@ -443,34 +383,29 @@ def load_flat_folder(
     Raises:
         DataError: lists every problem of the folder at once, as `load_folder`.
     """
-    root = _checked_root(path, size, channels, fit, background)
+    root = _checked_root(path)
     problems = ProblemList(f'The images in "{root}" cannot be used')
-    real_root = Path(os.path.realpath(root))
-    files = []
-    for entry in _visible(root):
-        if not Path(os.path.realpath(entry)).is_relative_to(real_root):
-            problems.add(f'"{entry.name}" is a link that leads out of the folder; copy what it points to')
-        elif entry.is_dir():
-            problems.add(f'"{entry.name}" is a folder among images without a class; move it away')
-        elif not entry.is_file():
-            problems.add(f'"{entry.name}" is not an ordinary file; delete it')
-        else:
-            files.append(entry)
+    files = _image_files(root, root, problems, "is a folder among images without a class; move it away")
     if not files:
         problems.add("there is no image")
-    return _read(files, root, problems, size, channels, fit, background, convert)
+    return _read(files, root, problems, form or Form())
 
 
 def _check_same(
-    good: list[tuple[Path, _Decoded]], root: Path, problems: ProblemList, key: Any, what: str, advice: str
+    good: list[tuple[Path, _Decoded]],
+    kinds: list[str],
+    root: Path,
+    problems: ProblemList,
+    what: str,
+    advice: str,
 ) -> None:
-    """Add one problem if images differ in `key`, with the count and one example of each kind."""
-    counts = Counter(key(decoded) for _, decoded in good)
+    """Add one problem if images are of several kinds, with the count and one example of each."""
+    counts = Counter(kinds)
     if len(counts) < 2:
         return
-    first = {key(decoded): file for file, decoded in reversed(good)}
     shown = [
-        f'{n} of {kind} (such as "{first[kind].relative_to(root)}")' for kind, n in counts.most_common(4)
+        f'{n} of {kind} (such as "{good[kinds.index(kind)][0].relative_to(root)}")'
+        for kind, n in counts.most_common(4)
     ]
     more = f" and {len(counts) - 4} more {what}" if len(counts) > 4 else ""
     problems.add(f"the images have mixed {what}: {', '.join(shown)}{more}; set {advice}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 from pathlib import Path
@@ -14,7 +15,7 @@ from fewgen.data.folder import is_flat_folder, load_flat_folder
 from fewgen.data.imageset import ImageSet
 from fewgen.data.npz_reader import NpzReader, to_nchw
 from fewgen.data.registry import is_named, load_images
-from fewgen.data.transforms import check_fit, check_size, resize, set_channels
+from fewgen.data.transforms import Form
 from fewgen.errors import DataError
 
 NO_CLASS = "(no class)"
@@ -85,6 +86,7 @@ def load_foreign(
         DataError: if the source is missing or not usable, or images lack a class and must have one.
         ConfigError: if an argument has no meaning.
     """
+    form = Form(size, channels, fit, background, convert)
     path = Path(source).expanduser()
     named = isinstance(source, str) and is_named(source)
     flat = not named and is_flat_folder(path) and not _has_arrays(path)
@@ -95,20 +97,12 @@ def load_foreign(
         )
     if not labels_required:
         if flat:
-            pixels = load_flat_folder(
-                path, size=size, channels=channels, fit=fit, background=background, convert=convert
-            )
-            return without_labels(pixels, path.resolve().name)
+            return without_labels(load_flat_folder(path, form), path.resolve().name)
         if not named and path.is_file() and path.suffix.lower() == ".npz":
-            check_size(size)
-            check_fit(fit)
             found = _unlabelled_npz(path)
             if found is not None:
-                pixels = set_channels(found, channels)
-                return without_labels(pixels if size is None else resize(pixels, size, fit), path.name)
-    return load_images(
-        source, size=size, channels=channels, fit=fit, background=background, convert=convert, min_classes=1
-    )
+                return without_labels(form.of(found), path.name)
+    return load_images(source, **dataclasses.asdict(form))
 
 
 def _has_arrays(path: Path) -> bool:

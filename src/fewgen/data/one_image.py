@@ -27,9 +27,10 @@ def single_image(
 
     from fewgen.data import ImageSet
     from fewgen.data.folder import read_image
+    from fewgen.data.transforms import Form
 
     file = Path(path).expanduser()
     if not file.is_file():
         raise DataError(f'There is no image file "{path}".')
-    pixels = torch.tensor(read_image(file, size, fit, channels, background, convert)).unsqueeze(0)
+    pixels = torch.tensor(read_image(file, Form(size, channels, fit, background, convert))).unsqueeze(0)
     return ImageSet(pixels, torch.zeros(1, dtype=torch.int64), (file.stem or "image",), name=file.name)

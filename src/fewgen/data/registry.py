@@ -15,7 +15,7 @@ from fewgen.data import cifar_binary, digits, idx, npz, omniglot
 from fewgen.data import download as downloads
 from fewgen.data.folder import load_folder, save_folder
 from fewgen.data.imageset import ImageSet
-from fewgen.data.transforms import check_fit, check_size, resize, set_channels
+from fewgen.data.transforms import Form
 from fewgen.errors import ConfigError, DataError, OutputError, suggest
 from fewgen.files import prepare_output_file
 
@@ -111,7 +111,7 @@ def _load_omniglot(root: Path, split: str, size: int | None) -> ImageSet | None:
 
 def _load_digits(root: Path, split: str, size: int | None) -> ImageSet:
     images = digits.load_digits(split)
-    return images if size is not None else with_pixels(images, 28, None, "stretch")
+    return images if size is not None else in_form(images, Form(28, fit="stretch"))
 
 
 _NAMED: dict[str, _Named] = {
@@ -211,11 +211,9 @@ def _has_files(name: str, place: Path) -> bool:
     return all(idx.find_idx(place, split) for split in SPLITS)
 
 
-def with_pixels(images: ImageSet, size: int | None, channels: int | None, fit: str) -> ImageSet:
-    """Return images with this side and these channels; None keeps what they have."""
-    pixels = set_channels(images.images, channels)
-    if size is not None:
-        pixels = resize(pixels, size, fit)
+def in_form(images: ImageSet, form: Form) -> ImageSet:
+    """Return a set with its images in another form; the set itself if they have it."""
+    pixels = form.of(images.images)
     if pixels is images.images:
         return images
     return ImageSet(pixels, images.labels, images.class_names, images.captions, images.name)
@@ -301,8 +299,7 @@ def load_images(
     """
     if split not in SPLITS:
         raise ConfigError(f'Unknown split "{split}".{suggest(split, SPLITS)} Choose "train" or "test".')
-    check_size(size)
-    check_fit(fit)
+    form = Form(size, channels, fit, background, convert)
     if isinstance(source, str) and is_named(source):
         images = _load_named(_plain(source), split, size, data_dir, download)
     else:
@@ -314,21 +311,12 @@ def load_images(
             )
         loaded = _load_path(path, split)
         if loaded is None:
-            return load_folder(
-                path,
-                split=split,
-                size=size,
-                channels=channels,
-                fit=fit,
-                background=background,
-                convert=convert,
-                min_classes=min_classes,
-            )
+            return load_folder(path, form, split=split, min_classes=min_classes)
         images = loaded
     n_present = int((images.counts() > 0).sum())
     if n_present < min_classes:
         raise DataError(f'"{source}" has images of {n_present} class, but {min_classes} are needed.')
-    return with_pixels(images, size, channels, fit)
+    return in_form(images, form)
 
 
 def save_images(images: ImageSet, path: str | os.PathLike[str], seeds: torch.Tensor | None = None) -> Path:

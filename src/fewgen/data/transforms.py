@@ -9,32 +9,72 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from fewgen.errors import ConfigError, suggest
+from fewgen.config.checks import known
+from fewgen.errors import ConfigError
 
-Fit = Literal["crop", "pad", "stretch"]
-FITS: tuple[str, ...] = ("crop", "pad", "stretch")
+FITS = ("crop", "pad", "stretch")
+BACKGROUNDS = ("error", "white", "black")
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
 
-def check_size(size: int | None) -> None:
-    """Raise `ConfigError` unless `size` is None or a sensible number of pixels."""
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 4 <= size <= 4096):
-        raise ConfigError(f"size must be a whole number of pixels from 4 to 4096, or left out, got {size!r}.")
-
-
 def check_fit(fit: str) -> None:
     """Raise `ConfigError` unless `fit` is one of `FITS`."""
-    if fit not in FITS:
-        raise ConfigError(f'Unknown fit "{fit}".{suggest(fit, FITS)} Choose one of: {", ".join(FITS)}.')
+    known("fit", fit, FITS)
+
+
+def check_channels(channels: int | None) -> None:
+    """Raise `ConfigError` unless `channels` is 1, 3 or None."""
+    if channels not in (None, 1, 3):
+        raise ConfigError(f"channels must be 1 (grey), 3 (colour) or left out, got {channels!r}.")
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the images of a source are made into.
+
+    Attributes:
+        size: side of the square images in pixels; None keeps the size.
+        channels: 1 for grey, 3 for colour, None to keep.
+        fit: how other shapes become square, see `fit_image`.
+        background: what becomes of transparent image files: "error", or they are put on "white" or "black".
+        convert: True reduces image files of 16 bits to 8 and converts CMYK to RGB; else they are an error.
+
+    Raises:
+        ConfigError: if a value has no meaning.
+    """
+
+    size: int | None = None
+    channels: int | None = None
+    fit: str = "crop"
+    background: str = "error"
+    convert: bool = False
+
+    def __post_init__(self) -> None:
+        size = self.size
+        if size is not None and (
+            isinstance(size, bool) or not isinstance(size, int) or not 4 <= size <= 4096
+        ):
+            raise ConfigError(
+                f"size must be a whole number of pixels from 4 to 4096, or left out, got {size!r}."
+            )
+        check_fit(self.fit)
+        known("background", self.background, BACKGROUNDS)
+        check_channels(self.channels)
+
+    def of(self, images: Tensor) -> Tensor:
+        """Return uint8 images (N, C, H, W) in this form; `images` itself if they have it."""
+        images = set_channels(images, self.channels)
+        return images if self.size is None else resize(images, self.size, self.fit)
 
 
 def parallel_map(function: Callable[[_In], _Out], items: Iterable[_In], chunk: int = 256) -> list[_Out]:
@@ -121,8 +161,7 @@ def set_channels(images: Tensor, channels: int | None) -> Tensor:
     Colour becomes grey by ITU-R 601 luma, in the integer arithmetic of Pillow, so that a folder and an
     array give the same grey values. Grey becomes colour by repetition.
     """
-    if channels not in (None, 1, 3):
-        raise ConfigError(f"channels must be 1 (grey), 3 (colour) or left out, got {channels!r}.")
+    check_channels(channels)
     if channels is None or images.shape[1] == channels:
         return images
     if channels == 3:

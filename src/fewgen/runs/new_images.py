@@ -123,33 +123,28 @@ def _load(
     """Return a set with classes, or uint8 images (N, C, H, W) that have none."""
     from fewgen.data import ImageSet, load_images
     from fewgen.data.folder import is_flat_folder, load_flat_folder
-    from fewgen.data.registry import is_named, with_pixels
+    from fewgen.data.registry import in_form, is_named
+    from fewgen.data.transforms import Form
 
     channels, height, width = shape
     if isinstance(source, ImageSet) and source.size == (height, width):
-        return with_pixels(source, None, channels, fit)
+        return in_form(source, Form(channels=channels, fit=fit))
     if height != width:
         raise DataError(
             f"The model draws oblong images of {height}x{width}; give new ones of that size as an ImageSet."
         )
     if isinstance(source, ImageSet):
-        return with_pixels(source, height, channels, fit)
+        return in_form(source, Form(height, channels, fit))
     if is_image_file(source):
         return single_image(source, height, channels, fit, background, convert).images
-    kind: dict[str, Any] = {
-        "size": height,
-        "channels": channels,
-        "fit": fit,
-        "background": background,
-        "convert": convert,
-    }
+    form = Form(height, channels, fit, background, convert)
     path = Path(source).expanduser()
     if not is_named(source) and path.is_dir():
         if not any(not entry.name.startswith(".") for entry in path.iterdir()):
             raise DataError(f'The folder "{source}" is empty: put images of the new class into it.')
         if is_flat_folder(path) and any(is_image_file(entry) for entry in path.iterdir()):
-            return load_flat_folder(path, **kind)
-    return load_images(source, split=split, data_dir=data_dir, download=download, **kind)
+            return load_flat_folder(path, form)
+    return load_images(source, split=split, data_dir=data_dir, download=download, **dataclasses.asdict(form))
 
 
 def share_out(images: ImageSet, shots: int | None, seed: int) -> tuple[ImageSet, ImageSet]:
