@@ -391,13 +391,6 @@ def test_replay_is_drawn_by_the_run_itself(run):
     assert dataclasses.replace(recipe, replay=0).n_replay(5) == 0
 
 
-def test_shuffled_turns_show_every_image_equally_often():
-    turns = teaching._Turns(7, torch.Generator().manual_seed(0))
-    taken = [i for _ in range(7) for i in turns.take(5)]
-    assert sorted(taken) == sorted(list(range(7)) * 5)
-    assert sorted(taken[:7]) == list(range(7))
-
-
 # ------------------------------------------------------------------------------------------ the images
 
 

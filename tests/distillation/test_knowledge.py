@@ -8,7 +8,6 @@ from tests.reference import naive_distill as naive
 from fewgen.data.imageset import ImageSet
 from fewgen.distillation import knowledge
 from fewgen.distillation.knowledge import (
-    SGD,
     SOURCES,
     DistillConfig,
     accuracy,
@@ -22,6 +21,8 @@ from fewgen.distillation.knowledge import (
 from fewgen.distillation.students import make_student
 from fewgen.distillation.teacher import ProtoNet
 from fewgen.errors import ConfigError, DataError, ShapeError, TrainingError
+from fewgen.fitting.fit import Shuffled
+from fewgen.fitting.optimizers import SGD
 
 QUIET = {"padding": 0, "jitter": 0.0, "flip": False}
 
@@ -166,13 +167,6 @@ def test_a_batch_has_equal_parts_of_the_sources_that_are_there() -> None:
         three_parts(150, ("novel",))
 
 
-def test_draws_visit_every_image_before_any_twice() -> None:
-    draws = knowledge._Shuffled(7, torch.Generator().manual_seed(0))
-    seen = torch.cat([draws.draw(3) for _ in range(14)])
-    for start in range(0, 42, 7):
-        assert sorted(seen[start : start + 7].tolist()) == list(range(7))
-
-
 def test_augmentation_keeps_range_and_repeats_itself() -> None:
     x = torch.rand(64, 3, 20, 20, generator=torch.Generator().manual_seed(0)) * 2 - 1
     one, two = (vary(x, 4, 0.4, True, torch.Generator().manual_seed(1)) for _ in range(2))
@@ -210,38 +204,6 @@ def test_crops_move_by_up_to_the_padding() -> None:
 
 
 # ----------------------------------------------------------------------------------------- training
-
-
-def test_sgd_is_that_of_torch() -> None:
-    from torch.optim.sgd import sgd  # the arithmetic alone; its class takes seconds to import
-
-    start = [logits(3, 4, 0), logits(5, 2, 1)]
-    mine, theirs = ([p.clone().requires_grad_() for p in start] for _ in range(2))
-    ours = SGD([{"params": [p], "lr": 0.0} for p in mine], 0.9, 0.05)
-    buffers = [[None], [None]]
-    for step in range(5):
-        for i, (a, b) in enumerate(zip(mine, theirs, strict=True)):
-            rate = ours.param_groups[i]["lr"] = 0.001 * (i + 1) / (step + 1)
-            for p in (a, b):
-                p.grad = None
-                ((p - step) ** 4).sum().backward()
-            with torch.no_grad():
-                sgd(
-                    [b],
-                    [b.grad.clone()],
-                    buffers[i],
-                    foreach=False,
-                    weight_decay=0.05,
-                    momentum=0.9,
-                    lr=rate,
-                    dampening=0.0,
-                    nesterov=False,
-                    maximize=False,
-                )
-        ours.step()
-    for a, b, first in zip(mine, theirs, start, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
-        assert float((a.detach() - first).abs().min()) > 0
 
 
 def test_rates_fall_tenfold_at_half() -> None:
@@ -338,7 +300,7 @@ def test_soft_labels_belong_to_their_images() -> None:
     teacher = teacher_of()
     prototypes = teacher.fit(supports)
     given, parts = {"support": supports, "base": base}, {"support": 4, "base": 6}
-    draws = {name: knowledge._Shuffled(len(x), torch.Generator().manual_seed(0)) for name, x in given.items()}
+    draws = {name: Shuffled(len(x), torch.Generator().manual_seed(0)) for name, x in given.items()}
     x, labels, taught = knowledge._batch(given, parts, draws, {"base": teacher.logits(base, prototypes)}, 3)
     torch.testing.assert_close(taught[4:], teacher.logits(x[4:], prototypes), rtol=1e-5, atol=1e-5)
     drawn = (x[:4, None] == supports.floats()[None]).flatten(2).all(dim=2).double().argmax(dim=1)

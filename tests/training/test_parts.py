@@ -1,4 +1,4 @@
-"""Schedules, settings, phases, the optimiser, logs."""
+"""Settings, phases, logs."""
 
 from __future__ import annotations
 
@@ -9,59 +9,16 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from fewgen.errors import ConfigError, MissingDependencyError
-from fewgen.fitting.optimizers import AdamW
-from fewgen.fitting.schedules import late_decay
-from fewgen.fitting.seeds import global_seed
-from fewgen.training import Phase, Stage, TrainConfig, cosine, linear_warmup, make_schedule
+from fewgen.training import Phase, Stage, TrainConfig
 from fewgen.training.logs import Display, MetricsFile, TensorBoard
 from fewgen.training.phases import decayed
 
 
 def nothing(batch, context):
     raise AssertionError
-
-
-@given(st.integers(1, 500), st.floats(0, 1), st.floats(0, 1))
-def test_cosine_stays_between_floor_and_one(steps, warmup, floor):
-    factors = [cosine(warmup, floor)(step, steps) for step in range(steps)]
-    assert all(0 <= f <= 1 + 1e-12 for f in factors)
-    after = factors[int(warmup * steps) + 1 :]
-    assert all(a >= b - 1e-12 for a, b in zip(after, after[1:], strict=False))
-    assert all(f >= floor - 1e-12 for f in after)
-
-
-def test_warmup_rises_to_one():
-    factors = [linear_warmup(0.1)(step, 100) for step in range(100)]
-    assert factors[:3] == [0.1, 0.2, pytest.approx(0.3)]
-    assert factors[9:] == [1.0] * 91
-    assert make_schedule("constant")(3, 10) == 1.0
-    with pytest.raises(ConfigError, match='Did you mean "cosine"'):
-        make_schedule("cosin")
-
-
-@given(st.integers(1, 500), st.floats(0, 0.99), st.floats(0, 1))
-def test_late_decay_is_one_at_first_and_then_falls_in_a_line(steps, start, floor):
-    factors = [late_decay(start, floor)(step, steps) for step in range(steps + 1)]
-    for step, factor in enumerate(factors):
-        if step <= start * steps:
-            assert factor == pytest.approx(1.0, abs=1e-9)
-        else:
-            share = (steps - step) / (steps - start * steps)
-            assert factor == pytest.approx(floor + (1 - floor) * share, abs=1e-9)
-    assert factors[-1] == pytest.approx(floor, abs=1e-9)
-
-
-def test_late_decay_by_name_and_out_of_range():
-    assert make_schedule("late_decay")(50, 100) == 1.0
-    assert make_schedule("late_decay")(75, 100) == pytest.approx(0.525)
-    for wrong in ({"start": 1.0}, {"start": -0.1}, {"floor": 1.5}):
-        with pytest.raises(ConfigError, match="share below 1"):
-            late_decay(**wrong)
 
 
 def test_config_lists_all_problems():
@@ -119,50 +76,6 @@ def test_frozen_and_shared_parameters_count_once():
     net = nn.Linear(2, 2)
     net.bias.requires_grad_(False)
     assert len(Phase("a", [net, net, net.weight], nothing).trainable()) == 1
-
-
-@pytest.mark.slow  # importing the compiler with torch's own optimiser takes the time
-def test_adamw_equals_that_of_torch_bit_for_bit():
-    def net():
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
-
-    a, b = net(), net()
-    groups = lambda m: [  # noqa: E731
-        {"params": [m[0].weight, m[2].weight], "lr": 0.01, "weight_decay": 0.1},
-        {"params": [m[0].bias, m[2].bias], "lr": 0.01, "weight_decay": 0.0},
-    ]
-    ours = AdamW(groups(a), (0.8, 0.95))
-    theirs = torch.optim.AdamW(groups(b), betas=(0.8, 0.95), fused=True)
-    for step in range(12):
-        x = torch.randn(4, 5, generator=torch.Generator().manual_seed(step))
-        for m, optimizer in ((a, ours), (b, theirs)):
-            m.zero_grad()
-            m(x).square().sum().backward()
-            if step == 3:
-                m[0].bias.grad = None
-            for group in optimizer.param_groups:
-                group["lr"] = 0.01 / (1 + step)
-            optimizer.step()
-        if step == 6:
-            fresh = AdamW(groups(a), (0.8, 0.95))
-            fresh.load_state_dict(ours.state_dict())
-            ours = fresh
-        for p, q in zip(a.parameters(), b.parameters(), strict=True):
-            assert torch.equal(p, q)
-    with pytest.raises(ValueError, match="another shape"):
-        AdamW([{"params": [nn.Parameter(torch.zeros(2))], "lr": 1, "weight_decay": 0}]).load_state_dict(
-            ours.state_dict()
-        )
-
-
-def test_global_seed_leaves_the_state_as_it_was():
-    before = torch.get_rng_state()
-    with global_seed(torch.device("cpu"), 1, "a"):
-        first = torch.rand(3)
-    with global_seed(torch.device("cpu"), 1, "a"):
-        assert torch.equal(first, torch.rand(3))
-    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_metrics_file_is_cut_back_and_never_holds_nan(tmp_path):

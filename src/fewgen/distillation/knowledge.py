@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,9 @@ from fewgen.data.imageset import ImageSet
 from fewgen.distillation.students import Student
 from fewgen.distillation.teacher import ProtoNet, Prototypes
 from fewgen.encoders.base import in_batches
-from fewgen.errors import ConfigError, DataError, ProblemList, ShapeError, TrainingError
+from fewgen.errors import ConfigError, DataError, ProblemList, ShapeError
+from fewgen.fitting.fit import Shuffled, fit
+from fewgen.fitting.optimizers import SGD
 from fewgen.fitting.seeds import make_rng
 
 SOURCES = ("support", "synthetic", "base")
@@ -160,20 +161,6 @@ def three_parts(batch_size: int, present: Mapping[str, object] | tuple[str, ...]
     return {source: each + (i < rest) for i, source in enumerate(chosen)}
 
 
-class _Shuffled:
-    """Endless draws without replacement from n indices, reshuffled when used up."""
-
-    def __init__(self, n: int, rng: torch.Generator) -> None:
-        self.n, self.rng = n, rng
-        self.left = torch.empty(0, dtype=torch.int64)
-
-    def draw(self, count: int) -> Tensor:
-        while len(self.left) < count:
-            self.left = torch.cat([self.left, torch.randperm(self.n, generator=self.rng)])
-        chosen, self.left = self.left[:count], self.left[count:]
-        return chosen
-
-
 def vary(x: Tensor, padding: int, jitter: float, flip: bool, rng: torch.Generator) -> Tensor:
     """Crop, colour and mirror each image at random.
 
@@ -281,40 +268,6 @@ class DistillHistory:
     teacher: dict[str, float] = field(default_factory=dict)
 
 
-class SGD:
-    """Stochastic gradient descent with momentum, over groups of parameters.
-
-    Constructing any `torch.optim.Optimizer` imports torch's compiler, which takes seconds.
-
-    Args:
-        groups: each with `params` and `lr`.
-        momentum: decay of the running sum of gradients.
-        weight_decay: this multiple of a parameter is added to its gradient.
-
-    Source: Sutskever et al. 2013, PMLR 28(3), in the form of `torch.optim.SGD`: v <- m v + g, p <- p - lr v.
-    """
-
-    def __init__(self, groups: list[dict[str, Any]], momentum: float, weight_decay: float) -> None:
-        self.param_groups = groups
-        self.momentum, self.weight_decay = momentum, weight_decay
-        self._velocity: dict[Tensor, Tensor] = {}
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Move every parameter that has a gradient."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                gradient = parameter.grad.add(parameter, alpha=self.weight_decay)
-                velocity = self._velocity.get(parameter)
-                if velocity is None:
-                    velocity = self._velocity[parameter] = gradient
-                else:
-                    velocity.mul_(self.momentum).add_(gradient)
-                parameter.add_(velocity, alpha=-group["lr"])
-
-
 def distill(
     student: Student,
     supports: ImageSet,
@@ -371,7 +324,7 @@ def distill(
             history.teacher["synthetic"] = _share_right(
                 labelled["synthetic"].argmax(dim=1), given["synthetic"]
             )
-    _train(student, given, parts, labelled, teacher, prototypes, config, seed, progress, history)
+    history.rows = _train(student, given, parts, labelled, teacher, prototypes, config, seed, progress)
     return history
 
 
@@ -410,27 +363,21 @@ def _train(
     config: DistillConfig,
     seed: int,
     progress: Callable[[int, int, float], None] | None,
-    history: DistillHistory,
-) -> None:
+) -> list[dict[str, float]]:
     device = next(student.parameters()).device
     padding = config.padding
     if padding < 0:
         padding = 8 if min(student.image_shape[1:]) >= 64 else 4
     # One stream per source: another source, or more images in one, leaves the others' order as it is.
     draws = {
-        name: _Shuffled(len(images), make_rng("cpu", seed, "distill", "order", name))
+        name: Shuffled(len(images), make_rng("cpu", seed, "distill", "order", name))
         for name, images in given.items()
     }
     rng = make_rng("cpu", seed, "distill", "augment")
-    head = {"params": list(student.head.parameters()), "lr": 0.0}
-    groups = [{"params": list(student.body.parameters()), "lr": 0.0}, head]
-    optimiser = SGD(groups, config.momentum, config.weight_decay)
-    sums: dict[str, float] = {}
-    since = 0
     # On processors, convolutions with few channels train almost twice as fast in this layout.
     student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    student.train()
-    for step in range(config.steps):
+
+    def figures(_: int) -> dict[str, Tensor]:
         x, labels, taught = _batch(given, parts, draws, labelled, student.n_classes)
         x = vary(x, padding, config.jitter, config.flip, rng)
         if config.relabel and teacher is not None and prototypes is not None:
@@ -439,33 +386,26 @@ def _train(
         loss = distillation_loss(
             student(x), parts, labels.to(device), taught.to(device), config.temperature, config.hard_labels
         )
-        value = float(loss.total.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"The student's loss became {value} at step {step + 1}. Lower distill.lr (now {config.lr:g})."
-            )
-        student.zero_grad(set_to_none=True)
-        loss.total.backward()  # type: ignore[no-untyped-call]
-        groups[0]["lr"], head["lr"] = config.rate(step), config.rate(step) * config.head_lr
-        optimiser.step()
-        for name, part in (("loss", loss.total), ("hard", loss.hard), ("soft", loss.soft)):
-            if part is not None:
-                sums[name] = sums.get(name, 0.0) + float(part.detach())
-        since += 1
-        if (step + 1) % 50 == 0 or step + 1 == config.steps:
-            means = {name: total / since for name, total in sums.items()}
-            history.rows.append({"step": float(step + 1), "lr": config.rate(step), **means})
-            sums, since = {}, 0
-            if progress is not None:
-                progress(step + 1, config.steps, means["loss"])
-    student.zero_grad(set_to_none=True)
-    student.eval()
+        found = {"loss": loss.total, "hard": loss.hard, "soft": loss.soft}
+        return {name: part for name, part in found.items() if part is not None}
+
+    groups = [{"params": list(part.parameters())} for part in (student.body, student.head)]
+    rates = [(config.rate(step), config.rate(step) * config.head_lr) for step in range(config.steps)]
+    return fit(
+        student,
+        figures,
+        SGD(groups, config.momentum, config.weight_decay),
+        rates,
+        failure=f"The student's loss became {{value}} at step {{step}}. "
+        f"Lower distill.lr (now {config.lr:g}).",
+        report=None if progress is None else lambda step, loss: progress(step, config.steps, loss),
+    )
 
 
 def _batch(
     given: Mapping[str, ImageSet],
     parts: Mapping[str, int],
-    draws: Mapping[str, _Shuffled],
+    draws: Mapping[str, Shuffled],
     labelled: Mapping[str, Tensor],
     n_classes: int,
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,8 +18,9 @@ from fewgen.distillation.storing import network_for
 from fewgen.distillation.students import STUDENTS, Student
 from fewgen.encoders.base import in_batches
 from fewgen.episodes import EpisodeSampler
-from fewgen.errors import CheckpointError, ConfigError, DataError, ShapeError, TrainingError
+from fewgen.errors import CheckpointError, ConfigError, DataError, ShapeError
 from fewgen.files import TensorFile, atomic_write
+from fewgen.fitting.fit import fit
 from fewgen.fitting.optimizers import AdamW
 from fewgen.fitting.schedules import cosine
 from fewgen.training.checkpoint import serialize
@@ -334,36 +335,25 @@ def meta_train(
     sampler = EpisodeSampler(images.labels, n_way, n_shot, n_query, seed, class_names=images.class_names)
     device = teacher.scale.device
     group = {"params": list(teacher.parameters()), "lr": lr, "weight_decay": weight_decay}
-    optimiser, schedule = AdamW([group]), cosine()
+    schedule = cosine()
     # Rows are grouped by class, supports first.
     support_labels = torch.arange(n_way, device=device).repeat_interleave(n_shot)
     query_labels = torch.arange(n_way, device=device).repeat_interleave(n_query)
-    rows: list[dict[str, float]] = []
-    sums = torch.zeros(3, dtype=torch.float64)
-    teacher.train()
-    for episode in range(episodes):
+
+    def figures(episode: int) -> dict[str, Tensor]:
         support, query = sampler.support_query(episode)
         features = teacher.backbone.features(images.floats(torch.cat([support, query])).to(device))
         prototypes = class_means(features[: len(support)], support_labels, n_way).vectors
         logits = teacher.logits_of(features[len(support) :], prototypes)
-        loss = functional.cross_entropy(logits, query_labels)
-        value = float(loss.detach())
-        if not value < float("inf"):
-            raise TrainingError(
-                f"The teacher's loss became {value} at episode {episode + 1}. Lower lr (now {lr:g})."
-            )
-        teacher.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.param_groups[0]["lr"] = lr * schedule(episode, episodes)
-        optimiser.step()
-        right = float((logits.detach().argmax(dim=1) == query_labels).double().mean())
-        sums += torch.tensor([value, right, 1.0], dtype=torch.float64)
-        if (episode + 1) % 50 == 0 or episode + 1 == episodes:
-            mean_loss, mean_right = (sums[:2] / sums[2]).tolist()
-            rows.append({"episode": float(episode + 1), "loss": mean_loss, "accuracy": mean_right})
-            sums.zero_()
-            if progress is not None:
-                progress(episode + 1, episodes, mean_loss)
-    teacher.zero_grad(set_to_none=True)
-    teacher.eval()
-    return rows
+        right = (logits.detach().argmax(dim=1) == query_labels).double().mean()
+        return {"loss": functional.cross_entropy(logits, query_labels), "accuracy": right}
+
+    rows = fit(
+        teacher,
+        figures,
+        AdamW([group]),
+        ([lr * schedule(episode, episodes)] for episode in range(episodes)),
+        failure=f"The teacher's loss became {{value}} at episode {{step}}. Lower lr (now {lr:g}).",
+        report=None if progress is None else lambda done, loss: progress(done, episodes, loss),
+    )
+    return [{"episode": r["step"], "loss": r["loss"], "accuracy": r["accuracy"]} for r in rows]

@@ -209,23 +209,6 @@ def replayed(method: Method, seed: int) -> ImageSet:
     return ImageSet(drawn.images, labels, method.spec.class_names, name="replayed")
 
 
-class _Turns:
-    """Endless shuffled passes over n indices."""
-
-    def __init__(self, n: int, rng: Any) -> None:
-        self.n, self.rng = n, rng
-        self.ahead: list[int] = []
-
-    def take(self, k: int) -> list[int]:
-        """Return the next k indices."""
-        import torch
-
-        while len(self.ahead) < k:
-            self.ahead += torch.randperm(self.n, generator=self.rng).tolist()
-        taken, self.ahead = self.ahead[:k], self.ahead[k:]
-        return taken
-
-
 def adapted(
     start: Method, images: ImageSet, old: ImageSet, recipe: Recipe, progress: Progress | None
 ) -> Method:
@@ -249,6 +232,7 @@ def adapted(
     from torch.func import functional_call
 
     from fewgen.data.augment import Augment
+    from fewgen.fitting.fit import Shuffled
     from fewgen.fitting.seeds import global_seed, make_rng
     from fewgen.training.meta.inner import inner_loop, parameters_of
 
@@ -257,17 +241,17 @@ def adapted(
     x, labels = images.floats().to(device), (images.labels + n_old).to(device)
     per_step = min(len(images), MAX_NEW)
     n_replay = recipe.n_replay(per_step)
-    new_turns = _Turns(len(images), make_rng("cpu", recipe.seed, "adapt", "new images"))
-    old_turns = _Turns(len(old), make_rng("cpu", recipe.seed, "adapt", "old images"))
+    new_order = Shuffled(len(images), make_rng("cpu", recipe.seed, "adapt", "new images"))
+    old_order = Shuffled(len(old), make_rng("cpu", recipe.seed, "adapt", "old images"))
     augment = Augment("light")
     moves = make_rng(device, recipe.seed, "adapt", "augmentation")
     rng = make_rng(device, recipe.seed, "adapt", "noise")
 
     def loss(parameters: Mapping[str, Tensor], k: int) -> Tensor:
-        rows = torch.tensor(new_turns.take(per_step), device=device)
+        rows = new_order.draw(per_step).to(device)
         batch, target = augment(x[rows], moves), labels[rows]
         if n_replay:
-            others = old_turns.take(n_replay)
+            others = old_order.draw(n_replay)
             batch = torch.cat([batch, old.floats(others).to(device)])
             target = torch.cat([target, old.labels[others].to(device)])
         total: Tensor = functional_call(start, dict(parameters), (batch, target, None, rng)).total()

@@ -11,7 +11,6 @@ from fewgen.comparison.references.learning import Batches, by_parts, cut, descen
 from fewgen.data.imageset import ImageSet, to_uint8
 from fewgen.fitting.seeds import global_seed
 from fewgen.losses.divergence import kl_standard_normal
-from fewgen.nn.ema import EMA
 
 
 class _Network(nn.Module):
@@ -66,7 +65,6 @@ class ConditionalVae:
         network = _Network(
             train.channels, multiple_of_4(train.size), train.n_classes, self.latent, self.width
         )
-        average = EMA(network)
         batches = Batches(train, self.batch_size, rng)
 
         def loss() -> Tensor:
@@ -77,12 +75,8 @@ class ConditionalVae:
             grey = functional.binary_cross_entropy_with_logits(logits, (x + 1) / 2, reduction="sum")
             return grey / len(x) + kl_standard_normal(mu, logvar)
 
-        about = descend(
-            list(network.parameters()), loss, budget, until=1.0, lr=1e-3,
-            after=lambda: average.update(network),
-        )  # fmt: skip
-        average.copy_to(network)
-        self.network = network.eval()
+        about = descend(network, loss, budget, until=1.0, lr=1e-3, averaged=True)
+        self.network = network
         return about | {"n_parameters": sum(p.numel() for p in network.parameters())}
 
     def sample(self, labels: Tensor, seed: int) -> Tensor:

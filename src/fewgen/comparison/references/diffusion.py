@@ -13,7 +13,6 @@ from fewgen.comparison.references.learning import Batches, by_parts, cut, descen
 from fewgen.data.imageset import ImageSet, to_uint8
 from fewgen.errors import MissingDependencyError
 from fewgen.fitting.seeds import global_seed
-from fewgen.nn.ema import EMA
 
 
 def _diffusers() -> Any:
@@ -68,7 +67,6 @@ class SmallDiffusion:
             up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
             num_class_embeds=train.n_classes,
         )  # fmt: skip
-        average = EMA(network)
         scheduler = self._scheduler("DDPMScheduler")
         batches = Batches(train, self.batch_size, rng)
 
@@ -80,12 +78,8 @@ class SmallDiffusion:
             found = network(noisy, t, class_labels=labels).sample
             return functional.mse_loss(found, scheduler.get_velocity(x, noise, t))
 
-        about = descend(
-            list(network.parameters()), loss, budget, until=1.0, lr=1e-3,
-            after=lambda: average.update(network),
-        )  # fmt: skip
-        average.copy_to(network)
-        self.network = network.eval()
+        about = descend(network, loss, budget, until=1.0, lr=1e-3, averaged=True)
+        self.network = network
         return about | {"n_parameters": sum(p.numel() for p in network.parameters())}
 
     def sample(self, labels: Tensor, seed: int) -> Tensor:

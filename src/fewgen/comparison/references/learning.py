@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from torch.nn import functional
 from fewgen.comparison.budget import Budget
 from fewgen.data.augment import Augment, AugmentConfig
 from fewgen.data.imageset import ImageSet
+from fewgen.fitting.fit import fit
+from fewgen.nn.ema import EMA
 
 
 def light(channels: int) -> Augment:
@@ -62,50 +64,53 @@ def cut(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def descend(
-    parameters: list[nn.Parameter],
+    network: nn.Module,
     loss_of: Callable[[], Tensor],
     budget: Budget,
     *,
     until: float,
     lr: float,
     weight_decay: float = 1e-4,
-    after: Callable[[], None] | None = None,
+    averaged: bool = False,
 ) -> dict[str, object]:
     """AdamW with warm-up and a cosine to zero from the present use of the budget up to the share `until`.
 
     Args:
-        parameters: to train.
+        network: to train; left in evaluation mode.
         loss_of: the loss of a fresh batch.
         budget: limit.
         until: share of the budget at which to stop, in (0, 1].
         lr: highest learning rate.
         weight_decay: of AdamW.
-        after: called after every step.
+        averaged: the network ends with the running average of its weights.
 
     Returns:
         Steps, and the running mean of the loss (None if no step fitted into the budget).
     """
-    optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    average = EMA(network) if averaged else None
     begin, steps = budget.used(), 0
     smooth: float | None = None
-    while True:
-        done = (budget.used() - begin) / max(until - begin, 1e-9)
-        if budget.max_steps is not None:
-            done = max(done, steps / budget.max_steps)
-        if done >= 1:
-            break
-        for group in optimiser.param_groups:
-            group["lr"] = lr * min(1.0, (steps + 1) / 50) * 0.5 * (1 + math.cos(math.pi * done))
-        loss = loss_of()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        if after is not None:
-            after()
+
+    def rates() -> Iterator[list[float]]:
+        while True:
+            done = (budget.used() - begin) / max(until - begin, 1e-9)
+            if budget.max_steps is not None:
+                done = max(done, steps / budget.max_steps)
+            if done >= 1:
+                return
+            yield [lr * min(1.0, (steps + 1) / 50) * 0.5 * (1 + math.cos(math.pi * done))]
+
+    def after(loss: float) -> None:
+        nonlocal steps, smooth
+        if average is not None:
+            average.update(network)
         steps += 1
-        value = float(loss.detach())
-        smooth = value if smooth is None else 0.99 * smooth + 0.01 * value
+        smooth = loss if smooth is None else 0.99 * smooth + 0.01 * loss
+
+    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
+    fit(network, lambda _: {"loss": loss_of()}, optimizer, rates(), clip=1.0, after=after)
+    if average is not None:
+        average.copy_to(network)
     # JSON knows no NaN; a loss that is not finite is reported as missing.
     return {"steps": steps, "loss": smooth if smooth is not None and math.isfinite(smooth) else None}
 

@@ -19,7 +19,6 @@ from fewgen.data.imageset import ImageSet, to_uint8
 from fewgen.fitting.seeds import global_seed
 from fewgen.nn.codebook import Codebook
 from fewgen.nn.conv import ResBlock
-from fewgen.nn.ema import EMA
 
 
 class _Images(nn.Module):
@@ -124,12 +123,10 @@ class SpatialCodebook:
             # The codebook's loss is a sum over the image; here both are means over their numbers.
             return functional.mse_loss(found, x) + commitment / (n_positions * self.dim)
 
-        first = descend(list(images.parameters()), codebook_loss, budget, until=0.5, lr=2e-3)
-        images.eval()
+        first = descend(images, codebook_loss, budget, until=0.5, lr=2e-3)
         prior = _ClassPrior(
             self.codes, n_positions, train.n_classes, self.prior_width, self.prior_depth, self.dropout
         )
-        average = EMA(prior)
 
         def prior_loss() -> Tensor:
             x, labels = batches()
@@ -137,12 +134,8 @@ class SpatialCodebook:
                 indices = images.indices(x)
             return functional.cross_entropy(prior(labels, indices[:, :-1]).flatten(0, 1), indices.flatten())
 
-        second = descend(
-            list(prior.parameters()), prior_loss, budget, until=1.0, lr=1e-3, weight_decay=0.01,
-            after=lambda: average.update(prior),
-        )  # fmt: skip
-        average.copy_to(prior)
-        self.images, self.prior = images, prior.eval()
+        second = descend(prior, prior_loss, budget, until=1.0, lr=1e-3, weight_decay=0.01, averaged=True)
+        self.images, self.prior = images, prior
         return {"codebook": first, "prior": second}
 
     def reconstruct(self, images: ImageSet) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from fewgen.fitting.fit import Shuffled
 from fewgen.training.meta.inner import InnerOptimizer, Parameters, check_finite, forget_casts, inner_loop
 
 BatchLoss = Callable[[Mapping[str, Tensor], "Part", torch.Generator], Tensor]
@@ -222,14 +223,10 @@ def reptile_gradient(
     everything = task.everything()
     size = min(batch or len(task.support), len(everything))
     first: list[float] = []
-    order: list[Tensor] = []
+    order = Shuffled(len(everything), rng)
 
     def minibatch_loss(parameters: Mapping[str, Tensor], k: int) -> Tensor:
-        while sum(len(part) for part in order) < size:
-            order.append(torch.randperm(len(everything), generator=rng, device=rng.device))
-        ahead = torch.cat(order)
-        order[:] = [ahead[size:]]
-        value = loss(parameters, everything.at(ahead[:size].to(everything.labels.device)), rng)
+        value = loss(parameters, everything.at(order.draw(size).to(everything.labels.device)), rng)
         if k == 0:
             first.append(float(value.detach()))
         return value
