@@ -466,7 +466,8 @@ def test_train_then_use_it(tmp_path, capsys):
 
 def test_a_finished_run_is_not_trained_again(tmp_path, capsys, monkeypatch):
     made = []
-    monkeypatch.setattr("fewgen.report.write_report", lambda run, *_: made.append(run.path))
+    monkeypatch.setattr("fewgen.runs.findings.measure_run", lambda run, *_: run)
+    monkeypatch.setattr("fewgen.report.write_report", lambda findings: made.append(findings.path))
     run = tmp_path / "run"
     words = ["train", "fake", "--data", "digits", "--size", 8, "--shots", 12, "--text", "onehot"]
     words += ["--out", run, "--no-progress"]

@@ -13,13 +13,8 @@ from tests.fake_evaluation import fake_evaluation
 
 from fewgen.data import ImageSet
 from fewgen.evaluation.verdicts import summary, verdict_lines
-from fewgen.report.evidence import (
-    _number,
-    evidence_section,
-    learning_curve,
-    pairs_figure,
-    render_evaluation,
-)
+from fewgen.report.evidence import EvidenceView, number, render_evaluation
+from fewgen.report.page import environment
 
 EVIL = "<script>alert('1')</script>&amp;\"`"
 
@@ -51,6 +46,10 @@ def _set(n, names=("cat", "dog"), name="toy", seed=0):
     rng = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (n, 1, 8, 8), generator=rng, dtype=torch.uint8)
     return ImageSet(pixels, torch.arange(n) % len(names), names, name=name)
+
+
+def _parts():
+    return environment().get_template("evidence.html.jinja").module
 
 
 @pytest.fixture
@@ -111,7 +110,7 @@ def test_the_pairs_are_the_ten_worst_with_their_training_images(evaluation, monk
         return Image.new("RGB", (4, 4))
 
     monkeypatch.setattr("fewgen.generation.pictures.pairs", pairs)
-    html = pairs_figure(evaluation)
+    html = _parts().pairs(EvidenceView(evaluation))
     assert torch.equal(seen["originals"], evaluation.generated.images[:10])
     assert torch.equal(seen["others"], evaluation.train.images[[i % 6 for i in range(10)]])
     assert html.count("<tr>") == 11
@@ -123,12 +122,13 @@ def test_the_pairs_are_the_ten_worst_with_their_training_images(evaluation, monk
 def test_without_pairs_the_page_says_why(evaluation):
     evaluation.worst = []
     evaluation.omitted["copy_share"] = "one training image."
-    assert "one training image." in pairs_figure(evaluation)
+    assert "one training image." in _parts().pairs(EvidenceView(evaluation))
 
 
 def test_the_section_inside_a_report_has_no_pairs_where_they_are_shown_already(evaluation):
-    with_pairs = evidence_section(evaluation)
-    without = evidence_section(evaluation, with_pairs=False)
+    view = EvidenceView(evaluation)
+    with_pairs = _parts().verdicts(view) + _parts().rest(view, 3, True)
+    without = _parts().verdicts(view) + _parts().rest(view, 3, False)
     _Page(with_pairs)
     _Page(without)
     assert "<h3>Nearest pairs</h3>" in with_pairs
@@ -166,7 +166,11 @@ def test_lines_for_a_terminal_from_objects_and_from_json(evaluation):
     assert summary(evaluation.verdicts).startswith("real: partly, diverse: yes, new: no")
 
 
-def test_a_learning_curve_is_shown_only_if_there_is_one():
+def test_a_learning_curve_is_shown_only_if_there_is_one(evaluation):
+    def learning_curve(worth):
+        evaluation.figures["worth_images"] = worth
+        return EvidenceView(evaluation).learning_curve()
+
     points = [{"images_per_class": 30, "accuracy": 0.8}, {"images_per_class": 10.0, "accuracy": 0.6}]
     assert learning_curve({"curve": points}) == [(10, 0.6), (30, 0.8)]
     for worth in ({}, {"curve": None}, {"curve": points[:1]}):
@@ -174,7 +178,7 @@ def test_a_learning_curve_is_shown_only_if_there_is_one():
 
 
 def test_numbers_are_short_and_never_false():
-    assert [_number(v) for v in (2.8e-17, 0.0004567, 1e6, 12, True, "x", None)] == [
+    assert [number(v) for v in (2.8e-17, 0.0004567, 1e6, 12, True, "x", None)] == [
         "0", "0.000457", "1,000,000", "12", "True", "x", "-",
     ]  # fmt: skip
 

@@ -18,9 +18,10 @@ from tests.fake_method import Fake
 import fewgen
 from fewgen.api import resolved_settings
 from fewgen.data import ImageSet
-from fewgen.report import bibtex, collect, render_card, render_report, write_report
+from fewgen.report import bibtex, render_card, render_report, write_report
 from fewgen.report.citations import entries
 from fewgen.report.plots import latent_map, loss_curves, perplexity
+from fewgen.runs.findings import collect, measure_run
 
 HOSTILE = ('<script>alert("1")</script>', "a|b `c` $(rm -rf x) \\ 'd'", "&amp;\n# head", "日本語")
 SECTIONS = (
@@ -252,7 +253,7 @@ def test_a_fault_in_the_evidence_does_not_cost_the_report(run, tmp_path, monkeyp
         raise RuntimeError("<boom>")
 
     monkeypatch.setattr("fewgen.runs.evaluating.evaluate_sets", broken)
-    write_report(copy, *copy.images())
+    write_report(measure_run(copy, *copy.images()))
     html = (path / "report.html").read_text(encoding="utf-8")
     _parse(html)
     assert "The evidence could not be measured: RuntimeError: &lt;boom&gt;" in html
@@ -274,7 +275,7 @@ def test_damaged_and_missing_logs_are_survived(run, tmp_path):
     assert "could not be made" not in html
     (path / "metrics.jsonl").unlink()
     copy = fewgen.load_run(path)
-    write_report(copy, *copy.images())
+    write_report(measure_run(copy, *copy.images()))
     assert "could not be made" not in (path / "report.html").read_text(encoding="utf-8")
 
 

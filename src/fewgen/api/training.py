@@ -148,11 +148,12 @@ def train(
         from fewgen.data import ImageSet
         from fewgen.progress import ShownProgress
         from fewgen.report import write_report
+        from fewgen.runs.findings import measure_run
 
         shown = ShownProgress(progress)
         given_images = data if isinstance(data, ImageSet) else None
         others = functools.partial(run.other_images, data_dir, download, given_images, with_base=True)
-        write_report(run, prepared.train, prepared.held_out, shown, others, data_dir)
+        write_report(measure_run(run, prepared.train, prepared.held_out, shown, others, data_dir))
         shown.close()
     return run
 

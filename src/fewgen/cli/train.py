@@ -49,7 +49,7 @@ def verdicts(run: Any) -> list[str]:
     from fewgen.errors import DataError
     from fewgen.evaluation.verdicts import verdict_lines
     from fewgen.files import read_json
-    from fewgen.report.write import EVALUATION_NAME
+    from fewgen.runs.findings import EVALUATION_NAME
 
     try:
         record = read_json(Path(run.path) / EVALUATION_NAME)

@@ -4,13 +4,5 @@ from fewgen.report.card import render_card
 from fewgen.report.citations import bibtex
 from fewgen.report.html import render_report
 from fewgen.report.write import write_report
-from fewgen.runs.findings import Findings, collect
 
-__all__ = [
-    "Findings",
-    "bibtex",
-    "collect",
-    "render_card",
-    "render_report",
-    "write_report",
-]
+__all__ = ["bibtex", "render_card", "render_report", "write_report"]

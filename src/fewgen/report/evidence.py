@@ -5,16 +5,17 @@ Works from any `fewgen.evaluation.evaluation.Evaluation`; the same pieces end th
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from html import escape
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fewgen.evaluation.verdicts import QUESTIONS, summary
-from fewgen.report.page import figure, flat, folded, page, png, section, shown, table, warning
+from fewgen.evaluation import verdicts
+from fewgen.report.page import render, span, versions
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from fewgen.data import ImageSet
     from fewgen.evaluation.evaluation import Evaluation
 
 CONTROLS = {
@@ -25,9 +26,7 @@ CONTROLS = {
 }
 """Controls between which every figure stands -> how the pages call them."""
 
-_MORE_CONTROLS = {"one_per_class": "one image per class"}
-
-ANSWERS = ("yes", "partly", "no", "cannot tell")
+_ALL_CONTROLS = {**CONTROLS, "one_per_class": "one image per class"}
 
 N_PAIRS = 10
 MAX_CLASS_ROWS = 300
@@ -48,244 +47,130 @@ _FIGURES = {
     "worth_images": "worth of the images, in real images per class",
 }
 
+Table = tuple[tuple[str, ...], Sequence[tuple[str, ...]]]
+"""Heads of the columns, and rows."""
+
 
 def render_evaluation(evaluation: Evaluation) -> str:
-    """Return the page of an evaluation: one file, no scripts, nothing from outside, all text escaped."""
-    import torch
-
-    from fewgen.version import __version__
-
+    """Return the page of an evaluation."""
     subject = str(evaluation.protocol.get("subject") or evaluation.generated.name or "generated images")
-    body = f"<h1>{escape(subject)}</h1>\n" + _facts(evaluation) + _sections(evaluation, 2, True)
-    versions = f"fewgen {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
-    return page(f"Evidence: {subject}", body, versions)
+    view = EvidenceView(evaluation)
+    return render("evaluation.html.jinja", title=subject, view=view, versions=versions())
 
 
-def evidence_section(evaluation: Evaluation, *, with_pairs: bool = True) -> str:
-    """Return the part that another page embeds, below a heading of its own.
+@dataclass(frozen=True)
+class EvidenceView:
+    """What the templates draw of an evaluation, each part made when its section asks for it."""
 
-    Args:
-        evaluation: what to show.
-        with_pairs: whether to show the nearest pairs; False where the page has them elsewhere.
-    """
-    cards, *rest = _parts(evaluation, with_pairs)
-    return cards[1]() + "".join(section(title, make, 3) for title, make in rest)
+    evaluation: Evaluation
 
+    def summary(self) -> str:
+        """Return all answers in one line."""
+        return verdicts.summary(self.evaluation.verdicts)
 
-def pairs_figure(evaluation: Evaluation) -> str:
-    """Return the generated images that are most suspicious of being copies, over their training images."""
-    from fewgen.generation.pictures import pairs
+    def set(self, images: ImageSet) -> str:
+        """Return what a set of images is, in words."""
+        name = f"{images.name}: " if images.name else ""
+        per_class = span(images.counts().tolist())
+        return f"{name}{len(images)} images, {images.n_classes} classes, {per_class} per class"
 
-    worst = list(evaluation.worst)[:N_PAIRS]
-    if not worst:
-        reason = evaluation.omitted.get("copy_share", "no pairs were computed")
-        return f"<p>There is no picture of nearest pairs: {escape(reason)}</p>\n"
-    generated, train = evaluation.generated, evaluation.train
-    picture = pairs(
-        generated.images[[pair.generated for pair in worst]],
-        train.images[[pair.train for pair in worst]],
-        columns=N_PAIRS,
-        labels=("generated", "training"),
-        scale=max(1, round(64 / max(generated.size))),
-    )
-    caption = (
-        f"The {len(worst)} generated images that stand nearest to one training image, most suspicious first, "
-        "each over that training image. The eye is the best judge of a copy."
-    )
-    rows = [
-        (
-            str(place),
-            pair.class_name,
-            _number(pair.score),
-            pair.transform,
-            "yes" if pair.suspicious else "no",
-            f"{pair.generated} / {pair.train}",
+    def verdicts(self) -> list[verdicts.Verdict]:
+        """Return the verdicts in the order of the questions."""
+        found = self.evaluation.verdicts
+        return [found[question] for question in verdicts.QUESTIONS if question in found]
+
+    def tests(self, tests: Sequence[Mapping[str, Any]]) -> Table:
+        """Return what each test of a verdict says, and what it says of its controls."""
+        used = [dict(test.get("controls") or {}) for test in tests]
+        names = [
+            name
+            for name in dict.fromkeys([*CONTROLS, *(c for own in used for c in own)])
+            if any(name in own for own in used)
+        ]
+        rows = [
+            (
+                figure_name(str(test.get("name", ""))),
+                str(test.get("answer", "")),
+                *(str(own.get(name, "-")) for name in names),
+                str(test.get("why", "")),
+            )
+            for test, own in zip(tests, used, strict=True)
+        ]
+        return ("test", "generated", *(_ALL_CONTROLS.get(name, _words(name)) for name in names), "why"), rows
+
+    def pairs(self) -> list[tuple[str, ...]]:
+        """Return a row for each of the nearest pairs."""
+        return [
+            (
+                str(place),
+                pair.class_name,
+                number(pair.score),
+                pair.transform,
+                "yes" if pair.suspicious else "no",
+                f"{pair.generated} / {pair.train}",
+            )
+            for place, pair in enumerate(self.evaluation.worst[:N_PAIRS], start=1)
+        ]
+
+    def pairs_picture(self) -> Image:
+        """Return the nearest pairs, generated images above."""
+        from fewgen.generation.pictures import pairs
+
+        worst = self.evaluation.worst[:N_PAIRS]
+        generated, train = self.evaluation.generated, self.evaluation.train
+        return pairs(
+            generated.images[[pair.generated for pair in worst]],
+            train.images[[pair.train for pair in worst]],
+            columns=N_PAIRS,
+            labels=("generated", "training"),
+            scale=max(1, round(64 / max(generated.size))),
         )
-        for place, pair in enumerate(worst, start=1)
-    ]
-    head = ("", "class", "score", "found after", "suspicious", "generated / training image")
-    note = (
-        '<p class="soft">Score: distance to this training image over the distance to the next ones; 0 is an '
-        "exact copy, near 1 means that no single training image stands out.</p>\n"
-    )
-    return (
-        figure(png(picture), "generated images over the nearest training images", caption, pixels=True)
-        + folded("Scores of these pairs", table(head, rows))
-        + note
-    )
 
+    def learning_curve(self) -> list[tuple[float, float]]:
+        """Return (real images per class, accuracy), in rising order; nothing for fewer than two points."""
+        curve = self.evaluation.figures.get("worth_images", {}).get("curve") or []
+        points = sorted((float(p["images_per_class"]), float(p["accuracy"])) for p in curve)
+        return points if len(points) > 1 else []
 
-# ------------------------------------------------------------------------------------------- sections
+    def learning_curve_picture(self) -> bytes:
+        """Return the plot of the learning curve."""
+        from fewgen.report import plots
 
+        level = self.evaluation.figures["worth_images"].get("accuracy")
+        return plots.learning_curve(self.learning_curve(), None if level is None else float(level))
 
-def _sections(evaluation: Evaluation, level: int, with_pairs: bool) -> str:
-    return "".join(section(title, make, level) for title, make in _parts(evaluation, with_pairs))
-
-
-def _parts(evaluation: Evaluation, with_pairs: bool) -> list[tuple[str, Callable[[], str]]]:
-    parts: list[tuple[str, Callable[[Evaluation], str]]] = [("Verdicts", _verdicts)]
-    if with_pairs:
-        parts.append(("Nearest pairs", pairs_figure))
-    parts += [
-        ("What real images are worth", _curve),
-        ("Figures between their controls", _figures),
-        ("Classes", _classes),
-        ("Left out", _omitted),
-        ("Protocol", _protocol),
-    ]
-    return [(title, partial(make, evaluation)) for title, make in parts]
-
-
-def _facts(evaluation: Evaluation) -> str:
-    facts = [
-        ("generated", _set(evaluation.generated)),
-        ("learned from", _set(evaluation.train)),
-        ("verdicts", summary(evaluation.verdicts)),
-    ]
-    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts)
-    return f"<dl>{items}</dl>\n"
-
-
-def _set(images: Any) -> str:
-    counts = images.counts()
-    low, high = int(counts.min()), int(counts.max())
-    per_class = str(low) if low == high else f"{low} to {high}"
-    name = f"{images.name}: " if images.name else ""
-    return f"{name}{len(images)} images, {images.n_classes} classes, {per_class} per class"
-
-
-def _verdicts(evaluation: Evaluation) -> str:
-    cards = []
-    for question in QUESTIONS:
-        if question not in evaluation.verdicts:
-            continue
-        verdict = evaluation.verdicts[question]
-        answer = str(verdict.answer)
-        kind = answer if answer in ("yes", "partly", "no") else "unknown"
-        tests = _tests(verdict.tests)
-        cards.append(
-            f'<div class="card {kind}"><p><strong>{question.capitalize()}?</strong> '
-            f'<span class="answer">{escape(answer)}</span></p>\n<p>{escape(verdict.why)}</p>\n{tests}</div>\n'
-        )
-    return "".join(cards)
-
-
-def _tests(tests: Sequence[Mapping[str, Any]]) -> str:
-    if not tests:
-        return ""
-    names = [*CONTROLS, *dict.fromkeys(c for test in tests for c in test.get("controls", {}))]
-    names = [
-        name for name in dict.fromkeys(names) if any(name in (test.get("controls") or {}) for test in tests)
-    ]
-    rows = [
-        (
-            figure_name(str(test.get("name", ""))),
-            str(test.get("answer", "")),
-            *(str((test.get("controls") or {}).get(name, "-")) for name in names),
-            str(test.get("why", "")),
-        )
-        for test in tests
-    ]
-    head = (
-        "test",
-        "generated",
-        *({**CONTROLS, **_MORE_CONTROLS}.get(name, _words(name)) for name in names),
-        "why",
-    )
-    title = "1 test" if len(tests) == 1 else f"{len(tests)} tests"
-    said = ", and what each says of its controls" if names else ""
-    return folded(f"{title}{said}", table(head, rows))
-
-
-def _curve(evaluation: Evaluation) -> str:
-    from fewgen.report import plots
-
-    worth = evaluation.figures.get("worth_images", {})
-    points = learning_curve(worth)
-    if not points:
-        return ""
-    level = worth.get("accuracy")
-    line = "" if level is None else " The line is its accuracy with the generated images added."
-    caption = (
-        "Accuracy of the same small classifier on real images alone, by their number per class."
-        f"{line} {worth.get('note', '')}"
-    )
-    picture = plots.learning_curve(points, None if level is None else float(level))
-    return figure(picture, "learning curve on real images", caption.strip())
-
-
-def learning_curve(worth: Mapping[str, Any]) -> list[tuple[float, float]]:
-    """Return the points (real images per class, accuracy) of the figure `worth_images`, in rising order.
-
-    Returns:
-        An empty list if there is no curve of two points or more.
-    """
-    points = sorted((float(p["images_per_class"]), float(p["accuracy"])) for p in worth.get("curve") or [])
-    return points if len(points) > 1 else []
-
-
-def _figures(evaluation: Evaluation) -> str:
-    controls = [name for name in CONTROLS if evaluation.controls.get(name)]
-    rows = []
-    names = sorted(
-        evaluation.figures,
-        key=lambda name: _rank(str(evaluation.figures[name].get("question", ""))),
-    )
-    for name in names:
-        own = evaluation.figures[name]
-        rows.append(
+    def figures(self) -> Table:
+        """Return every figure beside those of its controls."""
+        known = self.evaluation.controls
+        controls = [name for name in CONTROLS if known.get(name)]
+        order = {question: place for place, question in enumerate(verdicts.QUESTIONS)}
+        rows = [
             (
                 str(own.get("question", "")),
                 figure_name(name),
                 _cell(own),
-                *(_cell(evaluation.controls[control].get(name)) for control in controls),
+                *(_cell(known[control].get(name)) for control in controls),
                 str(own.get("note", "")),
             )
-        )
-    if not rows:
-        return ""
-    head = ("question", "figure", "generated", *(CONTROLS[control] for control in controls), "")
-    note = '<p class="soft">Shares are in [0, 1]. In brackets: 95 % intervals.</p>\n'
-    return table(head, rows) + note
+            for name, own in self.evaluation.figures.items()
+        ]
+        rows.sort(key=lambda row: order.get(row[0], len(order)))
+        return ("question", "figure", "generated", *(CONTROLS[name] for name in controls), ""), rows
 
+    def classes(self) -> Table:
+        """Return the figures of each class, of the first `MAX_CLASS_ROWS` classes."""
+        figures, generated = self.evaluation.figures, self.evaluation.generated
+        columns = {name: own["per_class"] for name, own in figures.items() if own.get("per_class")}
+        counted = list(zip(generated.class_names, generated.counts().tolist(), strict=True))
+        rows = [
+            (name, str(count), *(_cell(column.get(name)) for column in columns.values()))
+            for name, count in counted[: MAX_CLASS_ROWS if columns else 0]
+        ]
+        return ("class", "generated", *map(figure_name, columns)), rows
 
-def _classes(evaluation: Evaluation) -> str:
-    columns = [name for name, own in evaluation.figures.items() if own.get("per_class")]
-    if not columns:
-        return ""
-    classes = list(evaluation.generated.class_names)
-    counts = evaluation.generated.counts().tolist()
-    rows = [
-        (
-            name,
-            str(count),
-            *(_cell(evaluation.figures[column]["per_class"].get(name)) for column in columns),
-        )
-        for name, count in list(zip(classes, counts, strict=True))[:MAX_CLASS_ROWS]
-    ]
-    head = ("class", "generated", *(figure_name(column) for column in columns))
-    more = ""
-    if len(classes) > MAX_CLASS_ROWS:
-        more = f'<p class="soft">The first {MAX_CLASS_ROWS} of {len(classes)} classes.</p>\n'
-    return folded(f"{len(rows)} classes", table(head, rows)) + more
-
-
-def _omitted(evaluation: Evaluation) -> str:
-    rows = [(figure_name(name), reason) for name, reason in evaluation.omitted.items()]
-    return table(("figure", "why it is left out"), rows) if rows else ""
-
-
-def _protocol(evaluation: Evaluation) -> str:
-    rows = [(name, shown(value)) for name, value in flat(evaluation.protocol)]
-    return folded(f"{len(rows)} settings and counts", table(("setting", "value"), rows)) if rows else ""
-
-
-def fault_section(fault: str) -> str:
-    """Return what stands where the evidence would, if it could not be measured."""
-    return warning(f"The evidence could not be measured: {fault}")
-
-
-# --------------------------------------------------------------------------------------------- pieces
+    def omitted(self) -> list[tuple[str, str]]:
+        """Return the figures that are missing, and why."""
+        return [(figure_name(name), reason) for name, reason in self.evaluation.omitted.items()]
 
 
 def figure_name(name: str) -> str:
@@ -301,24 +186,20 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _rank(question: str) -> int:
-    return QUESTIONS.index(question) if question in QUESTIONS else len(QUESTIONS)
-
-
 def _cell(own: Any) -> str:
     """Return a figure as text: its value, and its interval if it has one."""
     if not isinstance(own, Mapping):
-        return _number(own)
-    text = _number(own.get("value"))
+        return number(own)
+    text = number(own.get("value"))
     if own.get("low") is not None and own.get("high") is not None:
-        text += f" ({_number(own['low'])} to {_number(own['high'])})"
+        text += f" ({number(own['low'])} to {number(own['high'])})"
     return text
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
     """Return a number with three digits.
 
-    >>> _number(0.12345), _number(1234.5), _number(0), _number(None)
+    >>> number(0.12345), number(1234.5), number(0), number(None)
     ('0.123', '1,234', '0', '-')
     """
     if value is None:

@@ -10,62 +10,114 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from fewgen.evaluation.statistics import Share, wilson_interval
 from fewgen.report import plots
-from fewgen.report.adaptation import NO_MEANING, look_table, share_text, shots_name
-from fewgen.report.page import figure, png, section, table, warning
+from fewgen.report.adaptation import look_table, shots_name
+from fewgen.report.page import listed, share_text
 from fewgen.runs.adaptation import N_NEW, SHOWN
 from fewgen.runs.new_classes import GROUPS, PER_CLASS, NewClasses, was_meta_trained
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from fewgen.runs.adapting import Recipe
+    from fewgen.report.evidence import Table
     from fewgen.runs.findings import Findings
-
 
 REAL_ROW_SHOTS = 5
 
 
-# ------------------------------------------------------------------------------------------ measuring
+@dataclass(frozen=True)
+class NewClassesView:
+    """What the templates say and draw of new classes."""
 
+    findings: Findings
+    groups: ClassVar = GROUPS
+    n_draws: ClassVar = N_NEW
 
-# ------------------------------------------------------------------------------------------ the section
+    @property
+    def found(self) -> NewClasses | None:
+        """What was measured, or None."""
+        return self.findings.new_classes
 
+    @property
+    def was_meta_trained(self) -> bool:
+        """Whether there is anything to say."""
+        return was_meta_trained(self.findings.run)
 
-def new_classes_section(findings: Findings) -> str:
-    """Return the section as HTML; nothing for a run without meta-training."""
-    run, found = findings.run, findings.new_classes
-    if not was_meta_trained(run):
-        return ""
-    if findings.new_classes_fault:
-        body = warning(f"The new classes could not be measured: {findings.new_classes_fault}")
-    elif found is not None:
-        body = _figure(found) + _table(found)
-    elif not run.class_groups()["novel"]:
-        body = (
-            "<p>No class was kept from this run, so how it learns new ones is not shown. "
-            "<code>--class-split auto</code> sets novel classes aside.</p>\n"
+    def keeps_none(self) -> bool:
+        """Return whether no class was kept from the run."""
+        return not self.findings.run.class_groups()["novel"]
+
+    def picture(self, found: NewClasses) -> Image:
+        """Return the figure, see `shots_picture`."""
+        return shots_picture(found)
+
+    def table(self, found: NewClasses) -> Table:
+        """Return how draws are read after more and more images, and how other real images are."""
+        names, read = found.support.class_names, found.judge.shown
+        more = []
+        if read:
+            shares = [read.get(name) for name in names]
+            pooled = _together([share for share in shares if share is not None])
+            more = ["other real images", *([share_text(pooled)] if len(names) > 1 else [])]
+            more += ["-" if share is None else share_text(share) for share in shares]
+            more += ["-"] * (1 + (found.looks[-1].query_loss is not None))
+        return look_table(found.looks, names, True, [more] if more else [])
+
+    def curves(self) -> Curves | None:
+        """Return the last adaptation curves that the training has logged; None without any."""
+        return last_curves(self.findings.lines)
+
+    def curves_picture(self, curves: Curves) -> bytes:
+        """Return the plot of the curves."""
+        return plots.adaptation_curves({GROUPS[group]: points for group, points in curves.losses.items()})
+
+    def curves_table(self, curves: Curves) -> Table:
+        """Return the points of the curves."""
+        rows = [
+            (GROUPS[group], *(f"{loss:.4g}" for _, loss in points), _spread(curves.spreads.get(group)))
+            for group, points in curves.losses.items()
+        ]
+        updates = next(iter(curves.losses.values()))
+        return ("loss after", *(str(k) for k, _ in updates), "spread over tasks"), rows
+
+    def kept_step(self, curves: Curves) -> int | None:
+        """Return the step whose weights were kept, if it is another than that of the curves."""
+        stages = [stage for stage in self.findings.stages if stage.get("name") == curves.stage]
+        kept = stages[-1].get("best_step") if stages else None
+        return None if kept == curves.step else kept
+
+    def card_line(self) -> str:
+        """Return what the card says, as text; "" for nothing."""
+        found, fault = self.found, self.findings.faults.get("new_classes")
+        if fault:
+            return f"not measured. {fault}"
+        if found is None:
+            return ""
+        algorithm = self.findings.run.info.extra["meta"].get("algorithm", "unknown")
+        look = [look for look in found.looks if look.shots <= REAL_ROW_SHOTS][-1]
+        before = f"; by the words alone {share_text(found.looks[0].overall())}" if found.has_meaning else ""
+        return (
+            f"meta-training {algorithm}. After {shots_name(look.shots)} of each of "
+            f"{listed(found.support.class_names)} and {found.recipe.steps} updates, "
+            f"{share_text(look.overall())} of {look.overall().n} draws are read as their class by a "
+            f"classifier of real images{before}."
         )
-    else:
-        body = ""
-    return body + section("Updates and loss", lambda: _curves(findings), 3)
 
 
-def _figure(found: NewClasses) -> str:
-    caption = (
-        "Real images that are learned from, then draws, each row with the same seeds and from the trained "
-        f"run anew: {_listed(found.support.class_names)}, learned together in {_recipe_text(found.recipe)}."
-    )
-    if found.n_novel > found.support.n_classes:
-        caption += f" {found.support.n_classes} of {found.n_novel} novel classes."
-    html = figure(png(shots_picture(found)), "new classes after more and more images", caption, pixels=True)
-    return html + (NO_MEANING if found.has_meaning is False else "")
+def _together(shares: Sequence[Share]) -> Share:
+    return wilson_interval(sum(share.successes for share in shares), sum(share.n for share in shares))
+
+
+def _spread(spread: tuple[int, float] | None) -> str:
+    return "-" if spread is None else f"{spread[1]:.3g} after {spread[0]}"
+
+
+# ------------------------------------------------------------------------------------------ the figure
 
 
 def shots_picture(found: NewClasses) -> Image:
@@ -108,46 +160,6 @@ def _titled(picture: Image, names: Sequence[str], width: int, scale: int) -> Ima
     return canvas
 
 
-def _table(found: NewClasses) -> str:
-    names, judge, last = found.support.class_names, found.judge, found.looks[-1]
-    more = []
-    if judge.shown:
-        pooled = [share for name in names if (share := judge.shown.get(name))]
-        row = ["other real images"]
-        if len(names) > 1:
-            row.append(share_text(_together(pooled)))
-        row += [share_text(judge.shown[name]) if name in judge.shown else "-" for name in names]
-        more.append([*row, *(["-"] if last.query_loss is not None else []), "-"])
-    believed = (
-        "there were no other images to try it on"
-        if judge.overall is None
-        else f"it reads {share_text(judge.overall)} of {judge.overall.n} other real images right"
-    )
-    loss = (
-        f"Loss: the objective on {found.n_query} other images of each class. "
-        if found.n_query
-        else "Every image was learned from, so the loss on others is not known. "
-    )
-    note = (
-        f"Read as: share of {N_NEW} draws of each class that are read as the class, with its 95 % interval, "
-        f"by a small classifier that learned from {judge.n_train} real images of {judge.n_classes} classes "
-        f"and knows nothing of the model; {believed}. {loss}Each row is adapted from the trained run."
-    )
-    return look_table(found.looks, names, True, more) + f'<p class="soft">{escape(note)}</p>\n'
-
-
-def _together(shares: Sequence[Share]) -> Share:
-    return wilson_interval(sum(share.successes for share in shares), sum(share.n for share in shares))
-
-
-def _recipe_text(recipe: Recipe) -> str:
-    return f"{recipe.steps} updates, learning rate {recipe.optimizer.lr:g}, parameters: {recipe.part}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(f'"{name}"' for name in names)
-
-
 # ------------------------------------------------------------------------------------------ the curve
 
 
@@ -188,56 +200,3 @@ def last_curves(lines: Sequence[Mapping[str, Any]]) -> Curves | None:
             ordered = {group: sorted(losses[group]) for group in GROUPS if group in losses}
             return Curves(str(line.get("stage", "")), int(line.get("step", 0)), ordered, spreads)
     return None
-
-
-def _curves(findings: Findings) -> str:
-    found = last_curves(findings.lines)
-    if found is None:
-        return ""
-    meta = findings.run.info.extra["meta"]
-    picture = plots.adaptation_curves({GROUPS[group]: points for group, points in found.losses.items()})
-    n_tasks = meta.get("validation_tasks", "some")
-    caption = (
-        f"Mean loss over {n_tasks} tasks of up to {meta.get('n_way', '?')} classes with "
-        f"{meta.get('n_shot', '?')} images each to learn from, on other images of the same classes, after "
-        f"some numbers of updates. Measured at step {found.step} of the stage {found.stage}."
-    )
-    stages = [stage for stage in findings.stages if stage.get("name") == found.stage]
-    kept = stages[-1].get("best_step") if stages else None
-    if kept is not None and kept != found.step:
-        caption += f" The weights of step {kept} were kept."
-    rows = []
-    for group, points in found.losses.items():
-        row = [GROUPS[group], *(f"{loss:.4g}" for _, loss in points)]
-        spread = found.spreads.get(group)
-        rows.append([*row, "-" if spread is None else f"{spread[1]:.3g} after {spread[0]}"])
-    head = ["loss after", *(str(k) for k, _ in next(iter(found.losses.values()))), "spread over tasks"]
-    words = [
-        f"Over the tasks of the {GROUPS[group]} the loss after {k} updates differs by {spread:.3g} "
-        "(one standard deviation)."
-        for group, (k, spread) in found.spreads.items()
-    ]
-    html = figure(picture, "loss over the number of updates", caption) + table(head, rows)
-    return html + (f"<p>{escape(' '.join(words))}</p>\n" if words else "")
-
-
-# ------------------------------------------------------------------------------------------ the card
-
-
-def card_lines(findings: Findings) -> list[str]:
-    """Return what the card says of new classes, at most one line; as text."""
-    found = findings.new_classes
-    if findings.new_classes_fault:
-        return [f"not measured. {findings.new_classes_fault}"]
-    if found is None:
-        return []
-    algorithm = findings.run.info.extra["meta"].get("algorithm", "unknown")
-    few = [look for look in found.looks if look.shots <= REAL_ROW_SHOTS]
-    first, look = found.looks[0], few[-1]
-    before = f"; by the words alone {share_text(first.overall())}" if found.has_meaning else ""
-    return [
-        f"meta-training {algorithm}. After {shots_name(look.shots)} of each of "
-        f"{_listed(found.support.class_names)} and {found.recipe.steps} updates, "
-        f"{share_text(look.overall())} of {look.overall().n} draws are read as their class by a classifier "
-        f"of real images{before}."
-    ]

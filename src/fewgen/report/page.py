@@ -1,150 +1,170 @@
-"""What every page of ours is made of: one style, one frame, sections, figures and tables.
+"""What pages and cards are rendered with: templates, faults that stay in their section, values as text.
 
 A page is one file: no scripts, nothing from outside, all text escaped, readable on a phone, in light and
-dark.
+dark. Style, frame and pieces stand in `templates/`.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import io
-from collections.abc import Callable, Mapping, Sequence
-from html import escape
+import platform
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from fewgen.version import __version__
+
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from PIL.Image import Image
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c1c1e; --soft: #60646c; --paper: #ffffff; --card: #f5f5f4;
-  --line: #dddddb; --warn: #fff3d6; --warn-ink: #6b4a00; }
-@media (prefers-color-scheme: dark) { :root { --ink: #ececec; --soft: #a5a9b0; --paper: #17181a;
-  --card: #222427; --line: #383b40; --warn: #43370f; --warn-ink: #ffe3a0; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 60rem; padding: 1rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
-h1 { font-size: 1.6rem; margin: .5rem 0 0; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .4rem; }
-p { margin: .4rem 0; } .soft { color: var(--soft); font-size: .9rem; }
-figure { margin: .6rem 0; padding: .5rem; background: #fff; border: 1px solid var(--line);
-  border-radius: .4rem; overflow-x: auto; }
-figure img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
-figure img.pixels { image-rendering: pixelated; }
-figcaption { color: var(--soft); font-size: .85rem; margin: 0 0 .6rem; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-td, th { text-align: left; vertical-align: top; padding: .25rem .6rem .25rem 0;
-  border-bottom: 1px solid var(--line); }
-.wide { overflow-x: auto; } .warn { background: var(--warn); color: var(--warn-ink);
-  padding: .5rem .8rem; border-radius: .4rem; margin: .6rem 0; }
-pre { background: var(--card); padding: .6rem; border-radius: .4rem; overflow-x: auto; font-size: .82rem; }
-details { margin: .4rem 0; } summary { cursor: pointer; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .9rem; margin: .8rem 0; }
-dt { color: var(--soft); } dd { margin: 0; }
-h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
-.card { background: var(--card); padding: .6rem .9rem; border-radius: .4rem; margin: .6rem 0;
-  border-left: .4rem solid var(--soft); }
-.card.yes { border-color: #3a8f4d; } .card.partly { border-color: #c98a00; }
-.card.no { border-color: #c03a2b; }
-.answer { font-weight: 600; margin-left: .6rem; }
-"""
-
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""The page needs nothing from outside, and says so to the browser."""
+    from fewgen.evaluation.statistics import Share
 
 
-def page(title: str, body: str, made_by: str) -> str:
-    """Return a whole page.
+@functools.cache
+def environment(markdown: bool = False) -> Environment:
+    """Return what renders the templates: what a template prints is text, unless it says `safe`.
 
     Args:
-        title: as text; it is escaped here.
-        body: as HTML.
-        made_by: versions, as text, for the last line.
+        markdown: escape for Markdown instead of HTML.
     """
-    return (
-        "<!DOCTYPE html>\n"
-        '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        f"<title>{escape(title)} - fewgen</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + body
-        + f'<p class="soft">Made by {escape(made_by)}.</p>\n</body>\n</html>\n'
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    made = Environment(
+        loader=PackageLoader("fewgen.report"),
+        autoescape=not markdown,
+        finalize=(lambda x: x if isinstance(x, Markup) else plain(str(x))) if markdown else None,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
+    made.globals["attempt"] = attempt
+    made.filters.update(
+        counted=counted,
+        image=data_url,
+        listed=listed,
+        line=lambda text: Markup(one_line(text)),
+        percent=lambda share: f"{share:.0%}",
+        plain=lambda text: Markup(plain(text)),
+        quote=lambda word: shlex.quote(str(word)),
+        settings=settings,
+        share=share_text,
+        span=span,
+    )
+    return made
 
 
-def section(title: str, make: Callable[[], str], level: int = 2) -> str:
-    """Return a section with its heading, or nothing if there is nothing to show.
+def render(template: str, **values: Any) -> str:
+    """Return a page or a card.
+
+    Args:
+        template: file in `templates/`; one that ends in `.md.jinja` is Markdown, any other HTML.
+        values: what it shows.
+    """
+    return environment(template.endswith(".md.jinja")).get_template(template).render(**values)
+
+
+def attempt(make: Callable[[], str]) -> tuple[str, str]:
+    """Return what is made and no fault, or nothing and the fault.
 
     A fault in one section must not cost the others, least of all after hours of training.
-
-    Args:
-        title: as text.
-        make: returns the section as HTML.
-        level: of the heading, 2 or 3.
     """
     try:
-        body = make()
+        return make(), ""
     except Exception as error:
-        body = warning(f"This section could not be made: {type(error).__name__}: {error}")
-    return f"<h{level}>{escape(title)}</h{level}>\n{body}" if body else ""
+        return "", f"{type(error).__name__}: {error}"
 
 
-def warning(text: str) -> str:
-    """Return a paragraph that stands out; the text is escaped here."""
-    return f'<p class="warn">{escape(text)}</p>\n'
+def versions() -> str:
+    """Return what makes a page, with versions."""
+    return f"fewgen {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
-def png(picture: Image) -> bytes:
-    """Return a picture as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
+# ---------------------------------------------------------------------------------------- values as text
 
 
-def figure(picture: bytes, alt: str, caption: str, pixels: bool = False) -> str:
-    """Return a PNG inside the page, with a caption below it.
+def data_url(picture: Image | bytes) -> str:
+    """Return a picture, or the bytes of a PNG file, as an address that holds the PNG itself."""
+    if not isinstance(picture, bytes):
+        buffer = io.BytesIO()
+        picture.save(buffer, format="PNG", optimize=True)
+        picture = buffer.getvalue()
+    return "data:image/png;base64," + base64.b64encode(picture).decode("ascii")
 
-    Args:
-        picture: bytes of a PNG file.
-        alt: what it shows, for those who cannot see it.
-        caption: as text.
-        pixels: whether the picture is made of pixels that must not be smoothed.
+
+def settings(values: Mapping[str, Any], where: str = "") -> list[tuple[str, str]]:
+    """Return nested settings as (name with dots, value as a reader would write it).
+
+    >>> settings({"a": {"b": True, "c": [1, None]}, "d": {}})
+    [('a.b', 'yes'), ('a.c', '1, -'), ('d', '{}')]
     """
-    data = base64.b64encode(picture).decode("ascii")
-    kind = ' class="pixels"' if pixels else ""
-    text = f"<figcaption>{escape(caption)}</figcaption>\n" if caption else ""
-    image = f'<img{kind} alt="{escape(alt, quote=True)}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}</figure>\n{text}"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table; all cells are text."""
-    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><tr>{cells}</tr>{body}</table></div>\n'
-
-
-def folded(summary: str, body: str) -> str:
-    """Return something to open with a click: a line of text, and HTML below it."""
-    return f"<details><summary>{escape(summary)}</summary>{body}</details>\n"
-
-
-def flat(values: Mapping[str, Any], where: str = "") -> list[tuple[str, Any]]:
-    """Return nested settings as (name with dots, value)."""
-    rows: list[tuple[str, Any]] = []
+    rows: list[tuple[str, str]] = []
     for key, value in values.items():
         name = f"{where}{key}"
         if isinstance(value, Mapping) and value:
-            rows += flat(value, f"{name}.")
+            rows += settings(value, f"{name}.")
         else:
-            rows.append((name, value))
+            rows.append((name, _shown(value)))
     return rows
 
 
-def shown(value: Any) -> str:
-    """Return a setting as a reader would write it."""
+def _shown(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
-        return ", ".join(shown(item) for item in value)
+        return ", ".join(_shown(item) for item in value)
     return str(value)
+
+
+def counted(n: int, what: str) -> str:
+    """Return a number of things.
+
+    >>> counted(1, "image"), counted(3, "image")
+    ('1 image', '3 images')
+    """
+    return f"{n} {what}" + ("" if n == 1 else "s")
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names in quotation marks.
+
+    >>> listed(["cat", "dog"])
+    '"cat", "dog"'
+    """
+    return ", ".join(f'"{name}"' for name in names)
+
+
+def share_text(share: Share) -> str:
+    """Return a share with its interval, in words."""
+    return f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
+
+
+def span(counts: Sequence[int]) -> str:
+    """Return the smallest and the largest of some counts.
+
+    >>> span([3, 3]), span([5, 2])
+    ('3', '2 to 5')
+    """
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def plain(text: str) -> str:
+    """Return text that Markdown shows as it is."""
+    escaped = " ".join(text.split())
+    for character in "\\`*_{}[]<>#|":
+        escaped = escaped.replace(character, "\\" + character)
+    return escaped
+
+
+def one_line(command: str) -> str:
+    """Return a command on one line, so that nothing in it can end the block of code around it."""
+    return " ".join(command.splitlines())
