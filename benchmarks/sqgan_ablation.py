@@ -67,7 +67,8 @@ from fewgen.evaluation import (
     neighbour_scores,
     within_class_distance,
 )
-from fewgen.evaluation.verdicts import attempt, decide, matched, run_controls
+from fewgen.evaluation.side import matched
+from fewgen.evaluation.verdicts import attempt, decide, run_controls
 from fewgen.methods.sq_gan.config import SqGanConfig
 from fewgen.runs.environment import environment
 
@@ -476,9 +477,10 @@ def copying(generated: ImageSet, real: RealSide) -> dict[str, Any]:
     assert real.held_out is not None
     side = real.side(generated)
     held = real.held_out
-    tests = [test for test in real.tests(side.labels) if test.question == "new"]
+    judged = real.controls(side.labels)
+    tests = [test for test in judged.tests if test.question == "new"]
     outcomes = {test.name: attempt(test, side, held) for test in tests}
-    controls = run_controls(tests, real.controls(side.labels))
+    controls = run_controls(tests, judged.sides)
     verdict = decide(tests, outcomes, controls, len(held.labels))["new"]
     _, other = matched(side.labels, held.labels)
     usual = held.nearest.score[other]

@@ -42,7 +42,7 @@ def digits():
 @pytest.mark.parametrize("n", [1, 3, 7, 8])
 def test_spread_over_classes_is_even_as_far_as_classes_reach(n):
     labels = [0] * 20 + [1] * 2 + [2] * 9
-    chosen = spread_over_classes(noisy(labels), n, rng())
+    chosen = spread_over_classes(torch.tensor(labels), n, rng())
     counts = torch.bincount(torch.tensor(labels)[chosen], minlength=3).tolist()
     assert len(chosen) == len(set(chosen.tolist())) == n
     assert chosen.tolist() == sorted(chosen.tolist())
@@ -53,11 +53,11 @@ def test_spread_over_classes_is_even_as_far_as_classes_reach(n):
 
 def test_spread_over_classes_draws_at_random_and_takes_all_if_there_are_few():
     images = noisy([0] * 20 + [1] * 20)
-    draws = [spread_over_classes(images, 10, rng(seed)) for seed in (0, 0, 1)]
+    draws = [spread_over_classes(images.labels, 10, rng(seed)) for seed in (0, 0, 1)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
-    assert torch.equal(spread_over_classes(images, 40, rng()), torch.arange(40))
-    assert torch.equal(spread_over_classes(images, 99, rng()), torch.arange(40))
+    assert torch.equal(spread_over_classes(images.labels, 40, rng()), torch.arange(40))
+    assert torch.equal(spread_over_classes(images.labels, 99, rng()), torch.arange(40))
 
 
 @pytest.mark.parametrize(

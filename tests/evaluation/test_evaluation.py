@@ -12,7 +12,8 @@ from fewgen.encoders.base import Described
 from fewgen.encoders.classifier import ClassifierFeatures, ClassifierSettings
 from fewgen.encoders.pixels import PixelFeatures
 from fewgen.errors import ConfigError, DataError, ShapeError
-from fewgen.evaluation import copying, distances, evaluation
+from fewgen.evaluation import copying, distances
+from fewgen.evaluation import real_side as real_side_module
 from fewgen.evaluation.controls import CONTROLS
 from fewgen.evaluation.evaluation import N_WORST, RealSide, evaluate_images
 from fewgen.evaluation.usefulness import UsefulnessSettings
@@ -431,7 +432,7 @@ def test_images_without_labels(few, few_side):
 
 
 def test_more_images_without_labels_than_a_control_has(few, monkeypatch):
-    monkeypatch.setattr(evaluation, "N_CONTROL", 20)
+    monkeypatch.setattr(real_side_module, "N_CONTROL", 20)
     train, held_out, real, _ = few
     found = evaluate(real, train, held_out, labelled=False)
     assert found.controls["noise"]["precision"]["value"] == 0

@@ -49,8 +49,8 @@ def test_a_real_side_of_other_images_is_refused(real):
 
 def test_controls_are_as_many_as_the_images_without_classes(real):
     none = torch.full((5,), -1)
-    assert len(real.controls(none)["noise"][0].labels) == 5
-    assert len(real.controls(none.repeat(2))["noise"][0].labels) == 10
+    assert len(real.controls(none).sides["noise"][0].labels) == 5
+    assert len(real.controls(none.repeat(2)).sides["noise"][0].labels) == 10
 
 
 def test_a_classifier_tested_on_what_it_learned_tells_nothing(real):

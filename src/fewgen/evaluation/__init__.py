@@ -29,7 +29,7 @@ from fewgen.evaluation.diversity import (
     vendi_score,
     within_class_distance,
 )
-from fewgen.evaluation.evaluation import Evaluation, RealSide, evaluate_images
+from fewgen.evaluation.evaluation import Evaluation, evaluate_images
 from fewgen.evaluation.matching import match_images
 from fewgen.evaluation.perceptual import FeaturePyramid, lpips_distance, read_lpips_weights
 from fewgen.evaluation.planner import (
@@ -41,6 +41,7 @@ from fewgen.evaluation.planner import (
     smallest_gain,
 )
 from fewgen.evaluation.quality import mean_squared_error, psnr, ssim
+from fewgen.evaluation.real_side import RealSide
 from fewgen.evaluation.retention import class_retention
 from fewgen.evaluation.retrieval import image_to_text_accuracy, text_to_image_accuracy
 from fewgen.evaluation.smoothness import interpolation_smoothness

@@ -26,12 +26,12 @@ DESCRIPTIONS = {
 """What each control is, in words."""
 
 
-def spread_over_classes(images: ImageSet, n: int, rng: torch.Generator) -> Tensor:
+def spread_over_classes(labels: Tensor, n: int, rng: torch.Generator) -> Tensor:
     """Return at most n indices, drawn at random and as evenly over the classes as they allow, ascending."""
-    if n >= len(images):
-        return torch.arange(len(images))
-    order = torch.randperm(len(images), generator=rng)
-    return order[evenly(images.labels[order].tolist(), n)].sort().values
+    if n >= len(labels):
+        return torch.arange(len(labels))
+    order = torch.randperm(len(labels), generator=rng)
+    return order[evenly(labels[order].tolist(), n)].sort().values
 
 
 def halves(images: ImageSet, rng: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -58,6 +58,10 @@ class Nearest:
     def score(self) -> Tensor:
         """Distance of the nearest over that of the next ones, (N,), in [0, 1]: 0 is an exact copy."""
         return torch.where(self.distance == 0, 0.0, self.distance / self.others.clamp_min(1e-12))
+
+    def at(self, indices: Tensor) -> Nearest:
+        """Return those of some queries."""
+        return Nearest(*(getattr(self, f.name)[indices] for f in fields(self)))
 
 
 class Aligner:
