@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shlex
 import subprocess
 import sys
 import warnings
@@ -81,21 +82,18 @@ def test_no_flag_comes_or_goes_unnoticed():
 def test_each_flag_is_one_keyword_of_the_function_behind_it(name):
     command = load_command(name)
     assert command.name == name
-    assert command.summary == COMMANDS[name]
-    if command.function is None:
-        return
-    parameters = inspect.signature(inspect.unwrap(getattr(fewgen, command.function))).parameters
+    parameters = inspect.signature(command.target).parameters
     assert [a.keyword for a in command.arguments] == [k for k in parameters if k != "config"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_example_parses(name):
-    import shlex
-
-    for line, purpose in load_command(name).examples:
+    lines = load_command(name).examples.strip().splitlines()
+    assert lines
+    for purpose, line in zip(lines[::2], lines[1::2], strict=True):
         words = shlex.split(line)
         assert words[:2] == ["fewgen", name]
-        assert purpose
+        assert purpose.startswith("# ")
         load_command(name).parse(words[2:])
 
 
@@ -364,13 +362,72 @@ def test_settings_of_several_sections_inside_a_section_keep_their_types():
     assert load_command("train").parse(words)["model"] == expected
 
 
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        ("train M --shots 0x10 --seed 1_000", {"method": "M", "shots": 16, "seed": 1000}),
+        ("train --shots 3 M --shots 4 --minutes null", {"method": "M", "shots": 4}),
+        (
+            "train M --report yes --no-progress --convert",
+            {"report": True, "progress": False, "convert": True},
+        ),
+        ("train M --text_path a_b --text-path=c", {"text_path": "c"}),
+        (
+            "train M --training.lr.x 1e-3 --training.lr.y=[1,2]",
+            {"training": {"lr": {"x": 0.001, "y": [1, 2]}}},
+        ),
+        ("train M --training.lr 1 --training.lr 2", {"training": {"lr": 2}}),
+        ("train M --model '{a: 1}' --model.b.c d", {"model": {"a": 1, "b": {"c": "d"}}}),
+        ("adapt R --phrases '{cat: feline}'", {"phrases": {"cat": "feline"}}),
+        ("adapt R --phrases words.json --replay 3", {"phrases": "words.json", "replay": 3}),
+        ("generate R --seeds 3 4 --temperature -.5", {"seeds": [3, 4], "temperature": -0.5}),
+        ("generate R -n4 --text 3 --text [1]", {"n": 4, "texts": ["3", "[1]"]}),
+        ("evaluate R --holdout 3", {"holdout": 3}),
+        ("evaluate R --holdout true", {"holdout": "true"}),
+        ("retrieve R a b --top 2", {"images": ["a", "b"], "top": 2}),
+        ("distill --competitors a b --seed 7", {"competitors": ["a", "b"], "seed": 7}),
+    ],
+)
+def test_words_become_values_of_the_type_that_the_function_wants(words, given):
+    words = shlex.split(words)
+    parsed = load_command(words[0]).parse(words[1:])
+    assert {key: parsed.get(key) for key in given} == given
+    assert "minutes" not in parsed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train M --seed x", '--seed must be a whole number, got "x".'),
+        ("train M --report", "--report needs a value"),
+        ("train M --report maybe", '--report must be true or false, got "maybe".'),
+        ("train M --training 3", '--training must be a section of keys and values, got "3".'),
+        ("train M --training.lr", "--training needs a value"),
+        ("train M --training.lr *x", "not valid YAML"),
+        ("train M --shots *x", "--shots must be a whole number or null"),
+        ("generate R --seeds 1 a", '--seeds must be a whole number, got "a".'),
+        ("generate R -n", "--n needs a value"),
+        ("generate R --temperature nan", "--temperature must be a number"),
+    ],
+)
+def test_words_that_do_not_fit(words, message):
+    words = shlex.split(words)
+    with pytest.raises(ConfigError) as caught:
+        load_command(words[0]).parse(words[1:])
+    assert message in str(caught.value)
+
+
 def test_a_former_flag_works_with_a_warning_and_is_not_in_the_help(capsys, monkeypatch):
+    def paint(*, background: str = "error") -> int:
+        """Paint."""
+        return print({"background": background}) or 0
+
     command = Command(
         "paint",
-        "paint",
-        (Argument("background", metavar="HOW", former="--paper"),),
-        (),
-        lambda given: print(given) or 0,
+        paint,
+        examples="# once\nfewgen paint",
+        run=lambda given: paint(**given),
+        special=(Argument("background", former="--paper"),),
     )
     monkeypatch.setattr("fewgen.cli.main.load_command", lambda name: command)
     warnings.simplefilter("always")

@@ -27,49 +27,28 @@ def _dry_run(given: dict[str, Any]) -> str:
     return f"{plan_benchmark(**given)}\nNothing was written. Without --dry-run, computing starts."
 
 
+EXAMPLES = """
+# the presets of fewgen beside five generators that a user would take instead
+fewgen benchmark --data fashion_mnist --shots 30 --budget-minutes 5 --seeds 3
+# two generators on your own images, a fifth of which is set aside to judge by
+fewgen benchmark --data photos --size 32 --seeds 1 --methods copies cada_vqvae:hybrid
+# images that another program made; without usefulness it takes a minute
+fewgen benchmark --data photos --size 32 --seeds 1 --methods file:other.npz --useful-draws 0
+# the cells, which are finished, and how long the others would take
+fewgen benchmark --data fashion_mnist --seeds 3 --dry-run
+"""
+
 COMMAND = Command(
     name="benchmark",
     function="benchmark",
-    summary="compare generators on the same images, time and judge",
-    arguments=(
-        Argument("data", metavar="D"),
-        Argument("out", metavar="FOLDER"),
-        Argument("shots", int, "K"),
-        Argument("methods", metavar="NAME", many=True),
-        Argument("budget_minutes", float, "M"),
-        Argument("seeds", int, "N"),
-        Argument("n", int, "N", flag="--n", short="-n"),
-        Argument("useful_draws", int, "N"),
-        Argument("holdout", int | Literal["auto"], "N"),
-        Argument("size", int | None, "PIXELS"),
-        Argument("channels", int | None, "C"),
-        Argument("temperature", float, "T"),
-        Argument("clock", metavar="NAME"),
-        Argument("jobs", int | None, "N"),
-        Argument("remeasure", bool),
-        Argument("table_only", bool),
-        Argument("data_dir", metavar="DIR"),
-        Argument("download", bool),
-        Argument("progress", bool),
-    ),
-    examples=(
-        (
-            "fewgen benchmark --data fashion_mnist --shots 30 --budget-minutes 5 --seeds 3",
-            "the presets of fewgen beside five generators that a user would take instead",
-        ),
-        (
-            "fewgen benchmark --data photos --size 32 --seeds 1 --methods copies cada_vqvae:hybrid",
-            "two generators on your own images, a fifth of which is set aside to judge by",
-        ),
-        (
-            "fewgen benchmark --data photos --size 32 --seeds 1 --methods file:other.npz --useful-draws 0",
-            "images that another program made; without usefulness it takes a minute",
-        ),
-        (
-            "fewgen benchmark --data fashion_mnist --seeds 3 --dry-run",
-            "the cells, which are finished, and how long the others would take",
-        ),
-    ),
+    examples=EXAMPLES,
     run=_run,
+    special=(
+        Argument("out", "FOLDER"),
+        Argument("methods", how="many"),
+        Argument("budget_minutes", "M"),
+        Argument("holdout", type=int | Literal["auto"]),
+        Argument("temperature", "T"),
+    ),
     dry_run=_dry_run,
 )

@@ -1,29 +1,50 @@
-"""What a command is: a function of `fewgen`, its flags, and what is printed at the end.
+"""What a command is: a function of `fewgen`, and what its signature does not say about its flags.
 
-Names, defaults and help texts of flags come from the function's signature and docstring, so that the
-command line cannot drift away from Python. jsonargparse checks the types; the help page is laid out here,
-because argparse's own differs between Python versions and hides the examples at the end.
+Names, types, defaults and help texts of flags come from the signature and the docstring, so that the command
+line cannot drift away from Python. argparse splits the words, the schema of the settings files checks the
+values; the help page is laid out here, because argparse's own differs between Python versions and hides the
+examples at the end.
 """
 
 from __future__ import annotations
 
+import argparse
+import functools
 import inspect
+import operator
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NoReturn
 
+from fewgen.config import dump_yaml, merge, parse_yaml, read_config
 from fewgen.config.call import call_settings, warn_renamed
-from fewgen.config.schema import describe_type
+from fewgen.config.schema import describe_type, fits
 from fewgen.errors import ConfigError, suggest
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
 
 WIDTH = 96
 COLUMN = 26
+
+METAVARS = {
+    "background": "HOW",
+    "channels": "C",
+    "class_split": "HOW",
+    "data": "D",
+    "data_dir": "DIR",
+    "fit": "HOW",
+    "half_width": "SHARE",
+    "minutes": "M",
+    "out": "OUT",
+    "phrases": "FILE",
+    "shots": "K",
+    "size": "PIXELS",
+    "split": "PART",
+    "temperature": "T",
+    "text_path": "PATH",
+}
+"""How the value of a keyword is shown, where its type does not say enough."""
 
 
 @dataclass(frozen=True)
@@ -32,41 +53,85 @@ class Argument:
 
     Attributes:
         keyword: of the Python function.
-        type: what jsonargparse checks; `bool` makes a switch.
         metavar: how the value is shown in the help.
-        flag: its name if it differs from the keyword, such as "--class-name" for `class_names`.
-        short: a one-letter form, such as "-n".
-        repeat: may be given several times and becomes a list.
-        positional: has no name; stands in the order of the arguments.
-        many: takes one or more values.
+        flag: its name: the keyword, without the plural "s" if the flag is repeated for each value.
+        short: "-n" for the keyword `n`.
         alias: another name of the flag.
         former: its name in earlier releases, which works with a warning and is not in the help.
         bare: for a section: the key that a value without one means, as in "--model PATH".
+        type: of one value, as `parse` checks it; `bool` makes a switch and `dict` a section.
+        how: "one" value; "many" after one another; "repeat" the flag for each.
+        default: of the keyword; `inspect.Parameter.empty` if it must be given.
+        positional: has no name; stands in the order of the arguments.
     """
 
     keyword: str
-    type: Any = str
     metavar: str = ""
     flag: str = ""
     short: str = ""
-    repeat: bool = False
-    positional: bool = False
-    many: bool = False
     alias: str = ""
     former: str = ""
     bare: str = ""
+    type: Any = None
+    how: Literal["one", "many", "repeat", ""] = ""
+    default: Any = None
+    positional: bool = False
 
     @property
     def name(self) -> str:
         """The flag, or the name of the position."""
-        if self.positional:
-            return self.metavar or self.keyword.upper()
-        return self.flag or "--" + self.keyword.replace("_", "-")
+        return self.metavar if self.positional else self.flag
 
     @property
-    def dest(self) -> str:
-        """Where the parser puts the value."""
-        return self.keyword if self.positional else self.name.lstrip("-").replace("-", "_")
+    def names(self) -> list[str]:
+        """Every name, also those that the help does not show."""
+        return [name for name in (self.short, self.name, self.alias, self.former) if name]
+
+    @property
+    def required(self) -> bool:
+        """Whether it must be given, here or in the settings file."""
+        return self.default is inspect.Parameter.empty
+
+    def completed(self, parameter: inspect.Parameter) -> Argument:
+        """Return the argument with what the signature says of its keyword."""
+        words = str(parameter.annotation)
+        listed = "Sequence[" in words and self.type is None
+        value = self.type or _value_type(words)
+        letter = {int: "N", float: "X"}.get(next(iter(_options(value))), "NAME")
+        positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        how = self.how or ("repeat" if listed else "one")
+        flag = "--" + self.keyword.removesuffix("s" if how == "repeat" else "").replace("_", "-")
+        return replace(
+            self,
+            metavar=self.metavar
+            or (self.keyword.upper() if positional else METAVARS.get(self.keyword, letter)),
+            flag=self.flag or flag,
+            short="-" + self.keyword if len(self.keyword) == 1 else "",
+            type=value,
+            how=how,
+            default=parameter.default,
+            positional=positional,
+        )
+
+    def value(self, word: str) -> Any:
+        """Return a word of the command line as a value of the argument's type.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        options = _options(self.type)
+        if set(options) <= {str, type(None)}:
+            return None if word == "null" and len(options) > 1 else word
+        try:
+            read = _plain(word)
+        except ConfigError:
+            read = word
+        value, ok = fits(read, self.type)
+        if str in options:  # a name or a path, unless it is exactly one of the other types
+            return value if ok and type(value) is type(read) else word
+        if not ok:
+            raise ConfigError(f'{self.name} must be {describe_type(self.type)}, got "{word}".')
+        return value
 
 
 @dataclass(frozen=True)
@@ -75,43 +140,59 @@ class Command:
 
     Attributes:
         name: as typed.
-        summary: one line for `fewgen --help`.
-        function: name in `fewgen`, or None for a command without a Python function.
-        arguments: in the order of the help.
-        examples: (command, what it does).
+        function: name of a function in `fewgen`, or a function of the command's own file.
+        examples: lines "# what it does", each above its command.
         run: takes the keywords that were given and returns the exit code.
+        special: arguments of which the signature does not say everything.
         print_config: keywords -> resolved settings, for `--print_config`; None: the keywords themselves.
         dry_run: keywords -> text, for `--dry-run`; None: the command has no such flag.
+        dry_run_text: the help of that flag.
+        needs_out: what to say, after "needs --out", when the command is called without it.
     """
 
     name: str
-    summary: str
-    arguments: tuple[Argument, ...]
-    examples: tuple[tuple[str, str], ...]
+    function: str | Callable[..., Any]
+    examples: str
     run: Callable[[dict[str, Any]], int]
-    function: str | None = None
+    special: tuple[Argument, ...] = ()
     print_config: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     dry_run: Callable[[dict[str, Any]], str] | None = None
-    help_texts: tuple[tuple[str, str], ...] = ()
-    description: str = ""
+    dry_run_text: str = "print what would be done, with time and memory, and stop."
+    needs_out: str = ""
 
-    def target(self) -> Callable[..., Any] | None:
-        """Return the Python function behind the command."""
-        if self.function is None:
-            return None
+    @functools.cached_property
+    def target(self) -> Callable[..., Any]:
+        """The Python function behind the command, whose signature and docstring count."""
         import fewgen
 
-        return inspect.unwrap(getattr(fewgen, self.function))
+        named = getattr(fewgen, self.function) if isinstance(self.function, str) else self.function
+        return inspect.unwrap(named)
+
+    @functools.cached_property
+    def arguments(self) -> tuple[Argument, ...]:
+        """The arguments in the order of the signature, which is that of the help."""
+        special = {argument.keyword: argument for argument in self.special}
+        parameters = inspect.signature(self.target).parameters.values()
+        return tuple(
+            special.get(p.name, Argument(p.name)).completed(p) for p in parameters if p.name != "config"
+        )
+
+    @property
+    def extra_flags(self) -> list[tuple[str, str]]:
+        """The flags that come from no keyword, with their help."""
+        extra = []
+        if isinstance(self.function, str):
+            extra.append(("--config FILE", _argument_texts(self.target)["config"]))
+            extra.append(("--print_config", "print every setting as YAML, ready for --config, and stop."))
+        if self.dry_run is not None:
+            extra.append(("--dry-run", self.dry_run_text))
+        return [*extra, ("-h, --help", "show this page.")]
 
     def flags(self) -> list[str]:
         """Return every flag of the command, for the help, suggestions and the pinned list."""
         names = [argument.name for argument in self.arguments if not argument.positional]
         names += [argument.alias for argument in self.arguments if argument.alias]
-        if self.function is not None:
-            names += ["--config", "--print_config"]
-        if self.dry_run is not None:
-            names.append("--dry-run")
-        return [*names, "--help"]
+        return names + [name.split()[0] for name, _ in self.extra_flags[:-1]] + ["--help"]
 
     def main(self, argv: Sequence[str]) -> int:
         """Parse, then run."""
@@ -122,14 +203,16 @@ class Command:
         show, dry = given.pop("print_config", False), given.pop("dry_run", False)
         self._require(given)
         if show:
-            from fewgen.config import dump_yaml
-
-            settings = self._settings(given) if self.print_config is None else self.print_config(given)
-            print(dump_yaml(settings), end="")
+            settings = self.print_config or functools.partial(call_settings, self.target)
+            print(dump_yaml(settings(given)), end="")
             return 0
         if dry and self.dry_run is not None:
             print(self.dry_run(given))
             return 0
+        if self.needs_out:
+            given["out"] = call_settings(self.target, given)["out"]
+            if given["out"] is None:
+                raise ConfigError(f"fewgen {self.name} needs --out{self.needs_out}")
         return self.run(given)
 
     def parse(self, argv: Sequence[str]) -> dict[str, Any]:
@@ -138,263 +221,204 @@ class Command:
         Raises:
             ConfigError: an unknown flag (with a suggestion), or a value of the wrong type.
         """
-        from argparse import ArgumentError
-
-        words = [_normal(word) for word in argv]
-        self._refuse_unknown(words)
-        words = self._spelt_out(words)
-        parser = self._parser()
-        try:
-            parsed = parser.parse_args([_folded(word) for word in words], defaults=False).as_dict()
-        except (ArgumentError, TypeError, ValueError) as error:
-            raise ConfigError(self._readable(str(error))) from None
-        given = {}
-        by_dest = {argument.dest: argument for argument in self.arguments}
-        for key, value in parsed.items():
-            argument = by_dest.get(key)
-            if value is None or (argument is not None and argument.many and value == []):
-                continue
-            if argument is not None and argument.type is dict and isinstance(value, dict):
-                value = _unfolded({name: _plain(item) for name, item in value.items()})
-            given[argument.keyword if argument else key] = value
+        words = [_normal(word, self.arguments) for word in argv]
+        flags = [word.partition("=")[0] for word in words[: words.index("--") if "--" in words else None]]
+        self._refuse_unknown(flags)
+        self._refuse_two_names(flags)
+        given: dict[str, Any] = vars(self._parser(flags).parse_args(words))
+        for argument in self.arguments:
+            value = given.pop(argument.keyword, None)
+            if value == []:  # from "--flag=--"
+                raise ConfigError(f"{argument.name} needs a value.")
+            if isinstance(value, list):
+                given[argument.keyword] = [argument.value(word) for word in value]
+            elif isinstance(value, str):
+                value = argument.value(value)
+            if value is not None:
+                given.setdefault(argument.keyword, value)
         return given
 
     def help(self) -> str:
         """Return the help page: usage, what it does, examples, arguments and flags."""
-        target = self.target()
-        texts = {**_argument_texts(target), **dict(self.help_texts)}
-        paragraphs = (self.description or _description(target)).split("\n\n")
-        required = [a for a in self.arguments if self._is_required(a)]
-        usage = " ".join(
-            [f"usage: fewgen {self.name}"]
-            + [a.name + ("..." if a.many else "") for a in self.arguments if a.positional and a in required]
-            + [f"[{a.name}]" for a in self.arguments if a.positional and a not in required]
-            + [f"{a.name} {a.metavar}" for a in required if not a.positional]
-            + ["[flags]"]
-        )
-        lines = [usage, ""]
-        for paragraph in paragraphs:
+        texts = _argument_texts(self.target)
+        usage = [f"usage: fewgen {self.name}"]
+        usage += [a.name + ("..." if a.how == "many" else "") for a in self._placed(required=True)]
+        usage += [f"[{a.name}]" for a in self._placed(required=False)]
+        usage += [f"{a.name} {a.metavar}" for a in self.arguments if a.required and not a.positional]
+        lines = [" ".join([*usage, "[flags]"]), ""]
+        for paragraph in _description(self.target).split("\n\n"):
             lines += [*textwrap.wrap(" ".join(paragraph.split()), WIDTH), ""]
-        lines.append("examples:")
-        for command, purpose in self.examples:
-            lines += [f"  # {purpose}", f"  {command}"]
+        lines += ["examples:", *("  " + line for line in self.examples.strip().splitlines())]
         for title, positional in (("arguments:", True), ("flags:", False)):
             chosen = [a for a in self.arguments if a.positional is positional]
-            if chosen:
+            if chosen or not positional:
                 lines += ["", title]
             for argument in chosen:
                 text = texts.get(argument.keyword, "")
-                lines += _entry(self._heading(argument), text + self._default_note(argument, text))
-        extra = []
-        if self.function is not None:
-            extra.append(("--config FILE", texts.get("config", "")))
-            extra.append(("--print_config", "print every setting as YAML, ready for --config, and stop."))
-        if self.dry_run is not None:
-            dry = texts.get("dry_run", "print what would be done, with time and memory, and stop.")
-            extra.append(("--dry-run", dry))
-        if not any(not a.positional for a in self.arguments):
-            lines += ["", "flags:"]
-        for name, text in [*extra, ("-h, --help", "show this page.")]:
+                lines += _entry(_heading(argument), text + _default_note(argument))
+        for name, text in self.extra_flags:
             lines += _entry(name, text)
         return "\n".join(lines) + "\n"
 
-    def _parser(self) -> ArgumentParser:
-        from jsonargparse import ArgumentParser
+    def _placed(self, required: bool) -> list[Argument]:
+        return [a for a in self.arguments if a.positional and a.required is required]
 
-        parser = ArgumentParser(
-            prog=f"fewgen {self.name}",
-            exit_on_error=False,
-            add_help=False,
-            print_config=None,
-            allow_abbrev=False,
-        )
+    def _parser(self, flags: Iterable[str]) -> argparse.ArgumentParser:
+        """Return a parser that leaves words as they are; `flags` name the keys of sections that occur."""
+        parser = _Parser(self)
         for argument in self.arguments:
-            names = [argument.keyword] if argument.positional else [argument.name]
-            if argument.short:
-                names.insert(0, argument.short)
-            options: dict[str, Any] = {"type": argument.type}
+            options: dict[str, Any] = {"dest": argument.keyword}
+            names = argument.names
             if argument.positional:
-                options["nargs"] = "*" if argument.many else "?"
-            elif argument.many:
+                names, options = [argument.keyword], {"nargs": "*" if argument.how == "many" else "?"}
+            elif argument.how == "many":
                 options["nargs"] = "+"
-            if argument.repeat:
+            elif argument.how == "repeat":
                 options["action"] = "append"
-            if argument.type is bool and self._default(argument) is False:
-                options = {"action": "store_true"}
+            elif argument.type is dict:
+                options |= {"action": _Section, "const": argument.bare}
+                names += sorted({name for name in flags if name.startswith(f"{argument.name}.")})
+            elif argument.type is bool and argument.default is False:
+                options["action"] = "store_true"
             parser.add_argument(*names, **options)
-        if self.function is not None:
-            parser.add_argument("--config", type=str)
-            parser.add_argument("--print_config", action="store_true")
-        if self.dry_run is not None:
-            parser.add_argument("--dry-run", action="store_true")
+        for name, _ in self.extra_flags[:-1]:
+            parser.add_argument(name.split()[0], action="store" if " " in name else "store_true")
         return parser
 
-    def _refuse_unknown(self, words: Sequence[str]) -> None:
+    def _refuse_unknown(self, flags: Iterable[str]) -> None:
         known = [*self.flags(), *(a.short for a in self.arguments if a.short), "-h"]
-        former = [a.former for a in self.arguments if a.former]
+        former = [a.former for a in self.arguments]
         sections = tuple(f"{a.name}." for a in self.arguments if a.type is dict)
-        for word in words:
-            if word == "--":
-                return
-            name = word.split("=", 1)[0]
+        for name in flags:
             is_flag = name.startswith("--") or re.fullmatch(r"-[A-Za-z]", name)
-            if is_flag and name not in [*known, *former] and not name.startswith(sections or ("\0",)):
+            if is_flag and name not in [*known, *former] and not name.startswith(sections):
                 raise ConfigError(
                     f"fewgen {self.name} has no flag {name}.{suggest(name, known)} "
                     f"See fewgen {self.name} --help."
                 )
 
-    def _spelt_out(self, words: Sequence[str]) -> list[str]:
-        """Return the words with aliases and bare sections as what they stand for."""
-        result = list(words)
-        end = result.index("--") if "--" in result else len(result)
+    def _refuse_two_names(self, flags: Sequence[str]) -> None:
         for argument in self.arguments:
-            names = [word.split("=", 1)[0] for word in result[:end]]
             for other, kind in ((argument.alias, "another"), (argument.former, "the former")):
-                if not other or other not in names:
-                    continue
-                if argument.name in names:
+                if other and other in flags and argument.name in flags:
                     raise ConfigError(f"{other} is {kind} name of {argument.name}: give one of them.")
-                if other == argument.former:
-                    warn_renamed(other, argument.name)
-                for i, name in enumerate(names):
-                    if name == other:
-                        result[i] = argument.name + result[i][len(name) :]
-            if not argument.bare:
-                continue
-            for i, name in enumerate(names):
-                value = result[i].partition("=")[2] or (result[i + 1] if i + 1 < len(result) else "")
-                if name == argument.name and value and not value.startswith(("{", "--")):
-                    result[i] = f"{name}.{argument.bare}" + result[i][len(name) :]
-        return result
-
-    def _readable(self, message: str) -> str:
-        """Return one line, in the user's words, for what jsonargparse says."""
-        key = re.search(r'Parser key "([^"]+)"', message)
-        value = re.search(r"Given value: (.*)", message)
-        for argument in self.arguments:
-            if key and key.group(1).split(".")[0] == argument.dest:
-                found = f', got "{value.group(1).strip()}"' if value else ""
-                return f"{argument.name} must be {describe_type(argument.type)}{found}."
-        match = re.search(r"unrecognized arguments: (.*)", message)
-        if match:
-            return (
-                f'fewgen {self.name} does not know what to do with "{match.group(1)}". '
-                f"See fewgen {self.name} --help."
-            )
-        match = re.search(r"argument (\S+): expected (.*)", message)
-        if match:
-            return f"{match.group(1)} needs a value ({match.group(2)})."
-        return " ".join(message.split())
+            if argument.former and argument.former in flags:
+                warn_renamed(argument.former, argument.name)
 
     def _require(self, given: dict[str, Any]) -> None:
-        from fewgen.config import read_config
-
-        target = self.target()
-        if target is None:
-            return
         file = read_config(given.get("config"))
         missing = [
-            a.name if a.positional else f"{a.name} {a.metavar}".strip()
+            a.name if a.positional else f"{a.name} {a.metavar}"
             for a in self.arguments
-            if self._is_required(a) and a.keyword not in file and not given.get(a.keyword)
+            if a.required and a.keyword not in file and not given.get(a.keyword)
         ]
         if missing:
-            raise ConfigError(
-                f"fewgen {self.name} needs {' and '.join(missing)}. For example: {self.examples[0][0]}"
-            )
-
-    def _settings(self, given: dict[str, Any]) -> dict[str, Any]:
-        target = self.target()
-        return given if target is None else call_settings(target, given)
-
-    def _default(self, argument: Argument) -> Any:
-        target = self.target()
-        if target is None:
-            return False if argument.type is bool else None
-        return inspect.signature(target).parameters[argument.keyword].default
-
-    def _is_required(self, argument: Argument) -> bool:
-        return self._default(argument) is inspect.Parameter.empty
-
-    def _heading(self, argument: Argument) -> str:
-        if argument.positional:
-            return argument.name
-        name = f"{argument.short}, {argument.name}" if argument.short else argument.name
-        if argument.type is bool:
-            return name.replace("--", "--[no-]", 1) if self._default(argument) is True else name
-        if argument.type is dict:
-            return f"{name}.KEY VALUE" + (f", {name} {argument.metavar}" if argument.bare else "")
-        if argument.alias:
-            name = f"{name}, {argument.alias}"
-        more = " ..." if argument.many else ""
-        return f"{name} {argument.metavar or argument.keyword.upper()}{more}"
-
-    def _default_note(self, argument: Argument, text: str) -> str:
-        default = self._default(argument)
-        if argument.positional or default is None or argument.type is bool:
-            return " Repeatable." if argument.repeat else ""
-        if default is inspect.Parameter.empty:
-            return " Required."
-        return f" Default: {default}."
+            example = self.examples.strip().splitlines()[1]
+            raise ConfigError(f"fewgen {self.name} needs {' and '.join(missing)}. For example: {example}")
 
 
-def _normal(word: str) -> str:
+class _Parser(argparse.ArgumentParser):
+    """argparse, with its complaints in the user's words."""
+
+    def __init__(self, command: Command) -> None:
+        self.command = command
+        super().__init__(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+
+    def error(self, message: str) -> NoReturn:
+        unknown = re.match(r"unrecognized arguments: (.*)", message, re.DOTALL)
+        if unknown:
+            name = f"fewgen {self.command.name}"
+            raise ConfigError(f'{name} does not know what to do with "{unknown[1]}". See {name} --help.')
+        found = re.match(r"argument (\S+): expected (.*)", message)
+        if found:
+            names = found[1].split("/")
+            name = next((a.name for a in self.command.arguments if a.name in names), names[0])
+            raise ConfigError(f"{name} needs a value ({found[2]}).")
+        raise ConfigError(" ".join(message.split()))
+
+
+class _Section(argparse.Action):
+    """Lays a whole section, or one key of it, over what stands to the left of it."""
+
+    def __call__(self, parser: Any, namespace: Any, word: Any, option_string: str | None = None) -> None:
+        name, _, key = str(option_string).partition(".")
+        before = getattr(namespace, self.dest, {})
+        if not key and self.const and not word.startswith("{"):
+            key = self.const
+        value = _plain(word, str(option_string))
+        if not key and not isinstance(value, dict):
+            raise ConfigError(f'{name} must be {describe_type(dict)}, got "{word}".')
+        for part in reversed(key.split(".") if key else []):
+            value = {part: value}
+        setattr(namespace, self.dest, merge(before, value) if key else value)
+
+
+_TYPES = {"int": int, "float": float, "bool": bool, "None": None}
+
+
+def _value_type(words: str) -> Any:
+    """Return the type of one value on the command line, from an annotation in words.
+
+    >>> _value_type("int | None"), _value_type("str | Path | Run"), _value_type("Sequence[float] | None")
+    (int | None, <class 'str'>, <class 'float'>)
+    """
+    if "Mapping[" in words:
+        return dict
+    inner = re.search(r"Sequence\[([^]]*)\]", words)
+    names = (inner[1] if inner else words).split(" | ")
+    return functools.reduce(operator.or_, dict.fromkeys(_TYPES.get(name, str) for name in names))
+
+
+def _options(value: Any) -> tuple[Any, ...]:
+    return getattr(value, "__args__", (value,))
+
+
+def _normal(word: str, arguments: Iterable[Argument]) -> str:
     """Return a flag in its canonical form: dashes for underscores, and `--no-x` as `--x=false`.
 
-    >>> _normal("--text_path=a_b"), _normal("--no-report"), _normal("--model.latent_size")
-    ('--text-path=a_b', '--report=false', '--model.latent_size')
+    >>> _normal("--text_path=a_b", ()), _normal("--model.latent_size", ())
+    ('--text-path=a_b', '--model.latent_size')
     """
     match = re.match(r"--([A-Za-z][\w-]*)(.*)", word, re.DOTALL)
     if not match:
         return word
-    name, rest = match.group(1).replace("_", "-"), match.group(2)
-    if name == "print-config":
+    name, rest = f"--{match[1].replace('_', '-')}", match[2]
+    if name == "--print-config":
         return f"--print_config{rest}"
-    if name in ("no-report", "no-progress", "no-html") and not rest:
-        return f"--{name[3:]}=false"
-    return f"--{name}{rest}"
+    switches = [a.name for a in arguments if a.type is bool and a.default is True]
+    if not rest and name.replace("--no-", "--", 1) in switches and name not in switches:
+        return f"{name.replace('--no-', '--', 1)}=false"
+    return f"{name}{rest}"
 
 
-def _folded(word: str) -> str:
-    """Return a flag of a section inside a section as one of a section: the parser loses some of them.
-
-    >>> _folded("--model.network.width=4"), _folded("--model.lr"), _folded("a.b.c")
-    ('--model.network:width=4', '--model.lr', 'a.b.c')
-    """
-    match = re.match(r"(--[\w-]+\.\w+)((?:\.\w+)+)(=|$)", word)
-    if match is None:
-        return word
-    return match.group(1) + match.group(2).replace(".", ":") + word[match.end(2) :]
-
-
-def _unfolded(values: dict[str, Any]) -> dict[str, Any]:
-    """Return settings by section, of names that `_folded` made.
-
-    >>> _unfolded({"network:width": 4, "lr": 0.1, "network:z_dim": 8})
-    {'network': {'width': 4, 'z_dim': 8}, 'lr': 0.1}
-    """
-    from fewgen.config.schema import merge
-
-    layers = []
-    for name, value in values.items():
-        for part in reversed(name.split(":")):
-            value = {part: value}
-        layers.append(value)
-    return merge(*layers)
-
-
-def _plain(value: Any) -> Any:
+def _plain(word: str, where: str = "the text") -> Any:
     """Return what a word of the command line means in YAML: a number, a switch, a list or itself.
 
     >>> _plain("0.5"), _plain("[1, 2]"), _plain("a photo of an #object")
     (0.5, [1, 2], 'a photo of an #object')
     """
-    from fewgen.config import parse_yaml
+    if " #" in word and word.lstrip()[:1] not in tuple("[{'\""):
+        return word  # YAML would take the rest for a comment
+    return parse_yaml(f"value:\n  {word}", where)["value"]
 
-    if isinstance(value, str) and " #" in value and value.lstrip()[:1] not in tuple("[{'\""):
-        return value  # YAML would take the rest for a comment
-    return parse_yaml(f"value: {value}")["value"] if isinstance(value, str) else value
+
+def _heading(argument: Argument) -> str:
+    if argument.positional:
+        return argument.name
+    name = f"{argument.short}, {argument.name}" if argument.short else argument.name
+    if argument.type is bool:
+        return name.replace("--", "--[no-]", 1) if argument.default is True else name
+    if argument.type is dict:
+        return f"{name}.KEY VALUE" + (f", {name} {argument.metavar}" if argument.bare else "")
+    if argument.alias:
+        name = f"{name}, {argument.alias}"
+    return f"{name} {argument.metavar}" + (" ..." if argument.how == "many" else "")
+
+
+def _default_note(argument: Argument) -> str:
+    if argument.positional or argument.default is None or argument.type is bool:
+        return " Repeatable." if argument.how == "repeat" else ""
+    return " Required." if argument.required else f" Default: {argument.default}."
 
 
 def _entry(name: str, text: str) -> list[str]:

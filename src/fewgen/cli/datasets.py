@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from fewgen.cli.command import Argument, Command
+from fewgen.cli.command import Command
 
 
-def _run(given: dict[str, Any]) -> int:
-    from fewgen.data import datasets
+def datasets(*, data_dir: str | None = None) -> int:
+    """List the data sets that have a name, where they are looked for, and their terms of use.
+
+    Args:
+        data_dir: folder of the data sets; the environment variable FEWGEN_DATA_DIR if left out.
+    """
+    from fewgen.data import datasets as found
 
     rows = [("name", "classes", "images", "size", "here", "terms", "where")]
-    for info in datasets(given.get("data_dir")):
+    for info in found(data_dir):
         kind = "grey" if info.channels == 1 else "colour"
         here = "yes" if info.available else "--download" if info.downloadable else "no"
         size = f"{info.size} px {kind}"
@@ -24,14 +27,9 @@ def _run(given: dict[str, Any]) -> int:
     return 0
 
 
-COMMAND = Command(
-    name="datasets",
-    summary="list the data sets that have a name, and which are there",
-    description="List the data sets that have a name, where they are looked for, and their terms of use.",
-    arguments=(Argument("data_dir", metavar="DIR"),),
-    examples=(("fewgen datasets", "what is at hand"),),
-    help_texts=(
-        ("data_dir", "folder of the data sets; the environment variable FEWGEN_DATA_DIR if left out."),
-    ),
-    run=_run,
-)
+EXAMPLES = """
+# what is at hand
+fewgen datasets
+"""
+
+COMMAND = Command("datasets", datasets, EXAMPLES, run=lambda given: datasets(**given))

@@ -63,76 +63,36 @@ def _dry_run(given: dict[str, Any]) -> str:
     return f"{plan_distillation(**given)}\nNothing was written. Without --dry-run, the work starts."
 
 
+EXAMPLES = """
+# a classifier of your classes, from a few images of each
+fewgen distill --novel photos --generator runs/diffusion --data tiny_imagenet32 --out tiny
+# an even smaller one, by a run of tint; the images beyond 5 measure it
+fewgen distill --novel photos --generator runs/tint --shots 5 --student-channels 16 --out tiny
+# what helps: all competitors on the same episodes; the same command resumes it
+fewgen distill --data tiny_imagenet32 --episodes 10 --compare --workers 2 --out distill.json
+# as many episodes as plus or minus one point needs
+fewgen distill --data omniglot --episodes auto --half-width 0.01 --training.flip false --out omniglot.json
+"""
+
 COMMAND = Command(
     name="distill",
     function="distill",
-    summary="make a tiny classifier from a few images per class",
-    arguments=(
-        Argument("out", metavar="OUT"),
-        Argument("novel", str | None, "DIR"),
-        Argument("data", str | None, "D"),
-        Argument("generator", str | None, "RUN"),
-        Argument("student", metavar="NAME"),
-        Argument("shots", int | None, "K"),
-        Argument("class_split", str | None, "HOW"),
-        Argument("n_way", int, "N"),
-        Argument("n_shot", int, "K"),
-        Argument("queries", int | Literal["all"], "N"),
-        Argument("episodes", int | Literal["auto"], "N"),
-        Argument("half_width", float | None, "SHARE"),
-        Argument("compare", bool),
-        Argument("competitors", str, "NAME", many=True),
-        Argument("per_class", int, "N"),
-        Argument("alpha", float, "A"),
-        Argument("teacher", str | None, "FILE"),
-        Argument("teacher_net", str, "NAME"),
-        Argument("teacher_channels", int, "C"),
-        Argument("teacher_pretrain_steps", int, "N"),
-        Argument("teacher_episodes", int | None, "N"),
-        Argument("student_channels", int, "C"),
-        Argument("pretrain_steps", int, "N"),
-        Argument("turns", metavar="WHEN"),
-        Argument("base_images", int, "N"),
-        Argument("training", dict),
-        Argument("tint", dict),
-        Argument("generator_minutes", float | None, "M"),
-        Argument("generator_preset", metavar="NAME"),
-        Argument("save_images", bool),
-        Argument("workers", int, "N"),
-        Argument("seed", int, "N"),
-        Argument("split", metavar="PART"),
-        Argument("size", int | None, "PIXELS"),
-        Argument("channels", int | None, "C"),
-        Argument("fit", metavar="HOW"),
-        Argument("background", metavar="HOW"),
-        Argument("convert", bool),
-        Argument("data_dir", metavar="DIR"),
-        Argument("download", bool),
-        Argument("device", metavar="NAME"),
-        Argument("progress", bool),
-    ),
-    examples=(
-        (
-            "fewgen distill --novel photos --generator runs/diffusion --data tiny_imagenet32 --out tiny",
-            "a classifier of your classes, from a few images of each",
-        ),
-        (
-            "fewgen distill --novel photos --generator runs/tint --shots 5 --student-channels 16 --out tiny",
-            "an even smaller one, by a run of tint; the images beyond 5 measure it",
-        ),
-        (
-            "fewgen distill --data tiny_imagenet32 --episodes 10 --compare --workers 2 --out distill.json",
-            "what helps: all competitors on the same episodes; the same command resumes it",
-        ),
-        (
-            "fewgen distill --data omniglot --episodes auto --half-width 0.01 --training.flip false "
-            "--out omniglot.json",
-            "as many episodes as plus or minus one point needs",
-        ),
-    ),
+    examples=EXAMPLES,
     run=_run,
-    dry_run=_dry_run,
-    help_texts=(
-        ("dry_run", "check everything, print what would be done and what is there already, and stop."),
+    special=(
+        Argument("novel", "DIR"),
+        Argument("generator", "RUN"),
+        Argument("n_shot", "K"),
+        Argument("queries", type=int | Literal["all"]),
+        Argument("episodes", type=int | Literal["auto"]),
+        Argument("competitors", how="many"),
+        Argument("alpha", "A"),
+        Argument("teacher", "FILE"),
+        Argument("teacher_channels", "C"),
+        Argument("student_channels", "C"),
+        Argument("turns", "WHEN"),
+        Argument("generator_minutes", "M"),
     ),
+    dry_run=_dry_run,
+    dry_run_text="check everything, print what would be done and what is there already, and stop.",
 )

@@ -9,7 +9,6 @@ import os
 import platform
 import subprocess
 import sys
-from typing import Any
 
 from fewgen.cli.command import Command
 
@@ -128,7 +127,10 @@ def _data() -> list[tuple[str, str, str]]:
     return [(state, "data folder", text), (OK, "data sets", ", ".join(here))]
 
 
-def _run(given: dict[str, Any]) -> int:
+def doctor() -> int:
+    """Check this machine: Python, torch, memory, optional parts and data. Exit code 2 if something
+    must be mended.
+    """  # noqa: D205 - one paragraph of the help page
     rows = checks()
     width = max(len(subject) for _, subject, _ in rows)
     for state, subject, finding in rows:
@@ -138,12 +140,9 @@ def _run(given: dict[str, Any]) -> int:
     return 2 if problems else 0
 
 
-COMMAND = Command(
-    name="doctor",
-    summary="check this machine: Python, torch, memory, optional parts, data",
-    description="Check this machine: Python, torch, memory, optional parts and data. "
-    "Exit code 2 if something must be mended.",
-    arguments=(),
-    examples=(("fewgen doctor", "before the first run, and in a report of a fault"),),
-    run=_run,
-)
+EXAMPLES = """
+# before the first run, and in a report of a fault
+fewgen doctor
+"""
+
+COMMAND = Command("doctor", doctor, EXAMPLES, run=lambda given: doctor())

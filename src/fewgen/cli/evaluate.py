@@ -40,55 +40,31 @@ def _dry_run(given: dict[str, Any]) -> str:
     return f"{found}\nNothing was written. Without --dry-run, measuring starts."
 
 
+EXAMPLES = """
+# a run, against its own held-out images
+fewgen evaluate runs/digits --out digits.json
+# usefulness over three draws of the training images (seeds 0, 1 and 2)
+fewgen evaluate runs/a --other-run runs/b --other-run runs/c --holdout test
+# images from any program, that learned from 30 digits each; the test part is held out
+fewgen evaluate images.npz --data digits --shots 30 --holdout test
+# folders with one subfolder per class
+fewgen evaluate made --data photos --holdout more_photos --size 32 --out made.json
+# what would be compared
+fewgen evaluate images.npz --data digits --shots 30 --holdout test --dry-run
+"""
+
 COMMAND = Command(
     name="evaluate",
     function="evaluate",
-    summary="say whether images are real, diverse, new, useful and of the wanted class",
-    arguments=(
-        Argument("images", positional=True, metavar="IMAGES_OR_RUN"),
-        Argument("data", metavar="D"),
-        Argument("holdout", int | str | None, "H"),
-        Argument("pool", metavar="P"),
-        Argument("shots", int | None, "K"),
-        Argument("class_names", str, "NAME", flag="--class-name", repeat=True),
-        Argument("seed", int, "N"),
-        Argument("n", int | None, "N", short="-n"),
-        Argument("features", metavar="NAME"),
-        Argument("useful_draws", int, "N"),
-        Argument("other_runs", str, "RUN", flag="--other-run", repeat=True),
-        Argument("size", int | None, "PIXELS"),
-        Argument("channels", int | None, "C"),
-        Argument("fit", metavar="HOW"),
-        Argument("background", metavar="HOW", former="--alpha"),
-        Argument("convert", bool),
-        Argument("out", str | None, "OUT"),
-        Argument("html", bool),
-        Argument("overwrite", bool),
-        Argument("data_dir", metavar="DIR"),
-        Argument("download", bool),
-        Argument("device", metavar="NAME"),
-        Argument("progress", bool),
-    ),
-    examples=(
-        ("fewgen evaluate runs/digits --out digits.json", "a run, against its own held-out images"),
-        (
-            "fewgen evaluate runs/a --other-run runs/b --other-run runs/c --holdout test",
-            "usefulness over three draws of the training images (seeds 0, 1 and 2)",
-        ),
-        (
-            "fewgen evaluate images.npz --data digits --shots 30 --holdout test",
-            "images from any program, that learned from 30 digits each; the test part is held out",
-        ),
-        (
-            "fewgen evaluate made --data photos --holdout more_photos --size 32 --out made.json",
-            "folders with one subfolder per class",
-        ),
-        (
-            "fewgen evaluate images.npz --data digits --shots 30 --holdout test --dry-run",
-            "what would be compared",
-        ),
-    ),
+    examples=EXAMPLES,
     run=_run,
+    special=(
+        Argument("images", "IMAGES_OR_RUN"),
+        Argument("holdout", "H"),
+        Argument("pool", "P"),
+        Argument("other_runs", "RUN"),
+        Argument("background", former="--alpha"),
+    ),
     dry_run=_dry_run,
-    help_texts=(("dry_run", "print what would be compared, and stop."),),
+    dry_run_text="print what would be compared, and stop.",
 )

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Any
 
-from fewgen.cli.command import Argument, Command
+from fewgen.cli.command import Command
 
 
-def _run(given: dict[str, Any]) -> int:
+def methods(method: str | None = None, *, preset: str | None = None) -> int:
+    """List the methods and their presets; with a method, print all its settings as YAML.
+
+    Args:
+        method: show the settings of this one.
+        preset: which of its presets.
+    """
     from fewgen.config import list_presets, load_preset
     from fewgen.methods import method_names
 
-    wanted, preset = given.get("method"), given.get("preset")
-    if wanted is None:
+    if method is None:
         for name in method_names():
             print(name)
             for other in list_presets(name):
@@ -21,7 +25,7 @@ def _run(given: dict[str, Any]) -> int:
                 print(f"  --preset {other:<10} {' '.join(description.split())}".rstrip())
         print("\nSettings of one: fewgen methods METHOD --preset NAME")
         return 0
-    return _one(wanted, preset or "default")
+    return _one(method, preset or "default")
 
 
 def _one(name: str, preset: str) -> int:
@@ -47,18 +51,11 @@ def _one(name: str, preset: str) -> int:
     return 0
 
 
-COMMAND = Command(
-    name="methods",
-    summary="list the methods and their presets",
-    description="List the methods and their presets; with a method, print all its settings as YAML.",
-    arguments=(
-        Argument("method", positional=True, metavar="METHOD"),
-        Argument("preset", metavar="NAME"),
-    ),
-    examples=(
-        ("fewgen methods", "what there is"),
-        ("fewgen methods cada_vqvae --preset paper", "every setting of a preset, ready for --config"),
-    ),
-    help_texts=(("method", "show the settings of this one."), ("preset", "which of its presets.")),
-    run=_run,
-)
+EXAMPLES = """
+# what there is
+fewgen methods
+# every setting of a preset, ready for --config
+fewgen methods cada_vqvae --preset paper
+"""
+
+COMMAND = Command("methods", methods, EXAMPLES, run=lambda given: methods(**given))

@@ -51,24 +51,18 @@ def _dry_run(given: dict[str, Any]) -> str:
     return str(fewgen.plan_training(**quickstart_keywords(**given)))
 
 
+EXAMPLES = """
+# about a minute and a half
+fewgen quickstart
+# better images, if you can wait
+fewgen quickstart --steps-scale 1 --minutes 8 --out runs/better
+"""
+
 COMMAND = Command(
     name="quickstart",
     function="quickstart",
-    summary="learn to draw digits from bundled images, with a picture and a report",
-    arguments=(
-        Argument("out", metavar="RUN"),
-        Argument("preset", metavar="NAME"),
-        Argument("shots", int, "K"),
-        Argument("seed", int, "N"),
-        Argument("steps_scale", float, "X"),
-        Argument("minutes", float | None, "M"),
-        Argument("text", metavar="NAME"),
-        Argument("progress", bool),
-    ),
-    examples=(
-        ("fewgen quickstart", "about a minute and a half"),
-        ("fewgen quickstart --steps-scale 1 --minutes 8 --out runs/better", "better images, if you can wait"),
-    ),
+    examples=EXAMPLES,
     run=_run,
+    special=(Argument("out", "RUN"),),
     dry_run=_dry_run,
 )

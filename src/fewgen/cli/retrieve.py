@@ -25,23 +25,17 @@ def _run(given: dict[str, Any]) -> int:
     return 0
 
 
+EXAMPLES = """
+# the nearest words of an image file
+fewgen retrieve runs/digits scan.png
+# how often the nearest word is right
+fewgen retrieve runs/digits digits --split test
+"""
+
 COMMAND = Command(
     name="retrieve",
     function="retrieve",
-    summary="find the nearest word of an image",
-    arguments=(
-        Argument("run", positional=True, metavar="RUN"),
-        Argument("images", str, "IMAGES", positional=True, many=True),
-        Argument("top", int, "N"),
-        Argument("split", metavar="PART"),
-        Argument("fit", metavar="HOW"),
-        Argument("data_dir", metavar="DIR"),
-        Argument("download", bool),
-        Argument("device", metavar="NAME"),
-    ),
-    examples=(
-        ("fewgen retrieve runs/digits scan.png", "the nearest words of an image file"),
-        ("fewgen retrieve runs/digits digits --split test", "how often the nearest word is right"),
-    ),
+    examples=EXAMPLES,
     run=_run,
+    special=(Argument("images", how="many"),),
 )

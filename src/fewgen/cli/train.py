@@ -70,67 +70,35 @@ def _print_config(given: dict[str, Any]) -> dict[str, Any]:
     return resolved_settings(**given)
 
 
+EXAMPLES = """
+# the bundled digits, 30 images of each
+fewgen train cada_vqvae --data digits --shots 30 --out runs/digits
+# a folder with one subfolder per class, every image in it
+fewgen train cada_vqvae --data photos --size 32 --out runs/photos
+# sharper images; --minutes 6 would limit the time
+fewgen train cada_vqvae --preset hybrid --data fashion_mnist --shots 30 --out runs/fashion
+# learn to adapt: on 6 classes, measured on 3 others; then fewgen adapt
+fewgen train cada_vqvae --meta fomaml --data fashion_mnist --out runs/base
+# teach a diffusion model (a run, or a Stable Diffusion folder) classes from 5 images each
+fewgen train tint --model runs/diffusion --images photos --shots 5 --out runs/tint
+# what would happen, how long it would take
+fewgen train cada_vqvae --data photos --size 32 --out runs/photos --dry-run
+"""
+
 COMMAND = Command(
     name="train",
     function="train",
-    summary="learn a generator from your images",
-    arguments=(
-        Argument("method", positional=True, metavar="METHOD"),
-        Argument("data", metavar="D", alias="--images"),
-        Argument("out", metavar="RUN"),
-        Argument("shots", int | None, "K"),
-        Argument("preset", metavar="NAME"),
-        Argument("seed", int, "N"),
-        Argument("text", metavar="NAME"),
-        Argument("text_path", metavar="PATH"),
-        Argument("phrases", dict | str, "FILE"),
-        Argument("class_names", str, "NAME", flag="--class-name", repeat=True),
-        Argument("holdout", int | Literal["auto"], "N"),
-        Argument("split", metavar="PART"),
-        Argument("size", int | None, "PIXELS"),
-        Argument("channels", int | None, "C"),
-        Argument("fit", metavar="HOW"),
-        Argument("background", metavar="HOW", former="--alpha"),
-        Argument("convert", bool),
-        Argument("minutes", float | None, "M"),
-        Argument("steps_scale", float | None, "X"),
-        Argument("meta", metavar="HOW"),
-        Argument("tasks", dict),
-        Argument("class_split", metavar="HOW"),
-        Argument("model", dict, "PATH", bare="base"),
-        Argument("training", dict),
-        Argument("data_dir", metavar="DIR"),
-        Argument("download", bool),
-        Argument("report", bool),
-        Argument("progress", bool),
-    ),
-    examples=(
-        (
-            "fewgen train cada_vqvae --data digits --shots 30 --out runs/digits",
-            "the bundled digits, 30 images of each",
-        ),
-        (
-            "fewgen train cada_vqvae --data photos --size 32 --out runs/photos",
-            "a folder with one subfolder per class, every image in it",
-        ),
-        (
-            "fewgen train cada_vqvae --preset hybrid --data fashion_mnist --shots 30 --out runs/fashion",
-            "sharper images; --minutes 6 would limit the time",
-        ),
-        (
-            "fewgen train cada_vqvae --meta fomaml --data fashion_mnist --out runs/base",
-            "learn to adapt: on 6 classes, measured on 3 others; then fewgen adapt",
-        ),
-        (
-            "fewgen train tint --model runs/diffusion --images photos --shots 5 --out runs/tint",
-            "teach a diffusion model (a run, or a Stable Diffusion folder) classes from 5 images each",
-        ),
-        (
-            "fewgen train cada_vqvae --data photos --size 32 --out runs/photos --dry-run",
-            "what would happen, how long it would take",
-        ),
-    ),
+    examples=EXAMPLES,
     run=_run,
-    dry_run=_dry_run,
+    special=(
+        Argument("data", alias="--images"),
+        Argument("out", "RUN"),
+        Argument("phrases", type=dict | str),
+        Argument("holdout", type=int | Literal["auto"]),
+        Argument("background", former="--alpha"),
+        Argument("meta", "HOW"),
+        Argument("model", "PATH", bare="base"),
+    ),
     print_config=_print_config,
+    dry_run=_dry_run,
 )

@@ -236,6 +236,17 @@ def _convert_sequence(
     return (converted if container is Sequence else container(converted)), True
 
 
+def fits(value: Any, hint: Any) -> tuple[Any, bool]:
+    """Return a value as what a type hint asks for, and whether it fits.
+
+    >>> fits(3, float), fits("three", int | None)
+    ((3.0, True), ('three', False))
+    """
+    problems = ProblemList("", ConfigError)
+    converted, ok = _try_convert(value, hint, "", problems)
+    return converted, ok and not problems.problems
+
+
 def describe_type(hint: Any) -> str:
     """Return what a type hint asks for, in plain words.
 
