@@ -22,6 +22,7 @@ DOCUMENTED = {
     "fewgen.distill.teacher": "ProtoNet",
     "fewgen.evaluate": "evaluate_images RealSide Evaluation FeatureExtractor make_extractor vendi_score",
     "fewgen.evaluate.aligned": "alignment_test class_retention",
+    "fewgen.evaluate.features": "FeatureExtractor ClassifierFeatures make_extractor class_predictor",
     "fewgen.evaluate.copying": "Aligner tail_test c_t",
     "fewgen.evaluate.distances": "frechet_distance kernel_test",
     "fewgen.evaluate.diversity": "vendi_score collapse_share",

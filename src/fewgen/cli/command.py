@@ -128,7 +128,7 @@ class Argument:
             read = word
         value, ok = fits(read, self.type)
         if str in options:  # a name or a path, unless it is exactly one of the other types
-            return value if ok and type(value) is type(read) else word
+            return value if ok and type(value) is type(read) is not str else word
         if not ok:
             raise ConfigError(f'{self.name} must be {describe_type(self.type)}, got "{word}".')
         return value
@@ -342,6 +342,8 @@ class _Section(argparse.Action):
 
     def __call__(self, parser: Any, namespace: Any, word: Any, option_string: str | None = None) -> None:
         name, _, key = str(option_string).partition(".")
+        if not isinstance(word, str):  # from "--model=--"
+            raise ConfigError(f"{name} needs a value.")
         before = getattr(namespace, self.dest, {})
         if not key and self.const and not word.startswith("{"):
             key = self.const
