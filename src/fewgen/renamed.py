@@ -22,16 +22,10 @@ MODULES = {
     "fewgen.evaluate": "fewgen.evaluation",
     "fewgen.evaluate.aligned": "fewgen.evaluation",
     "fewgen.evaluate.features": "fewgen.evaluation",
-    "fewgen.evaluate.foundation": "fewgen.encoders.image_transformer",
     "fewgen.generate": "fewgen.generation",
-    "fewgen.methods.sq_gan.foundation": "fewgen.encoders.joint",
-    "fewgen.text.base": "fewgen.encoders.base",
     "fewgen.text.encoders": "fewgen.encoders.text",
     "fewgen.text.glove": "fewgen.encoders.glove",
-    "fewgen.text.onehot": "fewgen.encoders.onehot",
     "fewgen.text.transformer": "fewgen.encoders.text_transformer",
-    "fewgen.training.adamw": "fewgen.fitting.adamw",
-    "fewgen.training.schedules": "fewgen.fitting.schedules",
     "fewgen.training.seeds": "fewgen.fitting.seeds",
 }
 """Old module -> the one that holds its definitions now; what is below an old package is below the new one."""
