@@ -18,6 +18,7 @@ MODULES = {
     "fewgen.api.prepare": "fewgen.runs.preparing",
     "fewgen.api.run": "fewgen.runs.run",
     "fewgen.benchmark": "fewgen.comparison",
+    "fewgen.data.adversarial_augment": "fewgen.data.adversarial",
     "fewgen.distill": "fewgen.distillation",
     "fewgen.evaluate": "fewgen.evaluation",
     "fewgen.evaluate.aligned": "fewgen.evaluation",

@@ -8,16 +8,9 @@ from hypothesis import strategies as st
 from tests.reference import naive_adversarial_augment as naive
 from torch import nn
 
-from fewgen.data.adversarial_augment import (
-    CHANGES,
-    PADDINGS,
-    AdaDraw,
-    AdaptiveAugment,
-    AdversarialAugment,
-    DiffAugment,
-    DiffDraw,
-    make_adversarial_augment,
-)
+from fewgen.data.adversarial import AdversarialAugment, make_adversarial_augment
+from fewgen.data.adversarial.ada import PADDINGS, AdaDraw, AdaptiveAugment
+from fewgen.data.adversarial.diff_augment import CHANGES, DiffAugment, DiffDraw
 from fewgen.errors import ConfigError, FewgenError, ShapeError, TrainingError
 
 SIZES = [(8, 8), (7, 10), (16, 5), (1, 1)]

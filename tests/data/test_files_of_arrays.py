@@ -16,9 +16,7 @@ from PIL import Image
 from fewgen.data import load_images
 from fewgen.data.cifar_binary import ROW_BYTES, load_cifar_binary
 from fewgen.data.idx import load_idx, read_idx
-from fewgen.data.jpeg_npz import read_jpeg_split
 from fewgen.data.npz import load_npz, save_npz
-from fewgen.data.npz_reader import NpzReader
 from fewgen.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -231,7 +229,7 @@ def jpegs(n: int = 5, side: int = 8) -> tuple[np.ndarray, np.ndarray, list[np.nd
     return np.frombuffer(b"".join(streams), np.uint8), offsets, pixels
 
 
-def test_jpeg_streams_and_lazy_decoding(tmp_path: Path) -> None:
+def test_jpeg_streams(tmp_path: Path) -> None:
     data, offsets, pixels = jpegs()
     path = save(
         tmp_path / "a.npz",
@@ -242,9 +240,6 @@ def test_jpeg_streams_and_lazy_decoding(tmp_path: Path) -> None:
     )
     loaded = load_images(path)
     assert np.array_equal(loaded.images.permute(0, 2, 3, 1).numpy(), np.stack(pixels))
-    with NpzReader(path) as reader:
-        streams = read_jpeg_split(reader, "train")
-    assert torch.equal(streams.decode([3, 1]), loaded.images[[3, 1]])
     damaged = data.copy()
     damaged[offsets[2] : offsets[2] + 20] = 0
     save(

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewgen.errors import ConfigError, ShapeError, suggest
+from fewgen.config.checks import known
+from fewgen.errors import ConfigError, ShapeError
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,7 @@ class Augment:
 
     def __init__(self, preset: str | AugmentConfig = "none") -> None:
         if isinstance(preset, str):
-            if preset not in PRESETS:
-                raise ConfigError(
-                    f'Unknown augmentation "{preset}".{suggest(preset, PRESETS)} '
-                    f"Choose one of: {', '.join(PRESETS)}."
-                )
+            known("augmentation", preset, PRESETS)
             preset = PRESETS[preset]
         self.config = preset
         self._moves = any((preset.rotate_degrees, preset.scale, preset.shift, preset.flip, preset.elastic))

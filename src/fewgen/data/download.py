@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from fewgen.data import cifar_binary, idx
 from fewgen.errors import DataError
 from fewgen.files import atomic_write
 
@@ -44,10 +45,12 @@ _FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 
 
-def _idx(base: str, folder: str, sums: dict[str, tuple[int, str]]) -> tuple[RemoteFile, ...]:
+def _idx(base: str, folder: str, *sums: tuple[int, str]) -> tuple[RemoteFile, ...]:
+    """Return the four files of a data set in the form of MNIST, of these sizes and digests."""
+    stems = (*idx.FILES["train"], *idx.FILES["test"])
     return tuple(
         RemoteFile(f"{base}{stem}.gz", f"{folder}/raw/{stem}.gz", n_bytes, f"sha256:{digest}")
-        for stem, (n_bytes, digest) in sums.items()
+        for stem, (n_bytes, digest) in zip(stems, sums, strict=True)
     )
 
 
@@ -55,46 +58,18 @@ REMOTE: dict[str, tuple[RemoteFile, ...]] = {
     "fashion_mnist": _idx(
         _FASHION,
         "FashionMNIST",
-        {
-            "train-images-idx3-ubyte": (
-                26421880,
-                "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-            ),
-            "train-labels-idx1-ubyte": (
-                29515,
-                "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-            ),
-            "t10k-images-idx3-ubyte": (
-                4422102,
-                "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-            ),
-            "t10k-labels-idx1-ubyte": (
-                5148,
-                "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
-            ),
-        },
+        (26421880, "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
+        (29515, "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
+        (4422102, "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
+        (5148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
     ),
     "mnist": _idx(
         _MNIST,
         "MNIST",
-        {
-            "train-images-idx3-ubyte": (
-                9912422,
-                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-            ),
-            "train-labels-idx1-ubyte": (
-                28881,
-                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-            ),
-            "t10k-images-idx3-ubyte": (
-                1648877,
-                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-            ),
-            "t10k-labels-idx1-ubyte": (
-                4542,
-                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-            ),
-        },
+        (9912422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
+        (28881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
+        (1648877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
+        (4542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
     ),
     "cifar10": (
         RemoteFile(
@@ -103,8 +78,10 @@ REMOTE: dict[str, tuple[RemoteFile, ...]] = {
             170052171,
             # The authors publish an MD5 sum only; it guards against damage, https against exchange.
             "md5:c32a1d4ab5d03f1284b67883e8d87530",
-            tuple(f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6))
-            + ("cifar-10-batches-bin/test_batch.bin",),
+            tuple(
+                f"cifar-10-batches-bin/{name}"
+                for name in (*cifar_binary.FILES["train"], *cifar_binary.FILES["test"])
+            ),
         ),
     ),
 }

@@ -8,8 +8,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,68 +20,11 @@ from fewgen.data.transforms import from_pillow, parallel_map
 from fewgen.errors import DataError
 
 
-@dataclass(frozen=True, eq=False)
-class JpegStreams:
-    """Images that are decoded when asked for, so that 300 of 50,000 cost no more than 300.
-
-    Attributes:
-        data: uint8, all streams one after the other.
-        offsets: int64, (N + 1,).
-        labels: int64, (N,).
-        class_names: one name per class.
-        where: the file, for messages.
-    """
-
-    data: np.ndarray[Any, Any]
-    offsets: np.ndarray[Any, Any]
-    labels: Tensor
-    class_names: tuple[str, ...]
-    where: str
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def decode(self, indices: Sequence[int] | Tensor | None = None) -> Tensor:
-        """Return the images at `indices` (None: all), uint8 (n, 3, H, W), decoded in threads.
-
-        Raises:
-            DataError: if a stream is damaged, or sizes differ.
-        """
-        chosen = range(len(self)) if indices is None else [int(i) for i in indices]
-        rows = parallel_map(self._decode_one, chosen)
-        if not rows:
-            raise DataError(f"No images were chosen from {self.where}.")
-        out = np.empty((len(rows), *rows[0].shape), dtype=np.uint8)
-        for n, row in enumerate(rows):
-            if row.shape != rows[0].shape:
-                raise DataError(
-                    f"Image {chosen[n]} of {self.where} has the shape {row.shape}, others {rows[0].shape}."
-                )
-            out[n] = row
-        return torch.from_numpy(out)
-
-    def _decode_one(self, index: int) -> np.ndarray[Any, Any]:
-        stream = self.data[self.offsets[index] : self.offsets[index + 1]].tobytes()
-        try:
-            with Image.open(io.BytesIO(stream), formats=["JPEG"]) as image:
-                if max(image.size) > 4096:
-                    raise DataError(
-                        f"Image {index} of {self.where} has {image.size} pixels, more than 4096 a side."
-                    )
-                return from_pillow(image.convert("RGB"))
-        except DataError:
-            raise
-        except Exception as error:  # damaged streams make Pillow raise many kinds
-            raise DataError(
-                f"Image {index} of {self.where} is damaged ({error}). Copy the file again."
-            ) from error
-
-
-def read_jpeg_split(reader: NpzReader, split: str) -> JpegStreams:
-    """Read the streams of one part without decoding them.
+def read_jpegs(reader: NpzReader, split: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """Return images uint8 (N, 3, H, W), decoded in threads, labels int64 (N,) and class names of one part.
 
     Raises:
-        DataError: if arrays are missing or do not fit each other.
+        DataError: if arrays are missing or do not fit each other, a stream is damaged, or sizes differ.
     """
     prefix = find_prefix(reader, split, "jpeg")
     where = f'"{prefix}jpeg" in "{reader.path}"'
@@ -99,4 +40,20 @@ def read_jpeg_split(reader: NpzReader, split: str) -> JpegStreams:
     offsets = offsets.astype(np.int64)
     if len(labels) == 0 or offsets[0] < 0 or offsets[-1] > len(data) or (np.diff(offsets) <= 0).any():
         raise DataError(f"{where}: the offsets do not describe {len(labels)} streams in {len(data)} bytes.")
-    return JpegStreams(data, offsets, labels, class_names, where)
+    rows = parallel_map(lambda i: _decode(data[offsets[i] : offsets[i + 1]], i, where), range(len(labels)))
+    for i, row in enumerate(rows):
+        if row.shape != rows[0].shape:
+            raise DataError(f"Image {i} of {where} has the shape {row.shape}, others {rows[0].shape}.")
+    return torch.from_numpy(np.stack(rows)), labels, class_names
+
+
+def _decode(stream: np.ndarray[Any, Any], index: int, where: str) -> np.ndarray[Any, Any]:
+    try:
+        with Image.open(io.BytesIO(stream.tobytes()), formats=["JPEG"]) as image:
+            if max(image.size) > 4096:
+                raise DataError(f"Image {index} of {where} has {image.size} pixels, more than 4096 a side.")
+            return from_pillow(image.convert("RGB"))
+    except DataError:
+        raise
+    except Exception as error:  # damaged streams make Pillow raise many kinds
+        raise DataError(f"Image {index} of {where} is damaged ({error}). Copy the file again.") from error

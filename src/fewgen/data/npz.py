@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fewgen.data.imageset import ImageSet
+from fewgen.data.jpeg_npz import read_jpegs
 from fewgen.data.npz_reader import NpzReader, find_prefix, to_labels, to_nchw, to_texts
 from fewgen.errors import DataError
 from fewgen.files import atomic_write
@@ -37,15 +38,10 @@ def load_npz(path: str | os.PathLike[str], split: str = "train", name: str = "")
     Raises:
         DataError: if the file is missing, damaged, not in a known form, or lacks the part.
     """
-    from fewgen.data.jpeg_npz import read_jpeg_split
-
     path = Path(path)
     with NpzReader(path) as reader:
         if "train_jpeg" in reader:
-            streams = read_jpeg_split(reader, split)
-            return ImageSet(
-                streams.decode(), streams.labels, streams.class_names, None, name or f"{path.name} ({split})"
-            )
+            return ImageSet(*read_jpegs(reader, split), None, name or f"{path.name} ({split})")
         prefix = find_prefix(reader, split, "images")
         where = f'"{prefix}images" in "{path}"'
         images = to_nchw(reader.read(f"{prefix}images"), where)

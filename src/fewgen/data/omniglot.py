@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,24 +15,8 @@ TRAIN_DRAWERS = 14
 """Drawers 1 to 14 are the training part, 15 to 20 the test part: test images come from other hands."""
 
 
-@dataclass(frozen=True, eq=False)
-class Omniglot:
-    """One part of Omniglot with the alphabet of each class, for splits by alphabet."""
-
-    images: ImageSet
-    class_alphabet: tuple[str, ...]
-
-    def classes_of(self, alphabets: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the names of the classes of these alphabets."""
-        return tuple(
-            name
-            for name, alphabet in zip(self.images.class_names, self.class_alphabet, strict=True)
-            if alphabet in alphabets
-        )
-
-
-def load_omniglot(path: str | os.PathLike[str], split: str = "train", small: bool = True) -> Omniglot:
-    """Read Omniglot from an `.npz` with images, labels, drawer, class_names and class_alphabet.
+def load_omniglot(path: str | os.PathLike[str], split: str = "train", small: bool = True) -> ImageSet:
+    """Read Omniglot from an `.npz` with images, labels, drawer and class_names ("alphabet/character").
 
     Source: B. Lake, R. Salakhutdinov, J. Tenenbaum, "Human-level concept learning through probabilistic
     program induction", Science 350, 2015.
@@ -47,31 +30,22 @@ def load_omniglot(path: str | os.PathLike[str], split: str = "train", small: boo
         small: True takes the stored 28x28 reduction, False the original 105x105 pixels.
 
     Returns:
-        Grey images, ink bright on dark as in MNIST, and the alphabet of each class.
+        Grey images, ink bright on dark as in MNIST.
 
     Raises:
         DataError: if the file is damaged or of another form.
     """
     with NpzReader(path) as reader:
         class_names = to_texts(reader.read("class_names"), "class_names")
-        alphabets = to_texts(reader.read("class_alphabet"), "class_alphabet")
         labels = to_labels(reader.read("labels"), len(class_names), f'"labels" in "{path}"')
         drawer = reader.read("drawer")
         key = "images_28" if small else "images"
         images = to_nchw(reader.read(key), f'"{key}" in "{path}"')
-    if len(alphabets) != len(class_names) or drawer.shape != (len(labels),) or len(images) != len(labels):
+    if drawer.shape != (len(labels),) or len(images) != len(labels):
         raise DataError(f'The arrays in "{path}" do not fit each other.')
     if not small:
         images = 255 - images  # the originals are dark ink on white paper, the reduction is not
     in_train = np.asarray(drawer) <= TRAIN_DRAWERS
     keep = torch.from_numpy(in_train if split == "train" else ~in_train)
-    return Omniglot(
-        ImageSet(
-            images[keep],
-            labels[keep],
-            class_names,
-            None,
-            f"omniglot ({split}: drawers {'1-14' if split == 'train' else '15-20'})",
-        ),
-        alphabets,
-    )
+    name = f"omniglot ({split}: drawers {'1-14' if split == 'train' else '15-20'})"
+    return ImageSet(images[keep], labels[keep], class_names, None, name)

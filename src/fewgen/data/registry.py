@@ -106,7 +106,7 @@ def _load_omniglot(root: Path, split: str, size: int | None) -> ImageSet | None:
     file = root / "Omniglot" / "omniglot_background_small.npz"
     if not file.is_file():
         return None
-    return omniglot.load_omniglot(file, split, small=size in (None, 28)).images
+    return omniglot.load_omniglot(file, split, small=size in (None, 28))
 
 
 def _load_digits(root: Path, split: str, size: int | None) -> ImageSet:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fewgen.data.adversarial_augment import AdversarialAugment, make_adversarial_augment
+from fewgen.data.adversarial import AdversarialAugment, make_adversarial_augment
 from fewgen.data.augment import Augment
 from fewgen.data.imageset import ImageSet, to_uint8
 from fewgen.errors import ConfigError, ShapeError

@@ -1,21 +1,7 @@
-"""Augmentation of what a discriminator sees: real and generated images alike.
-
-With few images a discriminator learns them by heart. Showing it nothing but changed images, real and
-generated, delays that; and because the generator is judged after the same change, it still learns the
-unchanged images as long as the change does not hide which of them it started from ("does not leak").
-`fewgen.data.augment` is something else: it changes training images alone, so a generator learns its
-changes.
-
-All augmentations share one interface. `draw` makes the random decisions of a batch, `replay` carries them
-out, so that the two images of a consistency pair can have the same change; calling does both. (The
-second is not called `apply` because a torch module already has a method of that name.) Gradients
-pass to the images, twice if need be (a gradient penalty differentiates through the augmentation). Values
-are not clamped and may leave [-1, 1], since a clamp would stop gradients.
-"""
+"""ADA: changes whose probability follows how far the discriminator overfits."""
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,250 +9,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from fewgen.errors import ConfigError, ShapeError, TrainingError, suggest
-
-
-@dataclass(frozen=True)
-class Draw:
-    """The random decisions for a batch; without more, the batch stays as it is.
-
-    Attributes:
-        n: number of images.
-        shape: (C, H, W) of each image.
-    """
-
-    n: int
-    shape: tuple[int, int, int]
-
-
-class AdversarialAugment(nn.Module):
-    """Interface of the augmentations of this file; this class itself changes nothing."""
-
-    def draw(self, n: int, shape: Sequence[int], rng: torch.Generator) -> Draw:
-        """Decide the change of each of `n` images.
-
-        Args:
-            n: number of images.
-            shape: (C, H, W) of an image.
-            rng: the source of every draw; the same state gives the same changes.
-
-        Returns:
-            What `replay` needs, on the device of `rng`.
-
-        Raises:
-            ShapeError: if `shape` is not (C, H, W) with positive sides.
-        """
-        return Draw(n, _image_shape(shape))
-
-    def replay(self, x: Tensor, draw: Draw) -> Tensor:
-        """Carry out `draw` on images.
-
-        Args:
-            x: float, (n, C, H, W), in [-1, 1].
-            draw: from `draw`, for this number and shape of images.
-
-        Returns:
-            Same shape and type, not clamped; `x` itself if nothing is to change.
-
-        Raises:
-            ShapeError: if `x` is not what `draw` was made for.
-        """
-        _check_images(x, draw)
-        return x
-
-    def forward(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        """Return `x` (n, C, H, W) changed by a new draw.
-
-        Raises:
-            ShapeError: if `x` is not a batch of floating-point images.
-        """
-        if x.ndim != 4:
-            raise ShapeError(f"Augmentation needs images (B, C, H, W), got {tuple(x.shape)}.")
-        return self.replay(x, self.draw(len(x), x.shape[1:], rng))
-
-    def update(self, real_logits: Tensor) -> None:
-        """Hear what the discriminator said about real images, once per step of it; ignored here."""
-
-
-def _image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
-    if len(shape) != 3 or min(shape) < 1:
-        raise ShapeError(f"The shape of an image is (C, H, W) with positive sides, got {tuple(shape)}.")
-    return int(shape[0]), int(shape[1]), int(shape[2])
-
-
-def _check_images(x: Tensor, draw: Draw, kind: type[Draw] = Draw) -> None:
-    if type(draw) is not Draw and not isinstance(draw, kind):
-        raise TypeError(f"This augmentation takes a {kind.__name__}, got a {type(draw).__name__}.")
-    wanted = (draw.n, *draw.shape)
-    if tuple(x.shape) != wanted:
-        raise ShapeError(f"The draw is for images {wanted}, got {tuple(x.shape)}; draw again for these.")
-    if not x.is_floating_point():
-        raise ShapeError(f"Augmentation needs floating-point images, got {x.dtype}.")
-
-
-def _one_of(value: str, options: Sequence[str], what: str) -> str:
-    if value not in options:
-        raise ConfigError(
-            f'Unknown {what} "{value}".{suggest(value, options)} Choose one of: {", ".join(options)}.'
-        )
-    return value
-
-
-# --- DiffAugment -------------------------------------------------------------------------------------
-
-CHANGES = ("color", "translation", "cutout", "flip")
-"""Names that a policy of `DiffAugment` may contain."""
-
-
-@dataclass(frozen=True)
-class DiffDraw(Draw):
-    """Decisions of `DiffAugment`, one row per image.
-
-    Attributes:
-        brightness: float (n,), in [-0.5, 0.5).
-        saturation: float (n,), in [0, 2).
-        contrast: float (n,), in [0.5, 1.5).
-        shift: int64 (n, 2), rows and columns: pixel (i, j) of the result shows (i + row, j + column).
-        cut: int64 (n, 2), first row and first column of the square; may be outside.
-        flip: bool (n,).
-    """
-
-    brightness: Tensor
-    saturation: Tensor
-    contrast: Tensor
-    shift: Tensor
-    cut: Tensor
-    flip: Tensor
-
-
-class DiffAugment(AdversarialAugment):
-    """Colour, translation and cutout with fixed strength.
-
-    "color": adds U(-0.5, 0.5), multiplies the distance of each pixel from its mean over the channels by
-    U(0, 2) (no effect on grey images), then the distance from the mean of the image by U(0.5, 1.5).
-    "translation": by whole pixels, up to an eighth of each side. "cutout": a rectangle of half of each
-    side becomes 0, its middle anywhere in the image. "flip": a mirror image with probability 1/2; it
-    leaks (the generator may mirror), so use it only where a mirror image is of the same class.
-
-    Args:
-        policy: comma list of the names above; "" changes nothing.
-        padding: what a translation leaves behind. "zero": 0, mid-grey, as published. "edge": the border
-            row or column is repeated, so that a black ground stays black.
-
-    Raises:
-        ConfigError: for an unknown or repeated name in `policy`, or an unknown `padding`.
-
-    Source: Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training"
-    (arXiv:2006.10738), section 3 and the authors' definitions of the three changes.
-    Differs: the order is always flip, color, translation, cutout, whatever the order in `policy`; the
-    padding may be "edge"; "flip" is an addition.
-
-    >>> x = torch.zeros(2, 1, 32, 32)
-    >>> DiffAugment()(x, torch.Generator().manual_seed(0)).shape
-    torch.Size([2, 1, 32, 32])
-    """
-
-    def __init__(self, policy: str = "color,translation,cutout", padding: str = "zero") -> None:
-        super().__init__()
-        names = [name.strip() for name in policy.split(",")] if policy.strip() else []
-        for name in names:
-            _one_of(name, CHANGES, "change in the policy of DiffAugment")
-            if names.count(name) > 1:
-                raise ConfigError(f'The policy of DiffAugment names "{name}" twice: "{policy}".')
-        self.changes = tuple(name for name in CHANGES if name in names)
-        self.padding = _one_of(padding, ("zero", "edge"), "padding of DiffAugment")
-
-    def extra_repr(self) -> str:
-        """Return the settings."""
-        return f'"{",".join(self.changes)}", padding="{self.padding}"'
-
-    def draw(self, n: int, shape: Sequence[int], rng: torch.Generator) -> Draw:
-        """Decide the change of each of `n` images of `shape` (C, H, W); an empty policy draws nothing.
-
-        Every change has its draws whether or not the policy names it: a shorter policy does not alter
-        the rest.
-        """
-        shape = _image_shape(shape)
-        if not self.changes:
-            return Draw(n, shape)
-        u = torch.rand((n, 8), generator=rng, device=rng.device, dtype=torch.float32)
-        sides = torch.tensor(shape[1:], device=u.device)
-        reach, square = (sides + 4) // 8, (sides + 1) // 2  # side / 8 and side / 2, halves up
-        # floor(u * k) is uniform on 0 ... k - 1: float32 u is below 1 by enough for any k < 2 ** 24.
-        shift = torch.floor(u[:, 3:5] * (2 * reach + 1)).long() - reach
-        # As published: the middle has one more place if the square has an even side.
-        middle = torch.floor(u[:, 5:7] * (sides + 1 - square % 2)).long()
-        return DiffDraw(
-            n=n,
-            shape=shape,
-            brightness=u[:, 0] - 0.5,
-            saturation=u[:, 1] * 2.0,
-            contrast=u[:, 2] + 0.5,
-            shift=shift,
-            cut=middle - square // 2,
-            flip=u[:, 7] < 0.5,
-        )
-
-    def replay(self, x: Tensor, draw: Draw) -> Tensor:
-        """Carry out `draw` on `x` (n, C, H, W); see `AdversarialAugment.replay`."""
-        _check_images(x, draw, DiffDraw)
-        if not isinstance(draw, DiffDraw) or draw.n == 0:
-            return x
-        if "color" in self.changes:
-            x = self._color(x, draw)
-        return self._place(x, draw)
-
-    def _color(self, x: Tensor, draw: DiffDraw) -> Tensor:
-        """Brightness, saturation and contrast in one step.
-
-        With the means over channels m and over the image M, which saturation keeps, the three changes
-        x + b, m + s (x - m), M + k (x - M) make k s x + k (1 - s) m + (1 - k) M + b.
-        """
-        b, s, k = (
-            values.to(x)[:, None, None, None] for values in (draw.brightness, draw.saturation, draw.contrast)
-        )
-        constant = torch.addcmul(b, 1.0 - k, x.mean(dim=(1, 2, 3), keepdim=True))
-        if x.shape[1] == 1:
-            return torch.addcmul(constant, k, x)
-        grey = torch.addcmul(constant, k * (1.0 - s), x.mean(dim=1, keepdim=True))
-        return torch.addcmul(grey, k * s, x)
-
-    def _place(self, x: Tensor, draw: DiffDraw) -> Tensor:
-        """Flip, translation and cutout: one table of pixels to show and one of pixels to keep."""
-        height, width = draw.shape[1:]
-        place = torch.arange(max(height, width), device=x.device)
-        rows, columns = place[None, :height], place[None, :width]  # (1, H), (1, W); (n, ...) once moved
-        keeps: list[Tensor] = []  # bool, broadcast to (n, H, W)
-        from_rows, from_columns = rows, columns
-        if "translation" in self.changes:
-            shift = draw.shift.to(x.device)
-            from_rows, from_columns = rows + shift[:, :1], columns + shift[:, 1:]
-            if self.padding == "zero":
-                keeps.append(((from_rows >= 0) & (from_rows < height))[:, :, None])
-                keeps.append(((from_columns >= 0) & (from_columns < width))[:, None])
-            from_rows, from_columns = from_rows.clamp(0, height - 1), from_columns.clamp(0, width - 1)
-        if "flip" in self.changes:
-            mirror = draw.flip.to(x.device)[:, None]
-            from_columns = torch.where(mirror, width - 1 - from_columns, from_columns)
-        if from_columns is not columns:
-            table = (from_rows[:, :, None] * width + from_columns[:, None]).reshape(-1, 1, height * width)
-            x = x.flatten(2).gather(2, table.expand(*x.shape[:2], -1)).reshape(x.shape)
-        if "cutout" in self.changes:
-            first_row, first_column = draw.cut.to(x.device).split(1, dim=1)
-            in_rows = (rows >= first_row) & (rows < first_row + (height + 1) // 2)
-            in_columns = (columns >= first_column) & (columns < first_column + (width + 1) // 2)
-            keeps.append(~(in_rows[:, :, None] & in_columns[:, None]))
-        if not keeps:
-            return x
-        keep = keeps[0]
-        for other in keeps[1:]:
-            keep = keep & other
-        return x * keep[:, None].to(x)
-
-
-# --- ADA ---------------------------------------------------------------------------------------------
+from fewgen.config.checks import known
+from fewgen.data.adversarial.base import AdversarialAugment, Draw, check_images, image_shape
+from fewgen.errors import ConfigError, ShapeError, TrainingError
 
 PADDINGS = {"reflect": "reflection", "edge": "border", "zero": "zeros"}
 """What lies outside an image that ADA moves -> its name in `grid_sample`."""
@@ -384,7 +131,8 @@ class AdaptiveAugment(AdversarialAugment):
         self.channels, self.pipeline, self.flips = channels, pipeline, flips
         self.target, self.interval, self.speed_kimg = target, interval, speed_kimg
         self.rotate_degrees = rotate_degrees
-        self.padding = _one_of(padding, tuple(PADDINGS), "padding of ADA")
+        known("padding of ADA", padding, PADDINGS)
+        self.padding = padding
         self.register_buffer("p", torch.tensor(0.0))
         self.register_buffer("mean_sign", torch.tensor(0.0))
         for name in ("sign_sum", "sign_count", "steps"):
@@ -439,7 +187,7 @@ class AdaptiveAugment(AdversarialAugment):
         Raises:
             ShapeError: if `shape` has another number of channels than `channels`.
         """
-        shape = _image_shape(shape)
+        shape = image_shape(shape)
         if shape[0] != self.channels:
             raise ShapeError(f"ADA was made for {self.channels} channels, got images {shape}.")
         p = float(self.p)
@@ -516,7 +264,7 @@ class AdaptiveAugment(AdversarialAugment):
 
     def replay(self, x: Tensor, draw: Draw) -> Tensor:
         """Carry out `draw` on `x` (n, C, H, W): the moves, then the colours."""
-        _check_images(x, draw, AdaDraw)
+        check_images(x, draw, AdaDraw)
         if not isinstance(draw, AdaDraw) or draw.n == 0:
             return x
         kind = x.dtype
@@ -594,39 +342,3 @@ class _Transpose(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None, None]:
         (grid,) = ctx.saved_tensors
         return _Sample.apply(grads[0], grid, ctx.padding), None, None, None
-
-
-# --- By name -----------------------------------------------------------------------------------------
-
-AUGMENTATIONS: dict[str, type[AdversarialAugment]] = {
-    "none": AdversarialAugment,
-    "diffaugment": DiffAugment,
-    "ada": AdaptiveAugment,
-}
-
-
-def make_adversarial_augment(name: str, channels: int, **options: Any) -> AdversarialAugment:
-    """Return the augmentation called `name`.
-
-    Args:
-        name: "none", "diffaugment" or "ada".
-        channels: of the images.
-        options: arguments of `DiffAugment` or `AdaptiveAugment`; "none" has none.
-
-    Raises:
-        ConfigError: for an unknown name or option, or a value out of range.
-
-    >>> make_adversarial_augment("diffaugment", channels=1, padding="edge")
-    DiffAugment("color,translation,cutout", padding="edge")
-    """
-    kind = AUGMENTATIONS[_one_of(name, tuple(AUGMENTATIONS), "augmentation")]
-    known = [] if name == "none" else [key for key in inspect.signature(kind).parameters if key != "channels"]
-    for option in options:
-        if option not in known:
-            raise ConfigError(
-                f'Augmentation "{name}" has no option "{option}".{suggest(option, known)} '
-                f"Options: {', '.join(known) or 'none'}."
-            )
-    if kind is AdaptiveAugment:
-        options["channels"] = channels
-    return kind(**options)
