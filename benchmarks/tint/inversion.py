@@ -13,6 +13,8 @@ from benchmarks.tint.making import learned
 from benchmarks.tint.models import pipe_of
 from benchmarks.tint.settings import DEFAULT, Row, of_row
 from benchmarks.tint.tasks import Task
+from fewgen.config.schema import from_dict
+from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.fitting.seeds import make_rng
 
 COLUMNS: tuple[Column, ...] = (
@@ -32,10 +34,10 @@ def inversion_figures(task: Task, row: Row) -> dict[str, Any]:
     from fewgen.diffusion.specialisation import encode_images
 
     settings, pipe = task.settings, pipe_of(task.data, task.settings)
-    tint = of_row(task.data, row, settings)["tint"]
+    config = from_dict(SpecialiseConfig, of_row(task.data, row, settings)["tint"])
     # Words do not depend on guidance and null texts: those of the usual settings serve every row.
     words, _ = learned(task, of_row(task.data, DEFAULT, settings)["tint"])
-    steps, scale, batch = tint["steps"], float(tint["scale"]), tint["batch"]
+    steps, scale, batch = config.steps, config.scale, config.batch
     supports = [task.supports(c) for c in range(task.n_way)]
     z0 = encode_images(pipe, torch.cat(supports), batch=batch)
     with torch.no_grad():
@@ -45,11 +47,11 @@ def inversion_figures(task: Task, row: Row) -> dict[str, Any]:
         wanted = pipe.decode(z0).float()
     rng = make_rng("cpu", task.seed, "tint ablation", "dequant")
     started = time.perf_counter()
-    pivots = ddim_invert(pipe, z0, context, steps, dequant_t=tint["dequant_t"], rng=rng, batch=batch)
+    pivots = ddim_invert(pipe, z0, context, steps, dequant_t=config.dequant_t, rng=rng, batch=batch)
     z_T = pivots[-1]
-    corrected = scale != 1 and tint["null_text"]["inner_steps"] > 0
+    corrected = scale != 1 and config.null_text.inner_steps > 0
     nulls = (
-        null_text_inversion(pipe, pivots, context, scale, batch=batch, **tint["null_text"])
+        null_text_inversion(pipe, pivots, context, scale, config.null_text, batch=batch)
         if corrected
         else None
     )

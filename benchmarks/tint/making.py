@@ -19,7 +19,7 @@ from benchmarks.tint.settings import DEFAULT, of_row
 from benchmarks.tint.tasks import Task
 from fewgen.config.schema import from_dict
 from fewgen.data.imageset import ImageSet
-from fewgen.distillation.settings import SpecialiseConfig
+from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.files import make_dir
 
 

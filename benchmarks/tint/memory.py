@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any
 
@@ -15,6 +16,8 @@ from benchmarks.memory import forget_peak, peak_megabytes, resident_megabytes
 from benchmarks.tint.models import base_folder, opened
 from benchmarks.tint.settings import Row, of_row
 from benchmarks.tint.tasks import Task
+from fewgen.config.schema import from_dict
+from fewgen.diffusion.settings import SpecialiseConfig
 
 COLUMNS: tuple[Column, ...] = (
     ("growth, MiB", "growth_megabytes", 1, 1),
@@ -36,20 +39,19 @@ def _measure_memory(folder: str, own: dict[str, Any], n: int) -> dict[str, Any]:
     from fewgen.diffusion.specialisation import find_latents
 
     torch.set_num_threads(1)
-    pipe, tint = opened(folder), own["tint"]
+    pipe, config = opened(folder), from_dict(SpecialiseConfig, own["tint"])
     # One image first: whatever the library sets up at its first use is no part of the growth. More than one
     # inner step and no tolerance, so that all rows do the same work.
-    settings = {**tint["null_text"], "inner_steps": 2, "tol": 0.0}
-    # Guidance is what null texts are for.
-    scale = float(tint["scale"]) if tint["scale"] != 1 else 2.0
+    config = replace(
+        config,
+        null_text=replace(config.null_text, inner_steps=2, tol=0.0),
+        # Guidance is what null texts are for.
+        scale=config.scale if config.scale != 1 else 2.0,
+    )
 
     def invert(images: Tensor) -> tuple[Tensor, Tensor | None]:
         context = pipe.embed([""]).detach().expand(len(images), -1, -1)
-        rng = torch.Generator().manual_seed(0)
-        steps = tint["steps"]
-        return find_latents(
-            pipe, images, context, scale, steps, null_text=settings, batch=tint["batch"], rng=rng
-        )
+        return find_latents(pipe, images, context, config, rng=torch.Generator().manual_seed(0))
 
     rng = torch.Generator().manual_seed(1)
     images = 0.5 * torch.randn((n, *pipe.latent_shape), generator=rng)
@@ -59,7 +61,7 @@ def _measure_memory(folder: str, own: dict[str, Any], n: int) -> dict[str, Any]:
     _, nulls = invert(images)
     peak = peak_megabytes()
     assert nulls is not None
-    pivots = (tint["steps"] + 1) * images.numel() * images.element_size()
+    pivots = (config.steps + 1) * images.numel() * images.element_size()
     kept = (nulls.numel() * nulls.element_size() + pivots) / 2**20
     return {
         "growth_megabytes": None if before is None else peak - before,

@@ -10,8 +10,9 @@ from typing import Any
 
 from benchmarks.ablation import merged
 from fewgen.config.schema import from_dict
+from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.distillation.knowledge import DistillConfig
-from fewgen.distillation.settings import PrepareConfig, SpecialiseConfig
+from fewgen.distillation.settings import PrepareConfig
 
 BASE: dict[str, Any] = {
     "per_class": 200,

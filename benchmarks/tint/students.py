@@ -13,9 +13,9 @@ from benchmarks.tint.models import base_folder, prepared_folder
 from benchmarks.tint.settings import Row, of_row
 from benchmarks.tint.tasks import Task, images_of
 from fewgen.config.schema import from_dict
+from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.distillation.competitors import KIND_OF
 from fewgen.distillation.knowledge import DistillConfig
-from fewgen.distillation.settings import SpecialiseConfig
 from fewgen.files import read_json
 
 COLUMNS: tuple[Column, ...] = (

@@ -21,10 +21,10 @@ from benchmarks.tint_ablation import MARKERS, chosen_tables, main, without_tasks
 from benchmarks import tint_ablation
 from fewgen.config.schema import from_dict
 from fewgen.data.imageset import ImageSet
+from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.distillation.competitors import COMPETITORS
 from fewgen.distillation.knowledge import DistillConfig
 from fewgen.distillation.protocol import Prepared, Question, run_protocol, some_base
-from fewgen.distillation.settings import SpecialiseConfig
 from fewgen.distillation.summary import PARTS
 from fewgen.distillation.synthesis import KINDS
 from fewgen.errors import ConfigError

@@ -6,21 +6,26 @@ import torch
 from tests.diffusion.toy import LENGTH, SHAPE, SPREAD, WIDTH, Toy, cat, supports
 from tests.reference import naive_inversion as naive
 
+from fewgen.diffusion import inversion
 from fewgen.diffusion.inversion import (
     ddim_invert,
     denoising_errors,
     latent_rms,
-    null_text_inversion,
-    placeholder,
     reconstruct,
-    textual_inversion,
     word_gradient,
 )
+from fewgen.diffusion.settings import NullTextConfig, TextualConfig, placeholder
 from fewgen.errors import ConfigError, DataError, ShapeError, TextError, TrainingError
 
 
 def rng(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def null_text_inversion(pipe, pivots, cond, scale, *, batch=None, on_step=None, **settings):
+    """With the published rate, unless another is given."""
+    config = NullTextConfig(**{"lr": 0.01, **settings})
+    return inversion.null_text_inversion(pipe, pivots, cond, scale, config, batch=batch, on_step=on_step)
 
 
 def error(pipe, z0, z_T, u, scale, steps):
@@ -152,8 +157,11 @@ def test_bad_input_of_the_inversion():
 
 
 def learn(pipe, z0, **settings):
-    settings = {"steps": 5, "batch_size": 4, "lr": 0.02, "rng": rng()} | settings
-    return textual_inversion(pipe, z0, **settings)
+    others = {
+        name: settings.pop(name) for name in ("prompt", "rng", "progress", "on_step") if name in settings
+    }
+    config = TextualConfig(**{"steps": 5, "batch_size": 4, "lr": 0.02, **settings})
+    return inversion.textual_inversion(pipe, z0, config, **{"rng": rng(), **others})
 
 
 def test_the_word_starts_from_object_and_only_it_changes():
@@ -166,10 +174,10 @@ def test_the_word_starts_from_object_and_only_it_changes():
     assert pipe.training
     start = pipe.word_embedding("object")
     assert not torch.allclose(learned.embedding[0], start, atol=1e-3)
-    still = learn(pipe, supports(3), steps=1, lr=1e-12).embedding
+    still = learn(pipe, supports(3), steps=1, lr=1e-8).embedding
     assert torch.allclose(still[0], start, atol=1e-11)
     assert torch.allclose(
-        learn(pipe, supports(3), steps=1, lr=1e-12, init_word="dog").embedding[0],
+        learn(pipe, supports(3), steps=1, lr=1e-8, init_word="dog").embedding[0],
         pipe.word_embedding("dog"),
         atol=1e-11,
     )
@@ -293,12 +301,12 @@ def test_bad_input_of_textual_inversion():
     assert placeholder("an #object, large") == "#object"
     with pytest.raises(ConfigError, match="embedding to start from"):
         learn(pipe, z0, init_word="violin")
-    with pytest.raises(ConfigError, match="t_min must be between 0 and 999, got 1000"):
+    with pytest.raises(ConfigError, match="textual.t_min must be below 1000, got 1000"):
         learn(pipe, z0, t_min=1000)
-    with pytest.raises(ConfigError, match="got 0 and 4"):
+    with pytest.raises(ConfigError, match="textual.steps must be 1 or more, got 0"):
         learn(pipe, z0, steps=0)
     for lr in (0.0, math.inf, math.nan):
-        with pytest.raises(ConfigError, match="lr must be above 0"):
+        with pytest.raises(ConfigError, match="textual.lr must be 1e-08 or more"):
             learn(pipe, z0, lr=lr)
     with pytest.raises(TextError, match="violin"):
         learn(pipe, z0, prompt="a violin of an #object")
@@ -411,7 +419,7 @@ def test_the_published_tolerance_grows_with_the_steps():
     pipe = Toy()
     pivots = ddim_invert(pipe, supports(6), cat(pipe), 25)
     seen = []
-    settings = {"inner_steps": 1, "lr": 1e-12, "tol": 0.0, "on_step": lambda *x: seen.append(x)}
+    settings = {"inner_steps": 1, "lr": 1e-8, "tol": 0.0, "on_step": lambda *x: seen.append(x)}
     null_text_inversion(pipe, pivots, cat(pipe), 1.1, schedule="published", **settings)
     expected = torch.stack([errors >= 2e-5 * i for i, errors, _ in seen])
     assert torch.equal(torch.stack([updates for _, _, updates in seen]), expected.long())
@@ -474,14 +482,14 @@ def test_bad_input_of_null_text_inversion_and_reconstruction():
     pivots = ddim_invert(pipe, supports(2), cat(pipe), 5)
     with pytest.raises(ShapeError, match="Pivots"):
         null_text_inversion(pipe, pivots[:1], cat(pipe), 3.0)
-    with pytest.raises(ConfigError, match="constant, published"):
+    with pytest.raises(ConfigError, match='schedule is "linear". Choose one of: constant, published'):
         null_text_inversion(pipe, pivots, cat(pipe), 3.0, schedule="linear")
     with pytest.raises(ConfigError, match="ends at 100 steps"):
         null_text_inversion(pipe, pivots[:1].repeat(102, 1, 1, 1, 1), cat(pipe), 3.0, schedule="published")
     with pytest.raises(ConfigError, match="inner_steps"):
         null_text_inversion(pipe, pivots, cat(pipe), 3.0, inner_steps=-1)
     for lr in (0, math.inf, math.nan):
-        with pytest.raises(ConfigError, match="lr above 0"):
+        with pytest.raises(ConfigError, match="null_text.lr must be 1e-08 or more"):
             null_text_inversion(pipe, pivots, cat(pipe), 3.0, lr=lr)
     with pytest.raises(DataError, match="not finite"):
         null_text_inversion(pipe, pivots * math.nan, cat(pipe), 3.0)

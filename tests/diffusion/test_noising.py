@@ -5,6 +5,7 @@ import torch
 from tests.diffusion.toy import Toy, supports
 
 from fewgen.diffusion.noising import noise_and_denoise, start_steps
+from fewgen.diffusion.settings import SpecialiseConfig, TextualConfig
 from fewgen.diffusion.specialisation import choose_supports, specialise
 from fewgen.errors import CheckpointError, ConfigError, DataError, ShapeError
 from fewgen.generation.noise import noise
@@ -20,9 +21,7 @@ def made():
         pipe,
         [images],
         ["cat"],
-        scale=1.5,
-        steps=STEPS,
-        textual={"steps": 20, "lr": 0.05, "batch_size": 8},
+        SpecialiseConfig(scale=1.5, steps=STEPS, textual=TextualConfig(steps=20, lr=0.05, batch_size=8)),
         invert=False,
         rng=torch.Generator().manual_seed(0),
     )

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 import struct
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from fewgen.diffusion.inversion import (
     textual_inversion,
 )
 from fewgen.diffusion.noising import start_steps
+from fewgen.diffusion.settings import NullTextConfig, SpecialiseConfig, TextualConfig
 from fewgen.diffusion.small import SmallDiffusion, SmallDiffusionConfig
 from fewgen.diffusion.specialisation import (
     Specialisation,
@@ -39,7 +41,7 @@ def made():
     z0 = supports(3)
     context = cat(pipe)
     pivots = ddim_invert(pipe, z0, context, STEPS)
-    u = null_text_inversion(pipe, pivots, context, SCALE, lr=0.05)
+    u = null_text_inversion(pipe, pivots, context, SCALE, NullTextConfig(lr=0.05))
     word = pipe.word_embedding("cat")
     return (
         pipe,
@@ -302,6 +304,15 @@ def images(k, word="cat", seed=0):
 TEXTUAL = {"steps": 20, "batch_size": 4, "lr": 0.02}
 
 
+def settings(**changed):
+    """How the toy is specialised in these tests; parts of a section leave the others of it as they are."""
+    sections = {
+        "textual": TextualConfig(**{**TEXTUAL, **changed.pop("textual", {})}),
+        "null_text": NullTextConfig(**{"lr": 0.01, **changed.pop("null_text", {})}),
+    }
+    return SpecialiseConfig(**{"scale": SCALE, "steps": STEPS, "batch": 8, **sections, **changed})
+
+
 def test_specialising_is_the_three_searches_in_a_row():
     pipe = Toy()
     told = []
@@ -310,24 +321,21 @@ def test_specialising_is_the_three_searches_in_a_row():
         pipe,
         classes,
         ["felis", "canis"],
-        scale=SCALE,
-        steps=STEPS,
-        textual=TEXTUAL,
-        null_text={"inner_steps": 2},
-        batch=2,
+        settings(null_text={"inner_steps": 2}, batch=2),
         rng=rng(),
         progress=lambda text, _: told.append(text),
     )
     latents = [pipe.encode(x.double()) for x in classes]
-    learned = textual_inversion(pipe, latents, rng=rng(), **TEXTUAL)
+    learned = textual_inversion(pipe, latents, TextualConfig(**TEXTUAL), rng=rng())
     for i, (spec, z0) in enumerate(zip(specs, latents, strict=True)):
         assert torch.allclose(spec.embedding, learned.embedding[i], atol=1e-12)
         pivots = ddim_invert(pipe, z0, spec.context(pipe), STEPS)
-        u = null_text_inversion(pipe, pivots, spec.context(pipe), SCALE, inner_steps=2)
+        config = NullTextConfig(inner_steps=2, lr=0.01)
+        u = null_text_inversion(pipe, pivots, spec.context(pipe), SCALE, config)
         assert torch.allclose(spec.z_T, pivots[-1], atol=1e-9)
         assert torch.allclose(spec.u, u, atol=1e-7)
         assert spec.rms.shape == (len(z0),)
-        assert spec.settings["textual_inversion"] == TEXTUAL
+        assert spec.settings["textual_inversion"] == asdict(TextualConfig(**TEXTUAL))
     assert [spec.class_name for spec in specs] == ["felis", "canis"]
     assert {text.split(":")[0] for text in told} == {
         "textual inversion",
@@ -339,9 +347,8 @@ def test_specialising_is_the_three_searches_in_a_row():
 
 def test_specialising_to_the_word_alone_or_without_null_texts():
     pipe = Toy()
-    settings = {"scale": SCALE, "steps": STEPS, "textual": TEXTUAL}
-    (word,) = specialise(pipe, [images(2)], ["felis"], invert=False, rng=rng(), **settings)
-    (path,) = specialise(pipe, [images(2)], ["felis"], correct=False, rng=rng(), **settings)
+    (word,) = specialise(pipe, [images(2)], ["felis"], settings(), invert=False, rng=rng())
+    (path,) = specialise(pipe, [images(2)], ["felis"], settings(), correct=False, rng=rng())
     assert word.z_T is None
     assert word.u is None
     assert word.rms is None
@@ -365,9 +372,7 @@ def test_images_are_enlarged_and_fitted_before_they_are_encoded():
         pipe,
         [flat],
         ["grey"],
-        scale=SCALE,
-        steps=STEPS,
-        textual=TEXTUAL,
+        settings(),
         correct=False,
         enlarge=enlarge,
         rng=rng(),
@@ -385,19 +390,23 @@ def test_images_are_enlarged_and_fitted_before_they_are_encoded():
         ({"prompt": "a photo"}, ConfigError, "placeholder"),
         ({"prompt": "a violin of an #object"}, TextError, "violin"),
         ({"prompt": "a photo of a photo of an #object"}, TextError, "8 places; this model has 6"),
-        ({"steps": 0}, ConfigError, "steps must be between 1 and 1000"),
+        ({"steps": 0}, ConfigError, "steps must be 1 or more, got 0"),
         ({"steps": 1001}, ConfigError, "steps must be between 1 and 1000"),
         ({"dequant_t": -1}, ConfigError, "dequant_t"),
         ({"dequant_t": 999}, ConfigError, "dequant_t"),
-        ({"scale": math.nan}, ConfigError, "scale finite"),
+        ({"scale": math.nan}, ConfigError, "scale must be 0 or more, got nan"),
         ({"batch": 0}, ConfigError, "batch must be 1 or more, got 0"),
         ({"batch": -1}, ConfigError, "batch must be 1 or more, got -1"),
         ({"null_text": {"schedule": "linear"}}, ConfigError, "published"),
-        ({"null_text": {"lr": math.inf}}, ConfigError, "lr above 0"),
+        ({"null_text": {"lr": math.inf}}, ConfigError, "null_text.lr must be 1e-08 or more, got inf"),
         ({"textual": {"init_word": "violin"}}, ConfigError, "embedding to start from"),
         ({"textual": {"t_min": 1000}}, ConfigError, "t_min"),
-        ({"textual": {"lr": math.nan}}, ConfigError, "lr must be above 0"),
-        ({"textual": {"weight_decay": math.inf}}, ConfigError, "weight_decay 0 or more"),
+        ({"textual": {"lr": math.nan}}, ConfigError, "textual.lr must be 1e-08 or more, got nan"),
+        (
+            {"textual": {"weight_decay": math.inf}},
+            ConfigError,
+            "textual.weight_decay must be 0 or more, got inf",
+        ),
         ({"second": torch.zeros(2, 3, 4, 4)}, ShapeError, r"Images must be \(K, 1, H, W\)"),
         ({"second": torch.zeros(0, 1, 4, 4)}, ShapeError, r"Images must be \(K, 1, H, W\)"),
         ({"second": torch.zeros(2, 1, 0, 4)}, ShapeError, r"Images must be \(K, 1, H, W\)"),
@@ -412,9 +421,9 @@ def test_bad_input_of_specialising_is_refused_before_any_work(change, error, mes
     worked = []
     change = dict(change)
     pipe, second = Toy(), change.pop("second", images(2))
-    settings = {"images": [images(2), second], "class_names": ["felis", "canis"], "rng": rng()}
+    given = change.pop("images", [images(2), second]), change.pop("class_names", ["felis", "canis"])
     with pytest.raises(error, match=message):
-        specialise(pipe, **(settings | {"enlarge": worked.append} | change))
+        specialise(pipe, *given, settings(**change), enlarge=worked.append, rng=rng())
     assert not worked
     assert not pipe.calls
 
@@ -422,7 +431,7 @@ def test_bad_input_of_specialising_is_refused_before_any_work(change, error, mes
 def test_one_image_of_one_class_is_enough():
     pipe = Toy()
     (spec,) = specialise(
-        pipe, [images(1)], ["felis"], scale=0.0, steps=1, textual=TEXTUAL, batch=1, rng=rng(), dequant_t=998
+        pipe, [images(1)], ["felis"], settings(scale=0.0, steps=1, batch=1, dequant_t=998), rng=rng()
     )
     assert spec.u.shape == (1, 1, LENGTH, WIDTH)
     assert generate(pipe, spec, 3, 0.5, batch=1).shape == (3, *SHAPE)
@@ -442,10 +451,11 @@ def test_a_small_diffusion_model_can_be_specialised(tmp_path):
         pipe,
         classes,
         ["felis", "canis"],
-        scale=SCALE,
-        steps=4,
-        textual={"steps": 3, "lr": 0.1},
-        null_text={"inner_steps": 2, "tol": 0.0, "lr": 0.1},
+        settings(
+            steps=4,
+            textual={"steps": 3, "lr": 0.1, "batch_size": 1},
+            null_text={"inner_steps": 2, "tol": 0.0, "lr": 0.1},
+        ),
         rng=rng(),
     )
     assert pipe.model_id == before

@@ -5,10 +5,10 @@ import torch
 from tests.distillation.toy import NOVEL, Toy, data
 
 from fewgen.config.schema import from_dict
+from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.distillation import estimate
 from fewgen.distillation.estimate import making_seconds, shown_seconds, training_seconds
 from fewgen.distillation.knowledge import DistillConfig
-from fewgen.distillation.settings import SpecialiseConfig
 from fewgen.distillation.students import make_student
 from fewgen.distillation.synthesis import by_class
 
@@ -48,8 +48,8 @@ def test_a_trial_leaves_the_student_as_it_was():
 def test_making_is_scaled_part_by_part(clock, monkeypatch):
     asked = []
 
-    def learn(pipe, images, names, *, rng, progress, **settings):
-        asked.append(settings)
+    def learn(pipe, images, names, config, *, rng, progress):
+        asked.append(config)
         for part, seconds in (("textual inversion", 2), ("DDIM inversion", 3), ("null-text inversion", 5)):
             clock[0] += seconds
             progress(f"{part}: more", 1.0)
@@ -69,10 +69,7 @@ def test_making_is_scaled_part_by_part(clock, monkeypatch):
     # Ten times the sampling steps of the trial; its one inner step stands for seven.
     assert found.null_texts == pytest.approx(1.2 * 10 * (3 + 7 * 5))
     assert found.image == pytest.approx(1.2 * 10 * 0.1)
-    assert all(
-        (one["steps"], one["null_text"]["inner_steps"], one["null_text"]["tol"]) == (2, 1, 0.0)
-        for one in asked
-    )
+    assert all((one.steps, one.null_text.inner_steps, one.null_text.tol) == (2, 1, 0.0) for one in asked)
 
 
 def test_a_real_trial_of_every_part_takes_time():

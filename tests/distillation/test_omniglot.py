@@ -6,9 +6,9 @@ import torch
 import fewgen
 from fewgen.config.schema import from_dict
 from fewgen.data import load_images
+from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.diffusion.specialisation import draw, specialise
 from fewgen.distillation.knowledge import DistillConfig, accuracy, distill
-from fewgen.distillation.settings import SpecialiseConfig
 from fewgen.distillation.students import make_student
 from fewgen.distillation.summary import interval, paired
 from fewgen.distillation.synthesis import Synthesis
@@ -21,6 +21,9 @@ TINT = {"scale": 2.0, "steps": 10, "batch": 64, "textual": {"steps": 40}, "null_
 TRAINING = DistillConfig(steps=200, batch_size=60, flip=False, padding=2, jitter=0.2, hard_labels=True)
 
 
+CHECKED = {"steps": 25, "textual": {"steps": 20, "batch_size": 4, "lr": 0.01}, "batch": 64}
+
+
 def check_null_texts(pipe, novel):
     """Null texts at the published guidance bring real characters back ten times better than none."""
     drawings = EpisodeSampler(novel.labels, 3, 2, None, 1).episode(0, novel).support.floats()
@@ -30,11 +33,7 @@ def check_null_texts(pipe, novel):
             pipe,
             [drawings],
             ["characters"],
-            scale=7.5,
-            steps=25,
-            textual={"steps": 20, "batch_size": 4, "lr": 0.01},
-            null_text={"inner_steps": inner, "lr": 0.03},
-            batch=None,
+            from_dict(SpecialiseConfig, {**CHECKED, "null_text": {"inner_steps": inner, "lr": 0.03}}),
             rng=torch.Generator().manual_seed(0),
         )[0]
         back = draw(

@@ -11,6 +11,7 @@ from tests.distillation.toy import BASE, NOVEL, Toy, data
 import fewgen
 from fewgen.config.schema import from_dict
 from fewgen.data.imageset import ClassSplit
+from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.distillation import competitors, protocol
 from fewgen.distillation.competitors import COMPETITORS, Task
 from fewgen.distillation.distilling import plan_distillation
@@ -23,7 +24,6 @@ from fewgen.distillation.protocol import (
     some_base,
     summary,
 )
-from fewgen.distillation.settings import SpecialiseConfig
 from fewgen.distillation.storing import load_student, save_student
 from fewgen.distillation.students import make_student
 from fewgen.distillation.summary import interval, paired

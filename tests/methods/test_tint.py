@@ -146,12 +146,9 @@ def test_settings_reach_the_searches_and_generation(base, tmp_path, monkeypatch)
     found = train(tmp_path / "run", base, **settings).method
     assert seen["word_gradient"][1]["batch"] == 3
     arguments, keywords = seen["find_latents"]
-    assert arguments[3:] == (3.0, 4)
-    assert {name: keywords[name] for name in ("null_text", "dequant_t", "batch")} == {
-        "null_text": null_text,
-        "dequant_t": 90,
-        "batch": 3,
-    }
+    given = arguments[3]
+    assert (given.scale, given.steps, dataclasses.asdict(given.null_text)) == (3.0, 4, null_text)
+    assert (given.dequant_t, given.batch, keywords["correct"]) == (90, 3, True)
     draw(found)
     arguments, keywords = seen["draw"]
     wanted = {"scale": 3.0, "steps": 4, "norm_mode": "gaussian", "temperature": 1.0, "batch": 3}
@@ -165,7 +162,7 @@ def test_settings_reach_the_searches_and_generation(base, tmp_path, monkeypatch)
     assert (stage.steps, stage.batch_size) == (7, 3 * len(NAMES))
     assert (stage.phases[0].lr, stage.phases[0].weight_decay) == (0.02, 0.5)
     bare = train(tmp_path / "bare", base, correct=False).method
-    assert seen["find_latents"][1]["null_text"] is None
+    assert seen["find_latents"][1]["correct"] is False
     assert not hasattr(bare, "u")
 
 

@@ -14,7 +14,6 @@ the others alone.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,7 +22,17 @@ import torch
 from torch import Tensor
 
 from fewgen.diffusion.calls import cast, check_batch, frozen, place_of, predict
+from fewgen.diffusion.settings import (
+    PLACEHOLDER,
+    PROMPT,
+    PUBLISHED_DECAY,
+    NullTextConfig,
+    SpecialiseConfig,
+    TextualConfig,
+    placeholder,
+)
 from fewgen.errors import ConfigError, DataError, ShapeError, TrainingError
+from fewgen.fitting.optimizers import AdamW
 
 if TYPE_CHECKING:
     from fewgen.diffusion.pipeline import TextToImage
@@ -31,14 +40,8 @@ if TYPE_CHECKING:
 Progress = Callable[[str, float], None]
 """What is being done, and the share that is done, in [0, 1]."""
 
-PROMPT = "a photo of an #object"
-_PLACEHOLDER = re.compile(r"(?<![\w#])#\w+")
-NULL_TEXT_SCHEDULES = ("constant", "published")
-
-_PUBLISHED_DECAY = 100
-"""lr falls by 1/100 of its start at each step ..."""
 _PUBLISHED_SLACK = 2e-5
-"""... and the tolerance grows by this much."""
+"""With the published schedule, the tolerance grows by this much at each step."""
 _BETAS, _ADAM_EPS = (0.9, 0.999), 1e-8
 _GRADIENT_SCALE = 2.0**14
 """Keeps gradients of 16-bit models from vanishing. A power of two: it changes no digit elsewhere."""
@@ -59,24 +62,6 @@ class TextualInversion:
     prompt: str
 
 
-def placeholder(prompt: str) -> str:
-    """Return the one word of a prompt that starts with "#" and stands for the class.
-
-    Raises:
-        ConfigError: if there is none, or more than one.
-
-    >>> placeholder("a photo of an #object")
-    '#object'
-    """
-    words = _PLACEHOLDER.findall(prompt)
-    if len(words) != 1:
-        raise ConfigError(
-            f'The prompt "{prompt}" needs exactly one placeholder word that starts with "#", and has '
-            f'{len(words)}. Write for example "{PROMPT}".'
-        )
-    return str(words[0])
-
-
 def class_contexts(pipe: TextToImage, prompt: str, embedding: Tensor) -> Tensor:
     """Return the prompt with the placeholder standing for each class, (n_classes, L, D), differentiable.
 
@@ -88,7 +73,7 @@ def class_contexts(pipe: TextToImage, prompt: str, embedding: Tensor) -> Tensor:
     # A name of its own for each class; several rows under one name would be a word of several tokens.
     word = placeholder(prompt)
     names = [f"{word}{i}" for i in range(len(embedding))]
-    prompts = [_PLACEHOLDER.sub(name, prompt) for name in names]
+    prompts = [PLACEHOLDER.sub(name, prompt) for name in names]
     return pipe.embed(prompts, dict(zip(names, embedding.unbind(), strict=True)))
 
 
@@ -238,14 +223,9 @@ def ddim_invert(
 def textual_inversion(
     pipe: TextToImage,
     z0: Tensor | Sequence[Tensor],
+    config: TextualConfig,
     *,
     prompt: str = PROMPT,
-    init_word: str = "object",
-    steps: int = 5000,
-    batch_size: int = 1,
-    lr: float = 1e-3,
-    t_min: int = 250,
-    weight_decay: float = 0.0,
     rng: torch.Generator,
     progress: Progress | None = None,
     on_step: Callable[[int, Tensor, Tensor], None] | None = None,
@@ -259,14 +239,8 @@ def textual_inversion(
     Args:
         pipe: the model.
         z0: latents of one class, (K, C, h, w), or of several, a sequence of these with any K.
+        config: the search.
         prompt: with one placeholder word, which starts with "#".
-        init_word: word whose embedding the search starts from.
-        steps: number of updates.
-        batch_size: images of each class in an update, drawn with replacement; a call has n_classes times as
-            many rows.
-        lr: learning rate of Adam, constant.
-        t_min: lowest time shown; low times carry what enlarging a small image left behind.
-        weight_decay: decoupled; 0 is Adam.
         rng: of the images, times and noise.
         progress: told the share that is done.
         on_step: called with the step, its losses (n_classes,) and the embeddings after it.
@@ -276,8 +250,7 @@ def textual_inversion(
 
     Raises:
         ShapeError: if latents do not fit the model.
-        ConfigError: if a setting is out of range, the prompt lacks a placeholder, or the model does not know
-            `init_word`.
+        ConfigError, TextError: see `check_textual`.
         DataError: if a class has no image.
         TrainingError: if the loss is not finite.
 
@@ -285,38 +258,25 @@ def textual_inversion(
     models from tiny data" (t >= 250, start from "object").
     Differs: one prompt instead of 27; Adam without weight decay, where the code has 0.01.
     """
-    start = check_textual(
-        pipe,
-        prompt,
-        init_word=init_word,
-        steps=steps,
-        batch_size=batch_size,
-        lr=lr,
-        t_min=t_min,
-        weight_decay=weight_decay,
-    )
+    start = check_textual(pipe, prompt, config)
     classes = [z0] if isinstance(z0, Tensor) else list(z0)
     if not classes:
         raise DataError("No class to learn: give the latents of at least one.")
     for i, latents in enumerate(classes):
         _check_latents(pipe, latents, f"Latents of class {i}")
-    total_times = len(pipe.schedule.alphas_cumprod)
-    # Imported late: it is not needed by the rest.
-    from fewgen.fitting.optimizers import AdamW
-
     device, dtype = place_of(pipe)
     n_classes = len(classes)
     latents = torch.cat([z.to(device, dtype) for z in classes])
     first = torch.tensor([0] + [len(z) for z in classes[:-1]]).cumsum(0).tolist()
     streams = _streams(rng, n_classes)
-    rows = torch.arange(n_classes, device=device).repeat_interleave(batch_size)
+    rows = torch.arange(n_classes, device=device).repeat_interleave(config.batch_size)
     embedding = start.to(device, dtype).repeat(n_classes, 1).requires_grad_(True)
-    optimizer = AdamW([{"params": [embedding], "lr": lr, "weight_decay": weight_decay}])
-    losses = torch.empty((steps, n_classes))
+    optimizer = AdamW([{"params": [embedding], "lr": config.lr, "weight_decay": config.weight_decay}])
+    losses = torch.empty((config.steps, n_classes))
     with frozen(pipe):
-        for step in range(steps):
+        for step in range(config.steps):
             draws = [
-                _draw(stream, len(z), batch_size, t_min, total_times, z.shape[1:])
+                _draw(stream, len(z), config, len(pipe.schedule), z.shape[1:])
                 for stream, z in zip(streams, classes, strict=True)
             ]
             which = torch.cat([k + begin for (k, _, _), begin in zip(draws, first, strict=True)])
@@ -325,7 +285,7 @@ def textual_inversion(
             errors, embedding.grad = word_gradient(
                 pipe, prompt, embedding, latents[which.to(device)], rows, t, noise
             )
-            losses[step] = errors.reshape(n_classes, batch_size).mean(1).float().cpu()
+            losses[step] = errors.reshape(n_classes, -1).mean(1).float().cpu()
             if not torch.isfinite(losses[step]).all():
                 raise TrainingError(
                     f"Textual inversion: the loss is not finite at step {step} ({losses[step].tolist()}). "
@@ -335,7 +295,7 @@ def textual_inversion(
             if on_step is not None:
                 on_step(step, losses[step], embedding.detach())
             if progress is not None:
-                progress("textual inversion", (step + 1) / steps)
+                progress("textual inversion", (step + 1) / config.steps)
     return TextualInversion(embedding.detach().clone(), losses, prompt)
 
 
@@ -344,11 +304,8 @@ def null_text_inversion(
     pivots: Tensor,
     cond: Tensor,
     scale: float,
+    config: NullTextConfig,
     *,
-    inner_steps: int = 10,
-    lr: float = 0.01,
-    tol: float = 1e-5,
-    schedule: str = "constant",
     batch: int | None = None,
     progress: Progress | None = None,
     on_step: Callable[[int, Tensor, Tensor], None] | None = None,
@@ -365,10 +322,7 @@ def null_text_inversion(
         cond: embedded prompt, (L, D), (1, L, D) or (B, L, D).
         scale: of the guidance; sampling must use the same. At 1 the unconditional embedding has no influence
             and stays that of the empty prompt.
-        inner_steps: most updates at each step; 0 returns the embedding of the empty prompt.
-        lr: learning rate of Adam, which starts anew at each step.
-        tol: mean squared distance to the pivot at which an image stops.
-        schedule: "constant"; "published": lr (1 - i/100) and tol + 2e-5 i at step i.
+        config: the search.
         batch: images optimised at a time, and most rows of a network call; None: all.
         progress: told the share that is done.
         on_step: called after each step of each batch with the step, the errors (b,) and the number of
@@ -392,13 +346,13 @@ def null_text_inversion(
         raise ShapeError(f"Pivots must be (S + 1, B, C, h, w), got {tuple(pivots.shape)}.")
     _check_latents(pipe, pivots[0], "Pivots")
     steps, n = len(pivots) - 1, pivots.shape[1]
-    check_null_text(steps, scale, inner_steps=inner_steps, lr=lr, tol=tol, schedule=schedule)
+    config.check_steps(steps)
     device, dtype = place_of(pipe)
     conds = _context_rows(cond, n)
     with torch.no_grad(), frozen(pipe):
         null = pipe.embed([""], None)[0].to(device, dtype)
     found = null.to(pivots.device).expand(steps, n, *null.shape).clone()
-    if scale == 1 or inner_steps == 0:
+    if scale == 1 or config.inner_steps == 0:
         return found
     times = _times(pipe, steps)
     parts = _chunks(n, batch)
@@ -411,13 +365,10 @@ def null_text_inversion(
                 fit = _NullTextStep(
                     pipe, z, pivots[steps - 1 - i, part].to(device, dtype), t, after, shown, scale
                 )
-                faded = schedule == "published"
-                u, errors, updates = fit.solve(
-                    u,
-                    inner_steps,
-                    lr * (1 - i / _PUBLISHED_DECAY) if faded else lr,
-                    tol + _PUBLISHED_SLACK * i if faded else tol,
-                )
+                faded = i if config.schedule == "published" else 0
+                lr = config.lr * (1 - faded / PUBLISHED_DECAY)
+                tol = config.tol + _PUBLISHED_SLACK * faded
+                u, errors, updates = fit.solve(u, config.inner_steps, lr, tol)
                 z = fit.reached
                 found[i, part] = u.to(pivots.device)
                 if on_step is not None:
@@ -427,33 +378,18 @@ def null_text_inversion(
     return found
 
 
-def check_textual(
-    pipe: TextToImage,
-    prompt: str = PROMPT,
-    *,
-    init_word: str = "object",
-    steps: int = 5000,
-    batch_size: int = 1,
-    lr: float = 1e-3,
-    t_min: int = 250,
-    weight_decay: float = 0.0,
-) -> Tensor:
+def check_textual(pipe: TextToImage, prompt: str, config: TextualConfig) -> Tensor:
     """Return the embedding that `textual_inversion` starts from, (D_in,), after checking its settings.
 
     Raises:
-        ConfigError: a setting is out of range, the prompt lacks a placeholder, or the model does not know
+        ConfigError: the model has no such time, the prompt lacks a placeholder, or the model does not know
             `init_word`.
         TextError: the model does not know a word of the prompt, or the prompt is too long.
     """
     placeholder(prompt)
-    total_times = len(pipe.schedule.alphas_cumprod)
-    if not 0 <= t_min < total_times:
-        raise ConfigError(f"t_min must be between 0 and {total_times - 1}, got {t_min}.")
-    if steps < 1 or batch_size < 1:
-        raise ConfigError(f"steps and batch_size must be 1 or more, got {steps} and {batch_size}.")
-    if not 0 < lr < math.inf or not 0 <= weight_decay < math.inf:
-        raise ConfigError(f"lr must be above 0 and weight_decay 0 or more, got {lr:g} and {weight_decay:g}.")
-    start = pipe.word_embedding(init_word).detach()
+    if config.t_min >= len(pipe.schedule):
+        raise ConfigError(f"textual.t_min must be below {len(pipe.schedule)}, got {config.t_min}.")
+    start = pipe.word_embedding(config.init_word).detach()
     with torch.no_grad():
         class_contexts(pipe, prompt, start[None])
     return start
@@ -467,27 +403,14 @@ def check_inversion(pipe: TextToImage, steps: int, dequant_t: int = 0) -> list[i
     return times
 
 
-def check_null_text(
-    steps: int,
-    scale: float,
-    *,
-    inner_steps: int = 10,
-    lr: float = 0.01,
-    tol: float = 1e-5,
-    schedule: str = "constant",
-) -> None:
-    """Raise `ConfigError` for settings that `null_text_inversion` refuses, before any work."""
-    if schedule not in NULL_TEXT_SCHEDULES:
-        raise ConfigError(f'schedule must be one of {", ".join(NULL_TEXT_SCHEDULES)}, got "{schedule}".')
-    if schedule == "published" and steps > _PUBLISHED_DECAY:
-        raise ConfigError(
-            f"The published schedule ends at {_PUBLISHED_DECAY} steps, got {steps}. Use schedule constant."
-        )
-    if inner_steps < 0 or not 0 < lr < math.inf or not tol >= 0 or not math.isfinite(scale):
-        raise ConfigError(
-            f"inner_steps and tol must be 0 or more, lr above 0 and scale finite, got {inner_steps}, "
-            f"{tol:g}, {lr:g} and {scale:g}."
-        )
+def check_searches(pipe: TextToImage, config: SpecialiseConfig) -> Tensor:
+    """Return the embedding that a word starts from, (D_in,), after checking the settings of all searches.
+
+    Raises:
+        ConfigError, TextError: as `check_inversion` and `check_textual`.
+    """
+    check_inversion(pipe, config.steps, config.dequant_t)
+    return check_textual(pipe, config.prompt, config.textual)
 
 
 class _NullTextStep:
@@ -629,10 +552,10 @@ def _noised(pipe: TextToImage, z0: Tensor, noise: Tensor, t: int) -> Tensor:
 
 def _times(pipe: TextToImage, steps: int) -> list[int]:
     """Return the sampling times from high to low; the last move goes on to time 0."""
-    total = len(pipe.schedule.alphas_cumprod)
+    total = len(pipe.schedule)
     if not 1 <= steps <= total:
         raise ConfigError(f"steps must be between 1 and {total}, got {steps}.")
-    return [int(t) for t in pipe.schedule.timesteps(steps)]
+    return pipe.schedule.timesteps(steps)
 
 
 def _check_latents(pipe: TextToImage, z: Tensor, what: str) -> None:
@@ -666,9 +589,10 @@ def _streams(rng: torch.Generator, n: int) -> list[torch.Generator]:
 
 
 def _draw(
-    rng: torch.Generator, n_images: int, n: int, t_min: int, t_end: int, shape: Sequence[int]
+    rng: torch.Generator, n_images: int, config: TextualConfig, t_end: int, shape: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `n` indices of images, times in [t_min, t_end) and noise."""
+    """Return indices of a batch of images, times in [t_min, t_end) and noise."""
+    n = config.batch_size
     which = torch.randint(n_images, (n,), generator=rng)
-    t = torch.randint(t_min, t_end, (n,), generator=rng)
+    t = torch.randint(config.t_min, t_end, (n,), generator=rng)
     return which, t, torch.randn((n, *shape), generator=rng)

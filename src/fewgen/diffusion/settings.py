@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
 
 from fewgen.config.checks import at_least, choose
-from fewgen.diffusion.inversion import NULL_TEXT_SCHEDULES
+from fewgen.diffusion.blend import NORM_MODES
+from fewgen.errors import ConfigError
+
+PROMPT = "a photo of an #object"
+PLACEHOLDER = re.compile(r"(?<![\w#])#\w+")
+NULL_TEXT_SCHEDULES = ("constant", "published")
+
+PUBLISHED_DECAY = 100
+"""With the published schedule, lr falls by 1/100 of its start at each step."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +24,7 @@ class TextualConfig:
 
     Attributes:
         steps: of the search.
-        batch_size: images of each class in a step.
+        batch_size: images of each class in a step, drawn with replacement.
         lr: learning rate of Adam, constant.
         t_min: lowest time shown; low times carry what enlarging a small image left behind.
         weight_decay: decoupled; 0 is Adam.
@@ -41,11 +51,11 @@ class NullTextConfig:
     """The search for the null texts of each image.
 
     Attributes:
-        inner_steps: most updates at each sampling step.
-        lr: learning rate of Adam. Published is 0.01, for Stable Diffusion; on small models, where guidance
-            is strong for what they know, it ends too early.
+        inner_steps: most updates at each sampling step; 0 leaves the embedding of the empty prompt.
+        lr: learning rate of Adam, which starts anew at each sampling step. Published is 0.01, for Stable
+            Diffusion; on small models, where guidance is strong for what they know, it ends too early.
         tol: mean squared distance to the inverted path at which an image stops.
-        schedule: "constant"; "published" lets lr fall and the tolerance rise over the sampling steps.
+        schedule: "constant"; "published": lr (1 - i/100) and tol + 2e-5 i at sampling step i.
     """
 
     inner_steps: int = 10
@@ -58,3 +68,74 @@ class NullTextConfig:
         at_least("null_text.lr", self.lr, 1e-8)
         at_least("null_text.tol", self.tol, 0)
         choose("null_text.schedule", self.schedule, NULL_TEXT_SCHEDULES)
+
+    def check_steps(self, steps: int) -> None:
+        """Raise `ConfigError` for more sampling steps than the schedule has."""
+        if self.schedule == "published" and steps > PUBLISHED_DECAY:
+            raise ConfigError(
+                f"The published schedule ends at {PUBLISHED_DECAY} steps, got {steps}. Use schedule constant."
+            )
+
+
+@dataclass(frozen=True)
+class SpecialiseConfig:
+    """How a text-to-image model learns a class from its supports, and makes images of it.
+
+    The published setting, for Stable Diffusion: steps 50, textual.steps 5000, textual.batch_size 1,
+    textual.lr 0.001.
+
+    Attributes:
+        prompt: with one placeholder, a word that starts with "#" and stands for the class.
+        scale: of the guidance, for the inversion and for sampling alike.
+        steps: of sampling, likewise.
+        textual: the word of each class.
+        null_text: the null texts of each support.
+        dequant_t: time to which supports are noised before they are inverted, which gives flat images
+            latents with the norm of noise; 0 as published.
+        norm_mode: norm of a blend: interp (published), gaussian or none.
+        batch: most images computed at a time, which bounds the memory.
+    """
+
+    where: ClassVar[str] = "tint."
+
+    prompt: str = PROMPT
+    scale: float = 7.5
+    steps: int = 25
+    textual: TextualConfig = field(default_factory=TextualConfig)
+    null_text: NullTextConfig = field(default_factory=NullTextConfig)
+    dequant_t: int = 0
+    norm_mode: str = "interp"
+    batch: int = 16
+
+    def __post_init__(self) -> None:
+        placeholder(self.prompt)
+        for name, least in (("scale", 0), ("steps", 1), ("dequant_t", 0), ("batch", 1)):
+            at_least(f"{self.where}{name}", getattr(self, name), least)
+        choose(f"{self.where}norm_mode", self.norm_mode, NORM_MODES)
+        self.null_text.check_steps(self.steps)
+
+    def searched(self, corrected: bool) -> dict[str, Any]:
+        """Return how a class was looked for, as a specialisation keeps it; JSON-ready."""
+        return {
+            "textual_inversion": asdict(self.textual),
+            "null_text_inversion": asdict(self.null_text) if corrected else None,
+            "dequant_t": self.dequant_t,
+        }
+
+
+def placeholder(prompt: str) -> str:
+    """Return the one word of a prompt that starts with "#" and stands for the class.
+
+    Raises:
+        ConfigError: if there is none, or more than one.
+
+    >>> placeholder("a photo of an #object")
+    '#object'
+    """
+    words = PLACEHOLDER.findall(prompt)
+    if len(words) != 1:
+        raise ConfigError(
+            f'The prompt "{prompt}" needs exactly one placeholder word that starts with "#", and has '
+            f'{len(words)}. Write for example "{PROMPT}".'
+        )
+    return str(words[0])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,19 +19,17 @@ from torch import Tensor
 from fewgen.diffusion.blend import alpha_rows, blend, check_norm_mode
 from fewgen.diffusion.calls import check_batch, check_images, decode_latents, encode_images
 from fewgen.diffusion.inversion import (
-    PROMPT,
     Progress,
     check_inversion,
-    check_null_text,
-    check_textual,
+    check_searches,
     class_contexts,
     ddim_invert,
     latent_rms,
     null_text_inversion,
-    placeholder,
     reconstruct,
     textual_inversion,
 )
+from fewgen.diffusion.settings import SpecialiseConfig, placeholder
 from fewgen.errors import CheckpointError, ConfigError, DataError, ShapeError
 from fewgen.files import TensorFile, atomic_write
 from fewgen.generation.noise import noise, uniform
@@ -231,17 +229,11 @@ def specialise(
     pipe: TextToImage,
     images: Sequence[Tensor],
     class_names: Sequence[str],
+    config: SpecialiseConfig,
     *,
-    prompt: str = PROMPT,
-    scale: float = 7.5,
-    steps: int = 50,
-    textual: Mapping[str, Any] | None = None,
-    null_text: Mapping[str, Any] | None = None,
     invert: bool = True,
     correct: bool = True,
-    dequant_t: int = 0,
     enlarge: Callable[[Tensor], Tensor] | None = None,
-    batch: int | None = 8,
     rng: torch.Generator,
     progress: Progress | None = None,
 ) -> list[Specialisation]:
@@ -251,16 +243,10 @@ def specialise(
         pipe: the model.
         images: of each class, (K, C, H, W) in [-1, 1], any K and size.
         class_names: one per class.
-        prompt: with the placeholder word.
-        scale: of the guidance, for inversion and for sampling later.
-        steps: number of sampling steps, likewise.
-        textual: keywords of `textual_inversion`, e.g. steps, batch_size, lr, t_min.
-        null_text: keywords of `null_text_inversion`, e.g. inner_steps, schedule.
+        config: how.
         invert: False learns the word alone; such a specialisation generates at alpha = 1 only.
         correct: False leaves null-text inversion out.
-        dequant_t: of `ddim_invert`.
         enlarge: called with the images before they are resized to the model's; super-resolution, for example.
-        batch: images computed at a time in the inversions, which bounds the memory; None: all.
         rng: of every draw.
         progress: told what is done, and the share of it.
 
@@ -278,56 +264,66 @@ def specialise(
             f"{len(images)} groups of images for {len(class_names)} class names: one each is needed."
         )
     correct = correct and invert  # without inversion there is no path to keep to
-    textual, null_text = dict(textual or {}), dict(null_text or {})
-    check_batch(batch)
-    check_inversion(pipe, steps, dequant_t)
-    check_null_text(steps, scale, **null_text)
-    check_textual(pipe, prompt, **textual)
+    check_searches(pipe, config)
     for each in images:
         check_images(pipe, each)
-    latents = [encode_images(pipe, each, enlarge=enlarge, batch=batch) for each in images]
-    learned = textual_inversion(pipe, latents, prompt=prompt, rng=rng, progress=progress, **textual)
-    settings = {
-        "textual_inversion": textual,
-        "null_text_inversion": null_text if correct else None,
-        "dequant_t": dequant_t,
-    }
+    latents = [encode_images(pipe, each, enlarge=enlarge, batch=config.batch) for each in images]
+    learned = textual_inversion(
+        pipe, latents, config.textual, prompt=config.prompt, rng=rng, progress=progress
+    )
     counts = [len(z) for z in latents]
-    z_T: Sequence[Tensor | None] = [None] * len(counts)
-    u: Sequence[Tensor | None] = [None] * len(counts)
+    z_T: Tensor | None = None
+    u: Tensor | None = None
     if invert:
         # All images of all classes in one batch, each with the word of its class.
         with torch.no_grad():
-            contexts = class_contexts(pipe, prompt, learned.embedding)
+            contexts = class_contexts(pipe, config.prompt, learned.embedding)
         each = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        found, nulls = find_latents(
-            pipe,
-            torch.cat(latents),
-            contexts[each.to(contexts.device)],
-            scale,
-            steps,
-            null_text=null_text if correct else None,
-            dequant_t=dequant_t,
-            batch=batch,
-            rng=rng,
-            progress=progress,
+        contexts = contexts[each.to(contexts.device)]
+        z_T, u = find_latents(
+            pipe, torch.cat(latents), contexts, config, correct=correct, rng=rng, progress=progress
         )
-        z_T = [part.clone() for part in found.split(counts)]
-        if nulls is not None:
-            u = [part.clone() for part in nulls.split(counts, dim=1)]
+    return by_class(class_names, pipe.model_id, config, learned.embedding, counts, z_T, u, correct)
+
+
+def by_class(
+    class_names: Sequence[str],
+    model_id: str,
+    config: SpecialiseConfig,
+    embedding: Tensor,
+    counts: Sequence[int],
+    z_T: Tensor | None,
+    u: Tensor | None,
+    corrected: bool,
+) -> list[Specialisation]:
+    """Return what was found for all classes together as a specialisation for each, on the host.
+
+    Args:
+        class_names: one per class.
+        model_id: of the model.
+        config: how it was looked for.
+        embedding: of the placeholder, (n_classes, D_in).
+        counts: images of each class, which lie together.
+        z_T: inverted latents of all images, (N, C, h, w); None with words alone.
+        u: their null texts, (S, N, L, D), or None.
+        corrected: whether null texts were looked for.
+    """
+    none: list[None] = [None] * len(class_names)
+    latents = none if z_T is None else z_T.cpu().split(list(counts))
+    nulls = none if u is None else u.cpu().split(list(counts), dim=1)
     return [
         Specialisation(
             class_name=str(name),
-            prompt=prompt,
-            embedding=learned.embedding[i].cpu(),
-            z_T=z_T[i],
-            u=u[i],
-            model_id=pipe.model_id,
-            scale=float(scale),
-            steps=steps,
-            settings=settings,
+            prompt=config.prompt,
+            embedding=word.detach().cpu().clone(),
+            z_T=None if z is None else z.clone(),
+            u=None if own is None else own.clone(),
+            model_id=model_id,
+            scale=float(config.scale),
+            steps=config.steps,
+            settings=config.searched(corrected),
         )
-        for i, name in enumerate(class_names)
+        for name, word, z, own in zip(class_names, embedding, latents, nulls, strict=True)
     ]
 
 
@@ -335,12 +331,9 @@ def find_latents(
     pipe: TextToImage,
     z0: Tensor,
     context: Tensor,
-    scale: float,
-    steps: int,
+    config: SpecialiseConfig,
     *,
-    null_text: Mapping[str, Any] | None,
-    dequant_t: int = 0,
-    batch: int | None = 8,
+    correct: bool = True,
     rng: torch.Generator,
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor | None]:
@@ -350,21 +343,17 @@ def find_latents(
         pipe: the model.
         z0: latents of images, (B, C, h, w).
         context: embedded prompt of each, (B, L, D).
-        scale: of the guidance.
-        steps: number of sampling steps S.
-        null_text: keywords of `null_text_inversion`; None: without it, and without null texts.
-        dequant_t: of `ddim_invert`.
-        batch: images computed at a time; None: all.
+        config: guidance, steps and the searches.
+        correct: False leaves null-text inversion out; there are no null texts then.
         rng: of the noise of `dequant_t`.
         progress: told what is done, and the share of it.
     """
-    pivots = ddim_invert(
-        pipe, z0, context, steps, dequant_t=dequant_t, rng=rng, batch=batch, progress=progress
-    )
+    common: dict[str, Any] = {"batch": config.batch, "progress": progress}
+    pivots = ddim_invert(pipe, z0, context, config.steps, dequant_t=config.dequant_t, rng=rng, **common)
     z_T = pivots[-1].clone()
-    if null_text is None:
+    if not correct:
         return z_T, None
-    return z_T, null_text_inversion(pipe, pivots, context, scale, batch=batch, progress=progress, **null_text)
+    return z_T, null_text_inversion(pipe, pivots, context, config.scale, config.null_text, **common)
 
 
 def choose_alphas(alpha: float | Tensor | str, seeds: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from fewgen.data.imageset import ImageSet
 from fewgen.diffusion.pipeline import TextToImage
+from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.diffusion.specialisation import generate, specialise
 from fewgen.distillation.knowledge import DistillConfig, distill
-from fewgen.distillation.settings import SpecialiseConfig
 from fewgen.distillation.students import Student
 from fewgen.distillation.synthesis import PartClock
 from fewgen.fitting.seeds import make_rng
@@ -96,9 +96,7 @@ def making_seconds(pipe: TextToImage, images: list[Tensor], config: SpecialiseCo
     drawing = 0.0
     for _ in range(2):  # the first round pays for warming up
         clock = PartClock(None, time.perf_counter)
-        found = specialise(
-            pipe, images, names, rng=make_rng("cpu", 0, "estimate"), progress=clock, **trial.keywords()
-        )
+        found = specialise(pipe, images, names, trial, rng=make_rng("cpu", 0, "estimate"), progress=clock)
         seconds = clock.seconds
         started = time.perf_counter()
         generate(pipe, found[0], config.batch, 0.5, batch=config.batch)

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fewgen.data.imageset import ImageSet, evenly
+from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.distillation.competitors import COMPETITORS, Outcome, Task
 from fewgen.distillation.knowledge import DistillConfig
 from fewgen.distillation.preparing import load_teacher
-from fewgen.distillation.settings import SpecialiseConfig
 from fewgen.distillation.storing import load_student
 from fewgen.distillation.students import Student, make_student
 from fewgen.distillation.summary import episodes_needed, interval, paired, time_report

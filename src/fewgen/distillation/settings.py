@@ -1,65 +1,12 @@
-"""Settings of making synthetic images and of preparing teacher and student, at the scale of a processor."""
+"""Settings of preparing teacher and student, at the scale of a processor."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from fewgen.config.checks import at_least, choose
-from fewgen.diffusion.blend import NORM_MODES
-from fewgen.diffusion.inversion import PROMPT, placeholder
-from fewgen.diffusion.settings import NullTextConfig, TextualConfig
 from fewgen.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class SpecialiseConfig:
-    """How a text-to-image model learns a class from its supports, and makes images of it.
-
-    Names and defaults are those of the method `tint`. The published setting, for Stable Diffusion: steps 50,
-    textual.steps 5000, textual.batch_size 1, textual.lr 0.001.
-
-    Attributes:
-        steps: of sampling.
-        scale: of guidance, in inversion and in sampling.
-        textual: the word of each class.
-        null_text: the null texts of each support.
-        dequant_t: time to which supports are noised before they are inverted; 0 as published.
-        norm_mode: norm of a blend: interp (published), gaussian or none.
-        prompt: with the placeholder of the word.
-        batch: images computed at a time.
-    """
-
-    steps: int = 25
-    scale: float = 7.5
-    textual: TextualConfig = field(default_factory=TextualConfig)
-    null_text: NullTextConfig = field(default_factory=NullTextConfig)
-    dequant_t: int = 0
-    norm_mode: str = "interp"
-    prompt: str = PROMPT
-    batch: int = 16
-
-    def __post_init__(self) -> None:
-        at_least("tint.steps", self.steps, 1)
-        at_least("tint.batch", self.batch, 1)
-        at_least("tint.dequant_t", self.dequant_t, 0)
-        at_least("tint.scale", self.scale, 0)
-        choose("tint.norm_mode", self.norm_mode, NORM_MODES)
-        placeholder(self.prompt)
-
-    def keywords(self) -> dict[str, Any]:
-        """Return the keywords of `specialise` that stand for these settings."""
-        return {
-            "prompt": self.prompt,
-            "scale": self.scale,
-            "steps": self.steps,
-            "dequant_t": self.dequant_t,
-            "batch": self.batch,
-            "textual": asdict(self.textual),
-            "null_text": asdict(self.null_text),
-        }
-
 
 TURNS = ("auto", "yes", "no")
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fewgen.data.imageset import ImageSet, to_uint8
 from fewgen.diffusion.noising import noise_and_denoise
+from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.diffusion.specialisation import Specialisation, generate, specialise
-from fewgen.distillation.settings import SpecialiseConfig
 from fewgen.distillation.storing import kept_images
 from fewgen.errors import CheckpointError, ConfigError
 from fewgen.files import make_dir, read_json, write_json
@@ -115,9 +115,9 @@ class Synthesis:
             pipe,
             by_class(self.supports),
             names,
+            self.config,
             rng=make_rng("cpu", self.seed, "distill", "specialise", self.first),
             progress=clock,
-            **self.config.keywords(),
         )
         for file, found in zip(files, self._learned, strict=True):
             found.save(file)

@@ -13,11 +13,12 @@ from fewgen.config.schema import from_dict, to_dict
 from fewgen.data.imageset import ImageSet, name_key
 from fewgen.data.registry import load_images
 from fewgen.diffusion.pipeline import TextToImage
+from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.distillation.estimate import shown_seconds, training_seconds
 from fewgen.distillation.knowledge import DistillConfig
 from fewgen.distillation.preparing import has_few_classes, load_teacher, pretrained_student, trained_teacher
 from fewgen.distillation.request import Distilled, DistillRequest
-from fewgen.distillation.settings import PrepareConfig, SpecialiseConfig
+from fewgen.distillation.settings import PrepareConfig
 from fewgen.distillation.students import Student, make_student
 from fewgen.distillation.teacher import ProtoNet
 from fewgen.errors import ConfigError

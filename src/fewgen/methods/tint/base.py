@@ -78,19 +78,18 @@ def is_stable_diffusion(place: Path) -> bool:
     return (place / "model_index.json").is_file() or any((place / part).is_dir() for part in _PARTS)
 
 
-def describe(pipe: TextToImage, folder: str, word_size: int) -> BaseModel:
-    """Return what a trained model keeps of its base; `word_size` is that of an input embedding."""
-    small = isinstance(pipe, SmallDiffusion)
+def describe(pipe: TextToImage, folder: str) -> BaseModel:
+    """Return what a trained model keeps of its base."""
     place = Path(folder).expanduser()
     from_hub = is_hub_name(folder) and not place.exists()
     return BaseModel(
-        kind="small" if small else "stable",
+        kind="small" if isinstance(pipe, SmallDiffusion) else "stable",
         folder=str(place.absolute()) if folder and not from_hub else folder,
         model_id=pipe.model_id,
         image_shape=pipe.image_shape,
         latent_shape=pipe.latent_shape,
         context_shape=pipe.context_shape,
-        word_size=word_size,
+        word_size=pipe.word_size,
         settings=pipe.settings() if isinstance(pipe, SmallDiffusion) else {},
     )
 

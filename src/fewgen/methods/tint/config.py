@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-from fewgen.config.checks import at_least, choose, share
-from fewgen.diffusion.blend import NORM_MODES
-from fewgen.diffusion.inversion import PROMPT, check_null_text, placeholder
-from fewgen.diffusion.settings import NullTextConfig, TextualConfig
+from fewgen.config.checks import choose, share
+from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.errors import ConfigError
 
 PRECISIONS = ("auto", "float16", "float32")
@@ -47,23 +44,14 @@ class BaseModel:
 
 
 @dataclass(frozen=True)
-class TintConfig:
-    """Settings of TINT.
+class TintConfig(SpecialiseConfig):
+    """Settings of TINT: those of specialising a model, and these.
 
     Attributes:
         base: the model to specialise: a run of the method diffusion, a Stable Diffusion folder, or the name
             of one on the hub (owner/model).
-        prompt: with one placeholder, a word that starts with "#" and stands for the class.
-        scale: of the guidance, for the inversion and for generation alike.
-        steps: sampling steps, likewise.
-        textual: the word of each class.
-        null_text: the null texts of each image.
         invert: find the latents of the images; without, words alone are learned, and alpha must be 1.
         correct: find null texts, without which guidance drifts away from the images.
-        dequant_t: time to which images are noised before inversion; 19 gives flat images latents with the
-            norm of noise.
-        norm_mode: norm of blended latents: "interp", "gaussian" or "none".
-        batch: most images computed at a time, which bounds the memory.
         alpha: of generation: 0 gives the images back, 1 only shares their class; "uniform" draws it.
         precision: of Stable Diffusion: "float16", "float32", or "auto": half on a GPU.
         attention_slicing: of Stable Diffusion: less memory, more time.
@@ -71,17 +59,12 @@ class TintConfig:
         supports: written by training, images of each class; leave it out.
     """
 
+    where: ClassVar[str] = ""
+
+    batch: int = 64
     base: str | None = None
-    prompt: str = PROMPT
-    scale: float = 7.5
-    steps: int = 25
-    textual: TextualConfig = field(default_factory=TextualConfig)
-    null_text: NullTextConfig = field(default_factory=NullTextConfig)
     invert: bool = True
     correct: bool = True
-    dequant_t: int = 0
-    norm_mode: str = "interp"
-    batch: int = 64
     alpha: float | str = 1.0
     precision: str = "auto"
     attention_slicing: bool = False
@@ -89,17 +72,9 @@ class TintConfig:
     supports: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        placeholder(self.prompt)
-        if not math.isfinite(self.scale):
-            raise ConfigError(f"scale must be finite, got {self.scale}.")
-        at_least("scale", self.scale, 0)
-        at_least("steps", self.steps, 1)
-        at_least("dequant_t", self.dequant_t, 0)
-        at_least("batch", self.batch, 1)
-        choose("norm_mode", self.norm_mode, NORM_MODES)
+        super().__post_init__()
         choose("precision", self.precision, PRECISIONS)
         check_alpha(self.alpha)
-        check_null_text(self.steps, self.scale, schedule=self.null_text.schedule)
         if not self.invert and self.alpha != 1:
             raise ConfigError(f"alpha {self.alpha} needs inverted latents: leave out invert, or alpha.")
         if self.supports and (self.fitted is None or min(self.supports) < 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from fewgen.data.imageset import ImageSet, to_uint8
 from fewgen.diffusion.calls import decode_latents, encode_images
 from fewgen.diffusion.inversion import (
-    check_inversion,
+    check_searches,
     class_contexts,
     latent_rms,
     reconstruct,
     word_gradient,
 )
 from fewgen.diffusion.pipeline import TextToImage
-from fewgen.diffusion.settings import TextualConfig
 from fewgen.diffusion.small import SmallDiffusion
 from fewgen.diffusion.specialisation import (
     Specialisation,
+    by_class,
     choose_alphas,
     choose_supports,
     draw,
@@ -95,11 +95,9 @@ class Tint(Method):
             self.pipe = SmallDiffusion.from_settings(fitted.settings).requires_grad_(False)
         self.words = Words(spec.n_classes, fitted.word_size)
         if config.fitted is None:
-            start = self.pipeline().word_embedding(config.textual.init_word)
+            start = check_searches(self.pipeline(), config)  # before any image is looked at twice
             self.words.embedding.data.copy_(start.float().expand_as(self.words.embedding))
-            self._check_settings()
-        digest = hashlib.sha256(fitted.model_id.encode()).digest()
-        self.register_buffer("base_id", torch.tensor(list(digest), dtype=torch.uint8))
+        self.register_buffer("base_id", _digest(fitted))
         if self.config.supports:
             if len(self.config.supports) != spec.n_classes:
                 raise ConfigError(
@@ -111,14 +109,16 @@ class Tint(Method):
     def _adopt(self, pipe: TextToImage, folder: str) -> BaseModel:
         """Take a base model in; the settings say from now on which."""
         self._check_images(pipe)
-        size = pipe.word_embedding(self.config.textual.init_word).numel()
-        fitted = describe(pipe, folder, size)
+        self._hold(pipe)
+        fitted = describe(pipe, folder)
+        self.config = replace(self.config, fitted=fitted)
+        return fitted
+
+    def _hold(self, pipe: TextToImage) -> None:
         if isinstance(pipe, SmallDiffusion):
             self.pipe = pipe.requires_grad_(False)
         else:
             self._outside.append(pipe)
-        self.config = replace(self.config, fitted=fitted)
-        return fitted
 
     def _check_images(self, pipe: TextToImage) -> None:
         channels, height, width = pipe.image_shape
@@ -133,16 +133,6 @@ class Tint(Method):
                 f"the images of {self.spec.height}x{self.spec.width} pixels are resized to {height}x{width} "
                 "for the model, and new images are resized back."
             )
-
-    def _check_settings(self) -> None:
-        """Refuse settings that the base model cannot do, before any image is looked at twice."""
-        config, pipe = self.config, self.pipeline()
-        check_inversion(pipe, config.steps, config.dequant_t)
-        n_times = len(pipe.schedule)
-        if config.textual.t_min >= n_times:
-            raise ConfigError(f"textual.t_min must be below {n_times}, got {config.textual.t_min}.")
-        with torch.no_grad():
-            class_contexts(pipe, config.prompt, self.words.embedding[:1])
 
     def _make_room(self) -> None:
         """Make the buffers of what is found for each image; the images of a class lie together."""
@@ -230,8 +220,7 @@ class Tint(Method):
 
     def _start(self, context: Context) -> None:
         """Encode the images, and refuse to go on with another base than the run was started with."""
-        digest = hashlib.sha256(self._fitted.model_id.encode()).digest()
-        if bytes(self.base_id.cpu().tolist()) != digest:
+        if not torch.equal(self.base_id.cpu(), _digest(self._fitted)):
             raise ConfigError(
                 f'The model in "{self.config.base}" has changed since this run was started. Use a new run '
                 "folder."
@@ -314,11 +303,8 @@ class Tint(Method):
             pipe,
             z0,
             contexts,
-            config.scale,
-            config.steps,
-            null_text=asdict(config.null_text) if config.correct else None,
-            dequant_t=config.dequant_t,
-            batch=config.batch,
+            config,
+            correct=config.correct,
             rng=context.rng,
             progress=progress,
         )
@@ -334,9 +320,8 @@ class Tint(Method):
             "rms_z_T/highest": float(rms.max()),
         }
         wanted = self._decoded(pipe, z0)
-        for name, nulls in {"without_null_text": None, "with_null_text": u}.items():
-            if name == "with_null_text" and nulls is None:
-                continue
+        ways = {"without_null_text": None} if u is None else {"without_null_text": None, "with_null_text": u}
+        for name, nulls in ways.items():
             again = _now(self.device)
             back = reconstruct(
                 pipe, z_T, contexts, nulls, config.scale, config.steps, batch=config.batch, progress=progress
@@ -463,29 +448,17 @@ class Tint(Method):
 
     def specialisations(self) -> list[Specialisation]:
         """Return what was found for each class, as objects of `fewgen.diffusion`."""
-        config, parts = self.config, self.has_latents
-        counts = list(config.supports)
-        z_T = self.z_T.cpu().split(counts) if parts else [None] * self.spec.n_classes
-        u = self.u.cpu().split(counts, dim=1) if parts and config.correct else [None] * self.spec.n_classes
-        settings = {
-            "textual_inversion": asdict(config.textual),
-            "null_text_inversion": asdict(config.null_text) if config.correct and config.invert else None,
-            "dequant_t": config.dequant_t,
-        }
-        return [
-            Specialisation(
-                class_name=name,
-                prompt=config.prompt,
-                embedding=self.words.embedding[i].detach().cpu().clone(),
-                z_T=None if latents is None else latents.clone(),
-                u=None if nulls is None else nulls.clone(),
-                model_id=self._fitted.model_id,
-                scale=config.scale,
-                steps=config.steps,
-                settings=settings,
-            )
-            for i, (name, latents, nulls) in enumerate(zip(self.spec.class_names, z_T, u, strict=True))
-        ]
+        config, found = self.config, self.has_latents
+        return by_class(
+            self.spec.class_names,
+            self._fitted.model_id,
+            config,
+            self.words.embedding,
+            config.supports,
+            self.z_T if found else None,
+            self.u if found and config.correct else None,
+            config.correct and config.invert,
+        )
 
     @classmethod
     @torch.no_grad()
@@ -526,36 +499,35 @@ class Tint(Method):
             prompt=first.prompt,
             scale=first.scale,
             steps=first.steps,
-            textual=TextualConfig(),
             invert=bool(z_T),
             correct=bool(u),
             dequant_t=dequant_t if type(dequant_t) is int else 0,  # a note; nothing is inverted any more
             batch=batch,
-            fitted=describe(pipe, folder, first.embedding.numel()),
+            fitted=describe(pipe, folder),
             supports=tuple(len(z) for z in z_T),
         )
         names = tuple(each.class_name for each in specialisations)
         method = cls(config, DataSpec(*pipe.image_shape, names))
         method.to(next(pipe.parameters()).device)
-        if isinstance(pipe, SmallDiffusion):
-            method.pipe = pipe.requires_grad_(False)
-        else:
-            method._outside.append(pipe)
+        method._hold(pipe)
         method.words.embedding.data.copy_(torch.stack([each.embedding for each in specialisations]))
         if z_T:
             method.z_T.copy_(torch.cat(z_T))
             if u:
                 method.u.copy_(torch.cat(u, 1))
             # The images themselves are not known: what the model gives back in their place.
-            contexts = method._contexts()[torch.arange(len(z_T)).repeat_interleave(_counts(config))]
+            counts = torch.tensor(config.supports)
+            contexts = method._contexts()[torch.arange(len(z_T)).repeat_interleave(counts)]
             nulls = method.u if u else None
             back = reconstruct(pipe, method.z_T, contexts, nulls, config.scale, config.steps, batch=batch)
             method.images.copy_(to_uint8(method._decoded(pipe, back)))
         return method.eval()
 
 
-def _counts(config: TintConfig) -> Tensor:
-    return torch.tensor(config.supports)
+def _digest(fitted: BaseModel) -> Tensor:
+    """Return a hash of the base model, uint8 (32,)."""
+    digest = hashlib.sha256(fitted.model_id.encode()).digest()
+    return torch.tensor(list(digest), dtype=torch.uint8)
 
 
 def _now(device: torch.device) -> float:
