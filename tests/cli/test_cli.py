@@ -88,7 +88,7 @@ def test_each_flag_is_one_keyword_of_the_function_behind_it(name):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_example_parses(name):
-    lines = load_command(name).examples.strip().splitlines()
+    lines = load_command(name).examples
     assert lines
     for purpose, line in zip(lines[::2], lines[1::2], strict=True):
         words = shlex.split(line)
@@ -423,9 +423,8 @@ def test_a_former_flag_works_with_a_warning_and_is_not_in_the_help(capsys, monke
         return print({"background": background}) or 0
 
     command = Command(
-        "paint",
         paint,
-        examples="# once\nfewgen paint",
+        page="""`fewgen paint`.\n\nExamples:\n    # once\n    fewgen paint\n""",
         run=lambda given: paint(**given),
         special=(Argument("background", former="--paper"),),
     )

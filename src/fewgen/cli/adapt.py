@@ -1,4 +1,13 @@
-"""`fewgen adapt`: teach a trained run new classes from a few images."""
+"""`fewgen adapt`: teach a trained run new classes from a few images.
+
+Examples:
+    # a folder of photos of one new class; five are enough to begin with
+    fewgen adapt runs/fashion --images photos/boots --class-name "ankle boot" --out runs/boots
+    # several new classes: one subfolder for each, named as the class
+    fewgen adapt runs/fashion --images photos --out runs/more
+    # five of the images; the report shows 1, 3 and 5, and the loss on the others
+    fewgen adapt runs/fashion --images bags --class-name bag --shots 5 --curve --out runs/bags
+"""
 
 from __future__ import annotations
 
@@ -36,19 +45,9 @@ def _run(given: dict[str, Any]) -> int:
     return 0
 
 
-EXAMPLES = """
-# a folder of photos of one new class; five are enough to begin with
-fewgen adapt runs/fashion --images photos/boots --class-name "ankle boot" --out runs/boots
-# several new classes: one subfolder for each, named as the class
-fewgen adapt runs/fashion --images photos --out runs/more
-# five of the images; the report shows 1, 3 and 5, and the loss on the others
-fewgen adapt runs/fashion --images bags --class-name bag --shots 5 --curve --out runs/bags
-"""
-
 COMMAND = Command(
-    name="adapt",
     function="adapt",
-    examples=EXAMPLES,
+    page=__doc__,
     run=_run,
     needs_out=", a new folder, for example --out runs/adapted",
     special=(

@@ -1,4 +1,15 @@
-"""`fewgen benchmark`: generators side by side, as a table and a plot."""
+"""`fewgen benchmark`: generators side by side, as a table and a plot.
+
+Examples:
+    # the presets of fewgen beside five generators that a user would take instead
+    fewgen benchmark --data fashion_mnist --shots 30 --budget-minutes 5 --seeds 3
+    # two generators on your own images, a fifth of which is set aside to judge by
+    fewgen benchmark --data photos --size 32 --seeds 1 --methods copies cada_vqvae:hybrid
+    # images that another program made; without usefulness it takes a minute
+    fewgen benchmark --data photos --size 32 --seeds 1 --methods file:other.npz --useful-draws 0
+    # the cells, which are finished, and how long the others would take
+    fewgen benchmark --data fashion_mnist --seeds 3 --dry-run
+"""
 
 from __future__ import annotations
 
@@ -27,21 +38,9 @@ def _dry_run(given: dict[str, Any]) -> str:
     return f"{plan_benchmark(**given)}\nNothing was written. Without --dry-run, computing starts."
 
 
-EXAMPLES = """
-# the presets of fewgen beside five generators that a user would take instead
-fewgen benchmark --data fashion_mnist --shots 30 --budget-minutes 5 --seeds 3
-# two generators on your own images, a fifth of which is set aside to judge by
-fewgen benchmark --data photos --size 32 --seeds 1 --methods copies cada_vqvae:hybrid
-# images that another program made; without usefulness it takes a minute
-fewgen benchmark --data photos --size 32 --seeds 1 --methods file:other.npz --useful-draws 0
-# the cells, which are finished, and how long the others would take
-fewgen benchmark --data fashion_mnist --seeds 3 --dry-run
-"""
-
 COMMAND = Command(
-    name="benchmark",
     function="benchmark",
-    examples=EXAMPLES,
+    page=__doc__,
     run=_run,
     special=(
         Argument("out", "FOLDER"),

@@ -139,9 +139,8 @@ class Command:
     """One command.
 
     Attributes:
-        name: as typed.
         function: name of a function in `fewgen`, or a function of the command's own file.
-        examples: lines "# what it does", each above its command.
+        page: docstring of the command's file, for its `Examples`: "# what it does" above each command.
         run: takes the keywords that were given and returns the exit code.
         special: arguments of which the signature does not say everything.
         print_config: keywords -> resolved settings, for `--print_config`; None: the keywords themselves.
@@ -150,9 +149,8 @@ class Command:
         needs_out: what to say, after "needs --out", when the command is called without it.
     """
 
-    name: str
     function: str | Callable[..., Any]
-    examples: str
+    page: str | None
     run: Callable[[dict[str, Any]], int]
     special: tuple[Argument, ...] = ()
     print_config: Callable[[dict[str, Any]], dict[str, Any]] | None = None
@@ -160,13 +158,17 @@ class Command:
     dry_run_text: str = "print what would be done, with time and memory, and stop."
     needs_out: str = ""
 
+    @property
+    def name(self) -> str:
+        """The name as typed, which is that of the function."""
+        return self.function if isinstance(self.function, str) else self.function.__name__
+
     @functools.cached_property
     def target(self) -> Callable[..., Any]:
         """The Python function behind the command, whose signature and docstring count."""
         import fewgen
 
-        named = getattr(fewgen, self.function) if isinstance(self.function, str) else self.function
-        return inspect.unwrap(named)
+        return inspect.unwrap(getattr(fewgen, self.name) if isinstance(self.function, str) else self.function)
 
     @functools.cached_property
     def arguments(self) -> tuple[Argument, ...]:
@@ -176,6 +178,12 @@ class Command:
         return tuple(
             special.get(p.name, Argument(p.name)).completed(p) for p in parameters if p.name != "config"
         )
+
+    @property
+    def examples(self) -> list[str]:
+        """The lines of the examples."""
+        text = (self.page or "").partition("\nExamples:\n")[2]
+        return textwrap.dedent(text).strip().splitlines()
 
     @property
     def extra_flags(self) -> list[tuple[str, str]]:
@@ -248,7 +256,7 @@ class Command:
         lines = [" ".join([*usage, "[flags]"]), ""]
         for paragraph in _description(self.target).split("\n\n"):
             lines += [*textwrap.wrap(" ".join(paragraph.split()), WIDTH), ""]
-        lines += ["examples:", *("  " + line for line in self.examples.strip().splitlines())]
+        lines += ["examples:", *("  " + line for line in self.examples)]
         for title, positional in (("arguments:", True), ("flags:", False)):
             chosen = [a for a in self.arguments if a.positional is positional]
             if chosen or not positional:
@@ -313,8 +321,9 @@ class Command:
             if a.required and a.keyword not in file and not given.get(a.keyword)
         ]
         if missing:
-            example = self.examples.strip().splitlines()[1]
-            raise ConfigError(f"fewgen {self.name} needs {' and '.join(missing)}. For example: {example}")
+            raise ConfigError(
+                f"fewgen {self.name} needs {' and '.join(missing)}. For example: {self.examples[1]}"
+            )
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,4 +1,9 @@
-"""`fewgen datasets`: data sets that have a name."""
+"""`fewgen datasets`: data sets that have a name.
+
+Examples:
+    # what is at hand
+    fewgen datasets
+"""
 
 from __future__ import annotations
 
@@ -27,9 +32,4 @@ def datasets(*, data_dir: str | None = None) -> int:
     return 0
 
 
-EXAMPLES = """
-# what is at hand
-fewgen datasets
-"""
-
-COMMAND = Command("datasets", datasets, EXAMPLES, run=lambda given: datasets(**given))
+COMMAND = Command(datasets, __doc__, run=lambda given: datasets(**given))

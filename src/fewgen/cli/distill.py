@@ -1,4 +1,15 @@
-"""`fewgen distill`: a tiny classifier from a few images per class, or what makes it better."""
+"""`fewgen distill`: a tiny classifier from a few images per class, or what makes it better.
+
+Examples:
+    # a classifier of your classes, from a few images of each
+    fewgen distill --novel photos --generator runs/diffusion --data tiny_imagenet32 --out tiny
+    # an even smaller one, by a run of tint; the images beyond 5 measure it
+    fewgen distill --novel photos --generator runs/tint --shots 5 --student-channels 16 --out tiny
+    # what helps: all competitors on the same episodes; the same command resumes it
+    fewgen distill --data tiny_imagenet32 --episodes 10 --compare --workers 2 --out distill.json
+    # as many episodes as plus or minus one point needs
+    fewgen distill --data omniglot --episodes auto --half-width 0.01 --training.flip false --out omniglot.json
+"""
 
 from __future__ import annotations
 
@@ -63,21 +74,9 @@ def _dry_run(given: dict[str, Any]) -> str:
     return f"{plan_distillation(**given)}\nNothing was written. Without --dry-run, the work starts."
 
 
-EXAMPLES = """
-# a classifier of your classes, from a few images of each
-fewgen distill --novel photos --generator runs/diffusion --data tiny_imagenet32 --out tiny
-# an even smaller one, by a run of tint; the images beyond 5 measure it
-fewgen distill --novel photos --generator runs/tint --shots 5 --student-channels 16 --out tiny
-# what helps: all competitors on the same episodes; the same command resumes it
-fewgen distill --data tiny_imagenet32 --episodes 10 --compare --workers 2 --out distill.json
-# as many episodes as plus or minus one point needs
-fewgen distill --data omniglot --episodes auto --half-width 0.01 --training.flip false --out omniglot.json
-"""
-
 COMMAND = Command(
-    name="distill",
     function="distill",
-    examples=EXAMPLES,
+    page=__doc__,
     run=_run,
     special=(
         Argument("novel", "DIR"),

@@ -1,4 +1,9 @@
-"""`fewgen doctor`: what this machine offers, and what to mend."""
+"""`fewgen doctor`: what this machine offers, and what to mend.
+
+Examples:
+    # before the first run, and in a report of a fault
+    fewgen doctor
+"""
 
 from __future__ import annotations
 
@@ -140,9 +145,4 @@ def doctor() -> int:
     return 2 if problems else 0
 
 
-EXAMPLES = """
-# before the first run, and in a report of a fault
-fewgen doctor
-"""
-
-COMMAND = Command("doctor", doctor, EXAMPLES, run=lambda given: doctor())
+COMMAND = Command(doctor, __doc__, run=lambda given: doctor())

@@ -1,4 +1,17 @@
-"""`fewgen evaluate`: verdicts on a run or on any images, with the evidence as a page."""
+"""`fewgen evaluate`: verdicts on a run or on any images, with the evidence as a page.
+
+Examples:
+    # a run, against its own held-out images
+    fewgen evaluate runs/digits --out digits.json
+    # usefulness over three draws of the training images (seeds 0, 1 and 2)
+    fewgen evaluate runs/a --other-run runs/b --other-run runs/c --holdout test
+    # images from any program, that learned from 30 digits each; the test part is held out
+    fewgen evaluate images.npz --data digits --shots 30 --holdout test
+    # folders with one subfolder per class
+    fewgen evaluate made --data photos --holdout more_photos --size 32 --out made.json
+    # what would be compared
+    fewgen evaluate images.npz --data digits --shots 30 --holdout test --dry-run
+"""
 
 from __future__ import annotations
 
@@ -40,23 +53,9 @@ def _dry_run(given: dict[str, Any]) -> str:
     return f"{found}\nNothing was written. Without --dry-run, measuring starts."
 
 
-EXAMPLES = """
-# a run, against its own held-out images
-fewgen evaluate runs/digits --out digits.json
-# usefulness over three draws of the training images (seeds 0, 1 and 2)
-fewgen evaluate runs/a --other-run runs/b --other-run runs/c --holdout test
-# images from any program, that learned from 30 digits each; the test part is held out
-fewgen evaluate images.npz --data digits --shots 30 --holdout test
-# folders with one subfolder per class
-fewgen evaluate made --data photos --holdout more_photos --size 32 --out made.json
-# what would be compared
-fewgen evaluate images.npz --data digits --shots 30 --holdout test --dry-run
-"""
-
 COMMAND = Command(
-    name="evaluate",
     function="evaluate",
-    examples=EXAMPLES,
+    page=__doc__,
     run=_run,
     special=(
         Argument("images", "IMAGES_OR_RUN"),

@@ -1,4 +1,17 @@
-"""`fewgen generate`: new images of classes or texts."""
+"""`fewgen generate`: new images of classes or texts.
+
+Examples:
+    # 64 images of one class, with labels and seeds
+    fewgen generate runs/digits --class-name seven -n 64 --out sevens.npz
+    # ten of every class, as one picture
+    fewgen generate runs/digits -n 10 --out grid.png
+    # a folder with one subfolder per class
+    fewgen generate runs/digits -n 100 --out images
+    # images that you have seen before, by their seeds
+    fewgen generate runs/digits --class-name seven --seeds 12 40 --out two.png
+    # from real images (method tint) to new ones of their class
+    fewgen generate runs/tint --alphas 0 0.25 0.5 0.75 1 --out strip.png
+"""
 
 from __future__ import annotations
 
@@ -18,23 +31,9 @@ def _run(given: dict[str, Any]) -> int:
     return 0
 
 
-EXAMPLES = """
-# 64 images of one class, with labels and seeds
-fewgen generate runs/digits --class-name seven -n 64 --out sevens.npz
-# ten of every class, as one picture
-fewgen generate runs/digits -n 10 --out grid.png
-# a folder with one subfolder per class
-fewgen generate runs/digits -n 100 --out images
-# images that you have seen before, by their seeds
-fewgen generate runs/digits --class-name seven --seeds 12 40 --out two.png
-# from real images (method tint) to new ones of their class
-fewgen generate runs/tint --alphas 0 0.25 0.5 0.75 1 --out strip.png
-"""
-
 COMMAND = Command(
-    name="generate",
     function="generate",
-    examples=EXAMPLES,
+    page=__doc__,
     run=_run,
     needs_out=": a name ending in .npz or .png, or a folder. For example: --out images.npz",
     special=(

@@ -1,4 +1,11 @@
-"""`fewgen interpolate`: a walk between two words, two images, or a word and an image."""
+"""`fewgen interpolate`: a walk between two words, two images, or a word and an image.
+
+Examples:
+    # from word to word
+    fewgen interpolate runs/digits one seven --steps 8 --out strip.png
+    # from an image to a word
+    fewgen interpolate runs/digits my_three.png eight --out strip.png
+"""
 
 from __future__ import annotations
 
@@ -17,17 +24,9 @@ def _run(given: dict[str, Any]) -> int:
     return 0
 
 
-EXAMPLES = """
-# from word to word
-fewgen interpolate runs/digits one seven --steps 8 --out strip.png
-# from an image to a word
-fewgen interpolate runs/digits my_three.png eight --out strip.png
-"""
-
 COMMAND = Command(
-    name="interpolate",
     function="interpolate",
-    examples=EXAMPLES,
+    page=__doc__,
     run=_run,
     needs_out=", for example --out strip.png",
 )

@@ -1,4 +1,11 @@
-"""`fewgen methods`: which methods there are, their presets and their settings."""
+"""`fewgen methods`: which methods there are, their presets and their settings.
+
+Examples:
+    # what there is
+    fewgen methods
+    # every setting of a preset, ready for --config
+    fewgen methods cada_vqvae --preset paper
+"""
 
 from __future__ import annotations
 
@@ -51,11 +58,4 @@ def _one(name: str, preset: str) -> int:
     return 0
 
 
-EXAMPLES = """
-# what there is
-fewgen methods
-# every setting of a preset, ready for --config
-fewgen methods cada_vqvae --preset paper
-"""
-
-COMMAND = Command("methods", methods, EXAMPLES, run=lambda given: methods(**given))
+COMMAND = Command(methods, __doc__, run=lambda given: methods(**given))

@@ -1,4 +1,15 @@
-"""`fewgen plan`: episodes, queries and draws needed."""
+"""`fewgen plan`: episodes, queries and draws needed.
+
+Examples:
+    # episodes for plus or minus one point
+    fewgen plan --accuracy 0.87 --between-sd 0.05 --queries 75 --half-width 0.01
+    # the same, from accuracies of episodes that were measured
+    fewgen plan --accuracies results.json --queries 75 --half-width 0.005
+    # paired draws that see a gain of one point
+    fewgen plan --gain 0.01 --sd 0.01
+    # the smallest gain that five draws see
+    fewgen plan --draws 5 --sd 0.01
+"""
 
 from __future__ import annotations
 
@@ -16,21 +27,9 @@ def _run(given: dict[str, Any]) -> int:
     return 0
 
 
-EXAMPLES = """
-# episodes for plus or minus one point
-fewgen plan --accuracy 0.87 --between-sd 0.05 --queries 75 --half-width 0.01
-# the same, from accuracies of episodes that were measured
-fewgen plan --accuracies results.json --queries 75 --half-width 0.005
-# paired draws that see a gain of one point
-fewgen plan --gain 0.01 --sd 0.01
-# the smallest gain that five draws see
-fewgen plan --draws 5 --sd 0.01
-"""
-
 COMMAND = Command(
-    name="plan",
     function="plan",
-    examples=EXAMPLES,
+    page=__doc__,
     run=_run,
     special=(
         *(

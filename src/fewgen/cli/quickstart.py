@@ -1,4 +1,11 @@
-"""`fewgen quickstart`: from nothing to new images and a report in less than two minutes."""
+"""`fewgen quickstart`: from nothing to new images and a report in less than two minutes.
+
+Examples:
+    # about a minute and a half
+    fewgen quickstart
+    # better images, if you can wait
+    fewgen quickstart --steps-scale 1 --minutes 8 --out runs/better
+"""
 
 from __future__ import annotations
 
@@ -51,17 +58,9 @@ def _dry_run(given: dict[str, Any]) -> str:
     return str(fewgen.plan_training(**quickstart_keywords(**given)))
 
 
-EXAMPLES = """
-# about a minute and a half
-fewgen quickstart
-# better images, if you can wait
-fewgen quickstart --steps-scale 1 --minutes 8 --out runs/better
-"""
-
 COMMAND = Command(
-    name="quickstart",
     function="quickstart",
-    examples=EXAMPLES,
+    page=__doc__,
     run=_run,
     special=(Argument("out", "RUN"),),
     dry_run=_dry_run,

@@ -1,4 +1,11 @@
-"""`fewgen reconstruct`: images through the model and back."""
+"""`fewgen reconstruct`: images through the model and back.
+
+Examples:
+    # the run's held-out images, above their copies
+    fewgen reconstruct runs/digits --out pairs.png
+    # a whole data set, in its order
+    fewgen reconstruct runs/digits --data digits --split test --out recon.npz
+"""
 
 from __future__ import annotations
 
@@ -18,17 +25,9 @@ def _run(given: dict[str, Any]) -> int:
     return 0
 
 
-EXAMPLES = """
-# the run's held-out images, above their copies
-fewgen reconstruct runs/digits --out pairs.png
-# a whole data set, in its order
-fewgen reconstruct runs/digits --data digits --split test --out recon.npz
-"""
-
 COMMAND = Command(
-    name="reconstruct",
     function="reconstruct",
-    examples=EXAMPLES,
+    page=__doc__,
     run=_run,
     needs_out=", for example --out pairs.png",
 )

@@ -1,4 +1,11 @@
-"""`fewgen retrieve`: the nearest words of images."""
+"""`fewgen retrieve`: the nearest words of images.
+
+Examples:
+    # the nearest words of an image file
+    fewgen retrieve runs/digits scan.png
+    # how often the nearest word is right
+    fewgen retrieve runs/digits digits --split test
+"""
 
 from __future__ import annotations
 
@@ -25,17 +32,9 @@ def _run(given: dict[str, Any]) -> int:
     return 0
 
 
-EXAMPLES = """
-# the nearest words of an image file
-fewgen retrieve runs/digits scan.png
-# how often the nearest word is right
-fewgen retrieve runs/digits digits --split test
-"""
-
 COMMAND = Command(
-    name="retrieve",
     function="retrieve",
-    examples=EXAMPLES,
+    page=__doc__,
     run=_run,
     special=(Argument("images", how="many"),),
 )

@@ -1,4 +1,19 @@
-"""`fewgen train`: learn a generator from labelled images."""
+"""`fewgen train`: learn a generator from labelled images.
+
+Examples:
+    # the bundled digits, 30 images of each
+    fewgen train cada_vqvae --data digits --shots 30 --out runs/digits
+    # a folder with one subfolder per class, every image in it
+    fewgen train cada_vqvae --data photos --size 32 --out runs/photos
+    # sharper images; --minutes 6 would limit the time
+    fewgen train cada_vqvae --preset hybrid --data fashion_mnist --shots 30 --out runs/fashion
+    # learn to adapt: on 6 classes, measured on 3 others; then fewgen adapt
+    fewgen train cada_vqvae --meta fomaml --data fashion_mnist --out runs/base
+    # teach a diffusion model (a run, or a Stable Diffusion folder) classes from 5 images each
+    fewgen train tint --model runs/diffusion --images photos --shots 5 --out runs/tint
+    # what would happen, how long it would take
+    fewgen train cada_vqvae --data photos --size 32 --out runs/photos --dry-run
+"""
 
 from __future__ import annotations
 
@@ -70,25 +85,9 @@ def _print_config(given: dict[str, Any]) -> dict[str, Any]:
     return resolved_settings(**given)
 
 
-EXAMPLES = """
-# the bundled digits, 30 images of each
-fewgen train cada_vqvae --data digits --shots 30 --out runs/digits
-# a folder with one subfolder per class, every image in it
-fewgen train cada_vqvae --data photos --size 32 --out runs/photos
-# sharper images; --minutes 6 would limit the time
-fewgen train cada_vqvae --preset hybrid --data fashion_mnist --shots 30 --out runs/fashion
-# learn to adapt: on 6 classes, measured on 3 others; then fewgen adapt
-fewgen train cada_vqvae --meta fomaml --data fashion_mnist --out runs/base
-# teach a diffusion model (a run, or a Stable Diffusion folder) classes from 5 images each
-fewgen train tint --model runs/diffusion --images photos --shots 5 --out runs/tint
-# what would happen, how long it would take
-fewgen train cada_vqvae --data photos --size 32 --out runs/photos --dry-run
-"""
-
 COMMAND = Command(
-    name="train",
     function="train",
-    examples=EXAMPLES,
+    page=__doc__,
     run=_run,
     special=(
         Argument("data", alias="--images"),
