@@ -20,6 +20,14 @@ from fewgen.methods.base import DataSpec, Method
 from fewgen.methods.registry import register
 from fewgen.methods.sq_gan.config import SqGanConfig
 from fewgen.methods.sq_gan.initialise import starting_codes, transport_stage
+from fewgen.methods.sq_gan.monitoring import (
+    Neighbours,
+    code_counts,
+    code_warnings,
+    memory_figures,
+    neighbour_figures,
+    spread_warnings,
+)
 from fewgen.methods.sq_gan.quantizer import StyleCodes, StyleQuantizer
 from fewgen.nn.stylegan import (
     Discriminator,
@@ -521,59 +529,35 @@ class SqGan(Method):
         # Equal groups for held-out and training images: otherwise the scores answer different questions.
         group = self._group_size(train.source, None if held_out is None else held_out.source)
         self.discriminator.group_size = group
+        sigma = self.config.pairs.sigma if sigma is None else sigma
         try:
-            return self._discriminator_figures(train, held_out, rng, group, sigma, n_batches)
+            logits = {
+                name: torch.cat(
+                    [
+                        self.discriminator(b.images, self.condition(b.labels))
+                        for b in self._groups(pixels, group, n_batches)
+                    ]
+                )
+                for name, pixels in (("train", train), ("held_out", held_out))
+                if pixels is not None
+            }
+            pairs = [self._neighbours(batch, sigma, rng) for batch in self._groups(train, group, n_batches)]
         finally:
             self.discriminator.group_size = trained_with
+        size = 0 if self.config.quantizer is None else self.config.quantizer.codebook_size
+        return memory_figures(logits) | neighbour_figures(pairs, size)
 
-    def _discriminator_figures(
-        self,
-        train: Pixels,
-        held_out: Pixels | None,
-        rng: torch.Generator,
-        group: int,
-        sigma: float | None,
-        n_batches: int,
-    ) -> dict[str, float]:
-        figures: dict[str, float] = {}
-        for name, pixels in {"train": train, "held_out": held_out}.items():
-            if pixels is None:
-                continue
-            logits = torch.cat(
-                [
-                    self.discriminator(b.images, self.condition(b.labels))
-                    for b in self._groups(pixels, group, n_batches)
-                ]
-            )
-            figures[f"logit_{name}"] = float(logits.mean())
-            figures[f"accuracy_{name}"] = float((logits > 0).float().mean())
-        if held_out is not None:
-            figures["accuracy_gap"] = figures["accuracy_train"] - figures["accuracy_held_out"]
-        sigma = self.config.pairs.sigma if sigma is None else sigma
-        gaps, fakes, indices, kept = [], [], [], []
-        for batch in self._groups(train, group, n_batches):
-            c, n = self.condition(batch.labels), len(batch)
-            z, maps = self._latents(n, rng), self._noise(n, rng)
-            own, codes = self.quantized(z, c)
-            near, near_codes = self.quantized(z + sigma * self._latents(n, rng), c)
-            logits = self.discriminator(self.synthesis(own, maps), c)
-            gaps.append((logits - self.discriminator(self.synthesis(near, maps), c)).abs())
-            fakes.append(logits)
-            if codes is not None and near_codes is not None:
-                indices.append(codes.indices)
-                kept.append((codes.indices == near_codes.indices).flatten(1).float())
-        figures["logit_generated"] = float(torch.cat(fakes).mean())
-        figures["consistency_gap"] = float(torch.cat(gaps).mean())
-        if indices and self.config.quantizer is not None:
-            counts = _counts(torch.cat(indices), self.config.quantizer.codebook_size)
-            shares = counts / counts.sum()
-            figures["perplexity"] = float(torch.exp(-torch.xlogy(shares, shares).sum()))
-            figures["codes_used"] = float((counts > 0).float().mean())
-            positions = torch.cat(indices).flatten(1).T
-            figures["codes_per_position"] = sum(len(p.unique()) for p in positions) / len(positions)
-            figures["changed_codes"] = float(1.0 - torch.cat(kept).mean())
-            figures["unchanged_styles"] = float(torch.cat(kept).amin(1).mean())
-        return figures
+    def _neighbours(self, batch: Batch, sigma: float, rng: torch.Generator) -> Neighbours:
+        c, n = self.condition(batch.labels), len(batch)
+        z, maps = self._latents(n, rng), self._noise(n, rng)
+        own, codes = self.quantized(z, c)
+        near, near_codes = self.quantized(z + sigma * self._latents(n, rng), c)
+        return Neighbours(
+            self.discriminator(self.synthesis(own, maps), c),
+            self.discriminator(self.synthesis(near, maps), c),
+            None if codes is None else codes.indices,
+            None if near_codes is None else near_codes.indices,
+        )
 
     @torch.no_grad()
     def _preview(self, context: Context) -> Tensor:
@@ -585,40 +569,15 @@ class SqGan(Method):
     def _diagnose(self, context: Context) -> list[str]:
         if context.progress < 0.2:
             return []
-        warnings = []
-        figures = self._validate(context)
-        config = self.config
-        if config.quantizer is not None and "perplexity" in figures:
-            size = config.quantizer.codebook_size
-            if figures["perplexity"] < 0.05 * size:
-                warnings.append(
-                    f"Codebook collapse: perplexity {figures['perplexity']:.1f} of {size} codes. Raise "
-                    "model.quantizer.uniformity, set model.quantizer.restart_after, or lower "
-                    "model.quantizer.codebook_size."
-                )
-            if config.pairs.latent and figures["changed_codes"] < 0.005:
-                warnings.append(
-                    f"The consistency term hardly acts: {100 * figures['changed_codes']:.1f} % of the codes "
-                    f"change under noise of {config.pairs.sigma:g}. Raise model.consistency_weights.sigma."
-                )
+        warnings = code_warnings(self._validate(context), self.config)
         own = context.train.at(torch.linspace(0, len(context.train) - 1, min(256, len(context.train))).long())
-        spread, real = [], []
+        pairs = []
         for k in own.labels.unique()[:10].tolist():
-            of_class = own.images[own.labels == k].flatten(1)
-            if len(of_class) < 2:
-                continue
-            drawn = self.sample(
-                None, torch.full((16,), k, device=self.device), torch.arange(16), 1.0
-            ).flatten(1)
-            spread.append(drawn.var(0).mean())
-            real.append(of_class.var(0).mean())
-        if spread and float(torch.stack(spread).mean()) < 0.05 * float(torch.stack(real).mean()):
-            share = float(torch.stack(spread).mean() / torch.stack(real).mean())
-            warnings.append(
-                f"Mode collapse: images of one class hardly differ ({100 * share:.0f} % of the variance of "
-                "real ones). Train longer, or lower model.lr and model.discriminator_lr."
-            )
-        return warnings
+            of_class = own.images[own.labels == k]
+            if len(of_class) > 1:
+                labels = torch.full((16,), k, device=self.device)
+                pairs.append((of_class, self.sample(None, labels, torch.arange(16), 1.0)))
+        return warnings + spread_warnings(pairs)
 
     # ------------------------------------------------------------------------------------ using it
 
@@ -771,8 +730,4 @@ class SqGan(Method):
             return {}
         labels = images.labels[torch.linspace(0, len(images) - 1, 1024).long()]
         indices = self.encode_codes(labels, torch.arange(len(labels)))
-        return {"styles": _counts(indices, self.config.quantizer.codebook_size).cpu()}
-
-
-def _counts(indices: Tensor, size: int) -> Tensor:
-    return torch.bincount(indices.flatten(), minlength=size)
+        return {"styles": code_counts(indices, self.config.quantizer.codebook_size).cpu()}
