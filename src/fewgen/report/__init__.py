@@ -1,4 +1,7 @@
-"""What a run leaves for people: `report.html`, one self-contained page, and `README.md`, a model card."""
+"""What a run leaves for people: `report.html`, one self-contained page, and `README.md`, a model card.
+
+Pages and cards draw what they are given and measure nothing: see `fewgen.runs.findings`.
+"""
 
 from fewgen.report.card import render_card
 from fewgen.report.citations import bibtex

@@ -1,4 +1,7 @@
-"""Plots of a report, as PNG bytes; matplotlib without its global state, so nothing leaks between calls."""
+"""Plots of a report, as PNG bytes; matplotlib without its global state, so nothing leaks between calls.
+
+Projecting latents into a plane and counting codes in use are part of drawing: they choose what is seen.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+BLUE, ORANGE = "#3465a4", "#cc5500"
 NOT_A_LOSS = ("lr", "norm", "grad_norm", "seconds")
 BASE_KEYS = ("kind", "stage", "step", "total_step", "seconds")
 
@@ -60,23 +66,22 @@ def _panels(panels: Mapping[str, Sequence[tuple[str, list[tuple[int, float]]]]])
     rows = -(-len(panels) // columns)
     figure = _figure(2.6 * columns, 1.9 * rows)
     styles: dict[str, dict[str, Any]] = {
-        "training": {"color": "#3465a4"},
-        "held out": {"color": "#cc5500", "marker": "o", "markersize": 2.5},
+        "training": {"color": BLUE},
+        "held out": {"color": ORANGE, "marker": "o", "markersize": 2.5},
     }
-    labelled = set()
     for index, (name, curves) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
         for kind, points in curves:
             steps, heights = zip(*points, strict=True)
             axes.plot(steps, heights, linewidth=1.2, label=kind, **styles[kind])
-            labelled.add(kind)
         values = [value for _, points in curves for _, value in points]
         if min(values) > 0 and max(values) > 20 * min(values):
             axes.set_yscale("log")
             axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_title(name, fontsize=8)
         axes.tick_params(labelsize=6)
-    handles = [Line2D([], [], label=kind, **styles[kind]) for kind in styles if kind in labelled]
+    used = {kind for curves in panels.values() for kind, _ in curves}
+    handles = [Line2D([], [], label=kind, **styles[kind]) for kind in styles if kind in used]
     figure.legend(handles=handles, loc="upper right", fontsize=7, frameon=False, ncols=2)
     return _png(figure, top=0.95 if rows > 1 else 0.9)
 
@@ -100,8 +105,7 @@ def latent_map(
     both = np.concatenate([images, words]).astype(np.float64)
     points, name = _project(both, int(np.bincount(labels).max()) if len(labels) else 0)
     picture_points, word_points = points[: len(images)], points[len(images) :]
-    figure = _figure(7.2, 5.4)
-    axes = figure.add_subplot(1, 1, 1)
+    figure, axes = _axes(5.4)
     colours = _colours(len(class_names))
     for label in range(len(class_names)):
         colour = colours[label]
@@ -148,13 +152,10 @@ def _project(points: np.ndarray, per_class: int) -> tuple[np.ndarray, str]:
 def usage_bars(counts: Tensor) -> bytes:
     """Return how often each code is used, most used first."""
     values = np.sort(counts.numpy())[::-1]
-    figure = _figure(7.2, 1.6)
-    axes = figure.add_subplot(1, 1, 1)
-    axes.fill_between(np.arange(len(values) + 1), np.append(values, values[-1]), step="post", color="#3465a4")
+    figure, axes = _axes(1.6, "codes, most used first", size=7)
+    axes.fill_between(np.arange(len(values) + 1), np.append(values, values[-1]), step="post", color=BLUE)
     axes.set_xlim(0, len(values))
     axes.set_ylim(0, None)
-    axes.set_xlabel("codes, most used first", fontsize=7)
-    axes.tick_params(labelsize=6)
     return _png(figure)
 
 
@@ -168,17 +169,13 @@ def learning_curve(points: Sequence[tuple[float, float]], level: float | None) -
     from matplotlib.ticker import NullFormatter
 
     counts, accuracies = zip(*points, strict=True)
-    figure = _figure(7.2, 3.2)
-    axes = figure.add_subplot(1, 1, 1)
-    axes.plot(counts, accuracies, marker="o", color="#3465a4", label="real images alone")
+    figure, axes = _axes(3.2, "real images per class", "accuracy")
+    axes.plot(counts, accuracies, marker="o", color=BLUE, label="real images alone")
     if level is not None:
-        axes.axhline(level, color="#cc5500", label="with the generated images")
+        axes.axhline(level, color=ORANGE, label="with the generated images")
     axes.set_xscale("log")
     axes.set_xticks(counts, [f"{count:g}" for count in counts])
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("real images per class", fontsize=8)
-    axes.set_ylabel("accuracy", fontsize=8)
-    axes.tick_params(labelsize=7)
     axes.legend(fontsize=7, frameon=False)
     return _png(figure)
 
@@ -189,18 +186,14 @@ def adaptation_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> byte
     Args:
         curves: name of a line -> (updates, loss), in rising order of the updates.
     """
-    figure = _figure(7.2, 2.8)
-    axes = figure.add_subplot(1, 1, 1)
+    figure, axes = _axes(2.8, "updates", "loss on other images")
     every = sorted({k for points in curves.values() for k, _ in points})
     # Numbers such as 0, 1, 5, 20, 50 stand at even distances: a logarithm has no place for 0.
     place = {k: i for i, k in enumerate(every)}
     for i, (name, points) in enumerate(curves.items()):
-        style: dict[str, Any] = {"color": ("#3465a4", "#cc5500")[i % 2], "linestyle": ("-", "--")[i % 2]}
+        style: dict[str, Any] = {"color": (BLUE, ORANGE)[i % 2], "linestyle": ("-", "--")[i % 2]}
         axes.plot([place[k] for k, _ in points], [y for _, y in points], marker="o", label=name, **style)
     axes.set_xticks(range(len(every)), [str(k) for k in every])
-    axes.set_xlabel("updates", fontsize=8)
-    axes.set_ylabel("loss on other images", fontsize=8)
-    axes.tick_params(labelsize=7)
     axes.legend(fontsize=7, frameon=False)
     return _png(figure)
 
@@ -208,8 +201,7 @@ def adaptation_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> byte
 def perplexity(counts: Tensor) -> float:
     """Return exp of the entropy of code usage: the number of codes in effective use."""
     shares = counts.double() / counts.sum().clamp(min=1)
-    shares = shares[shares > 0]
-    return math.exp(float(-(shares * shares.log()).sum()))
+    return math.exp(float(torch.special.entr(shares).sum()))
 
 
 def _colours(n: int) -> list[Any]:
@@ -231,6 +223,23 @@ def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=110, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
+
+
+def _axes(height: float, across: str = "", up: str = "", size: int = 8) -> tuple[Figure, Axes]:
+    """Return a figure as wide as the page, and its axes with their names.
+
+    Args:
+        height: in inches.
+        across: name of the horizontal axis.
+        up: name of the vertical axis.
+        size: of these names, in points.
+    """
+    figure = _figure(7.2, height)
+    axes = figure.add_subplot()
+    axes.set_xlabel(across, fontsize=size)
+    axes.set_ylabel(up, fontsize=size)
+    axes.tick_params(labelsize=size - 1)
+    return figure, axes
 
 
 def _png(figure: Figure, top: float = 1.0) -> bytes:

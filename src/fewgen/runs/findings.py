@@ -425,23 +425,31 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+_USUAL = {
+    "shots": None,
+    "preset": "default",
+    "seed": 0,
+    "text": None,
+    "text_path": None,
+    "holdout": "auto",
+    "size": None,
+    "channels": None,
+    "split": "train",
+    "fit": "crop",
+    "background": "error",
+}
+"""Keyword of `train` -> the value that needs no flag; None: any value needs one."""
+
+
 def training_command(run: Run) -> str:
     """Return a command that trains the same again, as far as flags can say it."""
     config = run.config
     if not config:
         return ""
     words = ["fewgen", "train", str(config.get("method", "")), "--data", str(config.get("data") or "IMAGES")]
-    for key in ("shots", "preset", "seed", "text", "text_path", "holdout", "size", "channels"):
-        value = config.get(key)
-        if value is not None and (key, value) not in (
-            ("preset", "default"),
-            ("holdout", "auto"),
-            ("seed", 0),
-        ):
-            words += ["--" + key.replace("_", "-"), str(value)]
-    for key in ("split", "fit", "background"):
-        if config.get(key) not in (None, "train", "crop", "error"):
-            words += [f"--{key}", str(config[key])]
+    for key, usual in _USUAL.items():
+        if config.get(key) not in (None, usual):
+            words += ["--" + key.replace("_", "-"), str(config[key])]
     base = (config.get("model") or {}).get("base")
     if base is not None:
         words += ["--model", str(base)]
