@@ -92,11 +92,8 @@ class Codebook(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for label, count in (
-            ("codebook_size", codebook_size),
-            ("codebook_dim", codebook_dim),
-            ("groups", groups),
-        ):
+        counts = {"codebook_size": codebook_size, "codebook_dim": codebook_dim, "groups": groups}
+        for label, count in counts.items():
             if count < 1:
                 raise ConfigError(f"{label} is {count}, but it must be at least 1.")
         if update not in ("ema", "gradient"):
@@ -237,11 +234,15 @@ class Codebook(nn.Module):
             )
         if not bool(codes.isfinite().all()):
             raise ShapeError("The codes to start from hold NaN or infinity.")
+        self._begin(codes)
+        self.idle_steps.zero_()
+
+    def _begin(self, codes: Tensor) -> None:
+        """Take over codes, with new running means."""
         self.codes.copy_(codes)
         if self.update == "ema":
             self.cluster_size.fill_(1.0)
             self.code_sum.copy_(self.codes)
-        self.idle_steps.zero_()
         self.initialised.fill_(True)
 
     # Between (B, ..., G*D) and one row of vectors per table.
@@ -260,9 +261,7 @@ class Codebook(nn.Module):
 
     def _select(self, codes_TKD: Tensor, index_TM: Tensor) -> Tensor:
         """Rows of each table, (T, M, D); the gradient reaches the selected rows only."""
-        tables, n_codes, dim = codes_TKD.shape
-        offset = torch.arange(tables, device=index_TM.device)[:, None] * n_codes
-        return functional.embedding(index_TM + offset, codes_TKD.reshape(-1, dim))
+        return functional.embedding(_rows(index_TM, codes_TKD.shape[1]), codes_TKD.flatten(0, 1))
 
     @torch.no_grad()
     def _nearest(self, z_TMD: Tensor, codes_TKD: Tensor | None = None) -> Tensor:
@@ -283,17 +282,16 @@ class Codebook(nn.Module):
     def _count(self, index_TM: Tensor) -> Tensor:
         """How many vectors chose each code, float (T, K)."""
         tables = index_TM.shape[0]
-        offset = torch.arange(tables, device=index_TM.device)[:, None] * self.codebook_size
-        counts = torch.bincount((index_TM + offset).flatten(), minlength=tables * self.codebook_size)
+        rows = _rows(index_TM, self.codebook_size)
+        counts = torch.bincount(rows.flatten(), minlength=tables * self.codebook_size)
         return counts.reshape(tables, self.codebook_size).to(self.codes.dtype)
 
     def _sum(self, z_TMD: Tensor, index_TM: Tensor) -> Tensor:
         """Sum of the vectors that chose each code, (T, K, D), in an order that does not vary."""
         if z_TMD.device.type == "cpu":
             tables, _, dim = z_TMD.shape
-            offset = torch.arange(tables)[:, None] * self.codebook_size
             out = z_TMD.new_zeros(tables * self.codebook_size, dim)
-            out.index_add_(0, (index_TM + offset).flatten(), z_TMD.reshape(-1, dim))
+            out.index_add_(0, _rows(index_TM, self.codebook_size).flatten(), z_TMD.reshape(-1, dim))
             return out.reshape(tables, self.codebook_size, dim)
         # index_add on a GPU adds in a random order, which would break bit-exact resume.
         total = z_TMD.new_zeros(z_TMD.shape[0], self.codebook_size, z_TMD.shape[2])
@@ -314,11 +312,7 @@ class Codebook(nn.Module):
         rng = self._rng(int(self.steps))
         codes = torch.stack([self._codes_from(z_MD, rng) for z_MD in z_TMD])
         if codes.isfinite().all():
-            self.codes.copy_(_from_first_process(codes))
-            if self.update == "ema":
-                self.cluster_size.fill_(1.0)
-                self.code_sum.copy_(self.codes)
-            self.initialised.fill_(True)
+            self._begin(_from_first_process(codes))
 
     def _codes_from(self, z_MD: Tensor, rng: torch.Generator) -> Tensor:
         """K codes that cover the vectors: k-means if there are enough, else every vector and scatter."""
@@ -328,9 +322,9 @@ class Codebook(nn.Module):
             codes = _spread_rows(distinct, self.codebook_size, rng)
             for _ in range(_LLOYD_STEPS):
                 index_TM = self._nearest(z_MD[None], codes[None])
-                one_table = torch.bincount(index_TM[0], minlength=self.codebook_size).to(codes.dtype)[:, None]
+                counts = self._count(index_TM)[0, :, None]
                 sums = self._sum(z_MD[None], index_TM)[0]
-                codes = torch.where(one_table > 0, sums / one_table.clamp_min(1.0), codes)
+                codes = torch.where(counts > 0, sums / counts.clamp_min(1.0), codes)
             return codes
         extra = self.codebook_size - n
         rows = torch.randint(n, (extra,), generator=rng).to(distinct.device)
@@ -386,6 +380,11 @@ class Codebook(nn.Module):
         if self.update == "ema":
             self.cluster_size.masked_fill_(moved, 1.0)
             self.code_sum.copy_(torch.where(moved[:, :, None], codes, self.code_sum))
+
+
+def _rows(index_TM: Tensor, n_codes: int) -> Tensor:
+    """Rows of indices in tables of `n_codes` that stand one below the other."""
+    return index_TM + torch.arange(len(index_TM), device=index_TM.device)[:, None] * n_codes
 
 
 def _distinct_rows(z_MD: Tensor) -> Tensor:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from fewgen.errors import CheckpointError, ConfigError
+
+_AVERAGED = "average."
+_COPIED = "buffer."
 
 
 class EMA:
@@ -30,58 +33,40 @@ class EMA:
             raise ConfigError(f"EMA decay is {decay}, but it must be in [0, 1).")
         self.decay = decay
         self.n_updates = 0
-        self._average = {name: p.detach().clone() for name, p in module.named_parameters()}
-        self._buffers = {name: b.detach().clone() for name, b in module.named_buffers()}
+        self._kept = {name: tensor.detach().clone() for name, tensor in _tensors(module).items()}
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Move the average towards the module's present weights; call once per optimiser step."""
         decay = min(self.decay, (1 + self.n_updates) / (10 + self.n_updates))
         self.n_updates += 1
-        parameters = dict(module.named_parameters())
-        buffers = dict(module.named_buffers())
-        self._check(parameters, buffers)
-        floating = [name for name, p in parameters.items() if p.is_floating_point()]
-        if floating:  # a module may hold buffers alone, as a codebook that follows running means does
+        live = self._live(module)
+        moving = [name for name, x in live.items() if name.startswith(_AVERAGED) and x.is_floating_point()]
+        if moving:  # a module may hold buffers alone, as a codebook that follows running means does
             torch._foreach_lerp_(
-                [self._average[name] for name in floating],
-                [parameters[name].detach() for name in floating],
-                1.0 - decay,
+                [self._kept[name] for name in moving], [live[name].detach() for name in moving], 1.0 - decay
             )
-        for name, p in parameters.items():
-            if not p.is_floating_point():
-                self._average[name].copy_(p)
-        for name, buffer in buffers.items():
-            self._buffers[name].copy_(buffer)
+        _copy({name: self._kept[name] for name in live.keys() - set(moving)}, live)
 
     @contextmanager
     def applied_to(self, module: nn.Module) -> Iterator[nn.Module]:
         """Within the block the module holds the averaged weights; afterwards its own, bit for bit."""
-        parameters = dict(module.named_parameters())
-        buffers = dict(module.named_buffers())
-        self._check(parameters, buffers)
-        live = {**parameters, **buffers}
-        kept = {name: tensor.detach().clone() for name, tensor in live.items()}
-        self._write(live, {**self._average, **self._buffers})
+        live = self._live(module)
+        own = {name: tensor.detach().clone() for name, tensor in live.items()}
+        _copy(live, self._kept)
         try:
             yield module
         finally:
-            self._write(live, kept)
+            _copy(live, own)
 
-    @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
         """Give the module the averaged weights for good."""
-        parameters = dict(module.named_parameters())
-        buffers = dict(module.named_buffers())
-        self._check(parameters, buffers)
-        self._write({**parameters, **buffers}, {**self._average, **self._buffers})
+        _copy(self._live(module), self._kept)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything needed to continue, as tensors only (copies)."""
-        state = {"n_updates": torch.tensor(self.n_updates)}
-        state.update({f"average.{name}": tensor.clone() for name, tensor in self._average.items()})
-        state.update({f"buffer.{name}": tensor.clone() for name, tensor in self._buffers.items()})
-        return state
+        kept = {name: tensor.clone() for name, tensor in self._kept.items()}
+        return {"n_updates": torch.tensor(self.n_updates), **kept}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from `state_dict()`.
@@ -97,22 +82,26 @@ class EMA:
                 f"The saved weight average does not fit this network: {', '.join(wrong[:5])}"
                 + (f" and {len(wrong) - 5} more differ." if len(wrong) > 5 else " differ(s).")
             )
-        with torch.no_grad():
-            for name, tensor in self._average.items():
-                tensor.copy_(state[f"average.{name}"])
-            for name, tensor in self._buffers.items():
-                tensor.copy_(state[f"buffer.{name}"])
+        _copy(self._kept, state)
         self.n_updates = int(state["n_updates"])
 
-    def _check(self, parameters: dict[str, nn.Parameter], buffers: dict[str, Tensor]) -> None:
-        wrong = sorted((set(parameters) ^ set(self._average)) | (set(buffers) ^ set(self._buffers)))
+    def _live(self, module: nn.Module) -> dict[str, Tensor]:
+        """Return the tensors of the followed module by their names in the state."""
+        live = _tensors(module)
+        wrong = sorted(name.partition(".")[2] for name in set(live) ^ set(self._kept))
         if wrong:
             raise CheckpointError(
                 f"The weight average follows another network: {', '.join(wrong[:5])} differ(s)."
             )
+        return live
 
-    @staticmethod
-    @torch.no_grad()
-    def _write(live: dict[str, Tensor], values: dict[str, Tensor]) -> None:
-        for name, tensor in live.items():
-            tensor.copy_(values[name])
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    parameters = {f"{_AVERAGED}{name}": p for name, p in module.named_parameters()}
+    return {**parameters, **{f"{_COPIED}{name}": b for name, b in module.named_buffers()}}
+
+
+@torch.no_grad()
+def _copy(targets: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, tensor in targets.items():
+        tensor.copy_(values[name])

@@ -55,6 +55,17 @@ def start_size(height: int, width: int) -> tuple[int, int, int]:
     return h, w, n
 
 
+def _checked_start(height: int, width: int, channels: Sequence[int]) -> tuple[int, int, int]:
+    """Return `start_size`, after a check that there are channels for each map."""
+    h, w, n = start_size(height, width)
+    if len(channels) != n + 1:
+        raise ConfigError(
+            f"Images of {height} x {width} pixels pass {n + 1} sizes of map, got channels for "
+            f"{len(channels)}: {', '.join(str(c) for c in channels)}."
+        )
+    return h, w, n
+
+
 def channels_per_map(n: int, base: int, most: int) -> tuple[int, ...]:
     """Return channels of the n + 1 maps from the smallest: `base` for the largest, doubled down to `most`.
 
@@ -413,12 +424,7 @@ class SynthesisNetwork(nn.Module):
             raise ConfigError(f'output must be "linear" or "tanh", got "{output}".')
         self.output = output
         channels, height, image_width = shape
-        h, w, n = start_size(height, image_width)
-        if len(width) != n + 1:
-            raise ConfigError(
-                f"Images of {height} x {image_width} pixels pass {n + 1} sizes of map, got channels for "
-                f"{len(width)}: {', '.join(str(c) for c in width)}."
-            )
+        h, w, n = _checked_start(height, image_width, width)
         self.shape, self.w_dim = shape, w_dim
         self.blocks = nn.ModuleList(
             SynthesisBlock(
@@ -562,12 +568,7 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, image_width = shape
-        h, w, n = start_size(height, image_width)
-        if len(width) != n + 1:
-            raise ConfigError(
-                f"Images of {height} x {image_width} pixels pass {n + 1} sizes of map, got channels for "
-                f"{len(width)}: {', '.join(str(c) for c in width)}."
-            )
+        h, w, n = _checked_start(height, image_width, width)
         if architecture not in ("residual", "plain"):
             raise ConfigError(f'architecture must be "residual" or "plain", got "{architecture}".')
         self.shape, self.c_dim, self.group_size = shape, c_dim, group_size

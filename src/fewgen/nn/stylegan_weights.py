@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -192,34 +192,50 @@ def _heights(names: Iterable[str], prefix: str) -> list[int]:
     return sorted(found)
 
 
+def _rename(
+    names: list[str],
+    patterns: list[tuple[re.Pattern[str], str]],
+    complete: Callable[[str, dict[str, Any]], bool],
+) -> tuple[dict[str, str], list[str]]:
+    """Return (new name -> name, names without a new one).
+
+    Args:
+        names: to be renamed.
+        patterns: what a name looks like, and the new name with the same fields; no two fit one name.
+        complete: adds fields of the new name to those found in a name; False where these do not fit.
+    """
+    result: dict[str, str] = {}
+    unknown = []
+    for name in names:
+        found = ((pattern.match(name), template) for pattern, template in patterns)
+        match, template = next((pair for pair in found if pair[0]), (None, ""))
+        fields: dict[str, Any] = match.groupdict() if match else {}
+        new = template.format(**fields) if match and complete(name, fields) else None
+        if new is None or new in result:
+            unknown.append(name)
+        else:
+            result[new] = name
+    return result, unknown
+
+
 def _to_ours(names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
     """Return (our name -> prefixed public name, names that no pattern fits)."""
     names = list(names)
     heights = {"G": _heights(names, "G_ema.synthesis."), "D": _heights(names, "D.")}
-    result: dict[str, str] = {}
-    unknown = []
-    for name in names:
-        ours = None
-        for pattern, template in _THEIRS:
-            match = pattern.match(name)
-            if match is None:
-                continue
-            fields: dict[str, Any] = match.groupdict()
-            maps = heights[name[0]]
-            good = True
-            if maps:
-                good = fields.get("s") in (None, str(maps[0])) and fields.get("R") in (None, str(maps[-1]))
-            if "r" in fields:
-                n = maps.index(int(fields["r"]))
-                good = good and maps[n] == maps[0] << n
-                fields["b"], fields["d"] = n, len(maps) - 1 - n
-            ours = template.format(**fields) if good else None
-            break
-        if ours is None or ours in result:
-            unknown.append(name)
-        else:
-            result[ours] = name
-    return result, unknown
+
+    def complete(name: str, fields: dict[str, Any]) -> bool:
+        maps = heights[name[0]]
+        if not maps:
+            return True
+        if fields.get("s") not in (None, str(maps[0])) or fields.get("R") not in (None, str(maps[-1])):
+            return False
+        if "r" not in fields:
+            return True
+        n = maps.index(int(fields["r"]))
+        fields["b"], fields["d"] = n, len(maps) - 1 - n
+        return maps[n] == maps[0] << n
+
+    return _rename(names, _THEIRS, complete)
 
 
 def _to_theirs(names: Iterable[str], start: int) -> tuple[dict[str, str], list[str]]:
@@ -229,27 +245,16 @@ def _to_theirs(names: Iterable[str], start: int) -> tuple[dict[str, str], list[s
         int(match[1]) for name in names if (match := re.match(r"discriminator\.blocks\.(\d{1,2})\.", name))
     ]
     largest = start << (max(blocks) + 1 if blocks else 0)
-    result: dict[str, str] = {}
-    unknown = []
-    for name in names:
-        theirs = None
-        for pattern, template in _OURS:
-            match = pattern.match(name)
-            if match is None:
-                continue
-            fields: dict[str, Any] = match.groupdict()
-            fields["s"], fields["R"] = start, largest
-            if "b" in fields:
-                fields["r"] = start << int(fields["b"])
-            if "d" in fields:
-                fields["r"] = largest >> int(fields["d"])
-            theirs = template.format(**fields)
-            break
-        if theirs is None or theirs in result:
-            unknown.append(name)
-        else:
-            result[theirs] = name
-    return result, unknown
+
+    def complete(name: str, fields: dict[str, Any]) -> bool:
+        fields["s"], fields["R"] = start, largest
+        if "b" in fields:
+            fields["r"] = start << int(fields["b"])
+        if "d" in fields:
+            fields["r"] = largest >> int(fields["d"])
+        return True
+
+    return _rename(names, _OURS, complete)
 
 
 def convert_names(
