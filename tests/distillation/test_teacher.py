@@ -8,7 +8,8 @@ from tests.reference import naive_distill as naive
 
 from fewgen.data.imageset import ImageSet
 from fewgen.distillation.students import make_student
-from fewgen.distillation.teacher import DinoBackbone, ProtoNet, class_means, meta_train
+from fewgen.distillation.teacher import ProtoNet, class_means, meta_train
+from fewgen.encoders.image_transformer import DinoBackbone
 from fewgen.errors import CheckpointError, ConfigError, DataError, ShapeError, TrainingError
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from fewgen.diffusion.pipeline import TextToImage, check_shape, content_hash, optional_library
 from fewgen.diffusion.schedule import NoiseSchedule
-from fewgen.encoders.text_transformer import quiet
+from fewgen.encoders.pretrained import quiet
 from fewgen.errors import CheckpointError, FewgenError, ProblemList
 from fewgen.files import read_json, read_tensor_header
 

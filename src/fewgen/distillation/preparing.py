@@ -14,7 +14,8 @@ from fewgen.distillation.knowledge import DistillConfig, distill
 from fewgen.distillation.settings import PrepareConfig
 from fewgen.distillation.storing import load_student, save_student
 from fewgen.distillation.students import Student, make_student
-from fewgen.distillation.teacher import DinoBackbone, ProtoNet, meta_train
+from fewgen.distillation.teacher import ProtoNet, meta_train
+from fewgen.encoders.image_transformer import DinoBackbone
 from fewgen.errors import ConfigError, DataError
 from fewgen.fitting.seeds import derive_seed
 

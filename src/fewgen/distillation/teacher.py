@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from fewgen.data.imageset import ImageSet
 from fewgen.distillation.storing import network_for
 from fewgen.distillation.students import STUDENTS, Student
 from fewgen.encoders.base import in_batches
+from fewgen.encoders.image_transformer import DinoBackbone
 from fewgen.episodes import EpisodeSampler
 from fewgen.errors import CheckpointError, ConfigError, DataError, ShapeError
 from fewgen.files import TensorFile, atomic_write
@@ -49,37 +49,6 @@ class Prototypes:
 
     def __len__(self) -> int:
         return len(self.vectors)
-
-
-class DinoBackbone(nn.Module):
-    """The class token of DINO's image transformer, trainable.
-
-    Args:
-        path: a local folder, or a hub name such as facebook/dino-vitb16 (downloads it).
-
-    Raises:
-        MissingDependencyError, ConfigError, CheckpointError: see `evaluate.foundation.TransformerFeatures`.
-
-    Source: Caron et al. 2021, arXiv:2104.14294; as a few-shot backbone: Hu et al. 2022, arXiv:2204.07305.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        from fewgen.encoders.image_transformer import TransformerFeatures
-
-        super().__init__()
-        self._loaded = TransformerFeatures("dino", path)
-        self.model: nn.Module = self._loaded._model
-        self.dim = self._loaded.dim
-
-    def features(self, x: Tensor) -> Tensor:
-        """Return class tokens (B, dim) of images (B, 1 or 3, H, W) in [-1, 1], of any size."""
-        found = self.model(pixel_values=self._loaded.prepare((x + 1.0) * 127.5))
-        token: Tensor = found.last_hidden_state[:, 0]
-        return token
-
-    def about(self) -> dict[str, object]:
-        """Return the name and what the loaded model was; JSON-ready."""
-        return {"name": "dino", **{k: v for k, v in self._loaded.record().items() if k != "name"}}
 
 
 class ProtoNet(nn.Module):

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from fewgen.data.imageset import ImageSet
 from fewgen.encoders.base import Described, as_colour, in_batches
-from fewgen.encoders.text_transformer import quiet
+from fewgen.encoders.pretrained import import_transformers, load_whole, model_folder
 from fewgen.encoders.weights import file_sha256
-from fewgen.errors import CheckpointError, ConfigError, MissingDependencyError, suggest
+from fewgen.errors import CheckpointError, ConfigError, suggest
 
 # What `model_type` in config.json may say; the second of CLIP is the image half alone.
 _MODEL_TYPES = {
@@ -58,16 +58,12 @@ class TransformerFeatures:
             raise ConfigError(
                 f'There is no transformer "{kind}".{suggest(kind, _MODEL_TYPES)} Choose dino or clip.'
             )
-        try:
-            import transformers
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"The features {kind} need transformers. Install it with: pip install 'fewgen[text]'"
-            ) from error
+        transformers = import_transformers(f"The image encoder {kind}")
         self.name: str = kind
         self.path = str(path)
         self.batch_size = batch_size
-        folder = _folder(kind, path)
+        patterns = ("*.json", "model*.safetensors")
+        folder = model_folder(path, kind, _EXAMPLES[kind], ConfigError, *patterns)
         model_type = _model_type(kind, folder)
         preparation = _read_json(folder, "preprocessor_config.json")
         self.side = _input_side(preparation, folder)
@@ -78,7 +74,15 @@ class TransformerFeatures:
                 f"{folder} holds no safetensors weights, and no other kind is read. Convert the model, or "
                 f"take one that has them, such as {_EXAMPLES[kind]}."
             )
-        self._model = _load(transformers, kind, model_type, folder)
+        options: dict[str, Any] = {}
+        if kind == "clip":
+            maker = transformers.CLIPVisionModelWithProjection
+        elif model_type == "vit":
+            # Only the class token is used; published files lack the pooling layer.
+            maker, options = transformers.ViTModel, {"add_pooling_layer": False}
+        else:
+            maker = transformers.AutoModel
+        self._model = load_whole(transformers, maker, folder, f"{kind} model", **options)
         config = self._model.config
         self.dim = int(config.projection_dim if kind == "clip" else config.hidden_size)
         self._check_side(model_type, config, folder)
@@ -145,26 +149,33 @@ class TransformerFeatures:
         }
 
 
-def _folder(kind: str, path: str | Path) -> Path:
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        return folder
-    name = str(path)
-    # A hub name is owner/model; everything else was meant as a folder.
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ConfigError(
-            f"There is no folder {path} with a {kind} model. Give a folder, or a hub name such as "
-            f"{_EXAMPLES[kind]}, which downloads it."
-        )
-    from huggingface_hub import snapshot_download
+class DinoBackbone(nn.Module):
+    """The class token of DINO's image transformer, trainable.
 
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "model*.safetensors"]))
-    except Exception as error:  # every transport of the hub has its own exceptions
-        raise ConfigError(
-            f"There is no folder {path}, and the model could not be fetched from the hub under that name "
-            f"({type(error).__name__}). Check the name and the connection, or give a local folder."
-        ) from error
+    Args:
+        path: a local folder, or a hub name such as facebook/dino-vitb16 (downloads it).
+
+    Raises:
+        MissingDependencyError, ConfigError, CheckpointError: see `TransformerFeatures`.
+
+    Source: Caron et al. 2021, arXiv:2104.14294; as a few-shot backbone: Hu et al. 2022, arXiv:2204.07305.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        self._loaded = TransformerFeatures("dino", path)
+        self.model: nn.Module = self._loaded._model
+        self.dim = self._loaded.dim
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return class tokens (B, dim) of images (B, 1 or 3, H, W) in [-1, 1], of any size."""
+        found = self.model(pixel_values=self._loaded.prepare((x + 1.0) * 127.5))
+        token: Tensor = found.last_hidden_state[:, 0]
+        return token
+
+    def about(self) -> dict[str, object]:
+        """Return the name and what the loaded model was; JSON-ready."""
+        return {"name": "dino", **{k: v for k, v in self._loaded.record().items() if k != "name"}}
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
@@ -215,29 +226,3 @@ def _three(preparation: dict[str, Any], key: str, folder: Path) -> tuple[float, 
             f'{folder / "preprocessor_config.json"}: "{key}" must be three numbers, found {value!r}.'
         )
     return float(value[0]), float(value[1]), float(value[2])
-
-
-def _load(transformers: Any, kind: str, model_type: str, folder: Path) -> Any:
-    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
-    if kind == "clip":
-        maker = transformers.CLIPVisionModelWithProjection
-    elif model_type == "vit":
-        # Only the class token is used; published files lack the pooling layer.
-        maker, options = transformers.ViTModel, options | {"add_pooling_layer": False}
-    else:
-        maker = transformers.AutoModel
-    with quiet(transformers):
-        try:
-            model, info = maker.from_pretrained(str(folder), **options)
-        except Exception as error:  # transformers and safetensors each have their own
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(f"{folder} does not hold a readable {kind} model: {reason}") from error
-    # transformers fills missing parts at random, with no more than a log line.
-    missing = sorted(str(name) for name in info["missing_keys"])
-    other = sorted(str(entry) for entry in info["mismatched_keys"])
-    if missing or other:
-        what = f"{len(missing)} tensors are missing" if missing else f"{len(other)} have other shapes"
-        raise CheckpointError(
-            f"{folder} does not hold the whole {kind} model: {what}, among them {(missing or other)[0]}."
-        )
-    return model.float().eval()

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from fewgen.data.augment import Augment
 from fewgen.encoders.classifier import working_size
+from fewgen.encoders.pretrained import import_transformers, load_whole, reading
 from fewgen.errors import CheckpointError, ConfigError, ShapeError
 from fewgen.fitting.fit import fit
 from fewgen.fitting.optimizers import AdamW
@@ -386,31 +387,12 @@ class ClipJointEncoder:
 
 def _clip_text(folder: Path) -> tuple[Any, list[int]]:
     """Return the text encoder of a CLIP folder and the ids of start, prompt and end."""
-    import transformers
-
-    from fewgen.encoders.text_transformer import quiet
-
-    options: dict[str, Any] = {
-        "local_files_only": True,
-        "use_safetensors": True,
-        "output_loading_info": True,
-    }
-    maker: Any = transformers.CLIPTextModelWithProjection
-    with quiet(transformers):
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-            model, info = maker.from_pretrained(str(folder), **options)
-            ids = [int(i) for i in tokenizer(PROMPT)["input_ids"]]
-        except Exception as error:  # transformers, tokenizers and safetensors each have their own
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(f"{folder} does not hold a readable CLIP text encoder: {reason}") from error
-    # transformers fills missing parts at random, with no more than a log line.
-    missing = sorted(str(name) for name in [*info["missing_keys"], *info["mismatched_keys"]])
-    if missing:
-        raise CheckpointError(
-            f"{folder} does not hold the whole text encoder of CLIP: {len(missing)} tensors are missing "
-            f"or of another shape, among them {missing[0]}."
-        )
+    transformers = import_transformers("The text encoder clip")
+    what = "CLIP text encoder"
+    model = load_whole(transformers, transformers.CLIPTextModelWithProjection, folder, what)
+    with reading(transformers, folder, what, CheckpointError):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        ids = [int(i) for i in tokenizer(PROMPT)["input_ids"]]
     # The model looks for the end by its id; old settings say 2 and mean the largest id of the text.
     eos = int(model.config.eos_token_id)
     if len(ids) < 3 or ids[-1] in ids[:-1] or (eos != ids[-1] and not (eos == 2 and ids[-1] == max(ids))):
@@ -418,7 +400,7 @@ def _clip_text(folder: Path) -> tuple[Any, list[int]]:
             f"{folder}: tokenizer and text encoder do not fit together: the text ends with token "
             f"{ids[-1] if ids else None}, but the encoder expects {eos}."
         )
-    return model.float().eval(), ids
+    return model, ids
 
 
 def make_joint_encoder(
