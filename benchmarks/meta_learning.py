@@ -398,8 +398,7 @@ def plain_fomaml(method: Any, task: Task, lr: float, steps: int, rng: torch.Gene
 
 def speed(data: str, seconds: float = 3.0) -> list[str]:
     """Return a table: tasks per second of each way to meta-train, one process, one thread."""
-    from fewgen.api.training import train as public
-    from fewgen.config.call import call_settings, unwrapped
+    from fewgen.api.training import train_request
     from fewgen.runs.preparing import prepare
 
     images = load_all(data)
@@ -407,8 +406,7 @@ def speed(data: str, seconds: float = 3.0) -> list[str]:
         "method": "cada_vqvae", "data": images, "out": "unused", "meta": "fomaml", "model": MODEL,
         "tasks": tasks_of(data, "fomaml"), "text": "auto" if data != "omniglot" else "onehot",
     }  # fmt: skip
-    settings = call_settings(unwrapped(public), keywords)
-    prepared = prepare(**{key: value for key, value in settings.items() if key not in ("out", "report")})
+    prepared = prepare(train_request(**keywords))
     method, tasks = prepared.method, prepared.tasks
     method.train()
     base = prepared.train

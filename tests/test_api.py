@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from tests.fake_method import Fake
 
 import fewgen
 from fewgen.api import resolved_settings
+from fewgen.api.training import train_request
 from fewgen.config import read_config, write_yaml
 from fewgen.data import ImageSet
 from fewgen.data.split import split_indices
@@ -496,6 +498,23 @@ def test_a_run_of_a_former_release_is_read_and_resumed_without_a_word(tmp_path):
         again = resolved_settings(config=run.path / "config.yaml", out="x")
     assert {str(one.message).split(" ")[0] for one in found} == {"alpha", "classes"}
     assert (again["background"], again["class_names"]) == ("error", ["seven", "one"])
+
+
+def test_train_asks_for_what_its_keywords_say(tmp_path, monkeypatch):
+    asked = []
+
+    def stop(request):
+        asked.append(request)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fewgen.api.training.train_run", stop)
+    given = {name: f"the {name}" for name in inspect.signature(fewgen.train).parameters if name != "config"}
+    given |= {"model": {"a": 1}, "training": {"b": 2}, "tasks": {"c": 3}}
+    with pytest.raises(KeyboardInterrupt):
+        fewgen.train(**given)
+    assert asked == [train_request(**given)]
+    values = {**vars(asked[0]), **vars(asked[0].reading)}
+    assert {name: values[name] for name in given if name != "report"} | {"report": "the report"} == given
 
 
 def test_former_names_of_keywords_work_with_a_warning(tmp_path):

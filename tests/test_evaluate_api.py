@@ -17,7 +17,7 @@ from fewgen.data import ImageSet, load_images, save_images
 from fewgen.data.identity import without
 from fewgen.encoders.pixels import PixelFeatures
 from fewgen.errors import ConfigError, DataError, OutputError
-from fewgen.runs.evaluating import images_per_class
+from fewgen.runs.gathering import images_per_class
 
 assert Fake.name == "fake"
 SMALL = {"data": "digits", "size": 8, "shots": 12, "text": "onehot", "progress": False, "report": False}

@@ -15,9 +15,9 @@ from tests.training.toys import ToyAdapt, ToyAdaptConfig, family, make
 
 import fewgen
 from fewgen.api import plan_evaluation, resolved_settings
+from fewgen.api.training import train_request
 from fewgen.cli.main import main
 from fewgen.config import read_config
-from fewgen.config.call import call_settings, unwrapped
 from fewgen.config.io import write_yaml
 from fewgen.data import ImageSet, load_images, save_images
 from fewgen.errors import ConfigError, DataError, OutputError, TextError, TrainingError
@@ -113,10 +113,7 @@ def train(out, method="fake_adapt", **changes):
 
 
 def prepared(**changes):
-    given = call_settings(
-        unwrapped(fewgen.train), {"method": "fake_adapt", "out": "x", **keywords_of(**changes)}
-    )
-    return prepare.prepare(**{key: given[key] for key in prepare.PREPARE})
+    return prepare.prepare(train_request(method="fake_adapt", out="x", **keywords_of(**changes)))
 
 
 def lines_of(run_dir, kind=None, stage="meta"):

@@ -6,7 +6,7 @@ from PIL import Image
 from fewgen.data.foreign import NO_CLASS, has_labels, load_foreign, without_labels
 from fewgen.data.imageset import ImageSet
 from fewgen.data.npz import save_npz
-from fewgen.data.registry import load_images, save_images
+from fewgen.data.registry import Reading, load_images, save_images
 from fewgen.errors import ConfigError, DataError
 from fewgen.evaluation.matching import match_images
 from fewgen.generation.request import GeneratedImages
@@ -123,7 +123,12 @@ def test_images_without_labels(tmp_path):
         matched = match_images(loaded, TRAIN, labels_required=False)
         assert matched.class_names == (NO_CLASS,)
         assert torch.equal(matched.images, TRAIN.images)
-        assert load_foreign(source, labels_required=False, size=16, channels=3).images.shape == (9, 3, 16, 16)
+        assert load_foreign(source, Reading(size=16, channels=3), labels_required=False).images.shape == (
+            9,
+            3,
+            16,
+            16,
+        )
     with pytest.raises(DataError, match="--size 8"):
         match_images(without_labels(torch.zeros(2, 1, 9, 9).byte()), TRAIN, labels_required=False)
     # With labels, nothing is dropped.

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen.api.generating import generate
-from fewgen.config.call import FORMER_NAMES, accepts_config, call_settings, renamed, unwrapped
-from fewgen.runs.folder import check_apart, check_run_dir, is_finished, refuse_adapted
-from fewgen.runs.preparing import NOT_IN_CONFIG, PREPARE, check_same_images, configs, prepare
+from fewgen.config.call import FORMER_NAMES, accepts_config, build, call_settings, renamed, unwrapped
+from fewgen.runs.planning import Plan, plan_run
+from fewgen.runs.preparing import TrainRequest, configs
 from fewgen.runs.run import Run
+from fewgen.runs.training import train_run
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet
-    from fewgen.runs.preparing import Prepared
 
 
 @renamed(**FORMER_NAMES)
@@ -100,129 +97,51 @@ def train(
     Returns:
         The run, with its method loaded at the first use.
     """
-    from fewgen.training import Trainer
-    from fewgen.version import __version__
+    from fewgen.data.registry import Reading
 
-    out = Path(out)
-    # Before anything slow: the folder is ours, or the command was wrong.
-    check_apart(out, data)
-    check_run_dir(out)
-    refuse_adapted(out)
-    given = locals()
-    prepared = prepare(**{key: given[key] for key in PREPARE})
-    check_same_images(out, prepared)
-    finished = is_finished(out, prepared.train_config.minutes)
-    for note in prepared.notes:
-        _say(f"note: {note}")
-    trainer = Trainer(
-        prepared.method,
-        prepared.stages(),
-        prepared.train,
-        prepared.held_out,
-        prepared.train_config,
-        out,
-        record=prepared.settings,
-        split=prepared.split,
-        extra={
-            "fewgen": __version__,
-            "data": prepared.split["data"],
-            "n_train": len(prepared.train),
-            "n_held_out": 0 if prepared.held_out is None else len(prepared.held_out),
-            "shots": shots,
-            "preset": preset,
-            "minutes": prepared.train_config.minutes,
-            **(
-                {}
-                if prepared.meta is None
-                else {"meta": {"algorithm": prepared.meta, **prepared.tasks.to_dict()}}
-            ),
-        },
+    reading = Reading(split, size, channels, fit, background, convert, data_dir, download)
+    request = TrainRequest(
+        method=method,
+        data=data,
+        out=out,
+        reading=reading,
+        shots=shots,
+        preset=preset,
+        seed=seed,
+        text=text,
+        text_path=text_path,
+        phrases=phrases,
+        class_names=class_names,
+        holdout=holdout,
+        minutes=minutes,
+        steps_scale=steps_scale,
+        meta=meta,
+        tasks=tasks,
+        class_split=class_split,
+        model=model,
+        training=training,
+        progress=progress,
     )
-    result = trainer.run()
-    run = Run(out, notes=prepared.notes)
-    run.result = result
-    run.is_main = trainer.processes.is_main
-    run.was_finished = finished
-    made = finished and (out / "report.html").is_file()
-    if report and run.is_main and not result.interrupted and not made:
-        from fewgen.data import ImageSet
+    run, prepared = train_run(request)
+    made = run.was_finished and (run.path / "report.html").is_file()
+    if report and run.is_main and not run.result.interrupted and not made:
         from fewgen.progress import ShownProgress
         from fewgen.report import write_report
         from fewgen.runs.findings import measure_run
 
         shown = ShownProgress(progress)
-        given_images = data if isinstance(data, ImageSet) else None
-        others = functools.partial(run.other_images, data_dir, download, given_images, with_base=True)
+        others = functools.partial(run.other_images, data_dir, download, prepared.source, with_base=True)
         write_report(measure_run(run, prepared.train, prepared.held_out, shown, others, data_dir))
         shown.close()
     return run
 
 
-@dataclasses.dataclass
-class Plan:
-    """What `train` would do, found out without training.
+def train_request(**keywords: Any) -> TrainRequest:
+    """Return what `train` with the same keywords is asked for."""
+    from fewgen.data.registry import Reading
 
-    Attributes:
-        settings: every setting, resolved, as `config.yaml` would hold it.
-        n_train: images to learn from.
-        n_held_out: images set aside.
-        class_names: the classes.
-        shape: (C, H, W) of an image.
-        text_encoder: where class vectors come from.
-        stages: for each stage its name, steps, batch size, and trained parameters.
-        parameters: numbers in the model, trained or not.
-        seconds: estimate of the training time from a few trial steps; None if a stage could not be tried.
-        peak_bytes: memory of this process after the trial steps; None where the system does not say.
-        notes: what a reader should know.
-        other_classes: "validation" and "novel" -> classes that are not learned from; left out if none.
-        after_stages: work that `seconds` leaves out; "" for none.
-    """
-
-    settings: dict[str, Any]
-    n_train: int
-    n_held_out: int
-    class_names: tuple[str, ...]
-    shape: tuple[int, int, int]
-    text_encoder: str
-    stages: list[dict[str, Any]]
-    parameters: int
-    seconds: float | None
-    peak_bytes: int | None
-    notes: list[str]
-    other_classes: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    after_stages: str = ""
-
-    def __str__(self) -> str:
-        channels, height, width = self.shape
-        kind = "grey" if channels == 1 else "colour"
-        groups = {"classes": self.class_names, **self.other_classes}
-        lines = [
-            f"method      {self.settings['method']}, preset {self.settings['preset']}",
-            f"images      {self.n_train} to learn from, {self.n_held_out} held out; {kind}, {height}x{width}",
-            *(
-                f"{group:<12}{len(names)}: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
-                for group, names in groups.items()
-            ),
-            f"text        {self.text_encoder}",
-            f"parameters  {self.parameters:,}",
-        ]
-        for stage in self.stages:
-            per_step = stage["seconds_per_step"]
-            minutes = "" if per_step is None else f", about {stage['steps'] * per_step / 60:.1f} minutes"
-            lines.append(
-                f"stage       {stage['name']}: {stage['steps']} steps of {stage['batch_size']} images, "
-                f"{stage['parameters']:,} parameters{minutes}"
-            )
-        if self.seconds is None:
-            lines.append("time        cannot be estimated before the earlier stages have run")
-        else:
-            limit = self.settings["training"].get("minutes")
-            cut = f" (limited to {limit:g})" if limit and self.seconds > limit * 60 else ""
-            beside = f"; {self.after_stages} comes on top" if self.after_stages else ""
-            lines.append(f"time        about {self.seconds / 60:.1f} minutes on this machine{cut}{beside}")
-        if self.peak_bytes is not None:
-            lines.append(f"memory      about {self.peak_bytes / 2**20:.0f} MB")
-        return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])
+    settings = call_settings(unwrapped(train), keywords)
+    return build(TrainRequest, settings, reading=build(Reading, settings))
 
 
 def plan_training(**keywords: Any) -> Plan:
@@ -230,50 +149,7 @@ def plan_training(**keywords: Any) -> Plan:
 
     The time is measured: a few real steps of each stage are taken in memory and thrown away.
     """
-    settings = call_settings(unwrapped(train), keywords)
-    check_apart(Path(settings["out"]), settings["data"])
-    check_run_dir(Path(settings["out"]))
-    refuse_adapted(Path(settings["out"]))
-    prepared = prepare(**{key: value for key, value in settings.items() if key in PREPARE})
-    stages = prepared.stages()
-    scale = prepared.train_config.steps_scale
-    described, seconds = [], 0.0
-    known = True
-    for stage in stages:
-        steps = max(1, round(stage.steps * scale))
-        per_step = _time_step(prepared, stage)
-        known = known and per_step is not None
-        seconds += steps * (per_step or 0.0)
-        trained = {id(p): p.numel() for module in stage.trained_modules() for p in module.parameters()}
-        described.append(
-            {
-                "name": stage.name,
-                "steps": steps,
-                "batch_size": stage.batch_size,
-                "parameters": sum(trained.values()),
-                "seconds_per_step": per_step,
-            }
-        )
-    spec = prepared.method.spec
-    return Plan(
-        settings=prepared.settings,
-        n_train=len(prepared.train),
-        n_held_out=0 if prepared.held_out is None else len(prepared.held_out),
-        class_names=spec.class_names,
-        shape=spec.shape,
-        text_encoder="none" if spec.text is None else spec.text.encoder_name,
-        stages=described,
-        parameters=sum(p.numel() for p in prepared.method.parameters()),
-        seconds=seconds if known else None,
-        peak_bytes=_peak_bytes(),
-        notes=prepared.notes,
-        other_classes={
-            name: tuple(prepared.split["classes"][part])
-            for part, name in (("val", "validation"), ("novel", "novel"))
-            if prepared.split["classes"][part]
-        },
-        after_stages=prepared.method.after_stages,
-    )
+    return plan_run(train_request(**keywords))
 
 
 def resolved_settings(**keywords: Any) -> dict[str, Any]:
@@ -281,65 +157,10 @@ def resolved_settings(**keywords: Any) -> dict[str, Any]:
 
     `out` is left out, so that the settings can be used for several runs.
     """
-    settings = call_settings(unwrapped(train), keywords)
-    model_config, train_config, tasks = configs(settings)
-    chosen = {key: settings[key] for key in PREPARE if key not in NOT_IN_CONFIG}
-    chosen["tasks"] = tasks if settings["meta"] is not None else None
-    return {**chosen, "model": model_config, "training": train_config}
-
-
-SLOW_STEP = 5.0
-"""Seconds of a trial step beyond which it is its own estimate: nobody waits for more of them."""
-
-
-def _time_step(prepared: Prepared, stage: Any, n_trials: int = 3) -> float | None:
-    """Return the seconds of one step of a stage, measured; None if it needs an earlier stage's result."""
-    import torch
-
-    from fewgen.training.phases import Context, Pixels
-
-    device = torch.device("cpu")
-    train = Pixels(prepared.train, device)
-    held_out = None if prepared.held_out is None else Pixels(prepared.held_out, device)
-    rng = torch.Generator().manual_seed(0)
-    context = Context(0, stage.steps, stage, rng, train, held_out, device)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            begun = time.perf_counter()
-            for trial in range(n_trials + 1):
-                if trial == 1:
-                    start = time.perf_counter()  # the first step pays for warming up
-                    if start - begun > SLOW_STEP:
-                        return start - begun
-                indices = torch.randint(len(train), (stage.batch_size,), generator=rng)
-                batch = train.at(indices)
-                if stage.augment is not None:
-                    batch = dataclasses.replace(batch, images=stage.augment(batch.images, rng))
-                for phase in stage.phases:
-                    if phase.loss is not None:
-                        phase.loss(batch, context).total().backward()
-                    elif phase.step is not None:
-                        phase.step(batch, context)
-            return (time.perf_counter() - start) / n_trials * 1.2  # the optimiser and the average come on top
-    except Exception:
-        return None
-    finally:
-        for module in stage.trained_modules():
-            module.zero_grad(set_to_none=True)
-
-
-def _peak_bytes() -> int | None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _say(text: str) -> None:
-    """Print a note where progress goes, so that standard output stays free for results."""
-    print(text, file=sys.stderr, flush=True)
+    request = train_request(**keywords)
+    model, training, tasks = configs(request)
+    tasks_used = None if request.meta is None else tasks
+    return {**request.settings(), "tasks": tasks_used, "model": model, "training": training}
 
 
 @accepts_config
@@ -373,19 +194,26 @@ def quickstart(
     Returns:
         The run; its folder holds grid.png, report.html and model.safetensors.
     """
-    given = locals()
-    keywords = quickstart_keywords(**{key: given[key] for key in _QUICKSTART})
-    run = train(**keywords)
+    run = train(
+        **_QUICKSTART,
+        out=out,
+        preset=preset,
+        shots=shots,
+        seed=seed,
+        steps_scale=steps_scale,
+        minutes=minutes,
+        text=text,
+        progress=progress,
+    )
     if not run.result.interrupted:
         generate(run, n=10, seed=seed, out=Path(out) / "grid.png", overwrite=True)
     return run
 
 
-_QUICKSTART = ("out", "preset", "shots", "seed", "steps_scale", "minutes", "text", "progress")
+# Eight more of each digit than are learned from: enough for the verdicts at the end to mean something.
+_QUICKSTART: dict[str, Any] = {"method": "cada_vqvae", "data": "digits", "holdout": 8}
 
 
 def quickstart_keywords(**keywords: Any) -> dict[str, Any]:
     """Return the keywords of `train` that `quickstart` with these keywords stands for."""
-    settings = call_settings(unwrapped(quickstart), keywords)
-    # Eight more of each digit than are learned from: enough for the verdicts at the end to mean something.
-    return {"method": "cada_vqvae", "data": "digits", "holdout": 8, **settings}
+    return {**_QUICKSTART, **call_settings(unwrapped(quickstart), keywords)}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import os
+import typing
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
@@ -60,6 +62,17 @@ def call_settings(
                 f'"{name}" is missing. Give it as an argument, or as "{name}: ..." in the settings file.'
             )
     return settings
+
+
+def build(cls: type[T], settings: Mapping[str, Any], **others: Any) -> T:
+    """Return a dataclass from those settings that are fields of it, and from further fields.
+
+    >>> Point = dataclasses.make_dataclass("Point", ["x", "y"])
+    >>> build(Point, {"x": 1, "colour": "red"}, y=2)
+    Point(x=1, y=2)
+    """
+    names = [field.name for field in dataclasses.fields(typing.cast(Any, cls))]
+    return cls(**{name: settings[name] for name in names if name in settings}, **others)
 
 
 def accepts_config(function: Callable[P, T]) -> Callable[P, T]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import warnings
 from pathlib import Path
@@ -14,8 +13,7 @@ from fewgen.data import cifar_binary, idx
 from fewgen.data.folder import is_flat_folder, load_flat_folder
 from fewgen.data.imageset import ImageSet
 from fewgen.data.npz_reader import NpzReader, to_nchw
-from fewgen.data.registry import is_named, load_images
-from fewgen.data.transforms import Form
+from fewgen.data.registry import Reading, is_named
 from fewgen.errors import DataError
 
 NO_CLASS = "(no class)"
@@ -58,25 +56,17 @@ def _unlabelled_npz(path: Path) -> Tensor | None:
 
 def load_foreign(
     source: str | os.PathLike[str],
+    reading: Reading | None = None,
     *,
     labels_required: bool = True,
-    size: int | None = None,
-    channels: int | None = None,
-    fit: str = "crop",
-    background: str = "error",
-    convert: bool = False,
 ) -> ImageSet:
     """Load images that another program may have made, with or without classes.
 
     Args:
         source: whatever `load_images` takes. Without `labels_required` also a folder that holds image
             files directly, and an `.npz` with `images` alone or with labels of -1.
+        reading: how; None for as they are.
         labels_required: whether every image must have a class.
-        size: side of square images in pixels; None keeps it.
-        channels: 1, 3, or None to keep.
-        fit: how other shapes become square, see `load_images`.
-        background: transparent images of a folder: "error", or put on "white" or "black".
-        convert: whether 16-bit and CMYK images of a folder may be converted.
 
     Returns:
         The images in the order of the source. If some image has no class, none has: `has_labels` is then
@@ -86,7 +76,8 @@ def load_foreign(
         DataError: if the source is missing or not usable, or images lack a class and must have one.
         ConfigError: if an argument has no meaning.
     """
-    form = Form(size, channels, fit, background, convert)
+    reading = reading or Reading()
+    form = reading.form()
     path = Path(source).expanduser()
     named = isinstance(source, str) and is_named(source)
     flat = not named and is_flat_folder(path) and not _has_arrays(path)
@@ -102,7 +93,7 @@ def load_foreign(
             found = _unlabelled_npz(path)
             if found is not None:
                 return without_labels(form.of(found), path.name)
-    return load_images(source, **dataclasses.asdict(form))
+    return reading.load(source)
 
 
 def _has_arrays(path: Path) -> bool:

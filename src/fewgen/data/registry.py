@@ -255,6 +255,63 @@ def _load_path(path: Path, split: str) -> ImageSet | None:
     return None
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How images are read from a source.
+
+    Attributes:
+        split: "train" or "test", the part of the data set.
+        size: side of the square images in pixels; None keeps the size.
+        channels: 1 for grey, 3 for colour, None to keep.
+        fit: how other shapes become square: "crop", "pad" or "stretch".
+        background: transparent images: "error", or put on "white" or "black".
+        convert: whether 16-bit and CMYK images may be converted.
+        data_dir: folder of the named data sets; None reads FEWGEN_DATA_DIR.
+        download: whether a missing data set may be fetched.
+    """
+
+    split: str = "train"
+    size: int | None = None
+    channels: int | None = None
+    fit: str = "crop"
+    background: str = "error"
+    convert: bool = False
+    data_dir: str | os.PathLike[str] | None = None
+    download: bool = False
+
+    def form(self) -> Form:
+        """Return what the images are made into.
+
+        Raises:
+            ConfigError: if a value has no meaning.
+        """
+        return Form(self.size, self.channels, self.fit, self.background, self.convert)
+
+    def load(self, source: str | os.PathLike[str], min_classes: int = 1) -> ImageSet:
+        """Return the images of a source; `load_images` says which there are and what may be wrong."""
+        if self.split not in SPLITS:
+            hint = suggest(self.split, SPLITS)
+            raise ConfigError(f'Unknown split "{self.split}".{hint} Choose "train" or "test".')
+        form = self.form()
+        if isinstance(source, str) and is_named(source):
+            images = _load_named(_plain(source), self.split, self.size, self.data_dir, self.download)
+        else:
+            path = Path(source).expanduser()
+            if not path.exists():
+                raise DataError(
+                    f'"{source}" is neither a data set nor a file or folder.{suggest(str(source), _NAMED)} '
+                    f"Data sets: {', '.join(_NAMED)}."
+                )
+            loaded = _load_path(path, self.split)
+            if loaded is None:
+                return load_folder(path, form, split=self.split, min_classes=min_classes)
+            images = loaded
+        n_present = int((images.counts() > 0).sum())
+        if n_present < min_classes:
+            raise DataError(f'"{source}" has images of {n_present} class, but {min_classes} are needed.')
+        return in_form(images, form)
+
+
 @renamed(alpha="background")
 def load_images(
     source: str | os.PathLike[str],
@@ -297,26 +354,8 @@ def load_images(
     >>> load_images("digits")
     ImageSet(digits (train): 1442 grey images of 28x28, 10 classes)
     """
-    if split not in SPLITS:
-        raise ConfigError(f'Unknown split "{split}".{suggest(split, SPLITS)} Choose "train" or "test".')
-    form = Form(size, channels, fit, background, convert)
-    if isinstance(source, str) and is_named(source):
-        images = _load_named(_plain(source), split, size, data_dir, download)
-    else:
-        path = Path(source).expanduser()
-        if not path.exists():
-            raise DataError(
-                f'"{source}" is neither a data set nor a file or folder.{suggest(str(source), _NAMED)} '
-                f"Data sets: {', '.join(_NAMED)}."
-            )
-        loaded = _load_path(path, split)
-        if loaded is None:
-            return load_folder(path, form, split=split, min_classes=min_classes)
-        images = loaded
-    n_present = int((images.counts() > 0).sum())
-    if n_present < min_classes:
-        raise DataError(f'"{source}" has images of {n_present} class, but {min_classes} are needed.')
-    return in_form(images, form)
+    reading = Reading(split, size, channels, fit, background, convert, data_dir, download)
+    return reading.load(source, min_classes)
 
 
 def save_images(images: ImageSet, path: str | os.PathLike[str], seeds: torch.Tensor | None = None) -> Path:

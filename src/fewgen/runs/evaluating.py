@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from fewgen.errors import DataError
+from fewgen.errors import DataError, OutputError
+from fewgen.runs.gathering import EvaluateRequest, Sets, extractor_of, images_per_class
 from fewgen.runs.run import Run
 
 if TYPE_CHECKING:
@@ -16,50 +17,6 @@ if TYPE_CHECKING:
     from fewgen.evaluation.evaluation import Evaluation
 
     Progress = Callable[[str, float], None]
-
-
-PER_CLASS = 100
-"""Images per class that a run makes, unless another number is asked for."""
-
-
-AT_LEAST = 300
-"""Images that a run makes in all, however few its classes: zero copies in 300 bound their share at 1 %."""
-
-
-@dataclasses.dataclass
-class Sets:
-    """Everything that an evaluation compares, checked; a run has not drawn its images yet.
-
-    Attributes:
-        subject: what is evaluated, in the user's words.
-        run: the run that draws the images, or None.
-        generated: the images at hand, or None for a run.
-        train: images that were learned from.
-        held_out: real images that were not, or None.
-        pool: further real images, or None.
-        notes: what a reader should know.
-        labelled: whether the images at hand have classes.
-        others: further runs with their training images, for usefulness.
-    """
-
-    subject: str
-    run: Run | None
-    generated: ImageSet | None
-    train: ImageSet
-    held_out: ImageSet | None
-    pool: ImageSet | None
-    notes: list[str]
-    labelled: bool = True
-    others: tuple[tuple[Run, ImageSet], ...] = ()
-
-
-def images_per_class(n: int | None, n_classes: int) -> int:
-    """Return how many images of each class a run draws for an evaluation.
-
-    >>> images_per_class(None, 10), images_per_class(None, 2), images_per_class(7, 2)
-    (100, 150, 7)
-    """
-    return max(PER_CLASS, math.ceil(AT_LEAST / n_classes)) if n is None else n
 
 
 def evaluate_sets(
@@ -126,3 +83,50 @@ def draw_images(run: Run, n: int, seed: int, subject: str) -> ImageSet:
 
     request = GenerationRequest.per_class(range(len(run.class_names)), n, seed)
     return dataclasses.replace(run.method.generate(request).to_image_set(), name=subject)
+
+
+def evaluate_request(request: EvaluateRequest, sets: Sets, progress: Progress | None = None) -> Evaluation:
+    """Measure the sets that were gathered for a request, and note how they were read."""
+    evaluation = evaluate_sets(
+        sets,
+        n=request.n,
+        seed=request.seed,
+        extractor=extractor_of(request, sets),
+        useful_draws=request.useful_draws,
+        progress=progress,
+    )
+    evaluation.protocol["loading"] = {
+        "data": _shown(request.data),
+        "holdout": _shown(request.holdout),
+        "pool": _shown(request.pool),
+        "shots": request.shots,
+        "size": request.reading.size,
+        "channels": request.reading.channels,
+        "fit": request.reading.fit,
+    }
+    return evaluation
+
+
+def _shown(source: Any) -> Any:
+    """Return a source as the record of an evaluation can hold it."""
+    return source if source is None or isinstance(source, (int, str)) else str(source)
+
+
+def output_files(out: str | Path | None, html: bool, overwrite: bool, write: bool = True) -> dict[str, Path]:
+    """Return the files to write, by kind, after checking that they may be written."""
+    from fewgen.files import prepare_output_file
+
+    if out is None:
+        return {}
+    path = Path(out)
+    if path.suffix.lower() != ".json":
+        raise OutputError(f'"{out}" must end in .json, such as evaluation.json; the page goes beside it.')
+    targets = {"json": path, **({"html": path.with_suffix(".html")} if html else {})}
+    for target in targets.values():
+        if not overwrite and (target.exists() or target.is_symlink()):
+            raise OutputError(
+                f'"{target}" exists already and was left as it is. Choose another name, or add --overwrite.'
+            )
+        if write:
+            prepare_output_file(target, overwrite=overwrite)
+    return targets

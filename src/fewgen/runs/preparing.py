@@ -21,11 +21,13 @@ from fewgen.errors import (
     TextError,
     suggest,
 )
-from fewgen.runs.source import SPLIT_NAME, check_phrases, glove_path, load_source
+from fewgen.runs.folder import check_apart, check_run_dir, refuse_adapted
+from fewgen.runs.source import SPLIT_NAME, check_phrases, glove_path
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet
     from fewgen.data.imageset import ClassSplit
+    from fewgen.data.registry import Reading
     from fewgen.methods.base import Method
     from fewgen.text import ClassText
     from fewgen.training import TrainConfig
@@ -34,47 +36,67 @@ if TYPE_CHECKING:
     from fewgen.training.phases import Stage
 
 
-PREPARE = (
-    "method",
-    "data",
-    "shots",
-    "preset",
-    "seed",
-    "text",
-    "text_path",
-    "phrases",
-    "class_names",
-    "holdout",
-    "split",
-    "size",
-    "channels",
-    "fit",
-    "background",
-    "convert",
-    "minutes",
-    "steps_scale",
-    "meta",
-    "tasks",
-    "class_split",
-    "model",
-    "training",
-    "data_dir",
-    "download",
-    "progress",
-)
-"""Keywords of `train` that decide what is trained."""
+@dataclasses.dataclass(frozen=True)
+class TrainRequest:
+    """What `fewgen.train` is asked for; its docstring says what each part means."""
 
-NOT_IN_CONFIG = (
-    "out",
-    "config",
-    "report",
-    "progress",
-    "download",
-    "data_dir",
-    "minutes",
-    "steps_scale",
-)
-"""Keywords of `train` that config.yaml leaves out: of this call only, or held in its `training` section."""
+    method: str
+    data: str | Path | ImageSet
+    out: str | Path
+    reading: Reading
+    shots: int | None
+    preset: str
+    seed: int
+    text: str
+    text_path: str | None
+    phrases: Mapping[str, Any] | str | Path | None
+    class_names: Sequence[str] | None
+    holdout: int | str
+    minutes: float | None
+    steps_scale: float | None
+    meta: str | None
+    tasks: Mapping[str, Any] | None
+    class_split: str | None
+    model: Mapping[str, Any] | str | Path | None
+    training: Mapping[str, Any] | None
+    progress: bool
+
+    def check_out(self) -> None:
+        """Refuse a run folder that is not new, empty or the same run, or that lies among the images."""
+        out = Path(self.out)
+        check_apart(out, self.data)
+        check_run_dir(out)
+        refuse_adapted(out)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what `config.yaml` keeps of it: all that another run needs to be the same.
+
+        The limits of time and the display are left out: they stand in the section `training`.
+        """
+        reading = self.reading
+        return {
+            "method": self.method,
+            "data": self.data,
+            "shots": self.shots,
+            "preset": self.preset,
+            "seed": self.seed,
+            "text": self.text,
+            "text_path": self.text_path,
+            "phrases": self.phrases,
+            "class_names": self.class_names,
+            "holdout": self.holdout,
+            "split": reading.split,
+            "size": reading.size,
+            "channels": reading.channels,
+            "fit": reading.fit,
+            "background": reading.background,
+            "convert": reading.convert,
+            "meta": self.meta,
+            "tasks": self.tasks,
+            "class_split": self.class_split,
+            "model": self.model,
+            "training": self.training,
+        }
 
 
 @dataclasses.dataclass
@@ -92,6 +114,7 @@ class Prepared:
         meta: how to meta-train; None: not at all.
         tasks: settings of meta-learning.
         others: classes that are not learned from, with their images and vectors.
+        source: all images at hand, which the report of a meta-trained run shows; else None, to free memory.
     """
 
     method: Method
@@ -104,6 +127,7 @@ class Prepared:
     meta: str | None
     tasks: MetaConfig
     others: tuple[OtherClasses, ...]
+    source: ImageSet | None
 
     def stages(self) -> list[Stage]:
         """Return what to train: the method's stages, with those of meta-training."""
@@ -115,69 +139,60 @@ class Prepared:
         return with_meta(self.method, stages, self.meta, self.tasks, self.others)
 
 
-def prepare(**keywords: Any) -> Prepared:
+def prepare(request: TrainRequest) -> Prepared:
     """Do everything of `train` that comes before the first step: check, load, split, encode, build."""
+    import torch
+
     from fewgen.config import read_config, to_dict
     from fewgen.data import ImageSet
     from fewgen.fitting.seeds import global_seed
     from fewgen.methods import get_method
     from fewgen.methods.base import DataSpec
 
-    data, seed = keywords["data"], keywords["seed"]
-    method_class = get_method(keywords["method"])
+    method_class = get_method(request.method)
     # Settings first: a misspelt key should not wait until a large folder is read.
-    model_config, train_config, tasks = configs(keywords)
-    if keywords["meta"] is not None and "adapt" not in method_class.capabilities:
-        raise ConfigError(f'The method "{keywords["method"]}" cannot be meta-trained. Leave out --meta.')
+    model_config, train_config, tasks = configs(request)
+    if request.meta is not None and "adapt" not in method_class.capabilities:
+        raise ConfigError(f'The method "{request.method}" cannot be meta-trained. Leave out --meta.')
     if not method_class.reads_text:
-        given = [key for key in ("text_path", "phrases") if keywords[key]]
-        given += ["text"] if keywords["text"] not in (None, "auto") else []
+        chosen = request.text not in (None, "auto")
+        words = {"text_path": request.text_path, "phrases": request.phrases, "text": chosen}
+        given = [name for name, value in words.items() if value]
         if given:
-            raise ConfigError(f'The method "{keywords["method"]}" reads no words. Leave out {given[0]}.')
-    phrases = keywords["phrases"]
+            raise ConfigError(f'The method "{request.method}" reads no words. Leave out {given[0]}.')
+    phrases = request.phrases
     if isinstance(phrases, (str, Path)):
         phrases = read_config(phrases)
-    if not isinstance(data, ImageSet):
-        data = load_source(
-            keywords,
-            data,
-            keywords["data_dir"],
-            keywords["download"],
-            min_classes=method_class.min_classes,
-        )
-    if keywords["class_names"]:
-        data = data.select_classes(class_list(keywords["class_names"], data.class_names))
-    check_phrases(phrases, data.class_names)
-    everything, classes = (
-        data,
-        split_classes(data, keywords["class_split"], keywords["meta"], keywords["seed"]),
-    )
-    data = data.select_classes(classes.base)
-    holdout = keywords["holdout"]
-    train_indices, held_indices = split_indices(data, keywords["shots"], holdout, seed)
+    source = request.data
+    if not isinstance(source, ImageSet):
+        source = request.reading.load(source, method_class.min_classes)
+    everything = source
+    if request.class_names:
+        everything = source.select_classes(class_list(request.class_names, source.class_names))
+    check_phrases(phrases, everything.class_names)
+    classes = split_classes(everything, request.class_split, request.meta, request.seed)
+    data = everything.select_classes(classes.base)
+    train_indices, held_indices = split_indices(data, request.shots, request.holdout, request.seed)
     train_indices, held_indices, found = identical_images(
-        data, train_indices, held_indices, move=holdout == "auto"
+        data, train_indices, held_indices, move=request.holdout == "auto"
     )
     train_set = data.subset(train_indices)
     held_out = data.subset(held_indices) if held_indices else None
-    if held_out is None and holdout != 0:
+    if held_out is None and request.holdout != 0:
         found.append(
             "there are too few images to hold any out, so training does not stop early and the report has no "
             "figures. A larger --shots, more images or --holdout 1 changes that."
         )
     table, notes = None, found
+    data_dir = request.reading.data_dir
     if method_class.reads_text:
         own_phrases = {k: v for k, v in (phrases or {}).items() if k in classes.base}
         table, notes = class_text(
-            keywords["text"],
-            keywords["text_path"],
-            data.class_names,
-            own_phrases or None,
-            keywords["data_dir"],
+            request.text, request.text_path, data.class_names, own_phrases or None, data_dir
         )
         notes += found
     others: tuple[OtherClasses, ...] = ()
-    if keywords["meta"] is not None:
+    if request.meta is not None:
         groups = {"base": train_set}
         groups |= {
             name: everything.select_classes(names)
@@ -186,21 +201,18 @@ def prepare(**keywords: Any) -> Prepared:
         }
         check_tasks(tasks, groups)
         assert table is not None  # what adapts to new classes knows them by their text
-        others = other_classes(everything, classes, table, phrases, keywords["data_dir"])
+        others = other_classes(everything, classes, table, phrases, data_dir)
     spec = DataSpec.of(train_set, table)
-    import torch
-
-    with global_seed(torch.device("cpu"), seed, "weights"):
+    with global_seed(torch.device("cpu"), request.seed, "weights"):
         method = method_class(model_config, spec)
     notes += method.notes
-    settings = {key: keywords[key] for key in PREPARE if key not in NOT_IN_CONFIG}
-    settings |= {
-        "data": None if isinstance(keywords["data"], ImageSet) else str(keywords["data"]),
+    settings = request.settings() | {
+        "data": None if isinstance(request.data, ImageSet) else str(request.data),
         "text": None if table is None else table.encoder_name,
-        "text_path": table.encoder_path if table is not None and keywords["text_path"] else None,
+        "text_path": table.encoder_path if table is not None and request.text_path else None,
         "phrases": to_dict(phrases) if phrases else None,
-        "class_names": list(everything.class_names) if keywords["class_names"] else None,
-        "tasks": to_dict(tasks) if keywords["meta"] is not None else None,
+        "class_names": list(everything.class_names) if request.class_names else None,
+        "tasks": to_dict(tasks) if request.meta is not None else None,
         "model": to_dict(model_config),
         "training": to_dict(train_config),
     }
@@ -208,9 +220,9 @@ def prepare(**keywords: Any) -> Prepared:
         "data": data.name,
         "class_names": list(data.class_names),
         "classes": {"base": list(classes.base), "val": list(classes.val), "novel": list(classes.novel)},
-        "seed": seed,
-        "shots": keywords["shots"],
-        "holdout": keywords["holdout"],
+        "seed": request.seed,
+        "shots": request.shots,
+        "holdout": request.holdout,
         "train": train_indices,
         "held_out": held_indices,
         "fingerprint": fingerprint(train_set),
@@ -223,9 +235,10 @@ def prepare(**keywords: Any) -> Prepared:
         settings,
         split,
         notes,
-        keywords["meta"],
+        request.meta,
         tasks,
         others,
+        None if request.meta is None else source,
     )
 
 
@@ -266,7 +279,7 @@ def other_classes(
     classes: ClassSplit,
     table: ClassText,
     phrases: Mapping[str, Any] | None,
-    data_dir: str | Path | None,
+    data_dir: str | os.PathLike[str] | None,
 ) -> tuple[OtherClasses, ...]:
     """Return the validation and the novel classes that have images, with their text vectors."""
     from fewgen.text import make_text_encoder
@@ -323,30 +336,32 @@ def check_tasks(tasks: MetaConfig, groups: Mapping[str, ImageSet]) -> None:
             ) from None
 
 
-def configs(keywords: Mapping[str, Any]) -> tuple[Any, TrainConfig, MetaConfig]:
+def configs(request: TrainRequest) -> tuple[Any, TrainConfig, MetaConfig]:
     """Return the settings of the method, of the loop and of tasks: defaults < preset < file and flags."""
     from fewgen.config import load_preset, resolve, to_dict
     from fewgen.methods import get_method
     from fewgen.training import TrainConfig
     from fewgen.training.meta import MetaConfig, check_algorithm
 
-    method_class = get_method(keywords["method"])
-    preset = load_preset(keywords["method"], keywords["preset"])
-    flags = {"seed": keywords["seed"], "progress": keywords["progress"]}
-    flags |= {key: keywords[key] for key in ("minutes", "steps_scale") if keywords[key] is not None}
-    meta = keywords["meta"]
-    if meta is None and keywords["tasks"]:
+    method_class = get_method(request.method)
+    preset = load_preset(request.method, request.preset)
+    flags: dict[str, Any] = {"seed": request.seed, "progress": request.progress}
+    limits = {"minutes": request.minutes, "steps_scale": request.steps_scale}
+    flags |= {key: value for key, value in limits.items() if value is not None}
+    meta = request.meta
+    if meta is None and request.tasks:
         raise ConfigError("--tasks has no use without --meta. Choose reptile, fomaml, maml or none.")
     if meta is not None:
         # Not text: what YAML makes of "meta: no", for example.
         check_algorithm(meta if isinstance(meta, str) else str(meta))
     needed = {} if meta is None else method_class.meta_settings
-    model: Any = resolve(method_class.Config, preset["model"], needed, keywords["model"], where="model")
+    own: Any = request.model  # a section by now, as `call_settings` reads it
+    model: Any = resolve(method_class.Config, preset["model"], needed, own, where="model")
     _check_needed(to_dict(model), needed, "--model")
     return (
         model,
-        resolve(TrainConfig, preset["training"], keywords["training"], flags, where="training"),
-        resolve(MetaConfig, keywords["tasks"], where="tasks"),
+        resolve(TrainConfig, preset["training"], request.training, flags, where="training"),
+        resolve(MetaConfig, request.tasks, where="tasks"),
     )
 
 
@@ -366,7 +381,7 @@ def class_text(
     path: str | None,
     class_names: Sequence[str],
     phrases: Mapping[str, Any] | None,
-    data_dir: str | Path | None,
+    data_dir: str | os.PathLike[str] | None,
 ) -> tuple[ClassText, list[str]]:
     """Return the class vectors, and notes on what they can and cannot do."""
     from fewgen.text import ClassText, make_text_encoder

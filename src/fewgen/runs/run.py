@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen.data.identity import fingerprint
 from fewgen.errors import ConfigError, DataError, suggest
-from fewgen.runs.source import SPLIT_NAME, load_source
+from fewgen.runs.source import SPLIT_NAME
 from fewgen.runs.verbs import Verbs
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet
+    from fewgen.data.registry import Reading
     from fewgen.methods.base import Method
     from fewgen.methods.store import ModelInfo
 
@@ -62,6 +64,11 @@ class Run(Verbs):
 
         return load_method(self.path, device=_device(self.device))
 
+    def hand_on(self, method: Method) -> None:
+        """Use a method that was just trained and saved as this run, instead of reading it from the file."""
+        method.zero_grad(set_to_none=True)
+        self.__dict__["method"] = method.eval().to(_device(self.device))
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """The classes it can draw."""
@@ -78,9 +85,10 @@ class Run(Verbs):
 
     def images(
         self,
-        data_dir: str | Path | None = None,
+        data_dir: str | os.PathLike[str] | None = None,
         download: bool = False,
         source: str | Path | ImageSet | None = None,
+        load: Callable[[Reading, str | Path], ImageSet] | None = None,
     ) -> tuple[ImageSet, ImageSet | None]:
         """Return the training images and the held-out images of the run, read again from their source.
 
@@ -88,11 +96,12 @@ class Run(Verbs):
             data_dir: folder of the named data sets; None for the usual one.
             download: whether a missing data set may be fetched.
             source: where the images are now, or the images; None for where they were.
+            load: reads the source, such as a function that keeps what it has read; None for `Reading.load`.
 
         Raises:
             DataError: the source is gone, or its images are not those of the training.
         """
-        images, split, where = self._source(data_dir, download, source)
+        images, split, where = self._source(data_dir, download, source, load)
         chosen, train = _learned_from(self, images, split, where)
         try:
             held_out = chosen.subset(split["held_out"])
@@ -106,7 +115,7 @@ class Run(Verbs):
 
     def other_images(
         self,
-        data_dir: str | Path | None = None,
+        data_dir: str | os.PathLike[str] | None = None,
         download: bool = False,
         source: str | Path | ImageSet | None = None,
         with_base: bool = False,
@@ -147,11 +156,23 @@ class Run(Verbs):
         split: dict[str, Any] = read_json(self.path / SPLIT_NAME)
         return split
 
+    def reading(self, data_dir: str | os.PathLike[str] | None = None, download: bool = False) -> Reading:
+        """Return how the images of the run were read from their source."""
+        from fewgen.config.call import build
+        from fewgen.data.registry import Reading
+
+        return build(Reading, self.config | {"data_dir": data_dir, "download": download})
+
     def _source(
-        self, data_dir: str | Path | None, download: bool, source: str | Path | ImageSet | None
+        self,
+        data_dir: str | os.PathLike[str] | None,
+        download: bool,
+        source: str | Path | ImageSet | None,
+        load: Callable[[Reading, str | Path], ImageSet] | None = None,
     ) -> tuple[ImageSet, dict[str, Any], str]:
         """Return all images of the source, split.json, and what to call the source."""
-        from fewgen.data import ImageSet
+        from fewgen.data.imageset import ImageSet
+        from fewgen.data.registry import Reading
 
         split = self._split()
         source = self.config.get("data") if source is None else source
@@ -159,7 +180,8 @@ class Run(Verbs):
             raise DataError(f'"{self.path}" was trained on images given in Python, which it does not keep.')
         if isinstance(source, ImageSet):
             return source, split, source.name or "the images given"
-        return load_source(self.config, source, data_dir, download), split, str(source)
+        images = (load or Reading.load)(self.reading(data_dir, download), source)
+        return images, split, str(source)
 
 
 def _learned_from(run: Run, images: ImageSet, split: dict[str, Any], where: str) -> tuple[ImageSet, ImageSet]:
