@@ -40,18 +40,9 @@ from fewgen.evaluation import ClassifierFeatures
 from fewgen.files import read_json, write_json, write_text
 from fewgen.fitting.seeds import derive_seed, make_rng
 from fewgen.runs.environment import environment
-from fewgen.training.meta import (
-    Adam,
-    MetaConfig,
-    Part,
-    Task,
-    inner_loop,
-    make_inner_optimizer,
-    maml_gradient,
-    method_loss,
-    parameters_of,
-    reptile_gradient,
-)
+from fewgen.training.meta.gradients import Part, Task, maml_gradient, method_loss, reptile_gradient
+from fewgen.training.meta.inner import Adam, inner_loop, make_inner_optimizer, parameters_of
+from fewgen.training.meta.settings import MetaConfig
 
 TRAININGS = ("none", "joint", "reptile", "fomaml", "maml", "fomaml_rates")
 """Ways to train. "joint" learns from the same tasks without adapting to them, so it tells what the made-up

@@ -27,7 +27,7 @@ from fewgen.methods.store import load_method, read_method_info
 from fewgen.runs import preparing as prepare
 from fewgen.training import Trainer
 from fewgen.training.checkpoint import read_state, write_state
-from fewgen.training.meta import MetaConfig
+from fewgen.training.meta.settings import MetaConfig
 from fewgen.training.meta.stage import meta_stage
 from fewgen.training.phases import Context, Pixels
 

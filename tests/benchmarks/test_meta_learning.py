@@ -11,7 +11,7 @@ from scipy import stats
 from benchmarks import meta_learning as bench
 from fewgen.config import resolve
 from fewgen.errors import ConfigError
-from fewgen.training.meta import MetaConfig
+from fewgen.training.meta.settings import MetaConfig
 
 
 def made(training, shots=5, n=12, shift=0.0, steps=(0, 20)):

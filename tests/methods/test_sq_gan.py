@@ -15,7 +15,9 @@ from fewgen.errors import CheckpointError, ConfigError, ShapeError
 from fewgen.generation import GenerationRequest, image_seeds
 from fewgen.losses.consistency import Consistency
 from fewgen.methods.base import DataSpec
-from fewgen.methods.sq_gan import QuantizerConfig, SqGan, SqGanConfig, StyleQuantizer
+from fewgen.methods.sq_gan import SqGan, SqGanConfig
+from fewgen.methods.sq_gan.config import QuantizerConfig
+from fewgen.methods.sq_gan.quantizer import StyleQuantizer
 from fewgen.methods.store import load_method
 from fewgen.nn.ema import EMA
 from fewgen.training import TrainConfig

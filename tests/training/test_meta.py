@@ -13,19 +13,9 @@ from torch import nn
 from torch.func import functional_call
 
 from fewgen.errors import ConfigError, TrainingError
-from fewgen.training.meta import (
-    SGD,
-    Adam,
-    MetaConfig,
-    Part,
-    Task,
-    check_algorithm,
-    inner_loop,
-    make_inner_optimizer,
-    maml_gradient,
-    parameters_of,
-    reptile_gradient,
-)
+from fewgen.training.meta.gradients import Part, Task, maml_gradient, reptile_gradient
+from fewgen.training.meta.inner import SGD, Adam, inner_loop, make_inner_optimizer, parameters_of
+from fewgen.training.meta.settings import MetaConfig, check_algorithm
 
 
 def seeded(seed=0):

@@ -21,19 +21,10 @@ from fewgen.errors import ConfigError, DataError, TrainingError
 from fewgen.fitting.seeds import make_rng
 from fewgen.nn.codebook import Quantized
 from fewgen.training import Batch, Context, Trainer
-from fewgen.training.meta import (
-    SGD,
-    MetaConfig,
-    Part,
-    Task,
-    inner_loop,
-    make_inner_optimizer,
-    maml_gradient,
-    method_loss,
-    parameters_of,
-    reptile_gradient,
-)
+from fewgen.training.meta.gradients import Part, Task, maml_gradient, method_loss, reptile_gradient
+from fewgen.training.meta.inner import SGD, inner_loop, make_inner_optimizer, parameters_of
 from fewgen.training.meta.novelty import new_words, symmetries, turned
+from fewgen.training.meta.settings import MetaConfig
 from fewgen.training.meta.stage import (
     InnerRates,
     OtherClasses,

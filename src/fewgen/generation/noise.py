@@ -14,17 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fewgen.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    pass
-
 
 _LOW = np.uint64(0xFFFFFFFF)
 

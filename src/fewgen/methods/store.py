@@ -12,7 +12,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,9 +20,6 @@ from torch import Tensor
 from fewgen.config.schema import from_dict
 from fewgen.errors import CheckpointError, ConfigError, FewgenError, MissingDependencyError
 from fewgen.files import read_tensor_header
-
-if TYPE_CHECKING:
-    pass
 from fewgen.methods.base import FORMAT, FORMAT_VERSION, DataSpec, Method
 from fewgen.methods.registry import get_method
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fewgen.errors import (
     CheckpointError,
     OutputError,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def check_run_dir(out: Path) -> None:

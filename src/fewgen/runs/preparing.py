@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fewgen.methods.base import Method
     from fewgen.text import ClassText
     from fewgen.training import TrainConfig
-    from fewgen.training.meta import MetaConfig
+    from fewgen.training.meta.settings import MetaConfig
     from fewgen.training.meta.stage import OtherClasses
     from fewgen.training.phases import Stage
 
@@ -341,7 +341,7 @@ def configs(request: TrainRequest) -> tuple[Any, TrainConfig, MetaConfig]:
     from fewgen.config import load_preset, resolve, to_dict
     from fewgen.methods import get_method
     from fewgen.training import TrainConfig
-    from fewgen.training.meta import MetaConfig, check_algorithm
+    from fewgen.training.meta.settings import MetaConfig, check_algorithm
 
     method_class = get_method(request.method)
     preset = load_preset(request.method, request.preset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
@@ -66,12 +67,7 @@ class ClassText:
         """
         if not class_names:
             raise TextError("There are no class names to encode.")
-        given = dict(phrases or {})
-        problems = ProblemList("The phrases do not fit the classes", TextError)
-        for name in given:
-            if name not in class_names:
-                problems.add(f'there is no class "{name}".{suggest(name, class_names)}')
-        problems.raise_if_any()
+        given = _fitting_phrases(phrases, class_names)
         if given and not encoder.has_meaning:
             raise TextError(
                 f"Phrases are given, but the encoder {encoder.name} carries no meaning and cannot use them. "
@@ -114,12 +110,7 @@ class ClassText:
         if not names:
             raise TextError("There are no class names to add.")
         self._refuse_known(names)
-        given = dict(phrases or {})
-        problems = ProblemList("The phrases do not fit the new classes", TextError)
-        for name in given:
-            if name not in names:
-                problems.add(f'there is no new class "{name}".{suggest(name, names)}')
-        problems.raise_if_any()
+        given = _fitting_phrases(phrases, names, "new ")
         if not self.has_meaning:
             if given:
                 raise TextError(
@@ -145,18 +136,14 @@ class ClassText:
                     error.texts,
                 ) from None
             new = self.standardizer(raw)
-        vectors = torch.cat([self.vectors, new.to(self.vectors)])
-        every, phrases_of_every = (*self.class_names, *names), (*self.phrases, *used)
-        _refuse_equal(vectors, every, phrases_of_every)
-        return ClassText(
-            class_names=every,
-            phrases=phrases_of_every,
-            vectors=vectors,
-            standardizer=self.standardizer,
-            encoder_name=self.encoder_name,
-            encoder_path=self.encoder_path,
-            has_meaning=self.has_meaning,
+        table = dataclasses.replace(
+            self,
+            class_names=(*self.class_names, *names),
+            phrases=(*self.phrases, *used),
+            vectors=torch.cat([self.vectors, new.to(self.vectors)]),
         )
+        _refuse_equal(table.vectors, table.class_names, table.phrases)
+        return table
 
     def _refuse_known(self, names: Sequence[str]) -> None:
         seen = {name_key(name): f'the class "{name}" of the model' for name in self.class_names}
@@ -255,6 +242,19 @@ class ClassText:
                 f"vectors of shape {tuple(table.vectors.shape)} do not fit together."
             )
         return table
+
+
+def _fitting_phrases(
+    phrases: Phrases | None, class_names: Sequence[str], new: str = ""
+) -> dict[str, str | Sequence[str]]:
+    """Return the phrases, or name those of classes that are not there."""
+    given = dict(phrases or {})
+    problems = ProblemList(f"The phrases do not fit the {new}classes", TextError)
+    for name in given:
+        if name not in class_names:
+            problems.add(f'there is no {new}class "{name}".{suggest(name, class_names)}')
+    problems.raise_if_any()
+    return given
 
 
 def _drawn_vector(name: str, dim: int, length: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -48,6 +49,8 @@ BATCH_SIZE = 32
 
 _CENTRE_STREAM = 1 << 16
 """Stream of `generate.noise` for these latents; images use the ones from 0."""
+
+PhaseLoss = Callable[[Batch, Context], LossTerms]
 
 
 @register("sq_gan")
@@ -387,56 +390,33 @@ class SqGan(Method):
         generator: list[nn.Module] = [self.mapping, self.synthesis]
         if self.quantizer is not None:
             generator.append(self.quantizer)
-        betas = (config.beta1, 0.99)
-        discriminator = Phase(
-            "discriminator",
-            self.discriminator,
-            self._discriminator_loss,
-            lr=config.discriminator_lr,
-            betas=betas,
-            schedule=config.schedule,
-            watch=False,
-            limit=config.loss_limit,
-        )
-        phases = [discriminator]
+
+        def phase(name: str, modules: nn.Module | list[nn.Module], loss: PhaseLoss, **more: Any) -> Phase:
+            # The total of a penalty makes up for the steps between, so its limit does too.
+            limit = config.loss_limit * more.get("every", 1)
+            return Phase(name, modules, loss, watch=False, limit=limit, **more)
+
+        adam = {"betas": (config.beta1, 0.99), "schedule": config.schedule}
+        phases = [
+            phase(
+                "discriminator",
+                self.discriminator,
+                self._discriminator_loss,
+                lr=config.discriminator_lr,
+                **adam,
+            )
+        ]
         if config.r1_gamma:
             phases.append(
-                Phase(
-                    "r1",
-                    self.discriminator,
-                    self._r1_loss,
-                    every=config.r1_every,
-                    shares="discriminator",
-                    watch=False,
-                    # The total makes up for the steps between, so its limit does too.
-                    limit=config.loss_limit * config.r1_every,
-                )
+                phase("r1", self.discriminator, self._r1_loss, every=config.r1_every, shares="discriminator")
             )
-        phases.append(
-            Phase(
-                "generator",
-                generator,
-                self._generator_loss,
-                lr=config.lr,
-                betas=betas,
-                schedule=config.schedule,
-                watch=False,
-                limit=config.loss_limit,
-            )
-        )
+        phases.append(phase("generator", generator, self._generator_loss, lr=config.lr, **adam))
         if config.path_weight:
             # The codes have no part in it: the gradient is taken with respect to what they became. The
             # running mean has no parameters, but moves only in training mode, which phases switch on.
+            moved = [self.synthesis, self.mapping, self.path_length]
             phases.append(
-                Phase(
-                    "path_length",
-                    [self.synthesis, self.mapping, self.path_length],
-                    self._path_loss,
-                    every=config.path_every,
-                    shares="generator",
-                    watch=False,
-                    limit=config.loss_limit * config.path_every,
-                )
+                phase("path_length", moved, self._path_loss, every=config.path_every, shares="generator")
             )
         stages = []
         if self.quantizer is not None and config.init.kind == "transport":

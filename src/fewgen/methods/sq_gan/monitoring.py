@@ -1,4 +1,4 @@
-"""What is watched while SQ-GAN trains: the discriminator's memory and consistency, and the use of the codes."""
+"""What is watched while SQ-GAN trains: the discriminator's memory and consistency, the use of the codes."""
 
 from __future__ import annotations
 
@@ -102,6 +102,6 @@ def spread_warnings(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[str]:
     if float(drawn) >= LEAST_SPREAD * float(real):
         return []
     return [
-        f"Mode collapse: images of one class hardly differ ({100 * float(drawn / real):.0f} % of the variance "
-        "of real ones). Train longer, or lower model.lr and model.discriminator_lr."
+        f"Mode collapse: images of one class hardly differ ({100 * float(drawn / real):.0f} % of the "
+        "variance of real ones). Train longer, or lower model.lr and model.discriminator_lr."
     ]

@@ -20,6 +20,9 @@ from fewgen.errors import ConfigError, TrainingError
 Parameters = dict[str, Tensor]
 TaskLoss = Callable[[Mapping[str, Tensor], int], Tensor]
 """(parameters, number of the update) -> the loss of a task, a scalar."""
+Tensors = list[Tensor]
+State = tuple[Tensors, ...]
+"""What an optimiser keeps from one update to the next, a list per moment."""
 Rate = float | Tensor
 """A learning rate; a tensor if it is learned itself."""
 
@@ -35,18 +38,13 @@ class InnerOptimizer(Protocol):
         """The learning rate."""
         ...
 
-    def start(self, values: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
+    def start(self, values: Tensors) -> State:
         """Return the state before the first update."""
         ...
 
     def step(
-        self,
-        values: list[Tensor],
-        gradients: list[Tensor],
-        state: tuple[list[Tensor], ...],
-        k: int,
-        rates: Sequence[Rate],
-    ) -> tuple[list[Tensor], tuple[list[Tensor], ...]]:
+        self, values: Tensors, gradients: Tensors, state: State, k: int, rates: Sequence[Rate]
+    ) -> tuple[Tensors, State]:
         """Return the values after update k (from 0) and the new state; changes nothing in place.
 
         Args:
@@ -65,18 +63,13 @@ class SGD:
 
     lr: float
 
-    def start(self, values: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
+    def start(self, values: Tensors) -> State:
         """Return the empty state."""
         return ()
 
     def step(
-        self,
-        values: list[Tensor],
-        gradients: list[Tensor],
-        state: tuple[list[Tensor], ...],
-        k: int,
-        rates: Sequence[Rate],
-    ) -> tuple[list[Tensor], tuple[list[Tensor], ...]]:
+        self, values: Tensors, gradients: Tensors, state: State, k: int, rates: Sequence[Rate]
+    ) -> tuple[Tensors, State]:
         """See `InnerOptimizer`."""
         return [v - r * g for v, g, r in zip(values, gradients, rates, strict=True)], state
 
@@ -100,19 +93,14 @@ class Adam:
     betas: tuple[float, float] = (0.0, 0.999)
     eps: float = 1e-8
 
-    def start(self, values: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
+    def start(self, values: Tensors) -> State:
         """Return zero means of the gradients and of their squares."""
         zeros = [torch.zeros_like(v) for v in values]
         return zeros, list(zeros)
 
     def step(
-        self,
-        values: list[Tensor],
-        gradients: list[Tensor],
-        state: tuple[list[Tensor], ...],
-        k: int,
-        rates: Sequence[Rate],
-    ) -> tuple[list[Tensor], tuple[list[Tensor], ...]]:
+        self, values: Tensors, gradients: Tensors, state: State, k: int, rates: Sequence[Rate]
+    ) -> tuple[Tensors, State]:
         """See `InnerOptimizer`."""
         beta1, beta2 = self.betas
         correction1, correction2 = 1.0 - beta1 ** (k + 1), 1.0 - beta2 ** (k + 1)
