@@ -71,7 +71,7 @@ def _reason(error: BaseException) -> str | None:
     return os.strerror(code) if code else str(error)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Flush the folder's own entry, so that a rename survives a power cut, where the system can."""
     with contextlib.suppress(OSError):  # not possible on Windows and on some network file systems
         descriptor = os.open(folder, os.O_RDONLY)
@@ -143,7 +143,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         finally:
             os.close(descriptor)
         os.replace(temporary, target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -144,7 +144,7 @@ def test_nothing_is_fetched_unless_asked(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_progress_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = module._LineProgress()
+    progress = module.DownloadProgress()
     for done in range(0, 1001):
         progress("http://x/file.gz", done * 1000, 1_000_000)
     lines = capsys.readouterr().err.splitlines()

@@ -18,9 +18,9 @@ from fewgen.fitting.seeds import derive_seed
 from fewgen.losses.terms import LossTerms
 from fewgen.methods.store import load_method
 from fewgen.nn.ema import EMA
+from fewgen.progress import Display
 from fewgen.training import Phase, Stage, Trainer, make_sampler
 from fewgen.training.checkpoint import read_state
-from fewgen.training.logs import Display
 
 
 def lines(run_dir, kind=None):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from torch import nn
 
 from fewgen.errors import ConfigError, MissingDependencyError
 from fewgen.training import Phase, Stage, TrainConfig
-from fewgen.training.logs import Display, MetricsFile, TensorBoard
+from fewgen.training.logs import MetricsFile, TensorBoard
 from fewgen.training.phases import decayed
 
 
@@ -90,37 +89,6 @@ def test_metrics_file_is_cut_back_and_never_holds_nan(tmp_path):
     file.write({"a": 3.0})
     file.close()
     assert [json.loads(line)["a"] for line in path.read_text().splitlines()] == [1.0, 3.0]
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
-def test_display_shows_progress(stream):
-    display = Display(True, stream, seconds_between_lines=0.0)
-    display.start_stage("vae", 0, 10, "learns")
-    for step in range(1, 11):
-        display.update(step, 10, {"image": 1.5} if step % 5 == 0 else None)
-    display.warn("take care")
-    display.close()
-    text = stream.getvalue()
-    assert "vae" in text
-    assert "10/10" in text
-    assert "image 1.5" in text
-    assert "take care" in text
-
-
-def test_display_off_shows_only_warnings():
-    stream = io.StringIO()
-    display = Display(False, stream)
-    display.start_stage("vae", 0, 10)
-    display.update(5, 10, {"image": 1.0})
-    display.note("hello")
-    display.warn("take care")
-    display.close()
-    assert stream.getvalue() == "warning: take care\n"
 
 
 def test_tensorboard_missing_names_the_extra(tmp_path, monkeypatch):

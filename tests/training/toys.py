@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from fewgen.data.imageset import ImageSet
+from fewgen.fitting.schedules import cosine
 from fewgen.generation.noise import noise
 from fewgen.losses.terms import LossTerms
 from fewgen.methods.base import DataSpec, Method
 from fewgen.methods.registry import register
-from fewgen.training import Batch, Context, Phase, Stage, TrainConfig, Trainer, cosine
+from fewgen.training import Batch, Context, Phase, Stage, TrainConfig, Trainer
 
 SIZE = 6
 

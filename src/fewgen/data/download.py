@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import sys
 import tarfile
 import urllib.error
 import urllib.request
@@ -16,6 +15,7 @@ from typing import IO
 from fewgen.data import cifar_binary, idx
 from fewgen.errors import DataError
 from fewgen.files import atomic_write
+from fewgen.progress import DownloadProgress
 
 TIMEOUT_SECONDS = 30.0
 
@@ -87,27 +87,6 @@ REMOTE: dict[str, tuple[RemoteFile, ...]] = {
 }
 
 
-class _LineProgress:
-    """Says on stderr how far a download is: a moving line on a terminal, a line per tenth elsewhere."""
-
-    def __init__(self, stream: IO[str] | None = None) -> None:
-        self.stream = stream or sys.stderr
-        self.last = -1
-
-    def __call__(self, url: str, done: int, total: int | None) -> None:
-        name = url.rsplit("/", 1)[-1]
-        percent = int(100 * done / total) if total else 0
-        terminal = self.stream.isatty()
-        step = percent if terminal else percent // 10
-        if step == self.last:
-            return
-        self.last = step
-        text = f"{name}: {done / 1e6:.1f}" + (f" of {total / 1e6:.1f} MB ({percent} %)" if total else " MB")
-        end = ("" if done != total else "\n") if terminal else "\n"
-        self.stream.write(("\r" if terminal else "") + text + end)
-        self.stream.flush()
-
-
 Progress = Callable[[str, int, "int | None"], None]
 
 
@@ -156,7 +135,7 @@ def download_file(file: RemoteFile, root: Path, progress: Progress | None = None
         DataError: if the address cannot be reached, or size or digest differ.
         OutputError: if the data folder cannot be written.
     """
-    progress = progress or _LineProgress()
+    progress = progress or DownloadProgress()
     target = root / file.path
     if not file.members:
         if not target.is_file():

@@ -1,7 +1,5 @@
 """The training loop: stages and phases in, a run folder out."""
 
-from fewgen.fitting.schedules import constant, cosine, linear_warmup, make_schedule
-from fewgen.fitting.seeds import derive_seed, make_rng
 from fewgen.training.config import TrainConfig
 from fewgen.training.loop import StageResult, Trainer, TrainResult
 from fewgen.training.phases import Batch, Context, Phase, Pixels, Stage
@@ -18,11 +16,5 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "Trainer",
-    "constant",
-    "cosine",
-    "derive_seed",
-    "linear_warmup",
-    "make_rng",
     "make_sampler",
-    "make_schedule",
 ]

@@ -23,7 +23,7 @@ from typing import Any
 from torch import Tensor
 
 from fewgen.errors import CheckpointError, OutputError
-from fewgen.files import write_json
+from fewgen.files import sync_folder, write_json
 
 FORMAT_VERSION = 1
 _FOLDER = re.compile(r"^\d{8}$")
@@ -113,13 +113,13 @@ def write_state(root: Path, tensors: Mapping[str, Tensor], values: Mapping[str, 
         temporary.mkdir()
         _write_file(temporary / _TENSORS, payload)
         _write_file(temporary / _VALUES, json.dumps(document, allow_nan=False).encode())
-        _flush_folder(temporary)
+        sync_folder(temporary)
         folders = _folders(root)
         number = int(folders[-1].name) + 1 if folders else 1
         folder = root / f"{number:08d}"
         spare = _pointed(root)
         os.replace(temporary, folder)
-        _flush_folder(root)
+        sync_folder(root)
         try:
             write_json(root / _POINTER, {"folder": folder.name})
         except OSError:
@@ -219,12 +219,3 @@ def _write_file(path: Path, data: bytes) -> None:
         os.fsync(stream.fileno())
     if path.stat().st_size != len(data):
         raise OSError(f"only {path.stat().st_size} of {len(data)} bytes were written")
-
-
-def _flush_folder(path: Path) -> None:
-    with contextlib.suppress(OSError):  # Windows cannot open folders
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

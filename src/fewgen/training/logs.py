@@ -1,16 +1,14 @@
-"""Where figures go while training: `metrics.jsonl`, the terminal, and TensorBoard on request."""
+"""Where figures go while training: `metrics.jsonl`, and TensorBoard on request."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from fewgen.errors import MissingDependencyError, OutputError
 
@@ -98,91 +96,3 @@ class TensorBoard:
     def close(self) -> None:
         """Flush and close."""
         self._writer.close()  # type: ignore[no-untyped-call]
-
-
-class Display:
-    """Shows progress: a bar on a terminal, a line every few seconds elsewhere, or nothing.
-
-    Args:
-        show: False shows warnings only.
-        stream: default: standard error, so that standard output stays free for results.
-        seconds_between_lines: without a terminal.
-    """
-
-    def __init__(
-        self, show: bool = True, stream: TextIO | None = None, seconds_between_lines: float = 10.0
-    ) -> None:
-        self.show = show
-        self.stream = stream if stream is not None else sys.stderr
-        self.between = seconds_between_lines
-        self._bar: Any = None
-        self._task: Any = None
-        self._stage = ""
-        self._steps = 0
-        self._last_line = 0.0
-        self._last_bar = 0.0
-        self._figures = ""
-
-    def start_stage(self, name: str, done: int, steps: int, summary: str = "") -> None:
-        """Announce a stage."""
-        self._stop_bar()
-        self._stage, self._steps, self._figures = name, steps, ""
-        if not self.show:
-            return
-        if self.stream.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[figures]}"),
-                console=Console(file=self.stream),
-                refresh_per_second=4,
-            )
-            self._bar.start()
-            self._task = self._bar.add_task(name, total=steps, completed=done, figures="")
-        else:
-            self._print(f"{name}: {steps} steps{f', from {done}' if done else ''}. {summary}".rstrip())
-            self._last_line = time.monotonic()
-
-    def update(self, done: int, steps: int, figures: Mapping[str, float] | None = None) -> None:
-        """Show how far the stage is; cheap enough for every step."""
-        if not self.show:
-            return
-        if figures is not None:
-            self._figures = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        now = time.monotonic()
-        if self._bar is not None:
-            if now - self._last_bar > 0.1 or done == steps:
-                self._bar.update(self._task, completed=done, total=steps, figures=self._figures)
-                self._last_bar = now
-        elif figures is not None and (now - self._last_line > self.between or done == steps):
-            self._print(f"{self._stage} {done}/{steps}  {self._figures}")
-            self._last_line = now
-
-    def note(self, text: str) -> None:
-        """Show a line."""
-        if self.show:
-            self._print(text)
-
-    def warn(self, text: str) -> None:
-        """Show a warning, even when progress is off."""
-        self._print(f"warning: {text}")
-
-    def close(self) -> None:
-        """Finish the bar."""
-        self._stop_bar()
-
-    def _stop_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-    def _print(self, text: str) -> None:
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
-        else:
-            print(text, file=self.stream, flush=True)

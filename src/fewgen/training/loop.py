@@ -26,11 +26,12 @@ from fewgen.errors import CheckpointError, ConfigError, DataError, FewgenError, 
 from fewgen.files import atomic_write, prepare_output_dir, write_json
 from fewgen.fitting.seeds import derive_seed, global_seed, make_rng
 from fewgen.nn.ema import EMA
+from fewgen.progress import Display
 from fewgen.training import run_state
 from fewgen.training.checkpoint import State, read_state, write_state
 from fewgen.training.config import TrainConfig
 from fewgen.training.guards import Guards
-from fewgen.training.logs import Display, MetricsFile, TensorBoard
+from fewgen.training.logs import MetricsFile, TensorBoard
 from fewgen.training.phases import Batch, Context, Pixels, Stage
 from fewgen.training.processes import Processes
 from fewgen.training.sampler import make_sampler

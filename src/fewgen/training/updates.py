@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 
 Optimizer = torch.optim.Optimizer | AdamW
+
+_NUMBERS = ("total", "terms", "stats", "norm", "limit")
 
 
 @dataclass
@@ -51,28 +53,21 @@ def within_limit(entry: Entry) -> bool:
 
 def to_json(entry: Entry) -> dict[str, Any]:
     """Return a settled entry as JSON values; JSON has no NaN, so numbers travel as text."""
-    return {
-        "phase": entry.phase,
-        "step": entry.step,
-        "total": repr(float(entry.total)),
-        "terms": {name: repr(float(value)) for name, value in entry.terms.items()},
-        "stats": {name: repr(float(value)) for name, value in entry.stats.items()},
-        "norm": None if entry.norm is None else repr(float(entry.norm)),
-        "limit": repr(entry.limit),
-    }
+    texts = {key: _converted(getattr(entry, key), lambda x: repr(float(x))) for key in _NUMBERS}
+    return {"phase": entry.phase, "step": entry.step, **texts}
 
 
 def from_json(values: Mapping[str, Any]) -> Entry:
     """Return what `to_json` wrote."""
-    return Entry(
-        values["phase"],
-        values["step"],
-        float(values["total"]),
-        {name: float(value) for name, value in values["terms"].items()},
-        {name: float(value) for name, value in values["stats"].items()},
-        None if values["norm"] is None else float(values["norm"]),
-        float(values.get("limit", "inf")),
-    )
+    # States of before totals had a limit lack it.
+    numbers = {key: _converted(values[key], float) for key in _NUMBERS if key in values}
+    return Entry(values["phase"], values["step"], **numbers)
+
+
+def _converted(value: Any, convert: Callable[[Any], Any]) -> Any:
+    if isinstance(value, Mapping):
+        return {name: convert(number) for name, number in value.items()}
+    return None if value is None else convert(value)
 
 
 class PhaseRun:
@@ -165,13 +160,9 @@ class PhaseRun:
         for parameter in self.moved:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        total = _as_tensor(entry.total).float().clone()
+        total = torch.as_tensor(entry.total).float().clone()
         self.processes.average([*(p.grad for p in self.moved if p.grad is not None), total])
         entry.total = total
-
-
-def _as_tensor(value: Tensor | float) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.tensor(value)
 
 
 def _clip(gradients: list[Tensor], limit: float) -> Tensor:
