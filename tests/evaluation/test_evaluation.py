@@ -14,9 +14,9 @@ from fewgen.encoders.pixels import PixelFeatures
 from fewgen.errors import ConfigError, DataError, ShapeError
 from fewgen.evaluation import copying, distances
 from fewgen.evaluation import real_side as real_side_module
+from fewgen.evaluation.arms import UsefulnessSettings
 from fewgen.evaluation.controls import CONTROLS
 from fewgen.evaluation.evaluation import N_WORST, RealSide, evaluate_images
-from fewgen.evaluation.usefulness import UsefulnessSettings
 from fewgen.evaluation.verdicts import ANSWERS, QUESTIONS
 from fewgen.files import read_json
 

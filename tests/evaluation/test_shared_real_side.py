@@ -8,8 +8,8 @@ import torch
 from fewgen.data import ImageSet
 from fewgen.encoders.pixels import PixelFeatures
 from fewgen.errors import ConfigError
+from fewgen.evaluation.arms import UsefulnessSettings
 from fewgen.evaluation.evaluation import RealSide, evaluate_images
-from fewgen.evaluation.usefulness import UsefulnessSettings
 
 NAMES = ("a", "b", "c")
 QUICK = {

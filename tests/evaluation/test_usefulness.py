@@ -1,7 +1,6 @@
 """Usefulness on pictures whose answers are known, and its intervals against simulation."""
 
 import dataclasses
-import importlib
 import json
 import math
 
@@ -11,22 +10,12 @@ import torch
 
 from fewgen.data.imageset import ImageSet
 from fewgen.errors import ConfigError, DataError
-from fewgen.evaluation.curve import images_needed, worth
-from fewgen.evaluation.usefulness import (
-    AUGMENTATIONS,
-    ArmResult,
-    Augmentation,
-    UsefulnessSettings,
-    augment,
-    crossed_gain,
-    measure_usefulness,
-    paired_gain,
-    train_arm,
-    usefulness_controls,
-)
-
-# `fewgen.evaluate` also exports a function of this name.
-module = importlib.import_module("fewgen.evaluation.usefulness")
+from fewgen.evaluation import trainings, usefulness
+from fewgen.evaluation.arms import AUGMENTATIONS, Augmentation, UsefulnessSettings, augment, train_arm
+from fewgen.evaluation.curve import curve_points, curve_reach, curve_sets, images_needed, worth
+from fewgen.evaluation.gains import Gain, crossed_gain
+from fewgen.evaluation.statistics import student_interval
+from fewgen.evaluation.usefulness import measure_usefulness, usefulness_controls
 
 NAMES = ("down", "across", "dot")
 TINY = UsefulnessSettings(width=8, dim=8, steps=12, batch_size=12)
@@ -51,20 +40,20 @@ def shapes(n, seed, size=12, noise=200):
 
 @pytest.fixture(autouse=True)
 def _nothing_kept(monkeypatch):
-    monkeypatch.setattr(module, "_KEPT", {})
+    monkeypatch.setattr(trainings, "_KEPT", {})
 
 
 @pytest.fixture
 def trained(monkeypatch):
     """Seeds of the classifiers that are really trained."""
     seeds = []
-    train = module._train_payload
+    train = trainings._train_payload
 
     def counted(*payload):
         seeds.append(payload[-1])
         return train(*payload)
 
-    monkeypatch.setattr(module, "_train_payload", counted)
+    monkeypatch.setattr(trainings, "_train_payload", counted)
     return seeds
 
 
@@ -108,20 +97,6 @@ def test_each_augmentation_does_what_it_says():
 # --------------------------------------------------------------------------------------------- gains
 
 
-def test_paired_gain_equals_scipy():
-    from scipy.stats import ttest_rel
-
-    new = ArmResult("both", (0, 1, 2, 3), (0.8, 0.82, 0.79, 0.83), {})
-    old = ArmResult("real", (0, 1, 2, 3), (0.78, 0.79, 0.79, 0.8), {})
-    gain = paired_gain(new, old)
-    theirs = ttest_rel(new.accuracy, old.accuracy).confidence_interval(0.95)
-    assert (gain.low, gain.high) == pytest.approx((theirs.low, theirs.high), rel=1e-9)
-    single = paired_gain(ArmResult("both", (0,), (0.8,), {}), ArmResult("real", (0,), (0.7,), {}))
-    assert (single.low, single.high) == (None, None)
-    with pytest.raises(DataError, match="same seeds"):
-        paired_gain(new, ArmResult("real", (1, 2, 3, 4), old.accuracy, {}))
-
-
 def test_crossed_gain_by_hand():
     """Mean squares of a two-way table without repetition, written out."""
     table = np.random.default_rng(0).integers(-1, 2, (4, 30)).astype(float)
@@ -163,15 +138,13 @@ def test_an_interval_of_draws_alone_does_not_cover_other_images():
     missed = 0
     for _ in range(300):
         table = rng.normal(0, 0.3, (1, 60)) + rng.normal(0, 0.2, (8, 60))
-        means = table.mean(axis=1)
-        arms = [ArmResult(a, tuple(range(8)), tuple(v), {}) for a, v in (("b", means), ("r", 0 * means))]
-        gain = paired_gain(*arms)
+        gain = student_interval(table.mean(axis=1).tolist())
         missed += not gain.low <= 0 <= gain.high
     assert missed / 300 > 0.3
 
 
 def test_crossed_gain_of_tables_without_spread():
-    assert crossed_gain(torch.zeros(3, 5)) == module.Gain(0.0, 0.0, 0.0, 3)
+    assert crossed_gain(torch.zeros(3, 5)) == Gain(0.0, 0.0, 0.0, 3)
     assert crossed_gain(torch.ones(1, 5)).low is None
     assert crossed_gain(torch.ones(5, 1)).low is None
     with pytest.raises(DataError, match="at least one"):
@@ -238,18 +211,18 @@ def test_the_interval_of_worth_covers():
 def test_sets_of_the_curve_are_nested_and_clean():
     everything = shapes(90, 0)
     train, test = everything.subset(range(12)), everything.subset(range(60, 90))
-    sets = [module._Set.of(images) for images in (train, everything, test)]
-    multiples = module._multiples((0.5, 1, 2, 4, 10), module._reach(*sets))
+    sets = [trainings.OrderedSet.of(images) for images in (train, everything, test)]
+    multiples = curve_points((0.5, 1, 2, 4, 10), curve_reach(*sets))
     assert multiples == [0.5, 1.0, 2.0, 4.0, 5.0]  # 4 + 16 of each class are left
-    found = module._curve_sets(*sets, multiples, seed=3)
+    found = curve_sets(*sets, multiples, seed=3)
     assert [s.images.counts().tolist() for s in found] == [[n] * 3 for n in (2, 4, 8, 16, 20)]
     for small, large in zip(found, found[1:], strict=False):
         assert set(small.digests) < set(large.digests)
     assert found[1].key == sets[0].key
     assert not set(found[-1].digests) & set(sets[2].digests)
     assert len(set(found[-1].digests)) == 60
-    assert module._multiples((1, 2), 1.1) == [1.0]
-    assert module._multiples((0.5, 1, 2), 1.1) == [0.5, 1.0]
+    assert curve_points((1, 2), 1.1) == [1.0]
+    assert curve_points((0.5, 1, 2), 1.1) == [0.5, 1.0]
 
 
 # ------------------------------------------------------------------------------------- the whole thing
@@ -269,7 +242,7 @@ def test_more_real_images_help_and_wrong_labels_hurt():
     assert helped.losing_classes == ()
     assert helped.smallest_gain > 0
     assert helped.n_seen == 0
-    json.dumps(helped.to_dict(), allow_nan=False)
+    json.dumps(dataclasses.asdict(helped), allow_nan=False)
     figures = helped.figures()
     json.dumps(figures, allow_nan=False)
     assert list(figures) == ["usefulness", "usefulness_generated_only", "worth_images"]
@@ -315,9 +288,9 @@ def test_order_of_images_changes_nothing():
     mixed = [images.subset(torch.randperm(len(images), generator=rng)) for images in sets]
     results = []
     for train, generated, test, pool in (sets, mixed):
-        module._KEPT.clear()
+        trainings._KEPT.clear()
         found = measure_usefulness([(train, generated)], test, n_draws=2, pool=pool, settings=TINY)
-        results.append(found.to_dict())
+        results.append(found)
     assert results[0] == results[1]
 
 
@@ -340,7 +313,7 @@ def test_real_arms_are_kept_and_the_rest_is_not(tmp_path, trained):
         assert other.arms["real"] == first.arms["real"]
         assert other.curve == first.curve
         if step == 0:
-            module._KEPT.clear()  # from the file this time
+            trainings._KEPT.clear()  # from the file this time
     # Another training image, or another setting, and everything is trained again.
     trained.clear()
     measure_usefulness([(shapes(12, 6), shapes(30, 2))], test, **options)
@@ -367,8 +340,8 @@ def test_processes_change_nothing():
     train, generated, test = shapes(12, 1), shapes(30, 2), shapes(40, 3)
     options = {"n_draws": 2, "settings": TINY, "augmentation": "shift1"}
     one = measure_usefulness([(train, generated)], test, **options)
-    module._KEPT.clear()
-    assert measure_usefulness([(train, generated)], test, jobs=2, **options).to_dict() == one.to_dict()
+    trainings._KEPT.clear()
+    assert measure_usefulness([(train, generated)], test, jobs=2, **options) == one
 
 
 def test_several_draws_of_the_training_images_are_used_in_turn(trained):
@@ -376,14 +349,11 @@ def test_several_draws_of_the_training_images_are_used_in_turn(trained):
     test = shapes(40, 99)
     found = measure_usefulness(pairs, test, n_draws=6, settings=TINY, augmentation="none")
     assert (found.n_draws, found.n_support_draws) == (6, 3)
-    assert found.gain_training_sets.n == 3
-    assert found.gain_training_sets.mean == pytest.approx(found.gain.mean)
     assert "these 3 draws" in found.speaks_of
     assert sorted(trained) == sorted(list(range(6)) * 3)
     all_different = measure_usefulness(pairs, test, n_draws=3, settings=TINY, augmentation="none")
     assert "other draws" in all_different.speaks_of
     single = measure_usefulness(pairs[:1], test, n_draws=2, settings=TINY, augmentation="none")
-    assert single.gain_training_sets is None
     assert "alone" in single.speaks_of
     # The first draw of all three is the same training.
     assert found.arms["both"].accuracy[0] == single.arms["both"].accuracy[0]
@@ -398,12 +368,12 @@ def test_very_few_images(k):
     assert found.tuning.folds == (0 if k == 1 else min(k, 4))
     assert ("single training image" in found.tuning.note) == (k == 1)
     assert all(0 <= arm.mean <= 1 for arm in found.arms.values())
-    json.dumps(found.to_dict(), allow_nan=False)
+    json.dumps(dataclasses.asdict(found), allow_nan=False)
 
 
 def test_one_draw_has_no_interval():
     found = measure_usefulness([(shapes(6, 1), shapes(6, 2))], shapes(9, 3), n_draws=1, settings=TINY)
-    assert (found.gain.low, found.sd, found.smallest_gain) == (None, None, None)
+    assert (found.gain.low, found.smallest_gain) == (None, None)
     assert "at least two" in found.power()
     assert "low" not in found.figures()["usefulness"]
 
@@ -428,30 +398,30 @@ def test_tuning_prefers_what_the_data_allow():
 
 
 def test_test_images_are_limited_by_content(monkeypatch):
-    monkeypatch.setattr(module, "MOST_TEST_IMAGES", 20)
+    monkeypatch.setattr(usefulness, "MOST_TEST_IMAGES", 20)
     test = shapes(60, 3)
     options = {"n_draws": 1, "settings": TINY, "augmentation": "none"}
     one = measure_usefulness([(shapes(6, 1), shapes(6, 2))], test, **options)
     other = measure_usefulness([(shapes(6, 1), shapes(6, 2))], test.subset(range(59, -1, -1)), **options)
     assert one.n_test == 20
-    assert one.to_dict() == other.to_dict()
+    assert one == other
 
 
 def test_arms_are_repeatable_and_leave_the_global_stream_alone():
     train, test = shapes(12, 1), shapes(60, 2)
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    one = train_arm("real", [train], test, seeds=(3,), settings=TINY)
+    one = train_arm([train], test, TINY, 3)
     assert torch.equal(torch.get_rng_state(), before)
-    assert one == train_arm("real", [train], test, seeds=(3,), settings=TINY)
+    assert torch.equal(one, train_arm([train], test, TINY, 3))
 
 
 def test_bad_input_is_named():
     train, test = shapes(6, 1), shapes(6, 2)
     with pytest.raises(DataError, match="at least one image"):
-        train_arm("real", [train.subset([])], test, settings=TINY)
+        measure_usefulness([(train.subset([]), train)], test, settings=TINY)
     with pytest.raises(DataError, match="Both must be equal"):
-        train_arm("real", [shapes(6, 1, size=16)], test, settings=TINY)
+        measure_usefulness([(shapes(6, 1, size=16), train)], test, settings=TINY)
     with pytest.raises(DataError, match="at least one pair"):
         measure_usefulness([], test)
     with pytest.raises(DataError, match="generated images of every class, but there are none of 'dot'"):

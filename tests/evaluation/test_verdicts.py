@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.evaluation.test_verdict_tests import labelled, side_of
 
 from fewgen.errors import DataError
-from fewgen.evaluation.usefulness import Gain
+from fewgen.evaluation.gains import Gain
 from fewgen.evaluation.verdict_tests import Outcome, VerdictTest, standard_tests
 from fewgen.evaluation.verdicts import ANSWERS, SMALL_GAIN, decide, run_controls, useful_verdict
 

@@ -12,6 +12,7 @@ from fewgen.encoders.image import make_extractor
 from fewgen.encoders.pixels import PixelFeatures
 from fewgen.encoders.probe import class_predictor
 from fewgen.evaluation.agreement import alignment_test, label_agreement
+from fewgen.evaluation.arms import UsefulnessSettings
 from fewgen.evaluation.copying import Aligner, Nearest, authenticity, c_t, clear_copies, tail_test
 from fewgen.evaluation.distances import (
     frechet_distance,
@@ -46,5 +47,5 @@ from fewgen.evaluation.retention import class_retention
 from fewgen.evaluation.retrieval import image_to_text_accuracy, text_to_image_accuracy
 from fewgen.evaluation.smoothness import interpolation_smoothness
 from fewgen.evaluation.statistics import wilson_interval
-from fewgen.evaluation.usefulness import UsefulnessResult, UsefulnessSettings, measure_usefulness
+from fewgen.evaluation.usefulness import UsefulnessResult, measure_usefulness
 from fewgen.evaluation.verdicts import Verdict

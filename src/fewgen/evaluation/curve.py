@@ -1,4 +1,4 @@
-"""How many real images generated ones are worth: the learning curve on real images, read backwards."""
+"""The learning curve on real images: its sets, and what generated images are worth on it, read backwards."""
 
 from __future__ import annotations
 
@@ -11,8 +11,61 @@ from torch import Tensor
 
 from fewgen.errors import DataError
 from fewgen.evaluation.statistics import isotonic
+from fewgen.evaluation.trainings import OrderedSet
 
 N_BOOTSTRAP = 2000
+
+
+def curve_sets(
+    train: OrderedSet, pool: OrderedSet, test: OrderedSet, multiples: Sequence[float], seed: int
+) -> list[OrderedSet]:
+    """Return nested sets of real images with these multiples of the training images of each class."""
+    rng = torch.Generator().manual_seed(seed)
+    fresh = _fresh(train, pool, test)
+    own_order: dict[int, Tensor] = {}
+    pool_order: dict[int, Tensor] = {}
+    for c in range(train.images.n_classes):
+        for order, candidates in (
+            (own_order, train.images.labels == c),
+            (pool_order, fresh & (pool.images.labels == c)),
+        ):
+            members = candidates.nonzero().flatten()
+            order[c] = members[torch.randperm(len(members), generator=rng)]
+    sets = []
+    for multiple in multiples:
+        own, more = [], []
+        for c, members in own_order.items():
+            n = max(1, round(multiple * len(members)))
+            own.append(members[:n])
+            more.append(pool_order[c][: max(0, n - len(members))])
+        kept = train.part(torch.cat(own).sort().values)
+        sets.append(kept.with_images_of(pool, torch.cat(more)) if multiple > 1 else kept)
+    return sets
+
+
+def curve_reach(train: OrderedSet, pool: OrderedSet, test: OrderedSet) -> float:
+    """Return the largest multiple of the training images of each class that they and the pool can give."""
+    fresh = _fresh(train, pool, test)
+    counts = train.images.counts().to(torch.float64)
+    extra = torch.bincount(pool.images.labels[fresh], minlength=train.images.n_classes)
+    return float(((counts + extra) / counts).min())
+
+
+def curve_points(curve: Sequence[float], reach: float) -> list[float]:
+    """Return the points of the curve that the pool reaches, and its end if well beyond the last of them."""
+    points = sorted({1.0, *(float(m) for m in curve if m <= reach)})
+    if any(m > reach for m in curve) and reach >= 1.25 * points[-1]:
+        points.append(reach)
+    return points
+
+
+def _fresh(train: OrderedSet, pool: OrderedSet, test: OrderedSet) -> Tensor:
+    """Return which images of the pool are neither training nor test images, bool (N,)."""
+    known = set(train.digests) | set(test.digests)
+    return torch.tensor([digest not in known for digest in pool.digests], dtype=torch.bool)
+
+
+# ------------------------------------------------------------------------------------------------ worth
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from fewgen.errors import ConfigError, DataError
 from fewgen.evaluation.controls import DESCRIPTIONS
 from fewgen.evaluation.copying import MAX_SIDE, ROTATIONS, worst
 from fewgen.evaluation.figures import compute_figures, entry
+from fewgen.evaluation.gains import Gain
 from fewgen.evaluation.real_side import Progress, RealSide, check_real_side, check_sets
 from fewgen.evaluation.side import Side
-from fewgen.evaluation.usefulness import Gain, UsefulnessResult, measure_usefulness, usefulness_controls
+from fewgen.evaluation.usefulness import UsefulnessResult, measure_usefulness, usefulness_controls
 from fewgen.evaluation.verdict_tests import Outcome
 from fewgen.evaluation.verdicts import (
     OFFER,

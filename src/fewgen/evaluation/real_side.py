@@ -18,8 +18,8 @@ from fewgen.errors import ConfigError, DataError, ShapeError
 from fewgen.evaluation.controls import halves, make_controls, spread_over_classes
 from fewgen.evaluation.copying import Aligner, feature_scores
 from fewgen.evaluation.figures import Comparison, compute_figures
+from fewgen.evaluation.gains import Gain
 from fewgen.evaluation.side import Side
-from fewgen.evaluation.usefulness import Gain
 from fewgen.evaluation.verdict_tests import Outcome, VerdictTest, standard_tests
 from fewgen.evaluation.verdicts import OFFER, run_controls
 

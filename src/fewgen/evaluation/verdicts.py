@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fewgen.errors import DataError
+from fewgen.evaluation.gains import Gain
 from fewgen.evaluation.side import Side
-from fewgen.evaluation.usefulness import Gain, UsefulnessResult
+from fewgen.evaluation.usefulness import UsefulnessResult
 from fewgen.evaluation.verdict_tests import Outcome, VerdictTest, named
 
 QUESTIONS = ("real", "diverse", "new", "useful", "aligned")
