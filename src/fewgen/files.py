@@ -10,48 +10,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import math
 import os
 import re
 import secrets
-import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fewgen.errors import CheckpointError, DataError, FewgenError, OutputError
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from fewgen.errors import DataError, FewgenError, OutputError
 
 RUN_MARKER = ".fewgen-run"
 """Empty file that marks a folder as a run of ours from its first second on, before any checkpoint."""
-
-_MAX_HEADER_BYTES = 8 << 20
-"""Ours are below 1 MB. The format's own limit of 100 MB would let a small file take gigabytes to parse."""
-_MAX_REASON = 300
-_MAX_DIMS = 64
-"""A product of the millions that fit into a header would take minutes."""
-_DTYPE_BYTES = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "F16": 2,
-    "BF16": 2,
-    "I16": 2,
-    "I32": 4,
-    "F32": 4,
-    "I64": 8,
-    "F64": 8,
-}
 
 _OS_ERROR_IN_TEXT = re.compile(r"\(os error (\d+)\)")
 
 
 def _reason(error: BaseException) -> str | None:
     """Say why the operating system refused a write; None if `error` is not of that kind."""
-    code: int | None = None
     if isinstance(error, OSError):
         code = error.errno
     else:
@@ -190,162 +165,6 @@ def read_json(path: str | os.PathLike[str], error: type[FewgenError] = DataError
         raise error(f'"{path}" is not valid JSON: {cause}.') from cause
 
 
-def read_tensor_header(
-    path: str | os.PathLike[str], wanted: str = "Name a model.safetensors written by fewgen."
-) -> dict[str, Any]:
-    """Return the header of a safetensors file, after checking that it fits the file.
-
-    Checked here and not left to the library, because its errors do not tell a truncated download from a
-    file of another kind.
-
-    Args:
-        path: the file.
-        wanted: what to name instead of a file of another kind, a sentence.
-
-    Raises:
-        CheckpointError: if it cannot be read, is damaged, or is of another kind.
-    """
-    file = Path(path)
-    again = "Copy or download it again, or use another checkpoint."
-    try:
-        size = file.stat().st_size
-        with open(file, "rb") as stream:
-            start = stream.read(8)
-            if len(start) < 8:
-                raise CheckpointError(f'The model file "{file}" is truncated: {size} bytes. {again}')
-            (length,) = struct.unpack("<Q", start)
-            # The first bytes are a length, and a small one may look like the start of a pickle.
-            if length > _MAX_HEADER_BYTES and (start[:2] == b"PK" or start[0] == 0x80):
-                raise CheckpointError(
-                    f'"{file}" is a pickle or zip file. fewgen reads only safetensors files, because '
-                    "opening a pickle can run code. Convert it with the tool that made it."
-                )
-            if length > _MAX_HEADER_BYTES:
-                raise CheckpointError(
-                    f'"{file}" is not a safetensors file that fewgen can read: its header would have '
-                    f"{length} bytes, the limit is {_MAX_HEADER_BYTES}. {wanted}"
-                )
-            if 8 + length > size:
-                raise CheckpointError(f'The model file "{file}" is truncated inside its header. {again}')
-            raw = stream.read(length)
-    except OSError as error:
-        raise CheckpointError(f'"{file}" cannot be read: {error.strerror or error}.') from error
-    try:
-        header = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f'"{file}" is not a safetensors file: its header is not JSON. {wanted}'
-        ) from error
-    if not isinstance(header, dict):
-        raise CheckpointError(f'"{file}" is not a safetensors file. {wanted}')
-    end = 0
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        try:
-            shape, (first, last) = entry["shape"], entry["data_offsets"]
-            numbers_fit = len(shape) <= _MAX_DIMS and all(
-                type(n) is int and n >= 0 for n in [*shape, first, last]
-            )
-            if not numbers_fit or math.prod(shape) * _DTYPE_BYTES[entry["dtype"]] != last - first:
-                raise ValueError("size")
-        except (TypeError, KeyError, ValueError) as error:
-            raise CheckpointError(
-                f'The model file "{file}" is damaged: the entry of tensor "{name[:80]}" makes no sense. '
-                f"{again}"
-            ) from error
-        end = max(end, last)
-    if 8 + length + end != size:
-        what = "truncated" if 8 + length + end > size else "longer than its header says"
-        raise CheckpointError(
-            f'The model file "{file}" is {what}: {size} bytes instead of {8 + length + end}. {again}'
-        )
-    return header
-
-
-@dataclass(frozen=True)
-class TensorFile:
-    """A kind of safetensors file, told by its metadata: `format`, `format_version`, and one text of JSON.
-
-    Attributes:
-        format: what the metadata call it.
-        version: the version that is written, and the highest that is read.
-        about: key of the metadata whose JSON object describes the tensors.
-        wanted: what to name instead of a file of another kind, a sentence.
-        foreign: how a message goes on after "is a safetensors file, but not".
-        outdated: how a message goes on after "has", where {version} is the file's.
-        damaged: message for a file whose content makes no sense, with {path} and {reason}.
-        older: whether versions below `version` are read too.
-    """
-
-    format: str
-    version: int
-    about: str
-    wanted: str
-    foreign: str
-    outdated: str
-    damaged: str
-    older: bool = False
-
-    def metadata(self, about: str) -> dict[str, str]:
-        """Return the metadata of a file to be written, whose JSON text is `about`."""
-        return {"format": self.format, "format_version": str(self.version), self.about: about}
-
-    def read(self, path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return what a file says about its tensors, and the tensors, on the host.
-
-        Raises:
-            CheckpointError: the file is missing, damaged, of another kind or version, or holds numbers that
-                are not finite.
-        """
-        from safetensors.torch import load_file
-
-        metadata = read_tensor_header(path, self.wanted).get("__metadata__")
-        if not isinstance(metadata, dict) or metadata.get("format") != self.format:
-            raise CheckpointError(f'"{path}" is a safetensors file, but not {self.foreign}')
-        version = str(metadata.get("format_version"))
-        # Not isdigit, which takes a superscript for a number and int does not.
-        known = version.isdecimal() and int(version[:9]) <= self.version
-        if not known or (not self.older and version != str(self.version)):
-            raise CheckpointError(f'"{path}" has {self.outdated.format(version=version[:20])}')
-        with self.fits(path):
-            tensors = load_file(path)
-            about = json.loads(metadata[self.about])
-            if not isinstance(about, dict):
-                raise ValueError(f"{self.about} is not an object")
-            for name, tensor in tensors.items():
-                if not tensor.isfinite().all():
-                    raise ValueError(f"{name} is not finite")
-        return about, tensors
-
-    @contextlib.contextmanager
-    def fits(self, path: str | os.PathLike[str]) -> Iterator[None]:
-        """Turn what goes wrong in the block, where the content of the file is used, into one message.
-
-        Raises:
-            CheckpointError: in place of the errors that content can cause; its own pass.
-        """
-        from safetensors import SafetensorError
-
-        try:
-            yield
-        except CheckpointError:
-            raise
-        except (
-            SafetensorError,
-            FewgenError,
-            OSError,
-            LookupError,
-            TypeError,
-            ValueError,
-            ArithmeticError,
-            AttributeError,
-            RuntimeError,
-        ) as error:
-            reason = " ".join(str(error).split())[:_MAX_REASON] or type(error).__name__
-            raise CheckpointError(self.damaged.format(path=path, reason=reason)) from error
-
-
 def is_run_dir(path: str | os.PathLike[str]) -> bool:
     """Tell whether a folder is a run of ours: by its marker, or by a config beside weights or state."""
     folder = Path(path)
@@ -356,7 +175,7 @@ def is_run_dir(path: str | os.PathLike[str]) -> bool:
     )
 
 
-def _probe(folder: Path, shown: Path) -> None:
+def _probe(folder: Path) -> None:
     """Write and delete an empty file: permission bits alone do not tell whether a place is writable."""
     probe = folder / f".fewgen-{secrets.token_hex(6)}.tmp"
     try:
@@ -365,7 +184,7 @@ def _probe(folder: Path, shown: Path) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             probe.unlink()
-        raise OutputError(f'Cannot write into "{shown}": {_reason(error)}.') from error
+        raise OutputError(f'Cannot write into "{folder}": {_reason(error)}.') from error
 
 
 def prepare_output_dir(path: str | os.PathLike[str], *, run: bool = True) -> Path:
@@ -396,7 +215,7 @@ def prepare_output_dir(path: str | os.PathLike[str], *, run: bool = True) -> Pat
                 "Nothing was changed. Choose a new or empty folder."
             )
     make_dir(folder)
-    _probe(folder, folder)
+    _probe(folder)
     if run:
         write_text(folder / RUN_MARKER, "")
     return folder
@@ -423,5 +242,5 @@ def prepare_output_file(path: str | os.PathLike[str], overwrite: bool = False) -
     if not overwrite and (file.exists() or file.is_symlink()):
         raise OutputError(f'"{file}" exists already and was left as it is. Choose another name.')
     make_dir(file.parent)
-    _probe(file.parent, file.parent)
+    _probe(file.parent)
     return file

@@ -31,10 +31,9 @@ from fewgen.diffusion.inversion import (
 )
 from fewgen.diffusion.settings import SpecialiseConfig, placeholder
 from fewgen.errors import CheckpointError, ConfigError, DataError, ShapeError
-from fewgen.files import TensorFile, atomic_write
 from fewgen.generation.noise import noise, uniform
 from fewgen.generation.request import image_seeds
-from fewgen.training.checkpoint import serialize
+from fewgen.tensor_files import TensorFile, write_tensors
 
 if TYPE_CHECKING:
     from fewgen.diffusion.pipeline import TextToImage
@@ -182,9 +181,7 @@ class Specialisation:
             text = json.dumps(about, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"The settings of a specialisation must be JSON values: {error}.") from error
-        data = serialize(self.tensors(), _FILE.metadata(text))
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(data)
+        write_tensors(path, self.tensors(), _FILE.metadata(text))
 
     @classmethod
     def load(

@@ -19,7 +19,8 @@ from fewgen.diffusion.pipeline import TextToImage, check_shape, content_hash, op
 from fewgen.diffusion.schedule import NoiseSchedule
 from fewgen.encoders.pretrained import quiet
 from fewgen.errors import CheckpointError, FewgenError, ProblemList
-from fewgen.files import read_json, read_tensor_header
+from fewgen.files import read_json
+from fewgen.tensor_files import read_tensor_header
 
 __all__ = ["StableDiffusion", "fetch_stable_diffusion", "is_hub_name", "load_stable_diffusion"]
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from fewgen.data.imageset import ImageSet
 from fewgen.distillation.students import Student, make_student
 from fewgen.errors import CheckpointError, ConfigError, OutputError
-from fewgen.files import TensorFile, atomic_write, make_dir, prepare_output_dir, read_json, write_json
-from fewgen.training.checkpoint import serialize
+from fewgen.files import make_dir, prepare_output_dir, read_json, write_json
+from fewgen.tensor_files import TensorFile, write_tensors
 
 _WANTED = "Name a student.safetensors written by fewgen distill."
 _FILE = TensorFile(
@@ -50,8 +50,7 @@ def save_student(
         ensure_ascii=False,
         sort_keys=True,
     )
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(serialize(student.state_dict(), _FILE.metadata(text)))
+    write_tensors(path, student.state_dict(), _FILE.metadata(text))
 
 
 def load_student(path: str | os.PathLike[str]) -> tuple[Student, tuple[str, ...]]:

@@ -19,11 +19,10 @@ from fewgen.encoders.base import in_batches
 from fewgen.encoders.image_transformer import DinoBackbone
 from fewgen.episodes import EpisodeSampler
 from fewgen.errors import CheckpointError, ConfigError, DataError, ShapeError
-from fewgen.files import TensorFile, atomic_write
 from fewgen.fitting.fit import fit
 from fewgen.fitting.optimizers import AdamW
 from fewgen.fitting.schedules import cosine
-from fewgen.training.checkpoint import serialize
+from fewgen.tensor_files import TensorFile, write_tensors
 
 _FILE = TensorFile(
     format="fewgen-teacher",
@@ -178,9 +177,7 @@ class ProtoNet(nn.Module):
             OutputError: if it cannot be written; an older file stays as it was.
         """
         about = json.dumps({"backbone": self.backbone.about(), "batch_size": self.batch_size}, sort_keys=True)
-        data = serialize(self.state_dict(), _FILE.metadata(about))
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(data)
+        write_tensors(path, self.state_dict(), _FILE.metadata(about))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], backbone: DinoBackbone | None = None) -> ProtoNet:

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from fewgen.config.schema import to_dict
 from fewgen.errors import ConfigError, ShapeError
-from fewgen.files import atomic_write
-from fewgen.training.checkpoint import serialize
+from fewgen.tensor_files import write_tensors
 
 if TYPE_CHECKING:
     from fewgen.data.imageset import ImageSet
@@ -338,9 +337,7 @@ class Method(nn.Module, ABC):
             text_tensors, text_meta = self.spec.text.to_state()
             tensors.update({f"text.{name}": tensor for name, tensor in text_tensors.items()})
             metadata["text"] = _dump(text_meta)
-        data = serialize(tensors, metadata)
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(data)
+        write_tensors(path, tensors, metadata)
 
 
 def _dump(value: Any) -> str:

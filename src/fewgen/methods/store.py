@@ -19,9 +19,9 @@ from torch import Tensor
 
 from fewgen.config.schema import from_dict
 from fewgen.errors import CheckpointError, ConfigError, FewgenError, MissingDependencyError
-from fewgen.files import read_tensor_header
 from fewgen.methods.base import FORMAT, FORMAT_VERSION, DataSpec, Method
 from fewgen.methods.registry import get_method
+from fewgen.tensor_files import read_tensor_header
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from fewgen.errors import CheckpointError, FewgenError, ProblemList
-from fewgen.files import read_tensor_header
 from fewgen.nn.stylegan import Discriminator, MappingNetwork, SynthesisNetwork
+from fewgen.tensor_files import read_tensor_header
 
 __all__ = [
     "STYLEGAN2_NAMES",

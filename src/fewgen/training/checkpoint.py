@@ -14,7 +14,6 @@ import json
 import os
 import re
 import shutil
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from fewgen.errors import CheckpointError, OutputError
 from fewgen.files import sync_folder, write_json
+from fewgen.tensor_files import serialize
 
 FORMAT_VERSION = 1
 _FOLDER = re.compile(r"^\d{8}$")
@@ -48,40 +48,6 @@ class State:
     values: dict[str, Any]
     folder: Path | None = None
     warnings: list[str] = field(default_factory=list)
-
-
-def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors on the host, contiguous and without shared memory, as safetensors needs them."""
-    seen: set[int] = set()
-    result = {}
-    for name, tensor in tensors.items():
-        value = tensor.detach().to("cpu").contiguous()
-        pointer = value.untyped_storage().data_ptr()
-        whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
-        if value.numel() and (pointer in seen or not whole):
-            value = value.clone()
-        seen.add(value.untyped_storage().data_ptr())
-        result[name] = value
-    return result
-
-
-def serialize(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """Return a safetensors file as bytes, equal for equal content.
-
-    The library writes its metadata in an order that changes from run to run; here it is sorted, so that
-    equal models have equal checksums.
-    """
-    from safetensors.torch import save
-
-    data = save(separate(tensors), dict(metadata) if metadata else None)
-    if not metadata or len(metadata) < 2:
-        return data
-    (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8 : 8 + length])
-    header["__metadata__"] = dict(sorted(metadata.items()))
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors stay aligned
-    return struct.pack("<Q", len(text)) + text + data[8 + length :]
 
 
 def write_state(root: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Path:
