@@ -16,7 +16,6 @@ from PIL import Image
 from tests.fake_method import Fake
 
 import fewgen
-from fewgen.api import resolved_settings
 from fewgen.data import ImageSet
 from fewgen.report import bibtex, render_card, render_report, write_report
 from fewgen.report.citations import entries
@@ -141,12 +140,6 @@ def test_the_card_says_what_it_is_and_its_limits(run):
         assert part in card
     assert "holds the training images themselves" not in card
     assert "private" not in card.replace(str(run.path), "").lower()
-
-
-def test_the_first_picture_is_what_the_command_makes(run):
-    findings = collect(run, *run.images())
-    again = fewgen.generate(run, n=findings.per_class)
-    assert torch.equal(findings.generated.images, again.images)
 
 
 @pytest.fixture(autouse=True)
@@ -317,42 +310,3 @@ def test_citations_name_what_was_used(run):
         for one in entry.split("\n\n"):
             assert re.match(r"@\w+\{\w+,\n", one), key
             assert one.count("{") == one.count("}"), key
-
-
-def test_the_command_repeats_the_training(run, tmp_path):
-    import shlex
-
-    from fewgen.cli.main import load_command
-
-    words = shlex.split(collect(run, *run.images()).command)
-    given = load_command("train").parse(words[2:])
-    assert given["shots"] == 20
-    assert given["size"] == 8
-    settings = resolved_settings(**given)
-    assert settings["text"] == "onehot"
-    assert json.dumps(settings["model"].__dict__) == json.dumps(run.config["model"])
-
-
-def test_the_command_repeats_settings_of_the_method_too():
-    import shlex
-    from types import SimpleNamespace
-
-    from fewgen.cli.main import load_command
-    from fewgen.config import to_dict
-    from fewgen.diffusion.settings import TextualConfig
-    from fewgen.methods.tint.config import TintConfig
-    from fewgen.runs.findings import training_command
-
-    own = TintConfig(base="runs/base", steps=4, prompt="an icon of #object", textual=TextualConfig(steps=10))
-    run = SimpleNamespace(config={"method": "tint", "data": "photos", "model": to_dict(own)})
-    words = shlex.split(training_command(run))
-    assert [word for word in words if word.startswith("--model.")] == [
-        "--model.prompt",
-        "--model.steps",
-        "--model.textual.steps",
-    ]
-    given = load_command("train").parse(words[2:])
-    assert to_dict(resolved_settings(**given)["model"]) == to_dict(own)
-    # A run of a method that is no more still has a command.
-    gone = SimpleNamespace(config={"method": "gone", "data": "photos", "model": {"steps": 1}})
-    assert training_command(gone) == "fewgen train gone --data photos --out NEW_RUN"

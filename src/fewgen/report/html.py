@@ -28,6 +28,7 @@ def render_report(findings: Findings) -> str:
         faults=defaultdict(str, findings.faults),
         spec=findings.method.spec,
         view=ReportView(findings),
+        plots=plots,
         evidence=None if findings.evaluation is None else EvidenceView(findings.evaluation),
         new_classes=NewClassesView(findings),
         alphas=[f"{alpha:g}" for alpha in BLENDS],
@@ -75,10 +76,6 @@ class ReportView:
         names = self.findings.method.spec.class_names[: len(images)]
         return grid(images.flatten(0, 1), len(heads), names, self.scale, heads)
 
-    def curves(self) -> list[tuple[str, bytes]]:
-        """Return the plots of each stage of the training."""
-        return plots.loss_curves(self.findings.lines)
-
     def latents(self) -> tuple[bytes, str]:
         """Return the map of the latent space and the name of its projection."""
         found = self.findings.latents
@@ -90,11 +87,3 @@ class ReportView:
             found.words.numpy(),
             self.findings.method.spec.class_names,
         )
-
-    def usage(self, counts: Tensor) -> bytes:
-        """Return how often each code is used."""
-        return plots.usage_bars(counts)
-
-    def perplexity(self, counts: Tensor) -> float:
-        """Return the number of codes in effective use."""
-        return plots.perplexity(counts)
