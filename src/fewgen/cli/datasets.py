@@ -19,7 +19,8 @@ def datasets(*, data_dir: str | None = None) -> int:
     from fewgen.data import datasets as found
 
     rows = [("name", "classes", "images", "size", "here", "terms", "where")]
-    for info in found(data_dir):
+    infos = found(data_dir)
+    for info in infos:
         kind = "grey" if info.channels == 1 else "colour"
         here = "yes" if info.available else "--download" if info.downloadable else "no"
         size = f"{info.size} px {kind}"
@@ -28,6 +29,9 @@ def datasets(*, data_dir: str | None = None) -> int:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for info in infos:
+        if info.origin:
+            print(f"{info.name} is from {info.origin}.")
     print("\nA folder with one subfolder per class, or an .npz, works everywhere a name does.")
     return 0
 

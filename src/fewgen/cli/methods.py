@@ -22,11 +22,12 @@ def methods(method: str | None = None, *, preset: str | None = None) -> int:
         preset: which of its presets.
     """
     from fewgen.config import list_presets, load_preset
-    from fewgen.methods import method_names
+    from fewgen.methods.registry import method_names, method_origin
 
     if method is None:
         for name in method_names():
-            print(name)
+            origin = method_origin(name)
+            print(f"{name}  (from {origin})" if origin else name)
             for other in list_presets(name):
                 description = load_preset(name, other)["description"]
                 print(f"  --preset {other:<10} {' '.join(description.split())}".rstrip())

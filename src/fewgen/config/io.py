@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from fewgen import plugins
 from fewgen.config.schema import check_keys, to_dict
 from fewgen.errors import ConfigError, suggest
 
@@ -119,9 +120,15 @@ def write_yaml(path: str | Path, values: Any) -> None:
         Path(temporary).write_text(dump_yaml(values), encoding="utf-8")
 
 
+def _preset_dir(method: str) -> Path:
+    """Return the folder of a method's presets: here, or `presets/METHOD` of the package that offers it."""
+    own = PRESETS_DIR / method
+    return own if own.is_dir() else plugins.presets_of(method) or own
+
+
 def list_presets(method: str) -> list[str]:
     """Return the names of a method's presets, `default` first; every method has `default`."""
-    names = {path.stem for path in (PRESETS_DIR / method).glob("*.yaml")} - {"default"}
+    names = {path.stem for path in _preset_dir(method).glob("*.yaml")} - {"default"}
     return ["default", *sorted(names)]
 
 
@@ -132,7 +139,7 @@ def preset_path(method: str, preset: str) -> Path | None:
         raise ConfigError(
             f'{method} has no preset "{preset}".{suggest(preset, names)} Presets: {", ".join(names)}.'
         )
-    path = PRESETS_DIR / method / f"{preset}.yaml"
+    path = _preset_dir(method) / f"{preset}.yaml"
     return path if path.is_file() else None
 
 

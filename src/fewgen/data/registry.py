@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fewgen import plugins
 from fewgen.config.call import renamed
 from fewgen.data import cifar_binary, digits, idx, npz, omniglot
 from fewgen.data import download as downloads
@@ -21,6 +24,7 @@ from fewgen.files import prepare_output_file
 
 DATA_DIR_VARIABLE = "FEWGEN_DATA_DIR"
 SPLITS = ("train", "test")
+GROUP = "fewgen.datasets"
 
 FASHION_CLASSES = (
     "T-shirt/top",
@@ -51,6 +55,7 @@ class DatasetInfo:
         licence: terms of use, in short.
         available: whether it can be loaded without a download.
         downloadable: whether `download=True` can fetch it.
+        origin: the package that offers it, with its version; "" for fewgen's own.
     """
 
     name: str
@@ -63,10 +68,24 @@ class DatasetInfo:
     licence: str
     available: bool
     downloadable: bool
+    origin: str = ""
 
 
 @dataclass(frozen=True)
-class _Named:
+class NamedSet:
+    """A data set that has a name; packages offer theirs as entry points of `GROUP`.
+
+    Attributes:
+        classes: number of classes.
+        n_train: number of training images.
+        n_test: number of test images.
+        size: side of its images in pixels, when no other size is asked for.
+        channels: 1 for grey, 3 for colour.
+        licence: terms of use, in short.
+        places: where it may lie, below the folder of data sets; none for images that need no file.
+        load: (folder of data sets, split, size asked for) -> images, or None if they are not there.
+    """
+
     classes: int
     n_train: int
     n_test: int
@@ -74,7 +93,7 @@ class _Named:
     channels: int
     licence: str
     places: tuple[str, ...]
-    load: Callable[[Path, str, int | None], ImageSet | None]  # None: not there
+    load: Callable[[Path, str, int | None], ImageSet | None]
 
 
 def _load_idx(folder: str, name: str, class_names: tuple[str, ...]) -> Callable[..., ImageSet | None]:
@@ -114,9 +133,9 @@ def _load_digits(root: Path, split: str, size: int | None) -> ImageSet:
     return images if size is not None else in_form(images, Form(28, fit="stretch"))
 
 
-_NAMED: dict[str, _Named] = {
-    "digits": _Named(10, 1442, 355, 28, 1, "CC BY 4.0", (), _load_digits),
-    "mnist": _Named(
+_NAMED: dict[str, NamedSet] = {
+    "digits": NamedSet(10, 1442, 355, 28, 1, "CC BY 4.0", (), _load_digits),
+    "mnist": NamedSet(
         10,
         60000,
         10000,
@@ -126,7 +145,7 @@ _NAMED: dict[str, _Named] = {
         ("MNIST/raw",),
         _load_idx("MNIST", "mnist", digits.CLASS_NAMES),
     ),
-    "fashion_mnist": _Named(
+    "fashion_mnist": NamedSet(
         10,
         60000,
         10000,
@@ -136,7 +155,7 @@ _NAMED: dict[str, _Named] = {
         ("FashionMNIST/raw",),
         _load_idx("FashionMNIST", "fashion_mnist", FASHION_CLASSES),
     ),
-    "cifar10": _Named(
+    "cifar10": NamedSet(
         10,
         50000,
         10000,
@@ -146,10 +165,10 @@ _NAMED: dict[str, _Named] = {
         ("CIFAR10/cifar-10-batches-bin", "CIFAR10/cifar10_jpeg_full.npz"),
         _load_cifar10,
     ),
-    "omniglot": _Named(
+    "omniglot": NamedSet(
         242, 3388, 1452, 28, 1, "MIT", ("Omniglot/omniglot_background_small.npz",), _load_omniglot
     ),
-    "tiny_imagenet32": _Named(
+    "tiny_imagenet32": NamedSet(
         180,
         90000,
         9000,
@@ -171,14 +190,38 @@ def data_root(data_dir: str | os.PathLike[str] | None = None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fewgen" / "data"
 
 
+def _offers() -> dict[str, EntryPoint]:
+    return plugins.find(GROUP, _NAMED)
+
+
+def _named(name: str) -> NamedSet:
+    """Return a data set by name, importing the package that offers it if it is not ours."""
+    if name in _NAMED:
+        return _NAMED[name]
+    found = plugins.load(_offers()[name])
+    if not isinstance(found, NamedSet):
+        raise ConfigError(f'{_offers()[name].value} is no NamedSet, so "{name}" is no data set.')
+    return found
+
+
 def datasets(data_dir: str | os.PathLike[str] | None = None) -> list[DatasetInfo]:
-    """Return the data sets that have a name, and whether each is there."""
+    """Return the data sets that have a name, and whether each is there.
+
+    One of another package that cannot be loaded is left out, with a warning.
+    """
     root = data_root(data_dir)
     infos = []
-    for name, named in _NAMED.items():
+    origins = {name: plugins.package(point) for name, point in _offers().items()}
+    for name in (*_NAMED, *origins):
+        try:
+            named = _named(name)
+        except ConfigError as error:
+            warnings.warn(str(error), stacklevel=2)
+            continue
         places = [root / place for place in named.places]
         found = next((place for place in places if place.is_file() or _has_files(name, place)), None)
-        where = "bundled with scikit-learn" if not places else str(found or places[0])
+        bundled = f"bundled with {origins.get(name, 'scikit-learn')}"
+        where = bundled if not places else str(found or places[0])
         infos.append(
             DatasetInfo(
                 name,
@@ -191,6 +234,7 @@ def datasets(data_dir: str | os.PathLike[str] | None = None) -> list[DatasetInfo
                 named.licence,
                 not places or found is not None,
                 name in downloads.REMOTE,
+                origins.get(name, ""),
             )
         )
     return infos
@@ -198,7 +242,7 @@ def datasets(data_dir: str | os.PathLike[str] | None = None) -> list[DatasetInfo
 
 def is_named(source: Any) -> bool:
     """Tell whether `load_images` would take a source for the name of a data set."""
-    return isinstance(source, str) and _plain(source) in _NAMED
+    return isinstance(source, str) and (_plain(source) in _NAMED or _plain(source) in _offers())
 
 
 def _plain(source: str) -> str:
@@ -208,7 +252,7 @@ def _plain(source: str) -> str:
 def _has_files(name: str, place: Path) -> bool:
     if name == "cifar10":
         return all(cifar_binary.find_cifar(place, split) for split in SPLITS)
-    return all(idx.find_idx(place, split) for split in SPLITS)
+    return place.is_dir() and (name not in _NAMED or all(idx.find_idx(place, split) for split in SPLITS))
 
 
 def in_form(images: ImageSet, form: Form) -> ImageSet:
@@ -222,14 +266,14 @@ def in_form(images: ImageSet, form: Form) -> ImageSet:
 def _load_named(
     name: str, split: str, size: int | None, data_dir: str | os.PathLike[str] | None, fetch: bool
 ) -> ImageSet:
-    root = data_root(data_dir)
-    images = _NAMED[name].load(root, split, size)
+    root, named = data_root(data_dir), _named(name)
+    images = named.load(root, split, size)
     if images is None and fetch:
         downloads.download(name, root)
-        images = _NAMED[name].load(root, split, size)
+        images = named.load(root, split, size)
     if images is not None:
         return images
-    looked = " or ".join(f'"{root / place}"' for place in _NAMED[name].places)
+    looked = " or ".join(f'"{root / place}"' for place in named.places)
     how = (
         "fetch it with --download (download=True)"
         if name in downloads.REMOTE
@@ -298,9 +342,10 @@ class Reading:
         else:
             path = Path(source).expanduser()
             if not path.exists():
+                names = [*_NAMED, *_offers()]
                 raise DataError(
-                    f'"{source}" is neither a data set nor a file or folder.{suggest(str(source), _NAMED)} '
-                    f"Data sets: {', '.join(_NAMED)}."
+                    f'"{source}" is neither a data set nor a file or folder.{suggest(str(source), names)} '
+                    f"Data sets: {', '.join(names)}."
                 )
             loaded = _load_path(path, self.split)
             if loaded is None:

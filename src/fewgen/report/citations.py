@@ -17,9 +17,14 @@ def entries() -> dict[str, str]:
 
 
 def bibtex(keys: Iterable[str]) -> str:
-    """Return the BibTeX of `keys`, ready to paste; a key without an entry is left out."""
+    """Return the BibTeX of `keys`, ready to paste; a key without an entry is left out.
+
+    Methods of other packages give BibTeX itself in place of a key.
+    """
     from fewgen.version import __version__
 
     known = entries()
-    found = (known[key].replace("VERSION", __version__) for key in keys if key in known)
+    found = [
+        known.get(key, key).replace("VERSION", __version__) for key in keys if key in known or key[:1] == "@"
+    ]
     return "\n\n".join(found) + "\n"
