@@ -17,6 +17,7 @@ from fewgen.api import plan_evaluation
 from fewgen.cli.main import main
 from fewgen.config import read_config
 from fewgen.data import ImageSet, load_images, save_images
+from fewgen.data.registry import Reading
 from fewgen.encoders.classifier import ClassifierFeatures
 from fewgen.errors import ConfigError, DataError, OutputError, RenamedWarning, TextError, TrainingError
 from fewgen.evaluation.retention import class_retention
@@ -395,17 +396,7 @@ def test_replay_is_drawn_by_the_run_itself(run):
 
 
 def _names(*sources, names=()):
-    found = new_images.new_images(
-        sources,
-        names,
-        (1, 12, 12),
-        split="train",
-        fit="crop",
-        background="error",
-        convert=False,
-        data_dir=None,
-        download=False,
-    )
+    found = new_images.new_images(sources, names, (1, 12, 12), Reading())
     assert found.images.shape[1:] == (1, 12, 12)
     return {name: int(count) for name, count in zip(found.class_names, found.counts(), strict=True)}
 

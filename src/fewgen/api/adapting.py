@@ -92,6 +92,7 @@ def adapt(
         The adapted run. Without `out` it lives in memory only.
     """
     from fewgen.data import ImageSet
+    from fewgen.data.registry import Reading
     from fewgen.progress import ShownProgress
 
     given = Given.of(steps, lr, replay, seed, part)
@@ -104,17 +105,8 @@ def adapt(
         check_out(Path(out), original, sources)
     original.method.require("adapt")
     refuse_known(names, original.class_names)
-    found = new_images(
-        sources,
-        names,
-        original.method.spec.shape,
-        split=split,
-        fit=fit,
-        background=background,
-        convert=convert,
-        data_dir=data_dir,
-        download=download,
-    )
+    reading = Reading(split, None, None, fit, background, convert, data_dir, download)
+    found = new_images(sources, names, original.method.spec.shape, reading)
     refuse_known(found.class_names, original.class_names)
     used, rest = share_out(found, shots, seed)
     shown = ShownProgress(progress)

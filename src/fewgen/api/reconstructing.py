@@ -49,13 +49,7 @@ def reconstruct(
     Returns:
         Originals and reconstructions.
     """
-    return load_run(run, device).reconstruct(
-        data=data,
-        split=split,
-        n=n,
-        fit=fit,
-        out=out,
-        overwrite=overwrite,
-        data_dir=data_dir,
-        download=download,
-    )
+    from fewgen.data.registry import Reading
+
+    reading = Reading(split, fit=fit, data_dir=data_dir, download=download)
+    return load_run(run, device).reconstruct(data=data, reading=reading, n=n, out=out, overwrite=overwrite)

@@ -43,11 +43,7 @@ def retrieve(
     Returns:
         The words of each image, and how often the first one is right if the images have labels.
     """
-    return load_run(run, device).retrieve(
-        images,
-        top=top,
-        split=split,
-        fit=fit,
-        data_dir=data_dir,
-        download=download,
-    )
+    from fewgen.data.registry import Reading
+
+    reading = Reading(split, fit=fit, data_dir=data_dir, download=download)
+    return load_run(run, device).retrieve(images, reading=reading, top=top)

@@ -9,6 +9,7 @@ from fewgen.errors import DataError
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet
+    from fewgen.data.transforms import Form
 
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
@@ -19,18 +20,15 @@ def is_image_file(source: Any) -> bool:
     return isinstance(source, (str, Path)) and Path(source).suffix.lower() in IMAGE_SUFFIXES
 
 
-def single_image(
-    path: str | Path, size: int, channels: int, fit: str, background: str = "error", convert: bool = False
-) -> ImageSet:
-    """Return one image file as a set with one image; the keywords are those of `load_images`."""
+def single_image(path: str | Path, form: Form) -> ImageSet:
+    """Return one image file as a set with one image."""
     import torch
 
     from fewgen.data import ImageSet
     from fewgen.data.folder import read_image
-    from fewgen.data.transforms import Form
 
     file = Path(path).expanduser()
     if not file.is_file():
         raise DataError(f'There is no image file "{path}".')
-    pixels = torch.tensor(read_image(file, Form(size, channels, fit, background, convert))).unsqueeze(0)
+    pixels = torch.tensor(read_image(file, form)).unsqueeze(0)
     return ImageSet(pixels, torch.zeros(1, dtype=torch.int64), (file.stem or "image",), name=file.name)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewgen.data import ImageSet
+    from fewgen.data.registry import Reading
 
 MAX_HELD_OUT = 200
 """Images of a new class that are kept to measure on, of those that are not learned from."""
@@ -54,7 +55,7 @@ def new_images(
     sources: Sequence[str | Path | ImageSet],
     names: Sequence[str],
     shape: tuple[int, int, int],
-    **reading: Any,
+    reading: Reading,
 ) -> ImageSet:
     """Return the images of the new classes, as the model needs them.
 
@@ -63,7 +64,7 @@ def new_images(
         names: one per source, in the same order; with a single source that has classes, which of them; or
             none, where every source has classes.
         shape: (C, H, W) of the model's images.
-        **reading: split, fit, background, convert, data_dir and download.
+        reading: how sources are read; size and channels are the model's.
 
     Raises:
         ConfigError: sources and names do not pair.
@@ -74,7 +75,7 @@ def new_images(
     from fewgen.data import ImageSet
     from fewgen.data.imageset import joined
 
-    loaded = [_load(source, shape, **reading) for source in sources]
+    loaded = [_load(source, shape, reading) for source in sources]
     if len(sources) == 1 and isinstance(loaded[0], ImageSet):
         chosen = [_choose(loaded[0], names)]
     elif len(names) != len(sources):
@@ -109,42 +110,32 @@ def _choose(images: ImageSet, names: Sequence[str]) -> ImageSet:
     return images.select_classes(class_list(names, images.class_names))
 
 
-def _load(
-    source: str | Path | ImageSet,
-    shape: tuple[int, int, int],
-    *,
-    split: str,
-    fit: str,
-    background: str,
-    convert: bool,
-    data_dir: str | Path | None,
-    download: bool,
-) -> ImageSet | Tensor:
+def _load(source: str | Path | ImageSet, shape: tuple[int, int, int], reading: Reading) -> ImageSet | Tensor:
     """Return a set with classes, or uint8 images (N, C, H, W) that have none."""
-    from fewgen.data import ImageSet, load_images
+    from fewgen.data import ImageSet
     from fewgen.data.folder import is_flat_folder, load_flat_folder
     from fewgen.data.registry import in_form, is_named
-    from fewgen.data.transforms import Form
 
     channels, height, width = shape
+    reading = dataclasses.replace(reading, channels=channels)
     if isinstance(source, ImageSet) and source.size == (height, width):
-        return in_form(source, Form(channels=channels, fit=fit))
+        return in_form(source, reading.form())
     if height != width:
         raise DataError(
             f"The model draws oblong images of {height}x{width}; give new ones of that size as an ImageSet."
         )
+    reading = dataclasses.replace(reading, size=height)
     if isinstance(source, ImageSet):
-        return in_form(source, Form(height, channels, fit))
+        return in_form(source, reading.form())
     if is_image_file(source):
-        return single_image(source, height, channels, fit, background, convert).images
-    form = Form(height, channels, fit, background, convert)
+        return single_image(source, reading.form()).images
     path = Path(source).expanduser()
     if not is_named(source) and path.is_dir():
         if not any(not entry.name.startswith(".") for entry in path.iterdir()):
             raise DataError(f'The folder "{source}" is empty: put images of the new class into it.')
         if is_flat_folder(path) and any(is_image_file(entry) for entry in path.iterdir()):
-            return load_flat_folder(path, form)
-    return load_images(source, split=split, data_dir=data_dir, download=download, **dataclasses.asdict(form))
+            return load_flat_folder(path, reading.form())
+    return reading.load(source)
 
 
 def share_out(images: ImageSet, shots: int | None, seed: int) -> tuple[ImageSet, ImageSet]:

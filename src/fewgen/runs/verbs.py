@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewgen.data import ImageSet
+    from fewgen.data.registry import Reading
     from fewgen.generation import GeneratedImages
     from fewgen.methods.base import Method
 
@@ -84,7 +86,9 @@ class Verbs(ABC):
         """The classes it can draw."""
 
     @abstractmethod
-    def images(self, data_dir: str | Path | None, download: bool) -> tuple[ImageSet, ImageSet | None]:
+    def images(
+        self, data_dir: str | os.PathLike[str] | None, download: bool
+    ) -> tuple[ImageSet, ImageSet | None]:
         """Return the images that it was trained on, and the held-out ones."""
 
     def generate(
@@ -233,15 +237,12 @@ class Verbs(ABC):
         self,
         *,
         data: str | Path | ImageSet | None = None,
-        split: str = "train",
+        reading: Reading | None = None,
         n: int | None = None,
-        fit: str = "crop",
         out: str | Path | None = None,
         overwrite: bool = False,
-        data_dir: str | Path | None = None,
-        download: bool = False,
     ) -> Reconstructions:
-        """Send images through the model and back: what it can show at all."""
+        """Send images through the model and back; `reading` says how they are read, but for their size."""
         from fewgen.data.imageset import evenly
         from fewgen.generation import check_output, write_npz, write_picture
         from fewgen.generation.writers import output_kind
@@ -255,7 +256,7 @@ class Verbs(ABC):
                     f'"{out}": reconstructions are written as .png (pairs to look at) or .npz (in order).'
                 )
             check_output(out, overwrite)
-        images = self._images_for(data, split, fit, data_dir, download)
+        images = self._images_for(data, reading)
         unknown = [name for name in images.class_names if name not in self.class_names]
         if unknown and not is_image_file(data):
             warnings.warn(
@@ -278,13 +279,10 @@ class Verbs(ABC):
         self,
         images: str | Path | Sequence[str | Path] | ImageSet,
         *,
+        reading: Reading | None = None,
         top: int = 3,
-        split: str = "train",
-        fit: str = "crop",
-        data_dir: str | Path | None = None,
-        download: bool = False,
     ) -> Retrieved:
-        """Find the nearest class names of images."""
+        """Find the nearest class names of images; `reading` says how they are read, but for their size."""
         from fewgen.data import ImageSet
         from fewgen.methods.abilities import class_scores
 
@@ -294,7 +292,7 @@ class Verbs(ABC):
         sources: list[Any] = [images] if isinstance(images, (str, Path, ImageSet)) else list(images)
         if not sources:
             raise ConfigError("No images are given.")
-        sets = [self._images_for(source, split, fit, data_dir, download) for source in sources]
+        sets = [self._images_for(source, reading) for source in sources]
         found = Retrieved([], [])
         labels: list[str] = []
         for source, part in zip(sources, sets, strict=True):
@@ -345,18 +343,13 @@ class Verbs(ABC):
                 f"Classes: {shown}."
             )
 
-    def _images_for(
-        self,
-        data: str | Path | ImageSet | None,
-        split: str = "train",
-        fit: str = "crop",
-        data_dir: str | Path | None = None,
-        download: bool = False,
-    ) -> ImageSet:
+    def _images_for(self, data: str | Path | ImageSet | None, reading: Reading | None = None) -> ImageSet:
         """Return images as the run's model needs them."""
-        from fewgen.data import ImageSet, load_images
+        from fewgen.data import ImageSet
+        from fewgen.data.registry import Reading
 
         spec = self.method.spec
+        reading = dataclasses.replace(reading or Reading(), size=spec.height, channels=spec.channels)
         if isinstance(data, ImageSet):
             if (data.channels, *data.size) != spec.shape:
                 raise DataError(
@@ -365,21 +358,13 @@ class Verbs(ABC):
                 )
             return data
         if data is None:
-            train, held_out = self.images(data_dir, download)
+            train, held_out = self.images(reading.data_dir, reading.download)
             return train if held_out is None else held_out
         if spec.height != spec.width:
             raise DataError("Images for a model of oblong images must be given as an ImageSet.")
         if is_image_file(data):
-            return single_image(data, spec.height, spec.channels, fit)
-        return load_images(
-            data,
-            split=split,
-            size=spec.height,
-            channels=spec.channels,
-            fit=fit,
-            data_dir=data_dir,
-            download=download,
-        )
+            return single_image(data, reading.form())
+        return reading.load(data)
 
     def _latent(self, end: str | Path) -> Tensor:
         """Return the latent (1, L) of a class, a free text, or an image file."""
