@@ -1,8 +1,9 @@
 """The training loop: stages and phases in, a run folder out."""
 
 from fewgen.training.config import TrainConfig
-from fewgen.training.loop import StageResult, Trainer, TrainResult
+from fewgen.training.loop import Trainer
 from fewgen.training.phases import Batch, Context, Phase, Pixels, Stage
+from fewgen.training.result import StageResult, TrainResult
 from fewgen.training.sampler import Sampler, make_sampler
 
 __all__ = [

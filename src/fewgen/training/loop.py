@@ -13,7 +13,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +33,7 @@ from fewgen.training.guards import Guards
 from fewgen.training.logs import MetricsFile, TensorBoard
 from fewgen.training.phases import Batch, Context, Pixels, Stage
 from fewgen.training.processes import Processes
+from fewgen.training.result import StageResult, TrainResult
 from fewgen.training.sampler import make_sampler
 from fewgen.training.stage_run import WARM_STEPS, StageRun
 from fewgen.training.stopping import StopRequest
@@ -45,58 +45,6 @@ if TYPE_CHECKING:
 
 _AGREE_EVERY = 10
 """Steps between asking the other processes whether one of them was told to stop."""
-
-
-@dataclass
-class StageResult:
-    """How a stage ended.
-
-    Attributes:
-        name: of the stage.
-        steps: taken.
-        planned_steps: what was asked for, after `steps_scale`.
-        seconds: of wall-clock time, over all sessions.
-        best_step: step of the weights that were kept, if the stage monitors a figure.
-        best_value: the best of the monitored figure.
-        stopped_early: whether patience ran out.
-        summary: the stage's own line.
-    """
-
-    name: str
-    steps: int
-    planned_steps: int
-    seconds: float
-    best_step: int | None = None
-    best_value: float | None = None
-    stopped_early: bool = False
-    summary: str = ""
-
-
-@dataclass
-class TrainResult:
-    """What training did.
-
-    Attributes:
-        run_dir: where everything lies.
-        steps: taken, over all stages and sessions.
-        seconds: of wall-clock time, over all sessions.
-        stages: how each finished stage ended.
-        best: stage name -> best monitored figure.
-        warnings: divergence, swings, overfitting, collapse, repaired states.
-        stopped_early: whether patience ran out in some stage.
-        interrupted: whether it was told to stop; the same call continues.
-        finished: whether every stage is done.
-    """
-
-    run_dir: Path
-    steps: int
-    seconds: float
-    stages: list[StageResult]
-    best: dict[str, float]
-    warnings: list[str]
-    stopped_early: bool
-    interrupted: bool
-    finished: bool
 
 
 class Trainer:
@@ -327,7 +275,7 @@ class Trainer:
         # From here on the stage's own random numbers; earlier stages cannot shift them.
         torch.manual_seed(derive_seed(config.seed, "global", index, rank))
         if state is not None and state.values["stage"] is not None:
-            self._load_method(state)
+            run_state.restore_method(self.method, state, self.run_dir)
         else:
             self.processes.broadcast_module(self.method)
         for phase in stage.phases:
@@ -336,7 +284,7 @@ class Trainer:
         if decay > 0 and len(run.container):
             run.ema = EMA(run.container, decay)
         if state is not None and state.values["stage"] is not None:
-            self._load_stage(run, state)
+            run_state.restore_stage(run, state, self.processes, self.run_dir)
         self.display.start_stage(stage.name, run.step, run.steps, stage.summary)
         return run
 
@@ -430,32 +378,14 @@ class Trainer:
     def _log(self, run: StageRun) -> None:
         """Write means since the last line, and look for trouble."""
         self._guards.check_figures(run)
-        values: dict[str, float] = {}
-        shown: dict[str, float] = {}
-        for name, phase in run.phases.items():
-            entries = [entry for entry in run.pending if entry.phase == name]
-            if not entries:
-                continue
-            total = _mean([entry.total for entry in entries])
-            values[f"{name}/total"] = shown[name] = total
-            for part in ("terms", "stats"):
-                keys = dict.fromkeys(key for entry in entries for key in getattr(entry, part))
-                for key in keys:
-                    series = [getattr(entry, part)[key] for entry in entries if key in getattr(entry, part)]
-                    values[f"{name}/{key}"] = _mean(series)
-            norms = [entry.norm for entry in entries if entry.norm is not None]
-            if norms:
-                values[f"{name}/grad_norm"] = _mean(norms)
-            values[f"{name}/lr"] = float(phase.optimizer.param_groups[0]["lr"])
-            weights = getattr(phase.weighting, "weights", None)
-            if callable(weights):
-                values.update({f"{name}/weight/{key}": float(value) for key, value in weights().items()})
-            if phase.phase.watch:
+        values, totals = run.means()
+        for name, total in totals.items():
+            if run.phases[name].phase.watch:
                 self._warn(run, run.watch.train(name, total))
         run.pending.clear()
         self._tick(run)
         self._write_line(run, "train", values)
-        self.display.update(run.step, run.steps, shown)
+        self.display.update(run.step, run.steps, totals)
 
     def _validate(self, run: StageRun) -> None:
         """Measure on held-out images with averaged weights; keep the best and count the others."""
@@ -660,7 +590,7 @@ class Trainer:
         self._time.before, keep = 0.0, 0
         if state is not None:
             try:
-                self._compare_settings(state.values["settings"])
+                run_state.compare_settings(state.values["settings"], self._settings, self.run_dir)
                 position = self._position = run_state.Position.of(state)
                 keep = state.values["metrics_bytes"]
             except (KeyError, TypeError) as error:
@@ -670,7 +600,7 @@ class Trainer:
                 ) from error
             for warning in state.warnings:
                 self.display.warn(warning)
-            self._load_method(state)
+            run_state.restore_method(self.method, state, self.run_dir)
             self._guards.saved_at = position.total_steps
             self._time.before = position.seconds
             if position.finished:
@@ -689,43 +619,11 @@ class Trainer:
                 write_json(self.run_dir / "split.json", dict(self.split))
         return state
 
-    def _load_method(self, state: State) -> None:
-        found = run_state.of_prefix("model", state.tensors)
-        own = self.method.state_dict()
-        if "inner_rates" in own:
-            # States of before meta-learning lack the rates; theirs are ones.
-            found.setdefault("inner_rates", torch.ones_like(own["inner_rates"]))
-        try:
-            self.method.load_state_dict(found)
-        except RuntimeError as error:
-            first = str(error).strip().splitlines()
-            raise CheckpointError(
-                f'The training state in "{self.run_dir}" does not fit this method: '
-                f"{first[1].strip() if len(first) > 1 else first[0]} Use a new run folder."
-            ) from error
-
-    def _load_stage(self, run: StageRun, state: State) -> None:
-        try:
-            run_state.restore_stage(run, state, self.processes)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(
-                f'The training state in "{self.run_dir}" does not fit this run ({error}). Use a new run '
-                'folder, or delete its folder "state" to train from the start.'
-            ) from error
-
     @cached_property
     def _settings(self) -> dict[str, Any]:
         """What must be equal for a resumed run to be the same run."""
         images = {"train": self._train_images, "held_out": self._held_out_images}
         return run_state.settings_of(self.config, self.stages, images, self.processes.size, self.record or {})
-
-    def _compare_settings(self, before: Mapping[str, Any]) -> None:
-        changed = run_state.changed_settings(before, self._settings)
-        if changed:
-            raise ConfigError(
-                f'The run in "{self.run_dir}" was started with other settings: {changed}. '
-                "Use the same settings to continue it, or a new folder."
-            )
 
     # ------------------------------------------------------------------ surroundings
 
@@ -780,7 +678,3 @@ def _due(step: int, every: int) -> bool:
 
 def _copied(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
-
-
-def _mean(values: Sequence[Any]) -> float:
-    return sum(float(value) for value in values) / len(values)

@@ -6,13 +6,15 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewgen.config.call import current_names
 from fewgen.data.identity import short_fingerprint
+from fewgen.errors import CheckpointError, ConfigError
 from fewgen.training.checkpoint import State
 from fewgen.training.config import HARMLESS, TrainConfig
 from fewgen.training.phases import Stage
@@ -88,29 +90,56 @@ def stage_tensors(run: StageRun) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, optimizers
 
 
-def restore_stage(run: StageRun, state: State, processes: Processes) -> None:
+def restore_method(method: nn.Module, state: State, run_dir: Path) -> None:
+    """Put the weights of a state into the method.
+
+    Raises:
+        CheckpointError: they are of another method.
+    """
+    found = of_prefix("model", state.tensors)
+    own = method.state_dict()
+    if "inner_rates" in own:
+        # States of before meta-learning lack the rates; theirs are ones.
+        found.setdefault("inner_rates", torch.ones_like(own["inner_rates"]))
+    try:
+        method.load_state_dict(found)
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()
+        raise CheckpointError(
+            f'The training state in "{run_dir}" does not fit this method: '
+            f"{first[1].strip() if len(first) > 1 else first[0]} Use a new run folder."
+        ) from error
+
+
+def restore_stage(run: StageRun, state: State, processes: Processes, run_dir: Path) -> None:
     """Put back what `stage_tensors`, `StageRun.counters` and `random_states` took.
 
     Raises:
-        KeyError, TypeError, ValueError, RuntimeError: the state does not fit the stage.
+        CheckpointError: the state is of another stage.
     """
     rank, device, tensors = processes.rank, processes.device, state.tensors
-    run.load_counters(state.values["stage"])
-    for name, phase in run.phases.items():
-        if phase.owner is phase:
-            parts = of_prefix(f"optimizer.{name}", tensors)
-            join_optimizer(phase.optimizer, parts, state.values["optimizers"][name])
-    for name, weighting in run.weightings().items():
-        weighting.load_state_dict(of_prefix(f"weighting.{name}", tensors))
-    if run.ema is not None:
-        run.ema.load_state_dict(of_prefix("ema", tensors))
-    best = of_prefix("best", tensors)
-    if best:
-        run.best = {name: value.to(device) for name, value in best.items()}
-    run.context.rng.set_state(tensors[f"rng.train.{rank}"])
-    torch.set_rng_state(tensors[f"rng.torch.{rank}"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(tensors[f"rng.cuda.{rank}"], device)
+    try:
+        run.load_counters(state.values["stage"])
+        for name, phase in run.phases.items():
+            if phase.owner is phase:
+                parts = of_prefix(f"optimizer.{name}", tensors)
+                join_optimizer(phase.optimizer, parts, state.values["optimizers"][name])
+        for name, weighting in run.weightings().items():
+            weighting.load_state_dict(of_prefix(f"weighting.{name}", tensors))
+        if run.ema is not None:
+            run.ema.load_state_dict(of_prefix("ema", tensors))
+        best = of_prefix("best", tensors)
+        if best:
+            run.best = {name: value.to(device) for name, value in best.items()}
+        run.context.rng.set_state(tensors[f"rng.train.{rank}"])
+        torch.set_rng_state(tensors[f"rng.torch.{rank}"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(tensors[f"rng.cuda.{rank}"], device)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f'The training state in "{run_dir}" does not fit this run ({error}). Use a new run folder, or '
+            'delete its folder "state" to train from the start.'
+        ) from error
 
 
 # ------------------------------------------------------------------------------------------ settings
@@ -156,15 +185,24 @@ def _stage_settings(stage: Stage, config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Say which settings differ, e.g. "training.seed was 0, now 1"; nothing if none does."""
+def compare_settings(before: Mapping[str, Any], now: Mapping[str, Any], run_dir: Path) -> None:
+    """Refuse to go on with other settings than a run was started with.
+
+    Raises:
+        ConfigError: it names the first of those that differ.
+    """
     before = {**before, "settings": current_names(before.get("settings", {}))}
     then, new = dict(_flattened(before)), dict(_flattened(now))
     changed = [key for key in dict.fromkeys([*then, *new]) if then.get(key) != new.get(key)]
     # What was asked for, before the many numbers that follow from it.
     changed.sort(key=lambda key: not key.startswith("settings."))
-    shown = "; ".join(f"{key} was {then.get(key)}, now {new.get(key)}" for key in changed[:5])
-    return shown + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
+    if changed:
+        shown = "; ".join(f"{key} was {then.get(key)}, now {new.get(key)}" for key in changed[:5])
+        more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise ConfigError(
+            f'The run in "{run_dir}" was started with other settings: {shown}{more}. '
+            "Use the same settings to continue it, or a new folder."
+        )
 
 
 def _flattened(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -75,6 +75,28 @@ class StageRun:
         self.watch.load(values["watch"])
         self.pending = [from_json(entry) for entry in values["pending"]]
 
+    def means(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the means of the pending figures by "phase/name", and of the totals by phase."""
+        values: dict[str, float] = {}
+        totals: dict[str, float] = {}
+        for name, phase in self.phases.items():
+            entries = [entry for entry in self.pending if entry.phase == name]
+            if not entries:
+                continue
+            values[f"{name}/total"] = totals[name] = _mean([entry.total for entry in entries])
+            for part in ("terms", "stats"):
+                found = [getattr(entry, part) for entry in entries]
+                for key in dict.fromkeys(key for figures in found for key in figures):
+                    values[f"{name}/{key}"] = _mean([f[key] for f in found if key in f])
+            norms = [entry.norm for entry in entries if entry.norm is not None]
+            if norms:
+                values[f"{name}/grad_norm"] = _mean(norms)
+            values[f"{name}/lr"] = float(phase.optimizer.param_groups[0]["lr"])
+            weights = getattr(phase.weighting, "weights", None)
+            if callable(weights):
+                values.update({f"{name}/weight/{key}": float(value) for key, value in weights().items()})
+        return values, totals
+
     def settle(self) -> None:
         """Turn pending figures into plain numbers, in one transfer."""
         flat = [
@@ -95,3 +117,7 @@ class StageRun:
             entry.norm = number(entry.norm)
             entry.terms = {name: number(value) for name, value in entry.terms.items()}
             entry.stats = {name: number(value) for name, value in entry.stats.items()}
+
+
+def _mean(values: Sequence[Any]) -> float:
+    return sum(float(value) for value in values) / len(values)
