@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import math
@@ -15,14 +16,14 @@ from PIL import Image
 from tests.comparison.stand_in import evaluate, evaluate_badly
 
 import fewgen
-from fewgen.comparison.benchmarking import _KEYWORDS, plan_benchmark, run_benchmark
+from fewgen.comparison.benchmarking import BenchmarkRequest, plan_benchmark, run_benchmark
 from fewgen.comparison.candidates import DEFAULT_METHODS, check_spec, folder_name, takes_time
 from fewgen.comparison.cells import Settings
 from fewgen.comparison.cells import _load_real as load_real_cached
-from fewgen.comparison.grid import plan_grid
+from fewgen.comparison.grid import Grid, plan_grid
 from fewgen.comparison.plot import quality_against_copying
 from fewgen.comparison.sets import load_real
-from fewgen.comparison.summary import HEADINGS, HELD_OUT, markdown, student_interval, summarise, table_rows
+from fewgen.comparison.summary import HEADINGS, HELD_OUT, markdown, summarise, table_rows
 from fewgen.config.call import call_settings, unwrapped
 from fewgen.data import ImageSet, save_images
 from fewgen.encoders.classifier import ClassifierFeatures, ClassifierSettings
@@ -54,7 +55,7 @@ def ask(out, **keywords):
         "useful_draws": 0, "size": 8, "progress": False, "out": out,
     }  # fmt: skip
     asked = call_settings(unwrapped(fewgen.benchmark), given | keywords)
-    return run_benchmark(asked, function)
+    return run_benchmark(BenchmarkRequest(**asked), function)
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +260,7 @@ def test_the_table_alone_reads_no_data(finished, monkeypatch):
         raise AssertionError("no image is needed")
 
     monkeypatch.setattr("fewgen.data.load_images", refuse)
+    monkeypatch.setattr("fewgen.comparison.cells.load_images", refuse)
     monkeypatch.setattr("fewgen.comparison.sets.load_real", refuse)
     assert len(ask(finished, table_only=True).cells) == 6
 
@@ -274,7 +276,7 @@ def test_plan_counts_cells_and_time_and_writes_nothing(tmp_path, finished):
     assert "generator   copies: seed 0 to compute, seed 1 to compute" in str(plan)
     assert list(tmp_path.iterdir()) == []
     settings = Settings("digits", 5, 0.02, 30, size=8, useful_draws=0)
-    done = plan_grid(settings, METHODS, 2, finished)
+    done = plan_grid(Grid(settings, tuple(METHODS), 2, finished))
     assert done.seconds == 0
     assert "0 of 6 cells" in str(done)
 
@@ -293,7 +295,7 @@ def test_function_and_keywords_agree():
     parameters = [
         name for name in inspect.signature(unwrapped(fewgen.benchmark)).parameters if name != "config"
     ]
-    assert parameters == list(_KEYWORDS)
+    assert parameters == [field.name for field in dataclasses.fields(BenchmarkRequest)]
     assert callable(fewgen.benchmark)
     with pytest.raises(ConfigError, match='"shot".*Did you mean "shots"'):
         fewgen.benchmark(data="digits", shot=3)
@@ -483,7 +485,6 @@ def test_usefulness_is_paired_over_seeds():
     assert own["worth_images"]["low"] == pytest.approx(60 * 2 ** (-4.30265 / math.sqrt(3)), rel=1e-5)
     alone = summarise(cells[:1])["x"]["usefulness"]
     assert (alone["low"], alone["high"]) == (0.0, 0.9)
-    assert student_interval([1.0]) is None
     beyond = cell(
         "x", 0, usefulness={"value": 0.1}, worth_images={"value": 300.0, "k": 30, "outside_curve": True}
     )

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from fewgen.config.call import accepts_config, call_settings, unwrapped
 
 if TYPE_CHECKING:
-    from fewgen.comparison.cells import Evaluate, Settings
-    from fewgen.comparison.grid import GridPlan
+    from fewgen.comparison.cells import Evaluate
+    from fewgen.comparison.grid import Grid, GridPlan
 
 FORMAT = "fewgen-benchmark"
 FORMAT_VERSION = 1
@@ -105,127 +105,118 @@ def benchmark(
     Returns:
         Summary, cells, failures and table; the same lies in the folder.
     """
-    given = locals()
-    return run_benchmark({key: given[key] for key in _KEYWORDS})
+    request = BenchmarkRequest(
+        data=data, out=out, shots=shots, methods=methods, budget_minutes=budget_minutes, seeds=seeds, n=n,
+        useful_draws=useful_draws, holdout=holdout, size=size, channels=channels, temperature=temperature,
+        clock=clock, jobs=jobs, remeasure=remeasure, table_only=table_only, data_dir=data_dir,
+        download=download, progress=progress,
+    )  # fmt: skip
+    return run_benchmark(request)
 
 
-_KEYWORDS = (
-    "data",
-    "out",
-    "shots",
-    "methods",
-    "budget_minutes",
-    "seeds",
-    "n",
-    "useful_draws",
-    "holdout",
-    "size",
-    "channels",
-    "temperature",
-    "clock",
-    "jobs",
-    "remeasure",
-    "table_only",
-    "data_dir",
-    "download",
-    "progress",
-)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchmarkRequest:
+    """The keywords of `benchmark`, which says what each means."""
+
+    data: str | Path
+    out: str | Path | None
+    shots: int
+    methods: Sequence[str] | None
+    budget_minutes: float
+    seeds: int
+    n: int
+    useful_draws: int
+    holdout: int | str
+    size: int | None
+    channels: int | None
+    temperature: float
+    clock: str
+    jobs: int | None
+    remeasure: bool
+    table_only: bool
+    data_dir: str | Path | None
+    download: bool
+    progress: bool
+
+    def grid(self) -> Grid:
+        """Return settings, generators and folder that are asked for."""
+        from fewgen.comparison.candidates import DEFAULT_METHODS, folder_name
+        from fewgen.comparison.cells import Settings
+        from fewgen.comparison.grid import Grid
+
+        settings = Settings(
+            data=str(self.data),
+            shots=self.shots,
+            minutes=float(self.budget_minutes),
+            n=self.n,
+            holdout=self.holdout,
+            size=self.size,
+            channels=self.channels,
+            temperature=float(self.temperature),
+            clock=self.clock,
+            cores=_cores(),
+            useful_draws=self.useful_draws,
+            data_dir=None if self.data_dir is None else str(self.data_dir),
+        )
+        methods = DEFAULT_METHODS if self.methods is None else self.methods
+        methods = (methods,) if isinstance(methods, str) else tuple(methods)
+        name = f"{folder_name(Path(settings.data).name)}-{settings.shots}shots-{settings.minutes:g}min"
+        out = Path(self.out or Path("runs") / "benchmark" / name)
+        return Grid(settings, methods, self.seeds, out, self.jobs, self.remeasure)
 
 
 def plan_benchmark(**keywords: Any) -> GridPlan:
     """Return what `benchmark` would do with the same keywords, with a rough time; writes nothing."""
     from fewgen.comparison.grid import plan_grid
 
-    asked = call_settings(unwrapped(benchmark), keywords)
-    settings, methods, out = _question(asked)
-    return plan_grid(settings, methods, asked["seeds"], out, jobs=asked["jobs"], remeasure=asked["remeasure"])
-
-
-def _question(asked: Mapping[str, Any]) -> tuple[Settings, tuple[str, ...], Path]:
-    """Return settings, generators and folder that keywords of `benchmark` stand for."""
-    from fewgen.comparison.candidates import DEFAULT_METHODS, folder_name
-    from fewgen.comparison.cells import Settings
-
-    data, data_dir = asked["data"], asked["data_dir"]
-    settings = Settings(
-        data=str(data),
-        shots=asked["shots"],
-        minutes=float(asked["budget_minutes"]),
-        n=asked["n"],
-        holdout=asked["holdout"],
-        size=asked["size"],
-        channels=asked["channels"],
-        temperature=float(asked["temperature"]),
-        clock=asked["clock"],
-        cores=_cores(),
-        useful_draws=asked["useful_draws"],
-        data_dir=None if data_dir is None else str(data_dir),
-    )
-    methods = asked["methods"]
-    methods = DEFAULT_METHODS if methods is None else (methods,) if isinstance(methods, str) else methods
-    name = f"{folder_name(Path(str(data)).name)}-{settings.shots}shots-{settings.minutes:g}min"
-    return settings, tuple(methods), Path(asked["out"] or Path("runs") / "benchmark" / name)
+    return plan_grid(BenchmarkRequest(**call_settings(unwrapped(benchmark), keywords)).grid())
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_benchmark(asked: Mapping[str, Any], evaluate: Evaluate | None = None) -> BenchmarkResult:
-    """Do what `benchmark` does, with keywords in full.
+def run_benchmark(request: BenchmarkRequest, evaluate: Evaluate | None = None) -> BenchmarkResult:
+    """Do what `benchmark` does.
 
     Args:
-        asked: every keyword of `benchmark` but `config`.
+        request: all its keywords.
         evaluate: `evaluate_images`, or a stand-in for it.
     """
-    from fewgen.comparison import cells as cells_module
-    from fewgen.comparison.grid import (
-        check_grid,
-        check_out,
-        check_same_settings,
-        failures,
-        listed,
-        other_cells,
-        plan_grid,
-        run_grid,
-    )
+    from fewgen.comparison import cells
+    from fewgen.comparison.grid import failures, other_cells, plan_grid, run_grid
+    from fewgen.data import load_images
 
-    settings, methods, out = _question(asked)
-    jobs, remeasure = asked["jobs"], asked["remeasure"]
+    grid = request.grid()
     try:
-        if asked["table_only"]:
-            check_grid(settings, methods, asked["seeds"], jobs)
-            check_out(out)
-            check_same_settings(out, settings, remeasure=False)
-            wanted = listed(methods, asked["seeds"], out)
-            found = [cells_module.read_cell(cell.folder) for cell in wanted if not cell.to_do]
+        if request.table_only:
+            grid = dataclasses.replace(grid, remeasure=False)
+            grid.check()
+            wanted = grid.cells()
+            found = [cells.read_cell(cell.folder) for cell in wanted if not cell.to_do]
             found += failures(wanted)
         else:
-            if asked["download"]:
-                from fewgen.data import load_images
-
-                load_images(settings.data, data_dir=settings.data_dir, download=True)
-            plan = plan_grid(settings, methods, asked["seeds"], out, jobs=jobs, remeasure=remeasure)
+            if request.download:
+                load_images(request.data, data_dir=request.data_dir, download=True)
+            plan = plan_grid(grid)
             wanted = plan.cells
-            found = run_grid(
-                plan, out, jobs=jobs, remeasure=remeasure, progress=asked["progress"], evaluate=evaluate
-            )
-        return write_benchmark(out, settings, [*found, *other_cells(out, wanted)])
+            found = run_grid(plan, progress=request.progress, evaluate=evaluate)
+        return write_benchmark(grid, [*found, *other_cells(grid.out, wanted)])
     finally:
-        cells_module.forget()
+        cells.forget()
 
 
 def _without(values: Mapping[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name != key}
 
 
-def write_benchmark(out: Path, settings: Settings, cells: Sequence[Mapping[str, Any]]) -> BenchmarkResult:
+def write_benchmark(grid: Grid, cells: Sequence[Mapping[str, Any]]) -> BenchmarkResult:
     """Write benchmark.json, table.md, plot.png and benchmark.html for these cells, and return the same.
 
     Raises:
         DataError: there is no finished cell.
     """
-    from fewgen.comparison.cells import cell_dir
+    from fewgen.comparison.cells import Cell
     from fewgen.comparison.page import render_benchmark
     from fewgen.comparison.plot import quality_against_copying
     from fewgen.comparison.summary import markdown, notes, summarise
@@ -234,6 +225,7 @@ def write_benchmark(out: Path, settings: Settings, cells: Sequence[Mapping[str, 
     from fewgen.runs.environment import environment
     from fewgen.version import __version__
 
+    out, settings = grid.out, grid.settings
     failed = [dict(cell) for cell in cells if "error" in cell]
     finished = [dict(cell) for cell in cells if "evaluation" in cell]
     if not cells:
@@ -263,6 +255,8 @@ def write_benchmark(out: Path, settings: Settings, cells: Sequence[Mapping[str, 
         with atomic_write(out / "plot.png") as temporary:
             temporary.write_bytes(plot)
     first = {cell["generator"]: cell["seed"] for cell in reversed(finished)}
-    pictures = {name: cell_dir(out, name, first[name]) / "grid.png" for name in summary if name in first}
+    pictures = {
+        name: Cell(name, first[name], settings, out).folder / "grid.png" for name in summary if name in first
+    }
     write_text(out / "benchmark.html", render_benchmark(record, below, plot, pictures))
     return BenchmarkResult(out, summary, finished, failed, table)

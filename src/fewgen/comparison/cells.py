@@ -7,7 +7,7 @@
                               evaluation.json   figures, controls and verdicts: the cell is finished
                               error.txt         why it failed, if it did
 
-A cell is a plain function of plain arguments, so that any joblib backend can run it anywhere.
+`run_cell` takes plain values alone, so that any joblib backend can run it anywhere.
 """
 
 from __future__ import annotations
@@ -21,17 +21,26 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fewgen.comparison.candidates import folder_name, make_generator
+import torch
+from torch import Tensor
+
+from fewgen.comparison import sets
+from fewgen.comparison.budget import Budget
+from fewgen.comparison.candidates import folder_name, make_generator, takes_time
+from fewgen.comparison.sets import RealImages
+from fewgen.data.identity import fingerprint
+from fewgen.data.imageset import ImageSet
+from fewgen.data.npz import save_npz
+from fewgen.data.registry import load_images
+from fewgen.encoders.classifier import ClassifierFeatures
 from fewgen.errors import ConfigError, DataError, FewgenError
+from fewgen.evaluation.evaluation import evaluate_images
+from fewgen.evaluation.real_side import RealSide
 from fewgen.files import atomic_write, make_dir, read_json, write_json, write_text
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fewgen.comparison.sets import RealImages
-    from fewgen.data.imageset import ImageSet
+from fewgen.generation.pictures import grid
+from fewgen.runs.environment import COMMAND_VARIABLE, environment
 
 FORMAT = "fewgen-benchmark-cell"
 FORMAT_VERSION = 1
@@ -92,16 +101,12 @@ class Settings:
 def _load_real(
     data: str, holdout: int | str, size: int | None, channels: int | None, data_dir: str | None
 ) -> RealImages:
-    from fewgen.comparison.sets import load_real
-
-    return load_real(data, holdout=holdout, size=size, channels=channels, data_dir=data_dir)
+    return sets.load_real(data, holdout=holdout, size=size, channels=channels, data_dir=data_dir)
 
 
 @functools.lru_cache(maxsize=1)
 def _real_side(settings: Settings, seed: int, judge_path: Path) -> Any:
     """Return the real side of all cells with this seed: controls and their tests are worth keeping."""
-    from fewgen.evaluation.evaluation import RealSide
-
     real = settings.real()
     train, rest = real.draw(settings.shots, seed)
     return RealSide(train, real.held_out, load_judge(judge_path, real), rest, seed)
@@ -115,8 +120,6 @@ def forget() -> None:
 
 def load_judge(path: Path, real: RealImages) -> Any:
     """Return the classifier of this benchmark; where its file is missing, the same one is made again."""
-    from fewgen.encoders.classifier import ClassifierFeatures
-
     if not path.is_file():
         return ClassifierFeatures.of(real.training, real.held_out)
     judge = ClassifierFeatures.load(path)
@@ -124,46 +127,79 @@ def load_judge(path: Path, real: RealImages) -> Any:
     return judge
 
 
-def cell_dir(out: Path, spec: str, seed: int) -> Path:
-    """Return the folder of a cell."""
-    return out / "cells" / folder_name(spec) / f"seed{seed}"
+@dataclass(frozen=True)
+class Cell:
+    """One generator with one seed.
+
+    spec: the generator, as after --methods.
+    seed: of the draw of the training images, of training, of generation and of measuring.
+    settings: of the benchmark.
+    out: folder of the benchmark.
+    remeasure: measure again what is measured.
+    """
+
+    spec: str
+    seed: int
+    settings: Settings
+    out: Path
+    remeasure: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Of this cell."""
+        return self.out / "cells" / folder_name(self.spec) / f"seed{self.seed}"
+
+    @property
+    def to_do(self) -> str:
+        """What is left: "make", "measure" or ""."""
+        if not all((self.folder / name).is_file() for name in MADE):
+            return "make"
+        return "measure" if self.remeasure or not is_finished(self.folder) else ""
+
+    def images(self) -> tuple[RealImages, ImageSet, ImageSet | None]:
+        """Return the real images, those that this cell learns from, and those that are left over."""
+        real = self.settings.real()
+        return real, *real.draw(self.settings.shots, self.seed)
 
 
-def is_finished(cell: Path) -> bool:
-    """Tell whether a cell has its images and its figures."""
-    return all((cell / name).is_file() for name in ("made.json", "images.npz", "evaluation.json"))
+MADE = ("made.json", "images.npz")
 
 
-def read_cell(cell: Path) -> dict[str, Any]:
+def is_finished(folder: Path) -> bool:
+    """Tell whether the folder of a cell holds its images and its figures."""
+    return all((folder / name).is_file() for name in (*MADE, "evaluation.json"))
+
+
+def read_cell(folder: Path) -> dict[str, Any]:
     """Return the record of a finished cell.
 
     Raises:
         DataError: a file of it is damaged.
     """
-    made, evaluation = read_json(cell / "made.json"), read_json(cell / "evaluation.json")
-    _check_form(made, cell / "made.json")
+    made, evaluation = _read_made(folder), read_json(folder / "evaluation.json")
     if not (isinstance(evaluation, dict) and isinstance(evaluation.get("benchmark"), dict)):
         raise DataError(
-            f'"{cell / "evaluation.json"}" is not a cell of a benchmark. Delete it to measure again.'
+            f'"{folder / "evaluation.json"}" is not a cell of a benchmark. Delete it to measure again.'
         )
     return {"generator": made["generator"], "seed": made["seed"], "made": made, "evaluation": evaluation}
 
 
-def _check_form(made: Any, path: Path) -> None:
-    needed = ("generator", "seed", "settings", "train_fingerprint")
+def _read_made(folder: Path) -> dict[str, Any]:
+    made, needed = read_json(folder / "made.json"), ("generator", "seed", "settings", "train_fingerprint")
     if not (isinstance(made, dict) and made.get("format") == FORMAT and all(key in made for key in needed)):
-        raise DataError(f'"{path}" is not a cell of a benchmark. Delete its folder to compute it again.')
+        raise DataError(
+            f'"{folder / "made.json"}" is not a cell of a benchmark. Delete its folder to compute it again.'
+        )
+    return made
 
 
-def differences(cell: Path, settings: Settings, remeasure: bool) -> list[str]:
+def differences(folder: Path, settings: Settings, remeasure: bool) -> list[str]:
     """Return in which settings a cell that is there differs from those asked for now."""
-    if not (cell / "made.json").is_file():
+    if not (folder / "made.json").is_file():
         return []
-    made = read_json(cell / "made.json")
-    _check_form(made, cell / "made.json")
-    pairs = [(made["settings"], settings.of_images())]
-    if (cell / "evaluation.json").is_file() and not remeasure:
-        pairs.append((read_cell(cell)["evaluation"]["benchmark"]["settings"], settings.of_measuring()))
+    pairs = [(_read_made(folder)["settings"], settings.of_images())]
+    if (folder / "evaluation.json").is_file() and not remeasure:
+        pairs.append((read_cell(folder)["evaluation"]["benchmark"]["settings"], settings.of_measuring()))
     return [
         f"{key} {there.get(key)} there, {now.get(key)} now"
         for there, now in pairs
@@ -173,12 +209,8 @@ def differences(cell: Path, settings: Settings, remeasure: bool) -> list[str]:
 
 
 def run_cell(
-    spec: str,
-    seed: int,
-    settings: Settings,
-    out: str,
+    cell: Cell,
     *,
-    remeasure: bool = False,
     threads: int | None = None,
     progress: bool = True,
     evaluate: Evaluate | None = None,
@@ -187,11 +219,7 @@ def run_cell(
     """Compute what is missing of one cell.
 
     Args:
-        spec: the generator, as after --methods.
-        seed: of the draw of the training images, of training, of generation and of measuring.
-        settings: of the benchmark.
-        out: folder of the benchmark.
-        remeasure: measure again what is measured.
+        cell: which.
         threads: of torch, during this cell; None leaves them as they are.
         progress: whether to say on standard error what is being done.
         evaluate: `evaluate_images`, or a stand-in.
@@ -203,59 +231,47 @@ def run_cell(
     """
     import torch
 
-    from fewgen.runs.environment import COMMAND_VARIABLE
-
-    cell = cell_dir(Path(out), spec, seed)
-    before = torch.get_num_threads()
+    folder, before = cell.folder, torch.get_num_threads()
     if command is not None and command[0] != os.getpid():
         os.environ[COMMAND_VARIABLE] = command[1]
 
     def say(text: str) -> None:
         if progress:
-            print(f"[{spec}, seed {seed}] {text}", file=sys.stderr, flush=True)
+            print(f"[{cell.spec}, seed {cell.seed}] {text}", file=sys.stderr, flush=True)
 
     try:
         if threads is not None:
             torch.set_num_threads(threads)
-        make_dir(cell)
-        if not ((cell / "made.json").is_file() and (cell / "images.npz").is_file()):
-            _make(cell, spec, seed, settings, say)
-        if remeasure or not is_finished(cell):
-            _measure(cell, spec, seed, settings, Path(out), say, evaluate)
-        found = read_cell(cell)
-        (cell / "error.txt").unlink(missing_ok=True)
+        make_dir(folder)
+        if cell.to_do == "make":
+            _make(cell, say)
+        if cell.to_do:
+            _measure(cell, say, evaluate)
+        found = read_cell(folder)
+        (folder / "error.txt").unlink(missing_ok=True)
         return found
     except Exception as error:
         message = str(error) if isinstance(error, FewgenError) else f"{type(error).__name__}: {error}"
         say(f"failed: {message}")
-        _keep_reason(cell, traceback.format_exc())
-        return {"generator": spec, "seed": seed, "error": message}
+        _keep_reason(folder, traceback.format_exc())
+        return {"generator": cell.spec, "seed": cell.seed, "error": message}
     finally:
         torch.set_num_threads(before)
 
 
-def _keep_reason(cell: Path, text: str) -> None:
+def _keep_reason(folder: Path, text: str) -> None:
     try:
-        write_text(cell / "error.txt", text)
+        write_text(folder / "error.txt", text)
     except OSError as error:  # a full disk, which may be the very reason
         print(f"{text}\n{error}", file=sys.stderr, flush=True)
 
 
-def _make(cell: Path, spec: str, seed: int, settings: Settings, say: Callable[[str], None]) -> None:
+def _make(cell: Cell, say: Callable[[str], None]) -> None:
     """Train and generate; images.npz, grid.png and made.json are in the folder afterwards."""
-    import torch
-
-    from fewgen.comparison.budget import Budget
-    from fewgen.comparison.candidates import takes_time
-    from fewgen.data.identity import fingerprint
-    from fewgen.data.imageset import ImageSet
-    from fewgen.data.npz import save_npz
-    from fewgen.runs.environment import environment
-
-    real = settings.real()
-    train, _ = real.draw(settings.shots, seed)
+    spec, seed, settings, folder = cell.spec, cell.seed, cell.settings, cell.folder
+    real, train, _ = cell.images()
     labels = torch.arange(train.n_classes).repeat_interleave(settings.n // train.n_classes)
-    generator = make_generator(spec, cell, seed, _training(settings, real), settings.temperature)
+    generator = make_generator(spec, folder, seed, _training(settings, real), settings.temperature)
     if takes_time(spec):
         say(f"training for {settings.minutes:g} minutes ...")
     budget = Budget(settings.minutes, settings.clock, settings.cores)
@@ -286,10 +302,10 @@ def _make(cell: Path, spec: str, seed: int, settings: Settings, say: Callable[[s
         "environment": environment(),
     }
     # Images of an earlier attempt that was stopped before made.json belong to nobody.
-    (cell / "evaluation.json").unlink(missing_ok=True)
-    save_npz(cell / "images.npz", generated.images, labels, train.class_names)
-    _picture(generated, cell / "grid.png")
-    write_json(cell / "made.json", made)
+    (folder / "evaluation.json").unlink(missing_ok=True)
+    save_npz(folder / "images.npz", generated.images, labels, train.class_names)
+    _picture(generated, folder / "grid.png")
+    write_json(folder / "made.json", made)
 
 
 def _training(settings: Settings, real: RealImages) -> dict[str, Any]:
@@ -311,10 +327,6 @@ def _training(settings: Settings, real: RealImages) -> dict[str, Any]:
 
 def _picture(images: ImageSet, path: Path) -> None:
     """Write a grid with the first ten images of each of at most twenty classes."""
-    import torch
-
-    from fewgen.generation.pictures import grid
-
     shown = range(min(20, images.n_classes))
     rows: list[Tensor] = [(images.labels == c).nonzero().flatten()[:10] for c in shown]
     columns = max(len(row) for row in rows)
@@ -325,48 +337,32 @@ def _picture(images: ImageSet, path: Path) -> None:
         picture.save(temporary)
 
 
-def _measure(
-    cell: Path,
-    spec: str,
-    seed: int,
-    settings: Settings,
-    out: Path,
-    say: Callable[[str], None],
-    evaluate: Evaluate | None,
-) -> None:
+def _measure(cell: Cell, say: Callable[[str], None], evaluate: Evaluate | None) -> None:
     """Evaluate the images of a cell; evaluation.json is in the folder afterwards."""
-    from fewgen.data import load_images
-    from fewgen.data.identity import fingerprint
-    from fewgen.data.imageset import ImageSet
-    from fewgen.runs.environment import environment
-
+    spec, seed, settings = cell.spec, cell.seed, cell.settings
     started = time.perf_counter()
-    made = read_json(cell / "made.json")
-    _check_form(made, cell / "made.json")
-    real = settings.real()
-    train, rest = real.draw(settings.shots, seed)
+    made = _read_made(cell.folder)
+    real, train, rest = cell.images()
     if made["train_fingerprint"] != fingerprint(train):
         raise ConfigError(
             f"The images of {spec}, seed {seed}, were made from other training images: the data have changed "
             "since. Choose another --out."
         )
-    loaded = load_images(cell / "images.npz")
+    loaded = load_images(cell.folder / "images.npz")
     generated = ImageSet(loaded.images, loaded.labels, train.class_names, name=spec)
     say("measuring ...")
     more: dict[str, Any] = {}
     if evaluate is None:
-        from fewgen.evaluation.evaluation import evaluate_images
-
         evaluate = evaluate_images
-        side = _real_side(settings, seed, (out / JUDGE_NAME).absolute())
+        side = _real_side(settings, seed, (cell.out / JUDGE_NAME).absolute())
         more = {
             "real_side": side,
             # Trainings on real images alone are the same for every generator.
-            "usefulness_options": {"real_cache": out / "real-arms" / f"seed{seed}.json"},
+            "usefulness_options": {"real_cache": cell.out / "real-arms" / f"seed{seed}.json"},
         }
         judge = side.extractor
     else:
-        judge = load_judge(out / JUDGE_NAME, real)
+        judge = load_judge(cell.out / JUDGE_NAME, real)
     evaluation = evaluate(
         generated,
         train,
@@ -387,7 +383,7 @@ def _measure(
             "environment": environment(),
         },
     }
-    write_json(cell / "evaluation.json", record)
+    write_json(cell.folder / "evaluation.json", record)
     say(f"measured in {seconds:.0f} s")
 
 

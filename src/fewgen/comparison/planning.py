@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,6 +187,7 @@ def _plan_episodes(
     confidence: float,
 ) -> SamplePlan:
     from fewgen.evaluation import planner
+    from fewgen.evaluation.statistics import student_interval
 
     assumed: dict[str, float | str] = {}
     measured: dict[str, float] = {}
@@ -199,17 +199,12 @@ def _plan_episodes(
                 "accuracies needs queries, the number of test queries in each measured episode."
             )
         values = _read_accuracies(accuracies)
-        between_sd = math.sqrt(planner.between_episode_variance(values, queries))
-        accuracy = math.fsum(values) / len(values)
-        # Estimates may leave what two numbers of one distribution allow.
-        between_sd = min(between_sd, math.sqrt(accuracy * (1 - accuracy)))
+        accuracy, between_sd = planner.of_measured(values, queries)
         assumed["accuracies"] = f"{len(values)} measured, {queries} queries each"
-        spread = math.sqrt(math.fsum((v - accuracy) ** 2 for v in values) / (len(values) - 1))
+        half = student_interval(values, confidence).half_width
         measured = {
             "mean accuracy": accuracy,
-            "its half width": planner.student_factor(confidence, len(values) - 1)
-            * spread
-            / math.sqrt(len(values)),
+            "its half width": half or 0.0,
             "sd between episodes": between_sd,
         }
     if accuracy is None or between_sd is None:

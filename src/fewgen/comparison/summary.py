@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from fewgen.evaluation.statistics import mean_and_spread, student_interval
 
 HELD_OUT = "held-out real images"
 """Name of the row with the figures of real images that nobody learned from: what perfection would get."""
@@ -20,63 +22,35 @@ class Column:
 
     key: name in `benchmark.json`.
     heading: in the table, with its unit.
-    read: figures of a cell -> value, None if it was omitted.
     factor: between value and what is shown.
     decimals: shown.
+    source: name of the figure in a cell.
+    entry: of that figure.
     """
 
     key: str
     heading: str
-    read: Callable[[Figures], float | None]
     factor: float
     decimals: int
+    source: str
+    entry: str = "value"
 
-
-def _entry(name: str, key: str = "value") -> Callable[[Figures], float | None]:
-    def read(figures: Figures) -> float | None:
-        value = figures.get(name, {}).get(key)
+    def read(self, figures: Figures) -> float | None:
+        """Return the value among the figures of a cell; None if it was omitted."""
+        value = figures.get(self.source, {}).get(self.entry)
         return None if value is None else float(value)
-
-    return read
 
 
 COLUMNS = (
-    Column("class_agreement", "class agreement %", _entry("class_agreement"), 100, 1),
-    Column("frechet_distance", "Frechet", _entry("frechet_distance"), 1, 2),
-    Column("kernel_distance", "KID x1000", _entry("kernel_distance"), 1000, 2),
-    Column("coverage", "coverage", _entry("coverage"), 1, 3),
-    Column("vendi_ratio", "Vendi ratio", _entry("vendi", "ratio"), 1, 2),
-    Column("copy_share", "near copies %", _entry("copy_share"), 100, 1),
+    Column("class_agreement", "class agreement %", 100, 1, "class_agreement"),
+    Column("frechet_distance", "Frechet", 1, 2, "frechet_distance"),
+    Column("kernel_distance", "KID x1000", 1000, 2, "kernel_distance"),
+    Column("coverage", "coverage", 1, 3, "coverage"),
+    Column("vendi_ratio", "Vendi ratio", 1, 2, "vendi", "ratio"),
+    Column("copy_share", "near copies %", 100, 1, "copy_share"),
 )
 
 VERDICTS = ("new", "diverse")
-
-
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return mean and sample standard deviation, None for one value.
-
-    >>> mean_and_spread([1.0, 3.0])
-    (2.0, 1.4142135623730951)
-    """
-    mean = math.fsum(values) / len(values)
-    if len(values) < 2:
-        return mean, None
-    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
-
-
-def student_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
-    """Return the interval of the mean of independent values, None for fewer than two.
-
-    Source: Student 1908, Biometrika 6(1).
-    """
-    from scipy.stats import t
-
-    if len(values) < 2:
-        return None
-    mean, spread = mean_and_spread(values)
-    assert spread is not None
-    half = float(t.ppf(0.5 + confidence / 2, len(values) - 1)) * spread / math.sqrt(len(values))
-    return mean - half, mean + half
 
 
 def summarise(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -96,22 +70,14 @@ def summarise(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         summary[name] = {
             "seeds": [row["seed"] for row in rows],
             "figures": _figures(figures),
-            "verdicts": {
-                question: dict(Counter(answers))
-                for question in _questions(rows)
-                if (answers := _answers(rows, question))
-            },
+            "verdicts": _verdicts(rows),
             "train_minutes": _spread([row["made"]["train_seconds"] / 60 for row in rows]),
             "usefulness": _usefulness(figures),
             "worth_images": _worth(figures),
         }
-    if finished:
-        controls = {
-            cell["seed"]: cell["evaluation"].get("controls", {}).get("held_out", {}) for cell in finished
-        }
-        summary[HELD_OUT] = {"seeds": sorted(controls), "figures": _figures(list(controls.values()))}
-        if not summary[HELD_OUT]["figures"]:
-            del summary[HELD_OUT]
+    controls = {cell["seed"]: cell["evaluation"].get("controls", {}).get("held_out", {}) for cell in finished}
+    if held_out := _figures(list(controls.values())):
+        summary[HELD_OUT] = {"seeds": sorted(controls), "figures": held_out}
     return summary
 
 
@@ -129,16 +95,13 @@ def _figures(figures: Sequence[Figures]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _questions(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row["evaluation"].get("verdicts", {})))
-
-
-def _answers(rows: Sequence[Mapping[str, Any]], question: str) -> list[str]:
-    return [
-        str(row["evaluation"]["verdicts"][question]["answer"])
-        for row in rows
-        if question in row["evaluation"].get("verdicts", {})
-    ]
+def _verdicts(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Return question -> answer -> number of seeds."""
+    found: dict[str, Counter[str]] = {}
+    for row in rows:
+        for question, verdict in row["evaluation"].get("verdicts", {}).items():
+            found.setdefault(question, Counter())[str(verdict["answer"])] += 1
+    return {question: dict(answers) for question, answers in found.items()}
 
 
 def _usefulness(figures: Sequence[Figures]) -> dict[str, Any] | None:
@@ -146,14 +109,20 @@ def _usefulness(figures: Sequence[Figures]) -> dict[str, Any] | None:
     own = [figure["usefulness"] for figure in figures if "usefulness" in figure]
     if not own:
         return None
-    gains = [float(figure["value"]) for figure in own]
-    interval = student_interval(gains)
+    interval = student_interval([float(figure["value"]) for figure in own])
+    low, high = interval.low, interval.high
     speaks_of = "other training images (Student over the seeds)"
-    if interval is None:
-        interval = (own[0]["low"], own[0]["high"]) if "low" in own[0] and "high" in own[0] else None
+    if len(own) < 2:
+        low, high = _own_interval(own[0])
         speaks_of = "this one draw of training images"
-    low, high = interval or (None, None)
-    return _spread(gains) | {"low": low, "high": high, "speaks_of": speaks_of}
+    gains = _spread([float(figure["value"]) for figure in own])
+    return gains | {"low": low, "high": high, "speaks_of": speaks_of}
+
+
+def _own_interval(figure: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """Return the interval of a single cell, as far as it has both ends."""
+    low, high = figure.get("low"), figure.get("high")
+    return (None, None) if low is None or high is None else (low, high)
 
 
 def _worth(figures: Sequence[Figures]) -> dict[str, Any] | None:
@@ -165,15 +134,14 @@ def _worth(figures: Sequence[Figures]) -> dict[str, Any] | None:
     own = [figure for figure in own if figure["value"] > 0]
     if not own:
         return None
-    logs = [math.log(float(figure["value"])) for figure in own]
-    interval = student_interval(logs)
-    ends: tuple[float | None, float | None] = (own[0].get("low"), own[0].get("high"))
-    if interval is not None:
-        ends = (math.exp(interval[0]), math.exp(interval[1]))
+    interval = student_interval([math.log(float(figure["value"])) for figure in own])
+    low, high = own[0].get("low"), own[0].get("high")
+    if interval.low is not None and interval.high is not None:
+        low, high = math.exp(interval.low), math.exp(interval.high)
     return {
-        "mean": math.exp(math.fsum(logs) / len(logs)),
-        "low": ends[0],
-        "high": ends[1],
+        "mean": math.exp(interval.mean),
+        "low": low,
+        "high": high,
         "values": [float(figure["value"]) for figure in own],
         "k": own[0].get("k"),
         # Beyond an end of the learning curve the number is a bound, not a value.

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fewgen.errors import DataError
-from fewgen.evaluation.planner import between_episode_variance, required_episodes
-from fewgen.evaluation.statistics import student_factor
+from fewgen.evaluation.planner import of_measured, required_episodes
+from fewgen.evaluation.statistics import mean_and_spread, student_interval
 
 CONFIDENCE = 0.95
 
@@ -35,14 +35,9 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> dict[st
     numbers = [float(value) for value in values]
     if not numbers or not all(map(math.isfinite, numbers)):
         raise DataError(f"A mean over episodes needs finite values, got {numbers[:10]}.")
-    n = len(numbers)
-    mean = math.fsum(numbers) / n
-    found: dict[str, Any] = {"mean": mean, "half_width": None, "low": None, "high": None, "sd": None}
-    if n > 1:
-        sd = math.sqrt(math.fsum((value - mean) ** 2 for value in numbers) / (n - 1))
-        half = student_factor(confidence, n - 1) * sd / math.sqrt(n)
-        found |= {"half_width": half, "low": mean - half, "high": mean + half, "sd": sd}
-    return {**found, "episodes": numbers}
+    found = student_interval(numbers, confidence)
+    ends = {"half_width": found.half_width, "low": found.low, "high": found.high, "sd": found.spread}
+    return {"mean": found.mean, **ends, "episodes": numbers}
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
@@ -70,10 +65,7 @@ def episodes_needed(accuracies: Sequence[float], queries: int, half_width: float
 
     Source: Landolsi & Kahl, "Tiny models from tiny data", Theorem 1.
     """
-    mean = math.fsum(accuracies) / len(accuracies)
-    s = math.sqrt(between_episode_variance(accuracies, queries))
-    # Estimates may leave what two numbers of one distribution allow.
-    s = min(s, math.sqrt(mean * (1 - mean)))
+    mean, s = of_measured(accuracies, queries)
     return required_episodes(a=mean, s=s, queries=queries, half_width=half_width)
 
 
@@ -92,30 +84,26 @@ def time_report(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         `per_image`: seconds per TINT image, split into `PARTS` and `total`, which is None before any image
         was made; `generation_per_image`: by kind; `distillation`: mean seconds by competitor.
     """
-    made = [e["synthetic"]["tint"]["images"] for e in episodes if "tint" in e["synthetic"]]
+    with_tint = [e for e in episodes if "tint" in e["synthetic"]]
     per_image: dict[str, float] | None = None
-    if made and all(e["specialised"] is not None for e in episodes if "tint" in e["synthetic"]):
-        with_tint = [e for e in episodes if "tint" in e["synthetic"]]
-        n = sum(made)
-        learned = [e["specialised"] for e in with_tint]
-        sums = (
-            math.fsum(part.get("textual inversion", 0.0) for part in learned),
-            # The path that null texts keep to belongs to them.
-            math.fsum(
-                part.get("null-text inversion", 0.0) + part.get("DDIM inversion", 0.0) for part in learned
-            ),
-            math.fsum(e["synthetic"]["tint"]["seconds"] for e in with_tint),
-        )
+    if with_tint and all(e["specialised"] is not None for e in with_tint):
+        # The path that null texts keep to belongs to them.
+        searches = (("textual inversion",), ("null-text inversion", "DDIM inversion"))
+        sums = [
+            math.fsum(sum(e["specialised"].get(part, 0.0) for part in own) for e in with_tint)
+            for own in searches
+        ]
+        sums.append(math.fsum(e["synthetic"]["tint"]["seconds"] for e in with_tint))
+        n = sum(e["synthetic"]["tint"]["images"] for e in with_tint)
         per_image = {name: seconds / n for name, seconds in zip(PARTS, sums, strict=True)}
         per_image["total"] = math.fsum(sums) / n
-    kinds = sorted({kind for e in episodes for kind in e["synthetic"]})
     by_kind = {}
-    for kind in kinds:
+    for kind in sorted({kind for e in episodes for kind in e["synthetic"]}):
         of_kind = [e["synthetic"][kind] for e in episodes if kind in e["synthetic"]]
         by_kind[kind] = math.fsum(k["seconds"] for k in of_kind) / sum(k["images"] for k in of_kind)
-    names = list(dict.fromkeys(name for e in episodes for name in e["distilled"]))
-    distilled = {}
-    for name in names:
-        values = [e["distilled"][name] for e in episodes if name in e["distilled"]]
-        distilled[name] = math.fsum(values) / len(values)
+    names = dict.fromkeys(name for e in episodes for name in e["distilled"])
+    distilled = {
+        name: mean_and_spread([e["distilled"][name] for e in episodes if name in e["distilled"]])[0]
+        for name in names
+    }
     return {"per_image": per_image, "generation_per_image": by_kind, "distillation": distilled}

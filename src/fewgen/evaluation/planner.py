@@ -230,6 +230,22 @@ def required_queries(
     return max(1, math.ceil(within / left * (1 - 1e-12)))
 
 
+def of_measured(accuracies: Sequence[float], queries: int) -> tuple[float, float]:
+    """Return mean accuracy and its standard deviation between episodes, as measured episodes estimate them.
+
+    Args:
+        accuracies: of at least two episodes.
+        queries: in each episode.
+
+    Raises:
+        DataError, ConfigError: as `between_episode_variance`.
+    """
+    between = math.sqrt(between_episode_variance(accuracies, queries))
+    mean = math.fsum(accuracies) / len(accuracies)
+    # Estimates may leave what two numbers of one distribution allow.
+    return mean, min(between, math.sqrt(mean * (1 - mean)))
+
+
 def between_episode_variance(accuracies: Sequence[float], queries: int) -> float:
     """Estimate the variance of the true accuracy between episodes from measured accuracies.
 
