@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -163,6 +164,15 @@ def read_json(path: str | os.PathLike[str], error: type[FewgenError] = DataError
         raise error(f'"{path}" cannot be read: {cause.strerror or cause}.') from cause
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as cause:
         raise error(f'"{path}" is not valid JSON: {cause}.') from cause
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Return the sha256 digest of a file, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def is_run_dir(path: str | os.PathLike[str]) -> bool:

@@ -16,7 +16,7 @@ from fewgen.data.imageset import ImageSet
 from fewgen.distillation import knowledge, product
 from fewgen.distillation.distilling import plan_distillation
 from fewgen.distillation.knowledge import accuracy
-from fewgen.distillation.product import supports_and_rest, unseen
+from fewgen.distillation.product import supports_and_rest
 from fewgen.distillation.storing import load_student
 from fewgen.errors import CheckpointError, ConfigError, DataError, OutputError
 
@@ -216,7 +216,6 @@ def test_supports_are_those_of_training_and_copies_of_them_measure_nothing():
     assert len(rest) == 6
     assert supports_and_rest(images, None, 0)[1] is None
     assert supports_and_rest(images, 6, 0)[1] is None
-    assert len(unseen(images, images)) == 0
 
 
 def test_base_classes_of_the_users_names_are_left_out(novel, tmp_path):

@@ -8,8 +8,9 @@ from safetensors.torch import save_file
 from fewgen.data.imageset import ImageSet
 from fewgen.encoders.inception import InceptionFeatures, InceptionV3, _InceptionA, _InceptionE, tf1_resize
 from fewgen.encoders.lpips import ConvTrunk, LpipsTrunk
-from fewgen.encoders.weights import file_sha256, load_weights, read_weights
+from fewgen.encoders.weights import load_weights, read_weights
 from fewgen.errors import CheckpointError, ConfigError, ShapeError
+from fewgen.files import file_sha256
 
 
 def noise_images(n, size, channels=3, seed=0):

@@ -23,7 +23,7 @@ def choose(where: str, value: str, options: Sequence[str]) -> None:
         )
 
 
-def known(what: str, value: str, options: Iterable[str]) -> None:
+def one_of(what: str, value: str, options: Iterable[str]) -> None:
     """Raise `ConfigError` unless there is a `what` called `value` among `options`."""
     options = list(options)
     if value not in options:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewgen.config.checks import known
+from fewgen.config.checks import one_of
 from fewgen.errors import ConfigError, ShapeError
 
 
@@ -87,7 +87,7 @@ class Augment:
 
     def __init__(self, preset: str | AugmentConfig = "none") -> None:
         if isinstance(preset, str):
-            known("augmentation", preset, PRESETS)
+            one_of("augmentation", preset, PRESETS)
             preset = PRESETS[preset]
         self.config = preset
         self._moves = any((preset.rotate_degrees, preset.scale, preset.shift, preset.flip, preset.elastic))

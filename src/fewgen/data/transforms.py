@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fewgen.config.checks import known
+from fewgen.config.checks import one_of
 from fewgen.errors import ConfigError
 
 FITS = ("crop", "pad", "stretch")
@@ -29,7 +29,7 @@ _Out = TypeVar("_Out")
 
 def check_fit(fit: str) -> None:
     """Raise `ConfigError` unless `fit` is one of `FITS`."""
-    known("fit", fit, FITS)
+    one_of("fit", fit, FITS)
 
 
 def check_channels(channels: int | None) -> None:
@@ -68,7 +68,7 @@ class Form:
                 f"size must be a whole number of pixels from 4 to 4096, or left out, got {size!r}."
             )
         check_fit(self.fit)
-        known("background", self.background, BACKGROUNDS)
+        one_of("background", self.background, BACKGROUNDS)
         check_channels(self.channels)
 
     def of(self, images: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -19,7 +18,7 @@ from fewgen.diffusion.pipeline import TextToImage, check_shape, content_hash, op
 from fewgen.diffusion.schedule import NoiseSchedule
 from fewgen.encoders.pretrained import quiet
 from fewgen.errors import CheckpointError, FewgenError, ProblemList
-from fewgen.files import read_json
+from fewgen.files import file_sha256, read_json
 from fewgen.tensor_files import read_tensor_header
 
 __all__ = ["StableDiffusion", "fetch_stable_diffusion", "is_hub_name", "load_stable_diffusion"]
@@ -402,9 +401,5 @@ def _folder_id(place: Path, configs: dict[str, dict[str, Any]]) -> str:
     )
     files += [place / "tokenizer" / name for name in names]
     for file in files:
-        digest = hashlib.sha256()
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-        parts.append((file.relative_to(place).as_posix(), digest.digest()))
+        parts.append((file.relative_to(place).as_posix(), bytes.fromhex(file_sha256(file))))
     return content_hash(parts)

@@ -206,11 +206,6 @@ def contact_sheet(supports: ImageSet, synthetic: ImageSet, path: Path, columns: 
         grid(torch.cat(rows), 2 * columns, labels).save(temporary)
 
 
-def unseen(images: ImageSet, seen: ImageSet) -> ImageSet:
-    """Return the images that are not equal, in every pixel, to one of `seen`."""
-    return without(images, seen)[0]
-
-
 def supports_and_rest(images: ImageSet, shots: int | None, seed: int) -> tuple[ImageSet, ImageSet | None]:
     """Return the images to learn from, and those that are left to measure on.
 
@@ -234,5 +229,5 @@ def supports_and_rest(images: ImageSet, shots: int | None, seed: int) -> tuple[I
     if shots is None:
         return images, None
     supports = images.shots(shots, seed)
-    rest = unseen(images, supports)
+    rest, _ = without(images, supports)
     return supports, rest if len(rest) else None

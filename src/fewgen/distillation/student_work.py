@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 
 from fewgen.config.keywords import tidy_out
-from fewgen.data.identity import fingerprint
+from fewgen.data.identity import fingerprint, without
 from fewgen.data.imageset import ImageSet, name_key
 from fewgen.diffusion.stable import StableDiffusion
 from fewgen.distillation.estimate import making_seconds
@@ -22,7 +21,6 @@ from fewgen.distillation.product import (
     Ingredients,
     finished,
     supports_and_rest,
-    unseen,
     write_product,
 )
 from fewgen.distillation.protocol import some_base
@@ -33,6 +31,7 @@ from fewgen.distillation.synthesis import Synthesis, by_class
 from fewgen.distillation.work import Work, check_pipeline, shared_names, shown_shape, time_in_words
 from fewgen.episodes import class_split
 from fewgen.errors import ConfigError, DataError, OutputError
+from fewgen.files import file_sha256
 from fewgen.fitting.seeds import derive_seed
 from fewgen.generation.request import GenerationRequest, image_seeds
 from fewgen.progress import ShownProgress
@@ -94,7 +93,7 @@ class StudentWork(Work):
         elif self.base is None:
             self.notes.append("There are no base images (--data), so the student starts from random weights.")
         if self.held_out is not None and self.base is not None:
-            self.base = unseen(self.base, self.held_out)
+            self.base, _ = without(self.base, self.held_out)
         self.settings = self._settings()
         self._check_out()
         check_parts(self.out / PARTS_NAME, self.settings)
@@ -139,10 +138,10 @@ class StudentWork(Work):
                 f"Whether the generator learned from images that measure the accuracy is not known. {error}"
             )
             return rest
-        left = unseen(rest, learned) if learned.shape == rest.shape else rest
-        if len(left) < len(rest):
+        left, n_learned = without(rest, learned) if learned.shape == rest.shape else (rest, 0)
+        if n_learned:
             self.notes.append(
-                f"The generator learned from {len(rest) - len(left)} of {len(rest)} images that were not "
+                f"The generator learned from {n_learned} of {len(rest)} images that were not "
                 "drawn; they are left out of the measurement."
             )
         return left if len(left) else None
@@ -175,11 +174,7 @@ class StudentWork(Work):
 
     def _settings(self) -> dict[str, Any]:
         source = self.source
-        generator = (
-            hashlib.sha256(source.model_path.read_bytes()).hexdigest()
-            if isinstance(source, Run)
-            else source.model_id
-        )
+        generator = file_sha256(source.model_path) if isinstance(source, Run) else source.model_id
         return {
             **self.described,
             "prepare": self.prepared_settings(self.base),

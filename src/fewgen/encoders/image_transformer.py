@@ -17,8 +17,8 @@ from torch.nn import functional
 from fewgen.data.imageset import ImageSet
 from fewgen.encoders.base import Described, as_colour, in_batches
 from fewgen.encoders.pretrained import import_transformers, load_whole, model_folder
-from fewgen.encoders.weights import file_sha256
 from fewgen.errors import CheckpointError, ConfigError, suggest
+from fewgen.files import file_sha256
 
 # What `model_type` in config.json may say; the second of CLIP is the image half alone.
 _MODEL_TYPES = {

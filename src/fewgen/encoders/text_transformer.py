@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from fewgen.encoders.pretrained import import_transformers, model_folder, reading
-from fewgen.encoders.weights import file_sha256
 from fewgen.errors import MissingDependencyError, TextError
+from fewgen.files import file_sha256
 
 MINILM_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 # The weights that the vectors of a saved model belong to; others would silently mean something else.

@@ -6,7 +6,6 @@ checked against the network.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,15 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fewgen.errors import CheckpointError, ConfigError
-
-
-def file_sha256(path: str | Path) -> str:
-    """Return the sha256 digest of a file, 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+from fewgen.files import file_sha256
 
 
 def read_weights(path: str | Path, sha256: str | None = None) -> tuple[dict[str, Tensor], str]:

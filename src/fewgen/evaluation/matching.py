@@ -6,10 +6,11 @@ import warnings
 
 import torch
 
+from fewgen.config.checks import one_of
 from fewgen.data.foreign import has_labels, without_labels
 from fewgen.data.imageset import ImageSet, name_key
 from fewgen.data.transforms import resize
-from fewgen.errors import ConfigError, ProblemList, suggest
+from fewgen.errors import ProblemList, suggest
 
 FITS = ("error", "resize")
 
@@ -49,8 +50,7 @@ def match_images(
             change), unknown classes, classes without images, images without a class.
         ConfigError: unknown `fit`.
     """
-    if fit not in FITS:
-        raise ConfigError(f'Unknown fit "{fit}".{suggest(fit, FITS)} Choose one of: {", ".join(FITS)}.')
+    one_of("fit", fit, FITS)
     name = f'"{generated.name}"' if generated.name else "to evaluate"
     problems = ProblemList(f"The images {name} cannot be compared with the training images")
     if len(generated) == 0:

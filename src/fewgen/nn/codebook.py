@@ -183,7 +183,7 @@ class Codebook(nn.Module):
             perplexity = torch.exp(-torch.xlogy(shares, shares).sum(1)).mean()
             if learning:
                 self._learn(vectors, index_TM, counts_TK)
-        indices = self._indices_from_tables(index_TM, z.shape)
+        indices = self._from_tables(index_TM[:, :, None], torch.Size((*z.shape[:-1], self.groups)))
         return Quantized(codes.to(z.dtype), indices, codebook_loss, commitment_loss, perplexity)
 
     def lookup(self, indices: Tensor) -> Tensor:
@@ -254,10 +254,6 @@ class Codebook(nn.Module):
 
     def _from_tables(self, x_TMD: Tensor, shape: torch.Size) -> Tensor:
         return x_TMD.reshape(shape) if self.share else x_TMD.transpose(0, 1).reshape(shape)
-
-    def _indices_from_tables(self, index_TM: Tensor, z_shape: torch.Size) -> Tensor:
-        shape = (*z_shape[:-1], self.groups)
-        return index_TM.reshape(shape) if self.share else index_TM.T.reshape(shape)
 
     def _select(self, codes_TKD: Tensor, index_TM: Tensor) -> Tensor:
         """Rows of each table, (T, M, D); the gradient reaches the selected rows only."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from fewgen.config.checks import known
+from fewgen.config.checks import one_of
 from fewgen.data.adversarial.ada import AdaptiveAugment
 from fewgen.data.adversarial.base import AdversarialAugment
 from fewgen.data.adversarial.diff_augment import DiffAugment
@@ -45,7 +45,7 @@ def make_adversarial_augment(name: str, channels: int, **options: Any) -> Advers
     >>> make_adversarial_augment("diffaugment", channels=1, padding="edge")
     DiffAugment("color,translation,cutout", padding="edge")
     """
-    known("augmentation", name, AUGMENTATIONS)
+    one_of("augmentation", name, AUGMENTATIONS)
     kind = AUGMENTATIONS[name]
     names = [] if name == "none" else [key for key in inspect.signature(kind).parameters if key != "channels"]
     for option in options:

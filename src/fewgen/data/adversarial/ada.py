@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewgen.config.checks import known
+from fewgen.config.checks import one_of
 from fewgen.data.adversarial.base import AdversarialAugment, Draw, check_images, image_shape
 from fewgen.errors import ConfigError, ShapeError, TrainingError
 
@@ -131,7 +131,7 @@ class AdaptiveAugment(AdversarialAugment):
         self.channels, self.pipeline, self.flips = channels, pipeline, flips
         self.target, self.interval, self.speed_kimg = target, interval, speed_kimg
         self.rotate_degrees = rotate_degrees
-        known("padding of ADA", padding, PADDINGS)
+        one_of("padding of ADA", padding, PADDINGS)
         self.padding = padding
         self.register_buffer("p", torch.tensor(0.0))
         self.register_buffer("mean_sign", torch.tensor(0.0))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewgen.config.checks import known
+from fewgen.config.checks import one_of
 from fewgen.data.adversarial.base import AdversarialAugment, Draw, check_images, image_shape
 from fewgen.errors import ConfigError
 
@@ -68,11 +68,11 @@ class DiffAugment(AdversarialAugment):
         super().__init__()
         names = [name.strip() for name in policy.split(",")] if policy.strip() else []
         for name in names:
-            known("change in the policy of DiffAugment", name, CHANGES)
+            one_of("change in the policy of DiffAugment", name, CHANGES)
             if names.count(name) > 1:
                 raise ConfigError(f'The policy of DiffAugment names "{name}" twice: "{policy}".')
         self.changes = tuple(name for name in CHANGES if name in names)
-        known("padding of DiffAugment", padding, ("zero", "edge"))
+        one_of("padding of DiffAugment", padding, ("zero", "edge"))
         self.padding = padding
 
     def extra_repr(self) -> str:
