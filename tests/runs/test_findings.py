@@ -44,7 +44,9 @@ def test_walks_lead_from_one_class_to_another(run):
     images = found.walks[0][1]
     assert images.shape == (9, 1, 8, 8)
     with torch.no_grad():
-        ends = run.method.decode(class_latents(run.method, torch.tensor([0, 1])), torch.zeros(2, dtype=torch.int64), 0.0)
+        ends = run.method.decode(
+            class_latents(run.method, torch.tensor([0, 1])), torch.zeros(2, dtype=torch.int64), 0.0
+        )
     expected = ((ends + 1) * 127.5).round().to(torch.uint8)
     assert (images[[0, -1]].int() - expected.int()).abs().max() <= 1
 
