@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewgen.data.augment import PRESETS, Augment, AugmentConfig
+from fewgen.data.augment import PRESETS, Augment, AugmentConfig, shift_images
 from fewgen.errors import ConfigError, ShapeError
 
 
@@ -131,3 +131,25 @@ def test_unknown_preset_and_wrong_input() -> None:
         Augment("light")(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), seeded())
     with pytest.raises(ShapeError):
         Augment("light")(torch.zeros(1, 8, 8), seeded())
+
+
+def test_shifts_are_whole_pixels_and_continue_the_edge():
+    x = torch.rand(40, 2, 5, 7, generator=torch.Generator().manual_seed(0))
+    assert shift_images(x, 0, torch.Generator()) is x
+    moved = shift_images(x, 2, torch.Generator().manual_seed(1))
+    seen = set()
+    for image, found in zip(x, moved, strict=True):
+        places = [
+            (dy, dx)
+            for dy in range(-2, 3)
+            for dx in range(-2, 3)
+            if torch.equal(
+                found,
+                image[:, (torch.arange(5) + dy).clamp(0, 4)][:, :, (torch.arange(7) + dx).clamp(0, 6)],
+            )
+        ]
+        assert len(places) == 1
+        seen.add(places[0])
+    assert len(seen) > 10
+    assert {dy for dy, _ in seen} == {dx for _, dx in seen} == {-2, -1, 0, 1, 2}
+    assert torch.equal(moved, shift_images(x, 2, torch.Generator().manual_seed(1)))
