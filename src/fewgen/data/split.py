@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fewgen.errors import (
-    ConfigError,
-    DataError,
-    suggest,
-)
+from fewgen.errors import ConfigError, DataError, suggest
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fewgen.config.keywords import whole
 from fewgen.errors import ConfigError, DataError, TrainingError
 from fewgen.runs.run import Run
-from fewgen.runs.source import check_phrases
+from fewgen.runs.source import check_phrases, encoder_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -166,7 +166,6 @@ def _extended_table(
     data_dir: str | Path | None,
 ) -> tuple[ClassText, Any, list[str]]:
     from fewgen.config import read_config
-    from fewgen.runs.source import glove_path
     from fewgen.text import make_text_encoder
 
     if isinstance(phrases, (str, Path)):
@@ -180,9 +179,7 @@ def _extended_table(
         return table.extend(names, None, phrases), None, [note]
     encoder = run.method._encoder if text_path is None else None
     if encoder is None:
-        path = text_path or table.encoder_path
-        if table.encoder_name == "glove" and path is None:
-            path = glove_path(path, data_dir)
+        path = encoder_path(table.encoder_name, text_path or table.encoder_path, data_dir)
         encoder = make_text_encoder(table.encoder_name, path=path)
     return table.extend(names, encoder, phrases), encoder, []
 

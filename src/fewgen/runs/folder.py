@@ -6,10 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fewgen.errors import (
-    CheckpointError,
-    OutputError,
-)
+from fewgen.errors import CheckpointError, OutputError
 
 
 def check_run_dir(out: Path) -> None:

@@ -17,6 +17,7 @@ from fewgen.data.imageset import ImageSet, joined
 from fewgen.errors import DataError
 from fewgen.evaluation.statistics import Share, wilson_interval
 from fewgen.runs.adaptation import SHOTS, Look, Reader, read_by_classifier, shot_curve
+from fewgen.runs.source import encoder_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -165,13 +166,10 @@ def measure_new_classes(
 
 
 def _text_path(run: Run, data_dir: str | Path | None) -> str | None:
-    from fewgen.runs.source import glove_path
-
     table = run.method.spec.text
     if table is None or not table.has_meaning:
         return None
-    path = table.encoder_path
-    return glove_path(path, data_dir) if table.encoder_name == "glove" else path
+    return encoder_path(table.encoder_name, table.encoder_path, data_dir)
 
 
 def _with_images(images: ImageSet, known: set[str]) -> ImageSet:

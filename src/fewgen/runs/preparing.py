@@ -22,7 +22,7 @@ from fewgen.errors import (
     suggest,
 )
 from fewgen.runs.folder import check_apart, check_run_dir, refuse_adapted
-from fewgen.runs.source import SPLIT_NAME, check_phrases, glove_path
+from fewgen.runs.source import SPLIT_NAME, check_phrases, encoder_path
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet
@@ -289,9 +289,7 @@ def other_classes(
         return ()
     encoder = None
     if table.has_meaning:
-        path = table.encoder_path
-        if table.encoder_name == "glove":
-            path = glove_path(path, data_dir)
+        path = encoder_path(table.encoder_name, table.encoder_path, data_dir)
         encoder = make_text_encoder(table.encoder_name, path=path)
     result = []
     for name, names in (("val", classes.val), ("novel", classes.novel)):
@@ -392,8 +390,7 @@ def class_text(
             f'There is no text encoder "{name}".{suggest(name, choices)} Known: {", ".join(choices)}.'
         )
     if name != "auto":
-        if name == "glove":
-            path = glove_path(path, data_dir)
+        path = encoder_path(name, path, data_dir)
         encoder = make_text_encoder(name, path=path, vocabulary=class_names)
         notes = (
             [] if encoder.has_meaning else ["onehot vectors carry no meaning: free texts cannot be drawn."]
@@ -406,8 +403,8 @@ def class_text(
     reasons = []
     for candidate in ("glove", "minilm"):
         try:
-            candidate_path = glove_path(None, data_dir) if candidate == "glove" else None
-            encoder = make_text_encoder(candidate, path=candidate_path, vocabulary=class_names)
+            found = encoder_path(candidate, None, data_dir)
+            encoder = make_text_encoder(candidate, path=found, vocabulary=class_names)
             return ClassText.build(encoder, class_names, phrases), []
         except (TextError, MissingDependencyError) as error:
             reasons.append(f"{candidate}: {str(error).splitlines()[0]}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,12 +104,8 @@ class Run(Verbs):
         """
         images, split, where = self._source(data_dir, download, source, load)
         chosen, train = _learned_from(self, images, split, where)
-        try:
+        with _faults(self, where):
             held_out = chosen.subset(split["held_out"])
-        except (KeyError, TypeError):
-            raise _damaged(self) from None
-        except IndexError:
-            raise _fewer(self, where) from None
         if "added" in split:
             train, held_out = _with_added(self, split["added"], train, held_out)
         return train, held_out if len(held_out) else None
@@ -186,35 +183,32 @@ class Run(Verbs):
 
 def _learned_from(run: Run, images: ImageSet, split: dict[str, Any], where: str) -> tuple[ImageSet, ImageSet]:
     """Return the images of the run's classes, and those it learned from, which are checked."""
-    try:
+    with _faults(run, where):
         chosen = images.select_classes(split["class_names"])
         train, fingerprint_then = chosen.subset(split["train"]), split["fingerprint"]
-    except (KeyError, TypeError):
-        raise _damaged(run) from None
-    except IndexError:
-        raise _fewer(run, where) from None
     if fingerprint(train) != fingerprint_then:
         raise DataError(f'The images in "{where}" are not those that "{run.path}" was trained on.')
     return chosen, train
 
 
 def _class_groups(run: Run, split: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    groups = split.get("classes") or {}  # runs of before class splits learned from every class
-    try:
+    with _faults(run):
+        groups = split.get("classes") or {}  # runs of before class splits learned from every class
         base = tuple(groups.get("base") or split["class_names"])
         known = set(run.class_names)  # `adapt` may have taught it some of the others
         val, novel = (tuple(n for n in groups.get(key, ()) if n not in known) for key in ("val", "novel"))
-        return {"base": base, "val": val, "novel": novel}
+    return {"base": base, "val": val, "novel": novel}
+
+
+@contextlib.contextmanager
+def _faults(run: Run, where: str = "") -> Iterator[None]:
+    """Say in words what is wrong with split.json, or with the images in `where`."""
+    try:
+        yield
     except (KeyError, TypeError, AttributeError):
-        raise _damaged(run) from None
-
-
-def _damaged(run: Run) -> DataError:
-    return DataError(f'"{run.path / SPLIT_NAME}" is damaged, so the images are not known.')
-
-
-def _fewer(run: Run, where: str) -> DataError:
-    return DataError(f'"{where}" has fewer images now than when "{run.path}" was trained.')
+        raise DataError(f'"{run.path / SPLIT_NAME}" is damaged, so the images are not known.') from None
+    except IndexError:
+        raise DataError(f'"{where}" has fewer images now than when "{run.path}" was trained.') from None
 
 
 def _with_added(run: Run, added: Any, train: ImageSet, held_out: ImageSet) -> tuple[ImageSet, ImageSet]:

@@ -25,8 +25,8 @@ def check_phrases(phrases: Any, class_names: Sequence[str]) -> None:
     problems.raise_if_any()
 
 
-def glove_path(path: str | None, data_dir: str | os.PathLike[str] | None) -> str | None:
-    """Return where GloVe is; the folder `glove` of `data_dir` counts as FEWGEN_DATA_DIR does."""
-    if path is None and data_dir is not None and (Path(data_dir) / "glove").is_dir():
+def encoder_path(name: str, path: str | None, data_dir: str | os.PathLike[str] | None) -> str | None:
+    """Return where a text encoder is; the folder `glove` of `data_dir` counts as FEWGEN_DATA_DIR does."""
+    if name == "glove" and path is None and data_dir is not None and (Path(data_dir) / "glove").is_dir():
         return str(Path(data_dir) / "glove")
     return path
