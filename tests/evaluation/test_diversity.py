@@ -55,6 +55,22 @@ def test_pair_distances_equal_loops(case):
     assert np.allclose(nearest.numpy(), loops, rtol=1e-9)
 
 
+def test_within_class_distance_equals_loops():
+    rng = torch.Generator().manual_seed(0)
+    features = torch.randn(12, 5, generator=rng)
+    labels = torch.tensor([0] * 5 + [1] * 6 + [2])
+    found = within_class_distance(features, labels, 3)
+    for c, n in ((0, 5), (1, 6)):
+        rows = features[labels == c].double().numpy()
+        pairs = [np.linalg.norm(rows[i] - rows[j]) for i in range(n) for j in range(i)]
+        assert found.per_class[c] == pytest.approx(np.mean(pairs), rel=1e-9)
+    assert found.per_class[2] is None
+    assert found.mean == pytest.approx((found.per_class[0] + found.per_class[1]) / 2)
+    assert within_class_distance(torch.ones(4, 2), torch.zeros(4, dtype=torch.int64), 1).mean == 0
+    with pytest.raises(DataError, match="no class"):
+        within_class_distance(features[:2], torch.tensor([0, 1]), 2)
+
+
 def test_a_pair_is_two_samples_of_one_class():
     # Negative control: pairs with itself, or of other classes, would change both figures by far.
     features, labels = torch.tensor([[0.0], [1.0], [10.0], [13.0], [0.1]]), torch.tensor([0, 0, 1, 1, 2])

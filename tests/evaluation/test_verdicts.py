@@ -19,7 +19,7 @@ from fewgen.evaluation.verdicts import ANSWERS, SMALL_GAIN, decide, run_controls
 
 def saying(answer, *, name="test", must_pass=("held_out",), must_catch=("copies",), primary=True):
     return VerdictTest(
-        name, "new", lambda side, held_out: Outcome(answer, answer), must_pass, must_catch, primary
+        name, "new", lambda side, held_out: Outcome(answer, answer), must_catch, must_pass, primary
     )
 
 
@@ -74,7 +74,7 @@ def test_a_working_test_is_believed():
     def run(side, held_out):
         return Outcome("no" if float(side.feature_scores.min()) < 0.5 else "yes", "")
 
-    test = VerdictTest("test", "new", run, ("held_out",), ("copies",))
+    test = VerdictTest("test", "new", run, ("copies",))
     real, copies = side_of(labelled(6)), side_of(labelled(6), scores=torch.zeros(6))
     controls = run_controls([test], {"held_out": (real, real), "copies": (copies, real)})
     for images, answer in ((real, "yes"), (copies, "no")):
@@ -85,7 +85,7 @@ def test_a_control_that_cannot_be_judged_is_not_passed_and_not_caught():
     def run(side, held_out):
         raise DataError("too few images")
 
-    test = VerdictTest("test", "new", run, ("held_out",), ("copies",))
+    test = VerdictTest("test", "new", run, ("copies",))
     images = side_of(labelled(6))
     controls = run_controls([test], {"held_out": (images, images), "copies": (images, images)})
     assert {name: found.answer for name, found in controls["test"].items()} == {
@@ -101,7 +101,7 @@ def test_a_fault_of_the_program_is_not_taken_for_too_few_images():
     def run(side, held_out):
         raise RuntimeError("bug")
 
-    test = VerdictTest("test", "new", run, ("held_out",), ())
+    test = VerdictTest("test", "new", run, ())
     images = side_of(labelled(6))
     with pytest.raises(RuntimeError, match="bug"):
         run_controls([test], {"held_out": (images, images)})
@@ -114,7 +114,7 @@ def test_controls_run_once_each_and_only_where_they_are_bound():
         seen.append(side)
         return Outcome("yes", "")
 
-    test = VerdictTest("test", "new", run, ("held_out", "copies"), ("copies", "noise"))
+    test = VerdictTest("test", "new", run, ("copies", "noise"), ("held_out", "copies"))
     images = {name: side_of(labelled(3)) for name in ("held_out", "copies", "shuffled_labels")}
     found = run_controls([test], {name: (side, side) for name, side in images.items()})
     assert list(found["test"]) == ["held_out", "copies"]

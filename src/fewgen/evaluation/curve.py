@@ -81,6 +81,11 @@ class LearningCurve:
     accuracy: tuple[float, ...]
     monotone: tuple[float, ...]
 
+    def points(self) -> list[dict[str, float]]:
+        """Return the points, JSON-ready."""
+        pairs = zip(self.images, self.accuracy, strict=True)
+        return [{"images_per_class": n, "accuracy": value} for n, value in pairs]
+
 
 @dataclass(frozen=True)
 class Worth:

@@ -166,13 +166,6 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:
     return (x @ y.T).div_(x.shape[1]).add_(1.0).pow_(3)
 
 
-def _kernel_sum(x: Tensor, y: Tensor) -> Tensor:
-    total = torch.zeros((), dtype=torch.float64)
-    for rows in row_blocks(len(x), len(y)):
-        total += _kernel(x[rows], y).sum()
-    return total
-
-
 def _kernel_sum_within(x: Tensor) -> Tensor:
     """Sum over pairs of different samples; each unordered pair is computed once."""
     total = torch.zeros((), dtype=torch.float64)
@@ -207,7 +200,7 @@ def kernel_distance(x: Tensor, y: Tensor) -> float:
     x, y = check_pair(x, y, 2)
     n, m = len(x), len(y)
     within_x, within_y = (_kernel_sum_within(s) for s in (x, y))
-    between = _kernel_sum(x, y) / (n * m)
+    between = sum(_kernel(x[rows], y).sum() for rows in row_blocks(n, m)) / (n * m)
     return float(within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * between)
 
 

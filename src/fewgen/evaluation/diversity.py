@@ -25,13 +25,6 @@ class ClassMean:
     per_class: tuple[float | None, ...]
 
 
-def _class_mean(per_class: list[float | None], missing: str) -> ClassMean:
-    known = [value for value in per_class if value is not None]
-    if not known:
-        raise DataError(missing)
-    return ClassMean(mean=math.fsum(known) / len(known), per_class=tuple(per_class))
-
-
 def _labelled(name: str, features: Tensor, labels: Tensor, at_least: int = 1) -> tuple[Tensor, Tensor]:
     features = check_features(name, features, at_least)
     labels = check_labels(f"labels of {name}", labels, len(features))
@@ -84,11 +77,12 @@ def within_class_distance(features: Tensor, labels: Tensor, n_classes: int) -> C
     """
     features, labels = _labelled("features", features, labels, 0)
     _class_count(n_classes, labels)
-    per_class: list[float | None] = []
-    for c in range(n_classes):
-        members = features[labels == c]
-        per_class.append(_mean_pair_distance(members) if len(members) > 1 else None)
-    return _class_mean(per_class, "no class has two images, so there is no distance within a class.")
+    members = [features[labels == c] for c in range(n_classes)]
+    per_class = tuple(_mean_pair_distance(x) if len(x) > 1 else None for x in members)
+    known = [value for value in per_class if value is not None]
+    if not known:
+        raise DataError("no class has two images, so there is no distance within a class.")
+    return ClassMean(math.fsum(known) / len(known), per_class)
 
 
 def nearest_within(features: Tensor, labels: Tensor) -> Tensor:
@@ -157,6 +151,15 @@ def vendi_score(features: Tensor) -> float:
     gram = unit.T @ unit if unit.shape[1] < len(unit) else unit @ unit.T
     values = torch.linalg.eigvalsh(gram / len(features)).clamp_min(0)
     return math.exp(float(torch.special.entr(values / values.sum()).sum()))
+
+
+def _drawn_scores(x: Tensor, count: int, n_draws: int, rng: torch.Generator) -> list[float]:
+    """Return the Vendi scores of random subsets of `count` samples."""
+    if len(x) == count:
+        return [vendi_score(x)] * n_draws
+    x = x[canonical_order(x)]
+    draws = [torch.randperm(len(x), generator=rng)[:count] for _ in range(n_draws)]
+    return [vendi_score(x[i]) for i in draws]
 
 
 @dataclass(frozen=True)
@@ -234,15 +237,7 @@ def vendi_ratio(
         counts.append(count if count > 1 else 0)
         if count < 2:
             continue
-        of_sides = []
-        for members in sides:
-            if len(members) == count:
-                of_sides.append([vendi_score(members)] * n_draws)
-                continue
-            members = members[canonical_order(members)]
-            draws = [torch.randperm(len(members), generator=rng)[:count] for _ in range(n_draws)]
-            of_sides.append([vendi_score(members[i]) for i in draws])
-        scores.append(of_sides)
+        scores.append([_drawn_scores(members, count, n_draws, rng) for members in sides])
     if not scores:
         raise DataError(
             f"no class has two samples among both the {len(generated)} generated and the {len(real)} real "

@@ -350,15 +350,6 @@ def _usefulness(
         return
     found |= result.figures()
     omitted |= result.omitted
-    if result.curve is not None and "worth_images" in found:
-        found["worth_images"]["curve"] = [
-            {"images_per_class": n, "accuracy": value}
-            for n, value in zip(result.curve.images, result.curve.accuracy, strict=True)
-        ]
-        found["worth_images"]["accuracy"] = result.arms["both"].mean
-        if result.worth_generated is not None:
-            found["worth_images"]["generated_only"] = result.worth_generated.text
-    found["usefulness"]["n_seen"] = result.n_seen
     verdicts["useful"] = useful_verdict(result, controls)
     if result.n_seen > SEEN * result.n_test:
         # A classifier that learned from its test images says nothing of others.

@@ -59,14 +59,9 @@ class Comparison:
         return self.side.images.class_names
 
     @property
-    def labelled(self) -> bool:
-        """Whether the images have classes."""
-        return not bool((self.side.labels < 0).any())
-
-    @property
     def labels(self) -> Tensor:
         """Classes of the images; DataError if they have none."""
-        if not self.labelled:
+        if not self.side.labelled:
             raise DataError("the images have no class labels")
         return self.side.labels
 
@@ -103,7 +98,7 @@ def _kernel(c: Comparison) -> dict[str, Any]:
     interval = kernel_distance_interval(c.every_held_out, c.side.features, c.rng(), n_blocks=50)
     half = (interval.high - interval.low) / 2
     classes: dict[str, float | None] = {}
-    if c.labelled:
+    if c.side.labelled:
         sides = (c.held_out.features, c.held_out.labels, c.side.features, c.side.labels)
         classes = per_class(kernel_distance, *sides, c.names).values
     return {

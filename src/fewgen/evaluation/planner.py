@@ -6,12 +6,15 @@ cost time, and too few of them decide nothing. Shares throughout: 0.01 is one po
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 
+from fewgen.config.keywords import whole
 from fewgen.errors import ConfigError, DataError
-from fewgen.evaluation.statistics import student_factor
+from fewgen.evaluation.statistics import check_confidence, student_factor
 
 MOST = 10_000_000
 """Episodes or draws beyond which a plan counts as impossible."""
@@ -22,11 +25,6 @@ def _check_share(name: str, value: float, *, low: float = 0.0, high: float = 1.0
         raise ConfigError(
             f"{name} must be a share from {low:g} to {high:g} (0.01 is one point), got {value!r}."
         )
-
-
-def _check_count(name: str, value: int, low: int = 1) -> None:
-    if isinstance(value, bool) or int(value) != value or value < low:
-        raise ConfigError(f"{name} must be a whole number of {low} or more, got {value!r}.")
 
 
 def _check_positive(name: str, value: float) -> None:
@@ -51,11 +49,6 @@ def _check_target(var_target: float | None, half_width: float | None) -> None:
         _check_positive("var_target", var_target)
     if half_width is not None:
         _check_positive("half_width", half_width)
-
-
-def _check_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise ConfigError(f"confidence must lie between 0 and 1, got {confidence!r}.")
 
 
 # --------------------------------------------------------------------------------- episodes and queries
@@ -84,8 +77,8 @@ def variance_of_mean(a: float, s: float, episodes: int, queries: int) -> float:
     '6.6e-06'
     """
     _check_accuracy(a, s)
-    _check_count("episodes", episodes)
-    _check_count("queries", queries)
+    whole("episodes", episodes, 1)
+    whole("queries", queries, 1)
     return (a * (1 - a) / queries + (1 - 1 / queries) * s * s) / episodes
 
 
@@ -110,26 +103,19 @@ def half_width(a: float, s: float, episodes: int, queries: int, *, confidence: f
     >>> round(half_width(0.87, 0.05, episodes=600, queries=75), 4)
     0.0051
     """
-    _check_count("episodes", episodes, 2)
-    _check_confidence(confidence)
+    whole("episodes", episodes, 2)
+    check_confidence(confidence)
     return student_factor(confidence, episodes - 1) * math.sqrt(variance_of_mean(a, s, episodes, queries))
 
 
-def _smallest(low: int, reached: object, what: str) -> int:
+def _smallest(low: int, reached: Callable[[int], bool], what: str) -> int:
     """Return the smallest n >= low for which `reached(n)`, a monotone test, holds."""
-    assert callable(reached)
     high = low
     while not reached(high):
         if high >= MOST:
             raise ConfigError(f"more than {MOST:,} {what} would be needed. Ask for less.")
         low, high = high + 1, min(2 * high, MOST)
-    while low < high:
-        middle = (low + high) // 2
-        if reached(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return high
+    return low + bisect.bisect_left(range(low, high), True, key=reached)
 
 
 def required_episodes(
@@ -164,21 +150,18 @@ def required_episodes(
     156
     """
     _check_target(var_target, half_width)
-    _check_confidence(confidence)
+    check_confidence(confidence)
     single = variance_of_mean(a, s, 1, queries)
     if var_target is not None:
         # One part in 10^12 is for the rounding of targets that were themselves computed from P.
-        return _at_most(math.ceil(single / var_target * (1 - 1e-12)), "episodes")
+        n = max(1, math.ceil(single / var_target * (1 - 1e-12)))
+        if n > MOST:
+            raise ConfigError(f"{n:,} episodes would be needed, more than {MOST:,}. Ask for less.")
+        return n
     target: float = half_width  # type: ignore[assignment]
     return _smallest(
         2, lambda n: student_factor(confidence, n - 1) * math.sqrt(single / n) <= target, "episodes"
     )
-
-
-def _at_most(n: int, what: str) -> int:
-    if n > MOST:
-        raise ConfigError(f"{n:,} {what} would be needed, more than {MOST:,}. Ask for less.")
-    return max(1, n)
 
 
 def required_queries(
@@ -216,8 +199,8 @@ def required_queries(
     """
     _check_target(var_target, half_width)
     _check_accuracy(a, s)
-    _check_confidence(confidence)
-    _check_count("episodes", episodes, 1 if half_width is None else 2)
+    check_confidence(confidence)
+    whole("episodes", episodes, 1 if half_width is None else 2)
     if half_width is not None:
         var_target = (half_width / student_factor(confidence, episodes - 1)) ** 2
     assert var_target is not None
@@ -269,7 +252,7 @@ def between_episode_variance(accuracies: Sequence[float], queries: int) -> float
     >>> round(between_episode_variance([0.7, 0.8, 0.9], queries=100), 6)
     0.008451
     """
-    _check_count("queries", queries, 2)
+    whole("queries", queries, 2)
     values = [float(v) for v in accuracies]
     if len(values) < 2:
         raise DataError(f"the variance between episodes needs at least two accuracies, got {len(values)}.")
@@ -279,12 +262,10 @@ def between_episode_variance(accuracies: Sequence[float], queries: int) -> float
                 f"accuracy {i + 1} of {len(values)} is {value!r}; accuracies are shares from 0 to 1 "
                 "(divide percentages by 100)."
             )
-    n = len(values)
-    mean = math.fsum(values) / n
-    spread = math.fsum((v - mean) ** 2 for v in values) / (n - 1)
+    mean, variance = statistics.fmean(values), statistics.variance(values)
     # E[m (1 - m)] = a (1 - a) - Var[m], and Var[m] is estimated without bias by V / P.
-    single = mean * (1 - mean) + spread / n
-    return max(0.0, (spread - single / queries) / (1 - 1 / queries))
+    single = mean * (1 - mean) + variance / len(values)
+    return max(0.0, (variance - single / queries) / (1 - 1 / queries))
 
 
 # ------------------------------------------------------------------------------------------------ draws
@@ -318,7 +299,7 @@ def power_of_draws(gain: float, n_draws: int, sd: float, *, alpha: float = 0.05)
     Source: power of the one-sample t test through the noncentral t distribution, e.g. Cohen 1988,
         Statistical Power Analysis for the Behavioral Sciences, Ch. 2.
     """
-    _check_count("the number of draws", n_draws, 2)
+    whole("the number of draws", n_draws, 2)
     _check_positive("the standard deviation of the gain", sd)
     if not 0 < alpha < 1:
         raise ConfigError(f"alpha must lie between 0 and 1, got {alpha!r}.")
@@ -380,7 +361,7 @@ def smallest_gain(n_draws: int, sd: float, *, power: float = 0.8, alpha: float =
     >>> round(smallest_gain(5, 0.01), 3)
     0.017
     """
-    _check_count("the number of draws", n_draws, 2)
+    whole("the number of draws", n_draws, 2)
     _check_power(power, alpha)
     if sd == 0:
         return 0.0

@@ -34,6 +34,11 @@ class Side:
         """Classes that the images stand for, int64 (N,)."""
         return self.images.labels
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have classes."""
+        return not bool((self.labels < 0).any())
+
     def at(self, indices: Tensor) -> Side:
         """Return some of the images."""
         return Side(

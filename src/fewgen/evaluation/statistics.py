@@ -22,13 +22,18 @@ from fewgen.errors import ConfigError, DataError
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
 
+def check_confidence(confidence: float) -> None:
+    """Raise ConfigError for a confidence outside (0, 1)."""
+    if not 0 < confidence < 1:
+        raise ConfigError(f"confidence must lie between 0 and 1, got {confidence!r}.")
+
+
 def normal_factor(confidence: float) -> float:
     """Return how many standard errors a two-sided normal interval reaches to each side.
 
     Raises: ConfigError for a confidence outside (0, 1).
     """
-    if not 0 < confidence < 1:
-        raise ConfigError(f"confidence must lie between 0 and 1, got {confidence!r}.")
+    check_confidence(confidence)
     return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 

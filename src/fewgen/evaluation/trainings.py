@@ -52,13 +52,9 @@ class OrderedSet:
     def with_images_of(self, other: OrderedSet, indices: Tensor) -> OrderedSet:
         """The union with some images of another set."""
         added = other.images.subset(indices)
-        both = ImageSet(
-            torch.cat([self.images.images, added.images]),
-            torch.cat([self.images.labels, added.labels]),
-            self.images.class_names,
-            name=self.images.name,
-        )
-        return OrderedSet.of(both)
+        images = torch.cat([self.images.images, added.images])
+        labels = torch.cat([self.images.labels, added.labels])
+        return OrderedSet.of(ImageSet(images, labels, self.images.class_names, name=self.images.name))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -77,14 +73,8 @@ class Training:
     @property
     def key(self) -> str:
         """Digest of all that decides the result."""
-        parts = [
-            _FORMAT,
-            torch.__version__,
-            [s.key for s in self.sources],
-            self.test.key,
-            dataclasses.asdict(self.settings),
-            self.seed,
-        ]
+        sources, settings = [s.key for s in self.sources], dataclasses.asdict(self.settings)
+        parts = [_FORMAT, torch.__version__, sources, self.test.key, settings, self.seed]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     def payload(self) -> tuple[Any, ...]:

@@ -173,9 +173,7 @@ class UsefulnessResult:
                 losing_classes=list(self.losing_classes),
                 accuracy=means,
                 augmentation=self.settings.augmentation,
-                n_draws=self.n_draws,
-                n_support_draws=self.n_support_draws,
-                smallest_gain=self.smallest_gain,
+                **{name: getattr(self, name) for name in ("n_draws", "n_support_draws", "smallest_gain")},
                 note=f"gain of {self.settings.name} by generated images; {self.power()}; the interval "
                 f"speaks of {self.speaks_of}",
             ),
@@ -199,6 +197,11 @@ class UsefulnessResult:
                 "note": found.text,
                 "question": "useful",
             }
+            if self.curve is not None:
+                figures["worth_images"] |= {"curve": self.curve.points(), "accuracy": means["both"]}
+            if self.worth_generated is not None:
+                figures["worth_images"]["generated_only"] = self.worth_generated.text
+        figures["usefulness"]["n_seen"] = self.n_seen
         return figures
 
 

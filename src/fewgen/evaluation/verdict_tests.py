@@ -39,8 +39,8 @@ class VerdictTest:
     name: in words.
     question: which verdict it belongs to.
     run: (images, held-out images to judge them by) -> Outcome.
-    must_pass: controls for which the answer has to be "yes" before bad news counts.
-    must_catch: controls for which it must not be "yes" before good news counts.
+    must_catch: controls for which the answer must not be "yes" before good news counts.
+    must_pass: controls for which it has to be "yes" before bad news counts.
     primary: whether a verdict can be "yes" on its word; others can only lower a verdict.
     fewest_held_out: held-out images below which good news counts for nothing; controls are judged by half
         of them, so the limit is not the test's own.
@@ -49,8 +49,8 @@ class VerdictTest:
     name: str
     question: str
     run: Callable[[Side, Side], Outcome]
-    must_pass: tuple[str, ...]
     must_catch: tuple[str, ...]
+    must_pass: tuple[str, ...] = ("held_out",)
     primary: bool = True
     fewest_held_out: int = 0
 
@@ -63,6 +63,10 @@ def named(names: Sequence[str]) -> str:
 
 def _percent(share: float) -> str:
     return f"{share:.0%}" if share == 0 or share >= 0.095 else f"{share:.1%}"
+
+
+def _within(limit: float, share: float) -> str:
+    return "no" if share > max(0.5, limit) else "partly" if share > limit else "yes"
 
 
 def _pixels(side: Side, chosen: Tensor) -> Tensor:
@@ -86,16 +90,10 @@ def looks_real(augmented: Callable[[], Side] | None, seed: int = 0) -> Callable[
     """
 
     def distance(side: Side, held_out: Side) -> Any:
-        labelled = not bool((side.labels < 0).any())
-        return kernel_test(
-            side.features,
-            held_out.features,
-            rng=torch.Generator().manual_seed(seed),
-            n_permutations=500,
-            max_per_set=500,
-            labels_x=side.labels if labelled else None,
-            labels_y=held_out.labels if labelled else None,
-        )
+        rng = torch.Generator().manual_seed(seed)
+        labels = {"labels_x": side.labels, "labels_y": held_out.labels} if side.labelled else {}
+        sides = (side.features, held_out.features)
+        return kernel_test(*sides, rng=rng, n_permutations=500, max_per_set=500, **labels)
 
     known: dict[int, Any] = {}  # of the augmented copies; a `RealSide` keeps its sides and tests together
 
@@ -112,13 +110,13 @@ def looks_real(augmented: Callable[[], Side] | None, seed: int = 0) -> Callable[
         if augmented is not None:
             if id(held_out) not in known:
                 known[id(held_out)] = distance(augmented(), held_out)
-            near = known[id(held_out)]
-            numbers["kernel_distance_of_augmented_copies"] = near.value
-            if found.value <= near.value:
+            near = known[id(held_out)].value
+            numbers["kernel_distance_of_augmented_copies"] = near
+            if found.value <= near:
                 return Outcome(
                     "yes",
                     f"they are as near to held-out real images (kernel distance {found.value:.3g}) as "
-                    f"augmented copies of the training images are ({near.value:.3g}).",
+                    f"augmented copies of the training images are ({near:.3g}).",
                     numbers,
                 )
         own, other = matched(side.labels, held_out.labels)
@@ -133,11 +131,8 @@ def looks_real(augmented: Callable[[], Side] | None, seed: int = 0) -> Callable[
         inside, usual = min(shares, key=lambda pair: pair[0] / max(pair[1], 1e-9))
         numbers |= {"precision": shares[0][0], "precision_in_pixels": shares[1][0], "shares_of_real": shares}
         answer = "partly" if inside >= 0.5 * usual else "no"
-        compared = (
-            f", farther than augmented copies ({numbers['kernel_distance_of_augmented_copies']:.3g})"
-            if augmented is not None
-            else ""
-        )
+        near = numbers.get("kernel_distance_of_augmented_copies")
+        compared = "" if near is None else f", farther than augmented copies ({near:.3g})"
         return Outcome(
             answer,
             f"they are told apart from held-out real images (kernel distance {found.value:.3g}"
@@ -179,16 +174,8 @@ def is_diverse(every_held_out: Side, n_splits: int = 20, seed: int = 0) -> Calla
         known = [value for value in per_class if value is not None]
         if not known:
             raise DataError("no class has two generated and two held-out images, so diversity is not known.")
-        vendi = vendi_ratio(
-            side.features,
-            held_out.features,
-            side.labels,
-            held_out.labels,
-            rng=rng,
-            n_draws=5,
-            max_per_class=100,
-            n_classes=n_classes,
-        )
+        sides = (side.features, held_out.features, side.labels, held_out.labels)
+        vendi = vendi_ratio(*sides, rng=rng, n_draws=5, max_per_class=100, n_classes=n_classes)
         return math.fsum(known) / len(known), vendi.mean, per_class
 
     @functools.cache
@@ -207,13 +194,11 @@ def is_diverse(every_held_out: Side, n_splits: int = 20, seed: int = 0) -> Calla
             return None
         # Halves of m images: the error of their log ratio is that of one image times sqrt(2 / m + 2 / m).
         scale = math.sqrt(len(every_held_out.labels) / 4)
-        pair, vendi = (
-            max(0.01, float(v)) * scale for v in torch.tensor(logs, dtype=torch.float64).std(dim=0)
-        )
-        return pair, vendi
+        pair, vendi = torch.tensor(logs, dtype=torch.float64).std(dim=0).clamp_min(0.01).tolist()
+        return pair * scale, vendi * scale
 
     def run(side: Side, held_out: Side) -> Outcome:
-        if bool((side.labels < 0).any()):
+        if not side.labelled:
             raise DataError("the images have no class labels, so diversity within a class is not known.")
         pair, vendi, per_class = ratios(side, held_out, torch.Generator().manual_seed(seed))
         of_one = errors()
@@ -242,17 +227,8 @@ def is_diverse(every_held_out: Side, n_splits: int = 20, seed: int = 0) -> Calla
         )
         if low and len(low) < len(names):
             why += f" Hardly any variety in: {named(low)}."
-        return Outcome(
-            answer,
-            why,
-            {
-                "distance_ratio": pair,
-                "vendi_ratio": vendi,
-                "slack": slack,
-                "per_class": per_class,
-                "low": low,
-            },
-        )
+        numbers = {"distance_ratio": pair, "vendi_ratio": vendi, "slack": slack}
+        return Outcome(answer, why, {**numbers, "per_class": per_class, "low": low})
 
     return run
 
@@ -269,9 +245,8 @@ def repeats_itself(every_held_out: Side, seed: int = 0) -> Callable[[Side, Side]
     n_classes = every_held_out.images.n_classes
 
     def share(a: Side, b: Side) -> float:
-        return collapse_share(
-            a.features, a.labels, b.features, b.labels, n_classes=n_classes, max_real_per_class=200
-        ).share
+        sides = (a.features, a.labels, b.features, b.labels)
+        return collapse_share(*sides, n_classes=n_classes, max_real_per_class=200).share
 
     @functools.cache
     def limit() -> float:
@@ -285,12 +260,11 @@ def repeats_itself(every_held_out: Side, seed: int = 0) -> Callable[[Side, Side]
         return max(0.05, 2 * max(usual, default=0.05))
 
     def run(side: Side, held_out: Side) -> Outcome:
-        if bool((side.labels < 0).any()):
+        if not side.labelled:
             raise DataError("the images have no class labels, so pairs within a class are not known.")
         found = share(side, held_out)
-        answer = "no" if found > max(0.5, limit()) else "partly" if found > limit() else "yes"
         return Outcome(
-            answer,
+            _within(limit(), found),
             f"{_percent(found)} of the pairs of a class are nearer than the nearest 1 % of real pairs; up to "
             f"{_percent(limit())} would be usual.",
             {"collapse_share": found, "limit": limit()},
@@ -309,20 +283,17 @@ def no_repeats(side: Side, held_out: Side) -> Outcome:
         raise DataError("there are no held-out images to say how many repeats are usual.")
     own, usual = (1 - n_distinct(s.images) / len(s.images) for s in (side, held_out))
     limit = max(REPEATS, 2 * usual)
-    answer = "no" if own > max(0.5, limit) else "partly" if own > limit else "yes"
     return Outcome(
-        answer,
+        _within(limit, own),
         f"{_percent(own)} of the images repeat another one in every pixel (held-out real images: "
         f"{_percent(usual)}).",
         {"repeated_share": own, "limit": limit},
     )
 
 
-def _copies_in(
-    scores: Tensor, labels: Tensor, held_scores: Tensor, held_labels: Tensor, space: str
-) -> Outcome:
-    own, other = matched(labels, held_labels)
-    held = held_scores[other]
+def _copies_in(side: Side, held_out: Side, scores: Tensor, held: Tensor, space: str) -> Outcome:
+    own, other = matched(side.labels, held_out.labels)
+    held = held[other]
     held = held[held > 0]  # a held-out image that equals a training image says nothing of unseen ones
     if len(held) < 5:
         raise DataError(
@@ -331,12 +302,8 @@ def _copies_in(
     found = tail_test(scores[own], held, alpha=ALPHA)
     clear = clear_copies(scores, held)
     n, n_clear = len(scores), int(clear.which.sum())
-    numbers = {
-        **dataclasses.asdict(found),
-        "clear_copies": n_clear,
-        "clear_copies_p_value": clear.p_value,
-        "space": space,
-    }
+    more = {"clear_copies": n_clear, "clear_copies_p_value": clear.p_value, "space": space}
+    numbers = {**dataclasses.asdict(found), **more}
     what = (
         f"{_percent(found.share)} of the images lie nearer to one training image, relative to the next ones, "
         f"than all but {_percent(found.rank / found.n_held_out)} of {found.n_held_out} held-out images do "
@@ -346,11 +313,9 @@ def _copies_in(
         many = found.share - found.expected >= 0.01 and n_clear + found.share * n >= 0.02 * n
         doubt = f" {n_clear} of {n} are copies beyond doubt." if n_clear else ""
         return Outcome("no" if many else "partly", f"{space}: {what}.{doubt}", numbers)
-    blind = (
-        f" Fewer than {_percent(found.detectable)} of copies among them could go unseen."
-        if found.detectable is not None
-        else ""
-    )
+    blind = ""
+    if found.detectable is not None:
+        blind = f" Fewer than {_percent(found.detectable)} of copies among them could go unseen."
     return Outcome("yes", f"{space}: no copies found; {what}.{blind}", numbers)
 
 
@@ -362,12 +327,12 @@ SEARCHED = (
 
 def no_copies_in_pixels(side: Side, held_out: Side) -> Outcome:
     """Test of "new": near-copies over mirrors, shifts and small rotations, by `tail_test`."""
-    return _copies_in(side.nearest.score, side.labels, held_out.nearest.score, held_out.labels, SEARCHED)
+    return _copies_in(side, held_out, side.nearest.score, held_out.nearest.score, SEARCHED)
 
 
 def no_copies_in_features(side: Side, held_out: Side) -> Outcome:
     """Test of "new": near-copies in the judge's features."""
-    return _copies_in(side.feature_scores, side.labels, held_out.feature_scores, held_out.labels, "features")
+    return _copies_in(side, held_out, side.feature_scores, held_out.feature_scores, "features")
 
 
 def not_nearer_on_average(side: Side, held_out: Side) -> Outcome:
@@ -383,20 +348,18 @@ def not_nearer_on_average(side: Side, held_out: Side) -> Outcome:
             f"(C_T {found.z:+.1f}, p = {found.p_value:.2g}).",
             numbers,
         )
-    return Outcome(
-        "yes", f"on average they lie no nearer to single training images (C_T {found.z:+.1f}).", numbers
-    )
+    why = f"on average they lie no nearer to single training images (C_T {found.z:+.1f})."
+    return Outcome("yes", why, numbers)
 
 
 def shows_its_class(side: Side, held_out: Side) -> Outcome:
     """Test of "aligned": the judge sees the wanted class about as often as in held-out real images."""
     if side.predictions is None or held_out.predictions is None:
         raise DataError("the judge knows no classes.")
-    if bool((side.labels < 0).any()):
+    if not side.labelled:
         raise DataError("the images have no class labels, so it is not known what they should show.")
-    found = alignment_test(
-        side.predictions, side.labels, held_out.predictions, held_out.labels, side.images.class_names
-    )
+    seen = (side.predictions, side.labels, held_out.predictions, held_out.labels)
+    found = alignment_test(*seen, side.images.class_names)
     return Outcome(found.answer, found.why, {"figures": found.figures()})
 
 
@@ -408,41 +371,17 @@ def standard_tests(held_out: Side, augmented: Callable[[], Side] | None, seed: i
         augmented: gives the augmented training images, or None.
         seed: of subsets and permutations.
     """
+    noise, single, copies = ("noise",), ("one_per_class",), ("copies",)
+    spread, collapsed = is_diverse(held_out, seed=seed), repeats_itself(held_out, seed)
+    real = looks_real(augmented, seed)
+    many = ("copies", "augmented_copies")
     return [
-        VerdictTest(
-            "kernel distance",
-            "real",
-            looks_real(augmented, seed),
-            ("held_out",),
-            ("noise",),
-            fewest_held_out=FEWEST_TO_PASS,
-        ),
-        VerdictTest(
-            "spread within classes",
-            "diverse",
-            is_diverse(held_out, seed=seed),
-            ("held_out",),
-            ("one_per_class",),
-        ),
-        VerdictTest(
-            "collapsed pairs",
-            "diverse",
-            repeats_itself(held_out, seed),
-            ("held_out",),
-            ("one_per_class",),
-            primary=False,
-        ),
-        VerdictTest(
-            "near-copies in pixels", "new", no_copies_in_pixels, ("held_out",), ("copies", "augmented_copies")
-        ),
-        VerdictTest(
-            "near-copies in features", "new", no_copies_in_features, ("held_out",), ("copies",), primary=False
-        ),
-        VerdictTest(
-            "nearness on average", "new", not_nearer_on_average, ("held_out",), ("copies",), primary=False
-        ),
-        VerdictTest(
-            "repeated images", "diverse", no_repeats, ("held_out",), ("one_per_class",), primary=False
-        ),
-        VerdictTest("class agreement", "aligned", shows_its_class, ("held_out",), ("shuffled_labels",)),
+        VerdictTest("kernel distance", "real", real, noise, fewest_held_out=FEWEST_TO_PASS),
+        VerdictTest("spread within classes", "diverse", spread, single),
+        VerdictTest("collapsed pairs", "diverse", collapsed, single, primary=False),
+        VerdictTest("near-copies in pixels", "new", no_copies_in_pixels, many),
+        VerdictTest("near-copies in features", "new", no_copies_in_features, copies, primary=False),
+        VerdictTest("nearness on average", "new", not_nearer_on_average, copies, primary=False),
+        VerdictTest("repeated images", "diverse", no_repeats, single, primary=False),
+        VerdictTest("class agreement", "aligned", shows_its_class, ("shuffled_labels",)),
     ]

@@ -116,6 +116,19 @@ def _control_names(names: Sequence[str]) -> str:
     return " and ".join(_NAMES.get(name, name) for name in names)
 
 
+def _record(
+    name: str,
+    outcome: Outcome,
+    controls: Mapping[str, str],
+    must_pass: Sequence[str],
+    must_catch: Sequence[str],
+) -> dict[str, Any]:
+    """Return what a test says of images and controls, JSON-ready."""
+    bound = {"must_pass": list(must_pass), "must_catch": list(must_catch)}
+    said = {"answer": outcome.answer, "why": outcome.why, "numbers": outcome.numbers}
+    return {"name": name, **said, "controls": dict(controls), **bound}
+
+
 def decide(
     tests: Sequence[VerdictTest],
     outcomes: Mapping[str, Outcome],
@@ -141,17 +154,9 @@ def decide(
             outcome, own = outcomes[test.name], controls.get(test.name, {})
             answer, why = _weigh(test, outcome, own, n_held_out)
             heard.append((test, answer, why))
-            records.append(
-                {
-                    "name": test.name,
-                    "answer": answer,
-                    "why": why,
-                    "numbers": outcome.numbers,
-                    "controls": {name: found.answer for name, found in own.items()},
-                    "must_pass": list(test.must_pass),
-                    "must_catch": list(test.must_catch),
-                }
-            )
+            controls_said = {name: found.answer for name, found in own.items()}
+            weighed = Outcome(answer, why, outcome.numbers)
+            records.append(_record(test.name, weighed, controls_said, test.must_pass, test.must_catch))
         verdicts[question] = _combine(question, heard, records)
     return verdicts
 
@@ -222,15 +227,8 @@ def useful_verdict(result: UsefulnessResult, controls: Mapping[str, Gain]) -> Ve
     if answer == "no" and heard.get("more_real_images") != "yes":
         answer = "cannot tell"
         why = f"on this data not even twice as many real images are seen to help. {what}"
-    record = {
-        "name": "accuracy of a small classifier",
-        "answer": answer,
-        "why": why,
-        "numbers": {name: dataclasses.asdict(value) for name, value in controls.items()},
-        "controls": heard,
-        "must_pass": ["more_real_images"],
-        "must_catch": ["copies"],
-    }
+    found = Outcome(answer, why, {name: dataclasses.asdict(value) for name, value in controls.items()})
+    record = _record("accuracy of a small classifier", found, heard, ["more_real_images"], ["copies"])
     return Verdict("useful", answer, sentence(why), [record])
 
 

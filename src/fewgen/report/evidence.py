@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fewgen.evaluation import verdicts
+from fewgen.evaluation.figures import figure_title
 from fewgen.report.page import render, span, versions
 
 if TYPE_CHECKING:
@@ -30,22 +31,6 @@ _ALL_CONTROLS = {**CONTROLS, "one_per_class": "one image per class"}
 
 N_PAIRS = 10
 MAX_CLASS_ROWS = 300
-
-_FIGURES = {
-    "frechet_distance": "Frechet distance",
-    "kernel_distance": "kernel distance (KID)",
-    "kernel_p_value": "kernel distance, p",
-    "vendi": "Vendi score",
-    "within_class_distance": "distance within a class",
-    "collapse_share": "share of collapsed pairs",
-    "copy_share": "share of near-copies in pixels",
-    "copy_share_features": "share of near-copies in features",
-    "copy_test_p_value": "near-copies, p",
-    "c_t": "C_T (below 0: nearer to the training images than real images are)",
-    "usefulness": "gain of a classifier by generated images",
-    "usefulness_generated_only": "the same by generated images in place of real ones",
-    "worth_images": "worth of the images, in real images per class",
-}
 
 Table = tuple[tuple[str, ...], Sequence[tuple[str, ...]]]
 """Heads of the columns, and rows."""
@@ -89,7 +74,7 @@ class EvidenceView:
         ]
         rows = [
             (
-                figure_name(str(test.get("name", ""))),
+                figure_title(str(test.get("name", ""))),
                 str(test.get("answer", "")),
                 *(str(own.get(name, "-")) for name in names),
                 str(test.get("why", "")),
@@ -147,7 +132,7 @@ class EvidenceView:
         rows = [
             (
                 str(own.get("question", "")),
-                figure_name(name),
+                figure_title(name),
                 _cell(own),
                 *(_cell(known[control].get(name)) for control in controls),
                 str(own.get("note", "")),
@@ -166,20 +151,11 @@ class EvidenceView:
             (name, str(count), *(_cell(column.get(name)) for column in columns.values()))
             for name, count in counted[: MAX_CLASS_ROWS if columns else 0]
         ]
-        return ("class", "generated", *map(figure_name, columns)), rows
+        return ("class", "generated", *map(figure_title, columns)), rows
 
     def omitted(self) -> list[tuple[str, str]]:
         """Return the figures that are missing, and why."""
-        return [(figure_name(name), reason) for name, reason in self.evaluation.omitted.items()]
-
-
-def figure_name(name: str) -> str:
-    """Return a figure's name for readers.
-
-    >>> figure_name("vendi"), figure_name("copy_share"), figure_name("precision")
-    ('Vendi score', 'share of near-copies in pixels', 'precision')
-    """
-    return _FIGURES.get(name, _words(name))
+        return [(figure_title(name), reason) for name, reason in self.evaluation.omitted.items()]
 
 
 def _words(name: str) -> str:
