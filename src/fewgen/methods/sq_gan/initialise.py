@@ -48,10 +48,10 @@ class StyleMethod(Protocol):
 
 
 class CodeTokenizer(nn.Module):
-    """Turns the codes of a style into a few tokens for a text tower.
+    """Turns the codes of a style into a few tokens for a text encoder.
 
     The s codes are cut into `blocks` runs, filled up with zeros at the end, and one perceptron, the same for
-    all, makes a token of each. Which run it was, the text tower knows from the position.
+    all, makes a token of each. Which run it was, the text encoder knows from the position.
 
     Args:
         pieces: s, codes of a style.
@@ -63,9 +63,9 @@ class CodeTokenizer(nn.Module):
     Raises:
         ConfigError: if there are more tokens than codes.
 
-    Source: Wang et al. 2025, arXiv:2503.24282 (codes enter the text tower through a perceptron).
-    Differs: blocks of codes, because 128 codes are more than a text tower can read; tokens have the length of
-        words, so that they neither drown the positions nor drown in them.
+    Source: Wang et al. 2025, arXiv:2503.24282 (codes enter the text encoder through a perceptron).
+    Differs: blocks of codes, because 128 codes are more than a text encoder can read; tokens have the length
+        of words, so that they neither drown the positions nor drown in them.
     """
 
     def __init__(self, pieces: int, code_dim: int, blocks: int, token_width: int, scale: float = 1.0) -> None:
@@ -145,11 +145,11 @@ def transport_stage(method: StyleMethod, config: InitConfig) -> Stage:
     """Return the stage "codes": mapping network, codes and a tokeniser learn to speak of the training images.
 
     Minimises L_sq + L_uf + L_ot. L_ot is the cost of transporting the text features of the codes of random
-    latents into the features of images; the towers stay as they are. Codes start from k-means on styles.
+    latents into the features of images; the encoders stay as they are. Codes start from k-means on styles.
 
     Args:
         method: its mapping and quantizer are moved.
-        config: towers, steps, batch size, tokens, and the transport's own settings.
+        config: encoders, steps, batch size, tokens, and the transport's own settings.
 
     Raises:
         ConfigError: if the method has no quantiser, or if there are more tokens than codes.
@@ -164,21 +164,22 @@ def transport_stage(method: StyleMethod, config: InitConfig) -> Stage:
     pieces = quantizer.pieces * quantizer.layers
     CodeTokenizer(pieces, quantizer.config.code_dim, config.blocks, 1)  # refuses impossible sizes early
     carrier = TokenizerCarrier()
-    towers: JointEncoder
+    encoder: JointEncoder
     features: Tensor
 
     def start(context: Context) -> None:
-        nonlocal towers, features
-        context.note("preparing the towers that say what images and codes mean")
-        towers = towers_of(config, context)
-        if config.blocks > towers.max_blocks:
+        nonlocal encoder, features
+        context.note("preparing the image and text encoders")
+        encoder = encoder_of(config, context)
+        if config.blocks > encoder.max_blocks:
             raise ConfigError(
-                f"init.blocks is {config.blocks}, but the text tower has room for {towers.max_blocks} tokens."
+                f"init.blocks is {config.blocks}, but the text encoder has room for "
+                f"{encoder.max_blocks} tokens."
             )
-        features = image_features(towers, context.train)
+        features = image_features(encoder, context.train)
         quantizer.set_codes(make_codes("kmeans", method, context.train.source.n_classes, None, context.rng))
         tokenizer = CodeTokenizer(
-            pieces, quantizer.config.code_dim, config.blocks, towers.token_width, towers.token_rms
+            pieces, quantizer.config.code_dim, config.blocks, encoder.token_width, encoder.token_rms
         )
         carrier.tokenizer = tokenizer.to(context.device)
 
@@ -191,7 +192,7 @@ def transport_stage(method: StyleMethod, config: InitConfig) -> Stage:
         w = quantizer.prepare(styles).flatten(1)
         # Exactly the codes; the gradient goes to them and, straight through, to what they replace.
         codes = raw_codes(quantizer, found.indices) + (w - w.detach())
-        texts = towers.text_features(carrier.tokenizer(codes))
+        texts = encoder.text_features(carrier.tokenizer(codes))
         cost = cosine_cost(texts, features[batch.indices], config.center)
         plan = sinkhorn(cost.detach(), config.epsilon, config.iterations)
         return LossTerms(
@@ -216,8 +217,8 @@ def transport_stage(method: StyleMethod, config: InitConfig) -> Stage:
     )
 
 
-def towers_of(config: InitConfig, context: Context) -> JointEncoder:
-    """Return the towers that the settings name, from the random numbers of a hook."""
+def encoder_of(config: InitConfig, context: Context) -> JointEncoder:
+    """Return the pair of encoders that the settings name, from the random numbers of a hook."""
     seed = _seed(context.rng)
     return make_joint_encoder(
         config.foundation, context.train.source, config.foundation_steps, seed, context.device
@@ -225,9 +226,9 @@ def towers_of(config: InitConfig, context: Context) -> JointEncoder:
 
 
 @torch.no_grad()
-def image_features(towers: JointEncoder, train: Pixels) -> Tensor:
+def image_features(encoder: JointEncoder, train: Pixels) -> Tensor:
     """Return features (N, F) of all training images, on their device."""
-    return torch.cat([towers.image_features(b.images).to(train.device) for b in train.batches(_ROWS)])
+    return torch.cat([encoder.image_features(b.images).to(train.device) for b in train.batches(_ROWS)])
 
 
 def starting_codes(method: StyleMethod, config: InitConfig, context: Context) -> Tensor:
@@ -239,7 +240,7 @@ def starting_codes(method: StyleMethod, config: InitConfig, context: Context) ->
         context: of the hook.
     """
     kind = "kmeans" if config.kind == "transport" else config.kind
-    features = image_features(towers_of(config, context), context.train) if kind == "features" else None
+    features = image_features(encoder_of(config, context), context.train) if kind == "features" else None
     return make_codes(kind, method, context.train.source.n_classes, features, context.rng)
 
 
