@@ -15,6 +15,7 @@ import fewgen
 from fewgen.cli.main import main
 from fewgen.data import ImageSet, load_images, save_images
 from fewgen.data.identity import without
+from fewgen.data.registry import Reading
 from fewgen.encoders.pixels import PixelFeatures
 from fewgen.errors import ConfigError, DataError, OutputError
 from fewgen.runs.gathering import images_per_class
@@ -129,6 +130,21 @@ def test_a_model_file_alone_needs_its_data(run, calls, tmp_path):
         fewgen.evaluate(path, data="digits", shots=4, n=2, progress=False)
     assert _same(calls[0]["train"], load_images("digits", size=8).shots(4, 0))
     assert len(calls[0]["generated"]) == 20
+
+
+def test_each_image_set_is_read_once(run, tmp_path, calls, monkeypatch):
+    other = fewgen.train("fake", out=tmp_path / "b", seed=1, **SMALL)
+    read = []
+
+    def counted(reading, source, min_classes=1, load=Reading.load):
+        read.append((reading.split, source))
+        return load(reading, source, min_classes)
+
+    monkeypatch.setattr(Reading, "load", counted)
+    fewgen.evaluate(run.path, other_runs=[other], holdout="test", n=3, useful_draws=0, progress=False)
+    assert sorted(read) == [("test", "digits"), ("train", "digits")]
+    (call,) = calls
+    assert call["pool"] is not None
 
 
 def test_training_images_are_those_that_train_chooses(calls):

@@ -8,11 +8,12 @@ import math
 import numbers
 import operator
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from fewgen.errors import ConfigError
 from fewgen.files import no_empty_folders
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -40,12 +41,12 @@ def checked_temperature(value: Any) -> float:
     return float(value)
 
 
-def tidy_out(function: Callable[..., T]) -> Callable[..., T]:
+def tidy_out(function: Callable[P, T]) -> Callable[P, T]:
     """Let a function that fails, or is interrupted, leave no empty folder behind at `out`."""
 
     @functools.wraps(function)
-    def wrapper(*args: Any, **keywords: Any) -> T:
-        out = keywords.get("out")
+    def wrapper(*args: P.args, **keywords: P.kwargs) -> T:
+        out: Any = keywords.get("out")
         with no_empty_folders(out) if out is not None else contextlib.nullcontext():
             return function(*args, **keywords)
 
