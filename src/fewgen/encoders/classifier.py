@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -19,8 +20,8 @@ from fewgen.data.identity import fingerprint, mixed_content_order
 from fewgen.data.imageset import ImageSet
 from fewgen.encoders.base import Described, check_shape, in_batches
 from fewgen.errors import CheckpointError, DataError, ShapeError
-from fewgen.files import atomic_write
 from fewgen.fitting.fit import Shuffled, fit
+from fewgen.tensor_files import write_tensors
 
 # Raise when training or network change in a way that settings do not show: old cache files are then ignored.
 _FORMAT = 2
@@ -248,7 +249,10 @@ class ClassifierFeatures:
         train = train.subset(mixed_content_order(train))
         key = _data_key(train, settings)
         path = cache_folder(cache_dir) / "classifiers" / f"{key}.safetensors"
-        extractor = _read(path) if use_cache and path.exists() else None
+        extractor = None
+        if use_cache and path.exists():
+            with contextlib.suppress(CheckpointError):  # damaged: it is made again
+                extractor = cls.load(path)
         if extractor is None:
             extractor = cls._train(train, settings, key, progress)
             if use_cache:
@@ -377,22 +381,15 @@ class ClassifierFeatures:
 
     def save(self, path: str | Path) -> None:
         """Write weights, settings and class names as one safetensors file, atomically."""
-        from safetensors.torch import save_file
-
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        unkept = ("test_accuracy", "n_test", "tested_on")
         header = {
             "format": _FORMAT,
             "image_shape": self.image_shape,
             "class_names": self.class_names,
             "settings": dataclasses.asdict(self.settings),
-            "about": {
-                k: v for k, v in self._about.items() if k not in ("test_accuracy", "n_test", "tested_on")
-            },
+            "about": {key: value for key, value in self._about.items() if key not in unkept},
         }
-        with atomic_write(path) as temporary:
-            weights = {name: value.contiguous() for name, value in self.network.state_dict().items()}
-            save_file(weights, temporary, metadata={"fewgen_classifier": json.dumps(header)})
+        write_tensors(path, self.network.state_dict(), {"fewgen_classifier": json.dumps(header)})
 
     @classmethod
     def load(cls, path: str | Path) -> ClassifierFeatures:
@@ -415,14 +412,6 @@ class ClassifierFeatures:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(f"{path} is not a readable fewgen classifier: {error}") from error
-
-
-def _read(path: Path) -> ClassifierFeatures | None:
-    """Return the cached classifier, or None where the file is damaged and must be made again."""
-    try:
-        return ClassifierFeatures.load(path)
-    except CheckpointError:
-        return None
 
 
 def working_size(height: int, width: int) -> tuple[int, int]:
