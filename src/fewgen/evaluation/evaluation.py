@@ -320,30 +320,20 @@ def _usefulness(
     options: Mapping[str, Any] | None,
 ) -> None:
     """Measure usefulness and add its verdict; the control is that real images are seen to be useful."""
-    reason = None
-    if real.held_out_images is None:
-        reason = OFFER
-    elif n_draws == 0:
+    held, reason = real.held_out_images, OFFER
+    if held is not None:
         reason = "it was not measured here (it takes minutes); fewgen evaluate measures it"
-    elif not labelled:
-        reason = "the images have no class labels, so no classifier can learn from them"
-    if reason is not None:
+        if n_draws and not labelled:
+            reason = "the images have no class labels, so no classifier can learn from them"
+    if held is None or n_draws == 0 or not labelled:
         omitted["usefulness"] = reason
         verdicts["useful"] = Verdict("useful", "cannot tell", sentence(reason) + ".")
         return
-    held = real.held_out_images
-    assert held is not None
+    pairs, more = [(real.train, generated), *draws], dict(options or {})
+    settings = {"n_draws": n_draws, "pool": real.pool, "seed": real.seed, **more}
     try:
-        result = measure_usefulness(
-            [(real.train, generated), *draws],
-            held,
-            n_draws=n_draws,
-            pool=real.pool,
-            seed=real.seed,
-            progress=tell,
-            **dict(options or {}),
-        )
-        controls = _useful_controls(real, result, n_draws, dict(options or {}))
+        result = measure_usefulness(pairs, held, progress=tell, **settings)
+        controls = _useful_controls(real, held, result, n_draws, more)
     except DataError as missing:
         omitted["usefulness"] = str(missing)
         verdicts["useful"] = Verdict("useful", "cannot tell", sentence(str(missing)))
@@ -362,11 +352,9 @@ def _usefulness(
 
 
 def _useful_controls(
-    real: RealSide, result: UsefulnessResult, n_draws: int, options: Mapping[str, Any]
+    real: RealSide, held: ImageSet, result: UsefulnessResult, n_draws: int, options: Mapping[str, Any]
 ) -> dict[str, Gain]:
     """Return the gain of twice as many real images, and of copies as generated images; kept per real side."""
-    held = real.held_out_images
-    assert held is not None
     n = max(2, min(5, n_draws))
     key = (n, result.settings)
     if key not in real.useful_controls:

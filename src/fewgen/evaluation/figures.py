@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -159,12 +160,14 @@ def _agreement(c: Comparison) -> dict[str, Any]:
     }
 
 
-def _copies(scores_of: Callable[[Side], Tensor]) -> Callable[[Comparison], dict[str, Any]]:
+def _copies(scores: str) -> Callable[[Comparison], dict[str, Any]]:
+    scores_of = operator.attrgetter(scores)
+
     def compute(c: Comparison) -> dict[str, Any]:
         own, other = matched(c.side.labels, c.held_out.labels)
-        scores, held = scores_of(c.side), scores_of(c.held_out)[other]
-        test = tail_test(scores[own], held[held > 0])
-        flagged = scores < test.threshold
+        made, held = scores_of(c.side), scores_of(c.held_out)[other]
+        test = tail_test(made[own], held[held > 0])
+        flagged = made < test.threshold
         fields = ("low", "high", "expected", "threshold", "p_value", "detectable")
         return {
             "value": test.share,
@@ -179,14 +182,6 @@ def _copies(scores_of: Callable[[Side], Tensor]) -> Callable[[Comparison], dict[
         }
 
     return compute
-
-
-def _pixel_scores(side: Side) -> Tensor:
-    return side.nearest.score
-
-
-def _feature_scores(side: Side) -> Tensor:
-    return side.feature_scores
 
 
 def _ranks(c: Comparison) -> dict[str, Any]:
@@ -245,8 +240,8 @@ FIGURES = (
     Figure("within_class_distance", "distance within a class", "diverse", _within_class),
     Figure("collapse_share", "share of collapsed pairs", "diverse", _collapse),
     Figure("class_agreement", "class agreement", "aligned", _agreement),
-    Figure("copy_share", "share of near-copies in pixels", "new", _copies(_pixel_scores)),
-    Figure("copy_share_features", "share of near-copies in features", "new", _copies(_feature_scores)),
+    Figure("copy_share", "share of near-copies in pixels", "new", _copies("nearest.score")),
+    Figure("copy_share_features", "share of near-copies in features", "new", _copies("feature_scores")),
     Figure("c_t", "C_T (below 0: nearer to the training images than real images are)", "new", _ranks),
     Figure("authenticity", "authenticity", "new", _authenticity),
     Figure("held_out_share", "held out share", "new"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -150,29 +151,24 @@ class RealSide:
         return self._controls[key]
 
 
+@dataclass(frozen=True, eq=False)
 class Controls:
     """The controls for images of some classes: what is known of them, each computed at its first use.
 
-    Args:
-        real: the real side.
-        held: the held-out images.
-        tested: those that the tests use.
-        features: of the held-out images, (M, D).
-        counts: images of each class.
-        labels: classes of the images, int64 (N,); -1: none.
+    real: the real side.
+    held: the held-out images.
+    tested: those that the tests use.
+    features: of the held-out images, (M, D).
+    counts: images of each class.
+    labels: classes of the images, int64 (N,); -1: none.
     """
 
-    def __init__(
-        self,
-        real: RealSide,
-        held: ImageSet,
-        tested: Side,
-        features: Tensor,
-        counts: Sequence[int],
-        labels: Tensor,
-    ) -> None:
-        self.real, self.held, self.tested, self.features = real, held, tested, features
-        self.counts, self.labels = counts, labels
+    real: RealSide
+    held: ImageSet
+    tested: Side
+    features: Tensor
+    counts: Sequence[int]
+    labels: Tensor
 
     @functools.cached_property
     def sides(self) -> dict[str, tuple[Side, Side]]:
