@@ -33,25 +33,35 @@ if TYPE_CHECKING:
     from fewgen.distillation.distilling import distill
     from fewgen.runs import Run, load_run
 
-_HOMES = {
+# In words, for type checkers and completion: what a typed package imports is not public by itself.
+__all__ = [
+    "ImageSet",
+    "Run",
+    "__version__",
+    "adapt",
+    "benchmark",
+    "distill",
+    "evaluate",
+    "generate",
+    "interpolate",
+    "load_images",
+    "load_run",
+    "plan",
+    "plan_training",
+    "quickstart",
+    "reconstruct",
+    "retrieve",
+    "train",
+]
+_HOMES = dict.fromkeys(__all__, "fewgen.api") | {
     "ImageSet": "fewgen.data",
     "Run": "fewgen.runs",
-    "adapt": "fewgen.api",
     "benchmark": "fewgen.comparison.benchmarking",
     "distill": "fewgen.distillation.distilling",
-    "evaluate": "fewgen.api",
-    "generate": "fewgen.api",
-    "interpolate": "fewgen.api",
     "load_images": "fewgen.data",
     "load_run": "fewgen.runs",
     "plan": "fewgen.comparison.planning",
-    "plan_training": "fewgen.api",
-    "quickstart": "fewgen.api",
-    "reconstruct": "fewgen.api",
-    "retrieve": "fewgen.api",
-    "train": "fewgen.api",
 }
-__all__ = ["__version__", *_HOMES]
 
 renamed.install()
 __getattr__ = lazy_names(__name__, _HOMES)

@@ -6,7 +6,6 @@ from fewgen.config.io import (
     list_presets,
     load_preset,
     parse_yaml,
-    preset_path,
     read_config,
     write_yaml,
 )
@@ -22,7 +21,6 @@ __all__ = [
     "load_preset",
     "merge",
     "parse_yaml",
-    "preset_path",
     "read_config",
     "renamed",
     "resolve",

@@ -114,10 +114,9 @@ def read_config(source: str | Path | Mapping[str, Any] | None) -> dict[str, Any]
 
 def write_yaml(path: str | Path, values: Any) -> None:
     """Write settings as YAML; a kill leaves the old file or the new one."""
-    from fewgen.files import atomic_write
+    from fewgen.files import write_text
 
-    with atomic_write(path) as temporary:
-        Path(temporary).write_text(dump_yaml(values), encoding="utf-8")
+    write_text(path, dump_yaml(values))
 
 
 def _preset_dir(method: str) -> Path:
@@ -132,7 +131,7 @@ def list_presets(method: str) -> list[str]:
     return ["default", *sorted(names)]
 
 
-def preset_path(method: str, preset: str) -> Path | None:
+def _preset_path(method: str, preset: str) -> Path | None:
     """Return the file of a preset; None for a method whose `default` needs no file."""
     names = list_presets(method)
     if preset not in names:
@@ -149,7 +148,7 @@ def load_preset(method: str, preset: str = "default") -> dict[str, Any]:
     `model` holds settings of the method's `Config`, `training` settings of `TrainConfig`; both may be
     empty, and then the defaults of the dataclasses hold.
     """
-    path = preset_path(method, preset)
+    path = _preset_path(method, preset)
     values = read_config(path)
     check_keys(values, PRESET_KEYS, f"preset {preset}")
     return {
