@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
-if TYPE_CHECKING:
-    Progress = Callable[[str, float], None]
+Progress = Callable[[str, float], None]
+"""Is told what is being done, and the share of it that is done, in [0, 1]."""
 
 
 class _Shown:

@@ -33,12 +33,11 @@ from fewgen.diffusion.settings import (
 )
 from fewgen.errors import ConfigError, DataError, ShapeError, TrainingError
 from fewgen.fitting.optimizers import AdamW
+from fewgen.progress import Progress
 
 if TYPE_CHECKING:
     from fewgen.diffusion.pipeline import TextToImage
 
-Progress = Callable[[str, float], None]
-"""What is being done, and the share that is done, in [0, 1]."""
 
 _PUBLISHED_SLACK = 2e-5
 """With the published schedule, the tolerance grows by this much at each step."""

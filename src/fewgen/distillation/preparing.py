@@ -18,8 +18,7 @@ from fewgen.distillation.teacher import ProtoNet, meta_train
 from fewgen.encoders.image_transformer import DinoBackbone
 from fewgen.errors import ConfigError, DataError
 from fewgen.fitting.seeds import derive_seed
-
-Progress = Callable[[str, float], None]
+from fewgen.progress import Progress
 
 FEW_CLASSES = 20
 """Features of fewer base classes than this suit new classes badly; they are prepared in another way."""

@@ -20,8 +20,7 @@ from fewgen.errors import DataError, MissingDependencyError
 from fewgen.evaluation.statistics import wilson_interval
 from fewgen.files import atomic_write, read_json, write_json, write_text
 from fewgen.fitting.seeds import derive_seed
-
-Progress = Callable[[str, float], None]
+from fewgen.progress import Progress
 
 STUDENT_NAME, ONNX_NAME, CLASSES_NAME = "student.safetensors", "student.onnx", "classes.txt"
 RECORD_NAME, PICTURE_NAME, PARTS_NAME = "distill.json", "synthetic.png", "parts"

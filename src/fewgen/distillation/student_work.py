@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +33,11 @@ from fewgen.errors import ConfigError, DataError, OutputError
 from fewgen.files import file_sha256
 from fewgen.fitting.seeds import derive_seed
 from fewgen.generation.request import GenerationRequest, image_seeds
-from fewgen.progress import ShownProgress
+from fewgen.progress import Progress, ShownProgress
 from fewgen.runs.run import Run
 
 TASK_CLASSES, TASK_SHOTS = 10, 5
 """Most classes of a task that the teacher is trained on, and supports of each."""
-
-Progress = Callable[[str, float], None]
 
 
 class StudentWork(Work):

@@ -20,11 +20,11 @@ from fewgen.errors import CheckpointError, ConfigError
 from fewgen.files import make_dir, read_json, write_json
 from fewgen.fitting.seeds import make_rng
 from fewgen.generation.request import image_seeds
+from fewgen.progress import Progress
 
 if TYPE_CHECKING:
     from fewgen.diffusion.pipeline import TextToImage
 
-Progress = Callable[[str, float], None]
 
 _RECORD = "specialised.json"
 

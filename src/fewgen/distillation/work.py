@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +23,7 @@ from fewgen.distillation.students import Student, make_student
 from fewgen.distillation.teacher import ProtoNet
 from fewgen.errors import ConfigError
 from fewgen.methods.tint.base import is_stable_diffusion, names_hub_model
+from fewgen.progress import Progress
 from fewgen.runs.folder import check_apart
 from fewgen.runs.pipeline import load_pipeline
 from fewgen.runs.run import Run, load_run
@@ -131,7 +132,7 @@ class Work(abc.ABC):
         student: str,
         n_way: int,
         n_shot: int,
-        progress: Callable[[str, float], None],
+        progress: Progress,
     ) -> tuple[ProtoNet, Student]:
         """Return teacher and student after learning from base images, which are kept in a folder.
 

@@ -23,15 +23,13 @@ from fewgen.evaluation.gains import Gain
 from fewgen.evaluation.side import Side
 from fewgen.evaluation.verdict_tests import Outcome, VerdictTest, standard_tests
 from fewgen.evaluation.verdicts import OFFER, run_controls
+from fewgen.progress import Progress
 
 N_TESTED = 1000
 """Held-out images that the tests and their controls use at most."""
 
 N_CONTROL = 1000
 """Images of each control at most."""
-
-
-Progress = Callable[[str, float], None]
 
 
 class RealSide:

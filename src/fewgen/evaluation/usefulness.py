@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from fewgen.evaluation.curve import LearningCurve, Worth, curve_points, curve_re
 from fewgen.evaluation.gains import ArmResult, Gain, by_class, crossed_gain, crossed_variance
 from fewgen.evaluation.planner import smallest_gain
 from fewgen.evaluation.trainings import OrderedSet, Trainer, Training
+from fewgen.progress import Progress
 
 MOST_TEST_IMAGES = 10_000
 
@@ -243,7 +244,7 @@ def measure_usefulness(
     seed: int = 0,
     jobs: int = 1,
     real_cache: str | Path | None = None,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> UsefulnessResult:
     """Compare a classifier trained on real images with one that sees generated ones too, draw by draw.
 
@@ -386,7 +387,7 @@ def usefulness_controls(
     seed: int = 0,
     jobs: int = 1,
     real_cache: str | Path | None = None,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Gain]:
     """Gains whose answers are known, from the data at hand: what the measurement must see, and must not.
 

@@ -21,6 +21,7 @@ from fewgen.errors import DataError
 from fewgen.evaluation.retention import Retention, class_retention
 from fewgen.evaluation.statistics import Share, wilson_interval
 from fewgen.methods.abilities import class_scores
+from fewgen.progress import Progress
 
 if TYPE_CHECKING:
     from fewgen.encoders.classifier import ClassifierFeatures
@@ -210,7 +211,7 @@ def measure(
     seconds: float,
     again: Callable[[ImageSet], Method] | None = None,
     judge: Reader | None = None,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> Adaptation:
     """Draw and read what a model gained and lost.
 
@@ -332,7 +333,7 @@ def shot_curve(
     shots: Sequence[int],
     again: Callable[[ImageSet], Method] | None,
     reader: Reader | None = None,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Look]:
     """Return how a model draws new classes before the first image, and after some numbers of images.
 

@@ -11,10 +11,11 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewgen.progress import Progress
 from fewgen.runs.adapting import MAX_NEW, Given, adapted, extended, recipe_of, refuse_blank, replayed
 from fewgen.runs.new_images import notes_on
 from fewgen.runs.run import CONFIG_NAME, MODEL_NAME, Run
@@ -178,7 +179,7 @@ def adapt_run(
     report: bool = True,
     curve: bool = False,
     judge: bool = False,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> Adapted:
     """Teach a copy of a run's model new classes, and measure what was won and lost.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 
     from fewgen.data import ImageSet
     from fewgen.methods.base import Method
+    from fewgen.progress import Progress
     from fewgen.text import ClassText
     from fewgen.training.meta.inner import InnerOptimizer
-
-    Progress = Callable[[str, float], None]
 
 
 STEPS = 50

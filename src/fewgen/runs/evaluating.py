@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
     from fewgen.data import ImageSet
     from fewgen.encoders.base import FeatureExtractor
     from fewgen.evaluation.evaluation import Evaluation
-
-    Progress = Callable[[str, float], None]
+    from fewgen.progress import Progress
 
 
 def evaluate_sets(

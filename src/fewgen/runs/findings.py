@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from fewgen.evaluation.evaluation import Evaluation
     from fewgen.generation import GeneratedImages
     from fewgen.methods.base import Method
+    from fewgen.progress import Progress
     from fewgen.runs import Run
     from fewgen.runs.new_classes import NewClasses
 
-    Progress = Callable[[str, float], None]
     Others = Mapping[str, ImageSet] | Callable[[], Mapping[str, ImageSet]]
 
 T = TypeVar("T")

@@ -16,6 +16,7 @@ import torch
 from fewgen.data.imageset import ImageSet, joined
 from fewgen.errors import DataError
 from fewgen.evaluation.statistics import Share, wilson_interval
+from fewgen.progress import Progress
 from fewgen.runs.adaptation import SHOTS, Look, Reader, read_by_classifier, shot_curve
 from fewgen.runs.source import encoder_path
 
@@ -103,7 +104,7 @@ def measure_new_classes(
     held_out: ImageSet | None,
     others: Mapping[str, ImageSet] | Callable[[], Mapping[str, ImageSet]],
     data_dir: str | Path | None = None,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> NewClasses | None:
     """Adapt a run to its novel classes, again and again from the start with more images.
 
