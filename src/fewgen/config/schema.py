@@ -8,7 +8,6 @@ was needed. All problems of a dictionary are reported at once.
 from __future__ import annotations
 
 import dataclasses
-import enum
 import math
 import types
 import typing
@@ -33,8 +32,6 @@ def to_dict(config: Any) -> Any:
         return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
     if isinstance(config, Mapping):
         return {str(key): to_dict(value) for key, value in config.items()}
-    if isinstance(config, enum.Enum):
-        return config.value
     if isinstance(config, Path):
         return str(config)
     if isinstance(config, (list, tuple, set, frozenset)):
@@ -180,25 +177,14 @@ def _try_convert(value: Any, hint: Any, where: str, problems: ProblemList) -> tu
 
 
 def _convert_scalar(value: Any, hint: Any) -> tuple[Any, bool]:
-    if hint is bool:
-        return value, isinstance(value, bool)
-    if hint is int:
-        if isinstance(value, float) and value.is_integer():
-            return int(value), True  # 1e3 in a file is meant as a count
-        return value, isinstance(value, int) and not isinstance(value, bool)
-    if hint is float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return value, False
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value), True  # 1e3 in a file is meant as a count
+    if hint in (int, float) and isinstance(value, bool):
+        return value, False
+    if hint is float and isinstance(value, (int, float)):
         return float(value), not math.isnan(value)
-    if hint is str:
-        return value, isinstance(value, str)
     if hint is Path:
         return (Path(value), True) if isinstance(value, (str, Path)) else (value, False)
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        try:
-            return hint(value), True
-        except ValueError:
-            return value, False
     return value, isinstance(value, hint) if isinstance(hint, type) else True
 
 
@@ -275,8 +261,6 @@ def describe_type(hint: Any) -> str:
         return f"a list of values, each {describe_type(arguments[0])}" if arguments else "a list"
     if container in (dict, Mapping):
         return "a section of keys and values"
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return "one of " + ", ".join(repr(option.value) for option in hint)
     return getattr(hint, "__name__", str(hint))
 
 
