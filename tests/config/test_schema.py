@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewgen.config import check_keys, from_dict, merge, resolve, to_dict
-from fewgen.config.checks import Count, Share, check_fields
+from fewgen.config.checks import Checked, Count, Share, check_fields
 from fewgen.errors import ConfigError, ProblemList
 
 
@@ -131,13 +131,11 @@ def test_what_cannot_be_written_is_an_error():
 
 def test_fields_are_checked_by_their_types():
     @dataclass(frozen=True)
-    class Settings:
+    class Settings(Checked):
+        section = "part"
         kind: Literal["ema", "gradient"] = "ema"
         count: Count = 1
         share: Share | None = None
-
-        def __post_init__(self):
-            check_fields(self, "part")
 
     assert Settings("gradient", 3, 0.5) == Settings(kind="gradient", count=3, share=0.5)
     with pytest.raises(
@@ -148,7 +146,7 @@ def test_fields_are_checked_by_their_types():
         Settings(count=0)
     with pytest.raises(ConfigError, match=r"part\.share must be in \[0, 1\], got 2"):
         Settings(share=2)
-    with pytest.raises(ConfigError, match=r"must be one of 'ema', 'gradient', got 'em'\. Did you mean"):
+    with pytest.raises(ConfigError, match=r'model: part\.kind is "em"\. Did you mean "ema"'):
         from_dict(Settings, {"kind": "em"}, "model")
     problems = ProblemList("Settings", ConfigError)
     wrong = Settings()

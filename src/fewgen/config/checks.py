@@ -10,7 +10,7 @@ import math
 import typing
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from fewgen.errors import ConfigError, ProblemList, suggest
 
@@ -92,6 +92,19 @@ def check_fields(settings: Any, section: str = "", problems: ProblemList | None 
                 if problems is None:
                     raise
                 problems.add(str(error))
+
+
+class Checked:
+    """Base of settings that check their own fields when they are made.
+
+    Attributes:
+        section: their name, for messages.
+    """
+
+    section: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        check_fields(self, self.section)
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fewgen.config.checks import Checked
 from fewgen.errors import ConfigError, ProblemList, suggest
 
 T = TypeVar("T")
@@ -124,7 +125,10 @@ def _build(cls: type, values: Any, where: str, problems: ProblemList) -> Any:
         if key not in fields:
             problems.add(_unknown(key, list(fields), where))
         else:
-            arguments[key] = _convert(value, hints[key], _join(where, key), problems)
+            hint = hints[key]
+            if issubclass(cls, Checked) and typing.get_origin(hint) is typing.Literal:
+                hint = type(typing.get_args(hint)[0])  # the class itself says which values there are
+            arguments[key] = _convert(value, hint, _join(where, key), problems)
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in values:
@@ -141,9 +145,7 @@ def _build(cls: type, values: Any, where: str, problems: ProblemList) -> Any:
 def _convert(value: Any, hint: Any, where: str, problems: ProblemList) -> Any:
     converted, ok = _try_convert(value, hint, where, problems)
     if not ok:
-        options = [str(x) for x in typing.get_args(hint)] if typing.get_origin(hint) is typing.Literal else []
-        near = suggest(str(value), options)
-        problems.add(f'"{where}" must be {describe_type(hint)}, got {_shown(value)}.{near}')
+        problems.add(f'"{where}" must be {describe_type(hint)}, got {_shown(value)}.')
     return converted
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from fewgen.config.checks import BelowOne, Count, Share, Weight, Whole, at_least, check_fields
+from fewgen.config.checks import BelowOne, Checked, Count, Share, Weight, Whole, at_least
 from fewgen.errors import ConfigError
 
 Channels = Annotated[int, partial(at_least, least=2)]
 
 
 @dataclass(frozen=True)
-class ImageConfig:
+class ImageConfig(Checked):
     """Image encoder and decoder of the aligned latent.
 
     Attributes:
@@ -25,6 +25,7 @@ class ImageConfig:
         output: "sigmoid"; "tanh" is the published fault: half of its range lies outside [0, 1].
     """
 
+    section: ClassVar[str] = "image"
     backbone: Literal["conv", "mlp"] = "conv"
     width: Channels = 48
     n_blocks: Whole = 0
@@ -32,12 +33,9 @@ class ImageConfig:
     dropout: BelowOne = 0.1
     output: Literal["sigmoid", "tanh"] = "sigmoid"
 
-    def __post_init__(self) -> None:
-        check_fields(self, "image")
-
 
 @dataclass(frozen=True)
-class TextConfig:
+class TextConfig(Checked):
     """Semantic encoder, its codebook, and semantic decoder.
 
     Attributes:
@@ -51,6 +49,7 @@ class TextConfig:
         restart_after: steps without use after which a code is moved; 0 never.
     """
 
+    section: ClassVar[str] = "text"
     hidden: Count = 200
     output: Literal["linear", "sigmoid"] = "linear"
     codebook_size: Count = 32
@@ -60,12 +59,9 @@ class TextConfig:
     commitment_weight: Weight = 0.25
     restart_after: Whole = 0
 
-    def __post_init__(self) -> None:
-        check_fields(self, "text")
-
 
 @dataclass(frozen=True)
-class WeightConfig:
+class WeightConfig(Checked):
     """Weight of each term; every term is summed over features and averaged over the batch.
 
     Image terms count as if an image had 784 numbers and text terms as if a vector had 784, so that a
@@ -85,6 +81,7 @@ class WeightConfig:
         warm_up: share of the stage over which these five rise, in [0, 1].
     """
 
+    section: ClassVar[str] = "weights"
     image: Weight = 1.0
     ssim: Weight = 0.0
     text: Weight = 0.25
@@ -97,12 +94,9 @@ class WeightConfig:
     contrastive: Weight = 1.0
     warm_up: Share = 0.2
 
-    def __post_init__(self) -> None:
-        check_fields(self, "weights")
-
 
 @dataclass(frozen=True)
-class SpatialConfig:
+class SpatialConfig(Checked):
     """The second level of `hybrid`: a codebook on a small map, and a prior over it.
 
     Attributes:
@@ -132,6 +126,7 @@ class SpatialConfig:
             of 49 positions add up to grain that no single likely code has.
     """
 
+    section: ClassVar[str] = "spatial"
     codebook_size: Count = 256
     codebook_dim: Count = 8
     groups: Count = 2
@@ -156,7 +151,7 @@ class SpatialConfig:
     code_temperature: Weight = 0.7
 
     def __post_init__(self) -> None:
-        check_fields(self, "spatial")
+        super().__post_init__()
         if self.prior_width % self.prior_heads:
             raise ConfigError(
                 f"spatial.prior_width {self.prior_width} must be divisible by "
@@ -165,7 +160,7 @@ class SpatialConfig:
 
 
 @dataclass(frozen=True)
-class CadaVqVaeConfig:
+class CadaVqVaeConfig(Checked):
     """Settings of CADA-VQ-VAE.
 
     Attributes:
@@ -233,7 +228,7 @@ class CadaVqVaeConfig:
     spatial: SpatialConfig | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if self.latent_size % self.text.groups:
             raise ConfigError(
                 f"latent_size {self.latent_size} must be divisible by text.groups {self.text.groups}. "

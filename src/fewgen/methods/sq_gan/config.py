@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from fewgen.config.checks import BelowOne, Count, Rate, Weight, Whole, at_least, check_fields, choose
+from fewgen.config.checks import BelowOne, Checked, Count, Rate, Weight, Whole, at_least, choose
 from fewgen.errors import ConfigError
 from fewgen.losses.consistency import CONSISTENCIES, Consistency
 
@@ -15,7 +15,7 @@ Small = Annotated[float, partial(at_least, least=1e-6)]
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(Checked):
     """Generator and discriminator.
 
     Attributes:
@@ -36,6 +36,7 @@ class NetworkConfig:
         architecture: of the discriminator, "residual" or "plain".
     """
 
+    section: ClassVar[str] = "network"
     z_dim: Count = 64
     w_dim: Count = 64
     mapping_layers: Count = 2
@@ -49,12 +50,9 @@ class NetworkConfig:
     group_size: Count = 4
     architecture: Literal["residual", "plain"] = "residual"
 
-    def __post_init__(self) -> None:
-        check_fields(self, "network")
-
 
 @dataclass(frozen=True)
-class QuantizerConfig:
+class QuantizerConfig(Checked):
     """The style quantiser.
 
     Attributes:
@@ -73,6 +71,7 @@ class QuantizerConfig:
         restart_after: steps without use after which a code is moved; 0 never.
     """
 
+    section: ClassVar[str] = "quantizer"
     codebook_size: TwoOrMore = 128
     code_dim: Count = 4
     per_position: bool = False
@@ -86,12 +85,9 @@ class QuantizerConfig:
     project: bool = False
     restart_after: Whole = 0
 
-    def __post_init__(self) -> None:
-        check_fields(self, "quantizer")
-
 
 @dataclass(frozen=True)
-class InitConfig:
+class InitConfig(Checked):
     """What the codes are before adversarial training.
 
     Attributes:
@@ -112,6 +108,7 @@ class InitConfig:
         lr: of the transport stage.
     """
 
+    section: ClassVar[str] = "init"
     kind: Literal["transport", "features", "kmeans", "random"] = "transport"
     foundation: str = "small"
     foundation_steps: Count = 300
@@ -125,13 +122,13 @@ class InitConfig:
     lr: Rate = 1e-3
 
     def __post_init__(self) -> None:
-        check_fields(self, "init")
+        super().__post_init__()
         if self.foundation != "small" and not (self.foundation.startswith("clip:") and self.foundation[5:]):
             raise ConfigError(f'init.foundation is "small" or "clip:FOLDER", got "{self.foundation}".')
 
 
 @dataclass(frozen=True)
-class SqGanConfig:
+class SqGanConfig(Checked):
     """Settings of SQ-GAN.
 
     Attributes:
@@ -196,7 +193,7 @@ class SqGanConfig:
     loss_limit: Annotated[float, partial(at_least, least=1)] = 200.0
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         choose("consistency", self.consistency, tuple(CONSISTENCIES))
         self._check_consistency()
         group = self.network.group_size
