@@ -6,14 +6,15 @@ Looking for them reads the metadata of what is installed and imports nothing; `l
 from __future__ import annotations
 
 import functools
-import importlib.util
 import warnings
 from collections.abc import Collection
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fewgen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from importlib import metadata
 
 KINDS = {"fewgen.methods": "method", "fewgen.datasets": "data set"}
 """Group of entry points -> what one of them is."""
@@ -48,6 +49,8 @@ def find(group: str, own: Collection[str]) -> dict[str, metadata.EntryPoint]:
 
 @functools.cache
 def _installed(group: str) -> tuple[metadata.EntryPoint, ...]:
+    from importlib import metadata  # not for `fewgen --help`
+
     return tuple(metadata.entry_points(group=group))
 
 
@@ -79,6 +82,8 @@ def presets_of(method: str) -> Path | None:
     points = [point for point in _installed("fewgen.methods") if point.name == method]
     if len(points) != 1:
         return None
-    spec = importlib.util.find_spec(points[0].module.partition(".")[0])
+    from importlib.util import find_spec
+
+    spec = find_spec(points[0].module.partition(".")[0])
     folders = (spec.submodule_search_locations if spec is not None else None) or []
     return next((Path(folder) / "presets" / method for folder in folders), None)

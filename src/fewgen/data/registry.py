@@ -6,9 +6,8 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,6 +20,9 @@ from fewgen.data.imageset import ImageSet
 from fewgen.data.transforms import Form
 from fewgen.errors import ConfigError, DataError, OutputError, suggest
 from fewgen.files import prepare_output_file
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 DATA_DIR_VARIABLE = "FEWGEN_DATA_DIR"
 SPLITS = ("train", "test")
