@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.tint.settings import DATA, DEFAULT, WAYS, WEAK, Settings, of_row
 from benchmarks.tint.tasks import images_of
 from fewgen.config.schema import from_dict
-from fewgen.data.imageset import name_key
+from fewgen.data.names import name_key
 from fewgen.distillation.knowledge import DistillConfig
 from fewgen.distillation.settings import PrepareConfig
 from fewgen.errors import CheckpointError, ConfigError

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from fewgen.config import dump_yaml, list_presets, load_preset, parse_yaml, read_config
 from fewgen.config.io import PRESETS_DIR
@@ -24,6 +26,50 @@ def test_dump_and_parse_round_trip():
         "a": {"lr": 1e-5, "sizes": [1, 2], "name": "t-shirt/top", "none": None, "yes": "yes", "f": 1e22}
     }
     assert parse_yaml(dump_yaml(values)) == values
+
+
+YAML_WORDS = [
+    "1e3",
+    "no",
+    "007",
+    "a\u0085b",
+    "~",
+    "null",
+    "2020-01-01",
+    "=",
+    "<<",
+    "1:30",
+    ".inf",
+    "0x1F",
+    "- a",
+]
+
+
+@given(st.text(max_size=8), st.text(max_size=8))
+@example("1e3", "a\u0085b")
+@example("caf\udce9", "two\nlines\r\n ")
+def test_every_text_survives_as_key_and_value(key, value):
+    values = {"class_names": [value, key], "phrases": {key: [value], f"{key}x": value}, "data": value}
+    assert parse_yaml(dump_yaml(values)) == values
+
+
+@pytest.mark.parametrize("word", YAML_WORDS)
+def test_words_that_yaml_reads_as_something_else_survive(word):
+    values = {"class_names": [word], "phrases": {word: word}, "list": [word, 7, None], word: 1}
+    assert parse_yaml(dump_yaml(values)) == values
+
+
+def test_names_written_by_hand_are_texts(tmp_path):
+    settings = parse_yaml("class_names: [1e3, no, 007, dog]\nphrases: {no: [7, off]}\nseed: 1e3\n")
+    assert settings == {
+        "class_names": ["1e3", "no", "007", "dog"],
+        "phrases": {"no": ["7", "off"]},
+        "seed": 1000.0,
+    }
+    assert parse_yaml("class_names: null\nphrases:\n") == {"class_names": None, "phrases": None}
+    (tmp_path / "phrases.yaml").write_text("007: [no, 1e3]\nno: off\n", encoding="utf-8")
+    assert read_config(tmp_path / "phrases.yaml", texts=True) == {"007": ["no", "1e3"], "no": "off"}
+    assert parse_yaml("x: &a [*a]", texts=True)["x"], "a list that holds itself does no harm"
 
 
 @pytest.mark.parametrize(

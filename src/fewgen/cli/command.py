@@ -123,7 +123,7 @@ class Argument:
         if set(options) <= {str, type(None)}:
             return None if word == "null" and len(options) > 1 else word
         try:
-            read = _plain(word)
+            read = _plain(word, key=self.keyword)
         except ConfigError:
             read = word
         value, ok = fits(read, self.type)
@@ -229,6 +229,9 @@ class Command:
         Raises:
             ConfigError: an unknown flag (with a suggestion), or a value of the wrong type.
         """
+        for word in argv:
+            if any("\ud800" <= character <= "\udfff" for character in word):
+                raise ConfigError(f"{word!r} is not text in UTF-8. Rename the file or folder.")
         words = [_normal(word, self.arguments) for word in argv]
         flags = [word.partition("=")[0] for word in words[: words.index("--") if "--" in words else None]]
         self._refuse_unknown(flags)
@@ -402,7 +405,7 @@ def _normal(word: str, arguments: Iterable[Argument]) -> str:
     return f"{name}{rest}"
 
 
-def _plain(word: str, where: str = "the text") -> Any:
+def _plain(word: str, where: str = "the text", key: str = "value") -> Any:
     """Return what a word of the command line means in YAML: a number, a switch, a list or itself.
 
     >>> _plain("0.5"), _plain("[1, 2]"), _plain("a photo of an #object")
@@ -410,7 +413,7 @@ def _plain(word: str, where: str = "the text") -> Any:
     """
     if " #" in word and word.lstrip()[:1] not in tuple("[{'\""):
         return word  # YAML would take the rest for a comment
-    return parse_yaml(f"value:\n  {word}", where)["value"]
+    return parse_yaml(f"{key}:\n  {word}", where)[key]
 
 
 def _heading(argument: Argument) -> str:

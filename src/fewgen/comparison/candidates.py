@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen.comparison.references import REFERENCES, TAKES_TIME, make_reference
+from fewgen.data.names import name_labels
 from fewgen.errors import ConfigError, DataError, suggest
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class FileOfImages:
 
         images = load_images(self.path)
         numbers = tuple(str(i) for i in range(images.n_classes))
-        if sorted(images.class_names) == sorted(train.class_names):
+        if name_labels(images.class_names).keys() == name_labels(train.class_names).keys():
             images = images.select_classes(train.class_names)
         elif not (images.class_names == numbers and images.n_classes == train.n_classes):
             raise DataError(

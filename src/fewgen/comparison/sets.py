@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewgen.data.names import name_labels
 from fewgen.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _test_part(data: str | os.PathLike[str], how: dict[str, Any]) -> ImageSet | 
 
 def _same_classes(test: ImageSet, training: ImageSet, source: str) -> ImageSet:
     """Return the test images with the labels of the training part."""
-    if sorted(test.class_names) != sorted(training.class_names):
+    if name_labels(test.class_names).keys() != name_labels(training.class_names).keys():
         raise DataError(
             f'The test part of "{source}" has {test.n_classes} classes and the training part '
             f"{training.n_classes}, or their names differ. Use the same classes in both, or --holdout N."

@@ -20,11 +20,28 @@ PRESET_KEYS = ("description", "expected", "model", "training")
 MAX_CONFIG_BYTES = 1 << 20
 
 
+NAME_KEYS = ("class_names", "classes", "phrases", "texts")
+"""Settings that hold names and texts: what is written there is text, also where YAML sees a number."""
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, with numbers like 1e-3 read as numbers and repeated keys refused.
 
     YAML 1.1 reads ``1e-3`` as a text, which would surface as a puzzling type error.
     """
+
+    def values(self, texts: bool) -> Any:
+        """Return the one document; with `texts` every value in it is text, else those of `NAME_KEYS` are."""
+        root = self.get_single_node()
+        if root is None:
+            return None
+        if texts:
+            _as_texts(root, set())
+        elif isinstance(root, yaml.MappingNode):
+            for key, value in root.value:
+                if key.value in NAME_KEYS and value.tag != "tag:yaml.org,2002:null":
+                    _as_texts(value, set())
+        return self.construct_document(root)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -33,6 +50,19 @@ class _Loader(yaml.SafeLoader):
             line = node.start_mark.line + 1
             raise ConfigError(f'The key "{repeated[0]}" is given twice (in the section at line {line}).')
         return super().construct_mapping(node, deep)
+
+
+def _as_texts(node: yaml.Node, seen: set[int]) -> None:
+    """Make every value below a node a text as it is written: a class may be called 007, 1e3 or no."""
+    if id(node) in seen:  # an alias
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.ScalarNode):
+        node.tag = "tag:yaml.org,2002:str"
+    else:
+        for item in node.value:
+            for part in item if isinstance(item, tuple) else (item,):
+                _as_texts(part, seen)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -52,6 +82,15 @@ _Loader.add_implicit_resolver(
 class _Dumper(yaml.SafeDumper):
     """Short lists on one line, everything else in blocks."""
 
+    # A text is quoted where the loader, and not only PyYAML's own, would see something else.
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    # PyYAML's other styles turn line breaks such as U+0085 into others.
+    style = None if text.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
 
 def _represent_list(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.Node:
     flat = all(item is None or isinstance(item, (bool, int, float, str)) for item in items)
@@ -59,6 +98,7 @@ def _represent_list(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.Node:
 
 
 _Dumper.add_representer(list, _represent_list)
+_Dumper.add_representer(str, _represent_text)
 
 
 def dump_yaml(values: Any) -> str:
@@ -71,14 +111,23 @@ def dump_yaml(values: Any) -> str:
     return yaml.dump(to_dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
-def parse_yaml(text: str, where: str = "the text") -> dict[str, Any]:
+def parse_yaml(text: str, where: str = "the text", texts: bool = False) -> dict[str, Any]:
     """Return the settings in a YAML text; an empty text gives an empty dictionary.
+
+    Args:
+        text: keys and values.
+        where: it comes from, for messages.
+        texts: whether every key and value is text, as in a file of phrases; else those of `NAME_KEYS` are.
 
     Raises:
         ConfigError: not YAML, or not keys and values at the top.
     """
     try:
-        values = yaml.load(text, Loader=_Loader)
+        loader = _Loader(text)
+        try:
+            values = loader.values(texts)
+        finally:
+            loader.dispose()
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -90,8 +139,12 @@ def parse_yaml(text: str, where: str = "the text") -> dict[str, Any]:
     return values
 
 
-def read_config(source: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
+def read_config(source: str | Path | Mapping[str, Any] | None, texts: bool = False) -> dict[str, Any]:
     """Return settings from a YAML file, or a copy of the dictionary given; None gives none.
+
+    Args:
+        source: the file or the dictionary.
+        texts: as for `parse_yaml`.
 
     Raises:
         ConfigError: the file is missing, unreadable, too large or not YAML.
@@ -109,7 +162,7 @@ def read_config(source: str | Path | Mapping[str, Any] | None) -> dict[str, Any]
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The settings file {path} cannot be read: {error}") from None
-    return parse_yaml(text, str(path))
+    return parse_yaml(text, str(path), texts)
 
 
 def write_yaml(path: str | Path, values: Any) -> None:

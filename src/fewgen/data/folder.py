@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import unicodedata
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fewgen.data.imageset import ImageSet, check_class_names
+from fewgen.data.imageset import ImageSet
+from fewgen.data.names import check_class_names, unprintable
 from fewgen.data.transforms import Form, fit_image, from_pillow, parallel_map, to_pillow
 from fewgen.errors import DataError, ProblemList
 from fewgen.files import atomic_write, prepare_output_dir
@@ -235,7 +235,12 @@ def _entries(folder: Path, root: Path, problems: ProblemList) -> list[Path]:
     real_root = Path(os.path.realpath(root))
     entries = []
     for entry in _visible(folder):
-        if Path(os.path.realpath(entry)).is_relative_to(real_root):
+        if unprintable(entry.name) and not entry.is_dir():
+            problems.add(
+                f"the name {str(entry.relative_to(root))!r} has control characters, such as a line break, or "
+                "is not UTF-8 text; rename it"
+            )
+        elif Path(os.path.realpath(entry)).is_relative_to(real_root):
             entries.append(entry)
         else:
             problems.add(
@@ -260,6 +265,7 @@ def _image_files(folder: Path, root: Path, problems: ProblemList, no_folder: str
 def _collect(root: Path, problems: ProblemList) -> tuple[list[str], list[Path], list[int]]:
     """Return class names, files and labels below `root`; problems of names and places are added."""
     class_names: list[str] = []
+    folders: list[str] = []
     files: list[Path] = []
     labels: list[int] = []
     for entry in _entries(root, root, problems):
@@ -267,11 +273,7 @@ def _collect(root: Path, problems: ProblemList) -> tuple[list[str], list[Path], 
             problems.add(f'"{entry.name}" is not in the folder of a class; move it into one, or delete it')
             continue
         class_names.append(folder_to_class(entry.name))
-        if any(unicodedata.category(character) == "Cc" for character in class_names[-1]):
-            problems.add(
-                f"the name of the class folder {entry.name!r} has control characters, such as a line "
-                "break; rename it"
-            )
+        folders.append(entry.name)
         inside = _image_files(
             entry, root, problems, "is a folder inside a class; move its images one folder up"
         )
@@ -279,7 +281,7 @@ def _collect(root: Path, problems: ProblemList) -> tuple[list[str], list[Path], 
             problems.add(f'the class folder "{entry.name}" has no images; add some, or delete it')
         files += inside
         labels += [len(class_names) - 1] * len(inside)
-    check_class_names(class_names, problems)
+    check_class_names(class_names, problems, folders)
     return class_names, files, labels
 
 

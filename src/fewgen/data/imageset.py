@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewgen.data.names import check_class_names, name_key, name_labels
 from fewgen.errors import DataError, ProblemList, suggest
 from fewgen.files import read_json, write_json
 
@@ -55,29 +55,6 @@ def evenly(labels: Sequence[int], n: int) -> list[int]:
         turns.append((seen.get(label, 0), label, index))
         seen[label] = seen.get(label, 0) + 1
     return [index for _, _, index in sorted(turns)[:n]]
-
-
-def name_key(name: str) -> str:
-    """Return the form under which two class names count as the same: case and Unicode form ignored."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def check_class_names(class_names: Sequence[str], problems: ProblemList) -> None:
-    """Add a problem for each empty name and each pair of names that differ at most by case."""
-    seen: dict[str, str] = {}
-    for name in class_names:
-        if not name.strip():
-            problems.add("a class name is empty")
-            continue
-        key = name_key(name)
-        if key not in seen:
-            seen[key] = name
-        elif seen[key] == name:
-            problems.add(f'the class name "{name}" appears twice')
-        else:
-            problems.add(
-                f'the class names "{seen[key]}" and "{name}" differ only by case; rename or merge them'
-            )
 
 
 def _class_rng(seed: int, name: str, purpose: str) -> torch.Generator:
@@ -180,20 +157,20 @@ class ImageSet:
         return ImageSet(self.images[chosen], self.labels[chosen], self.class_names, captions, self.name)
 
     def class_index(self, class_name: str) -> int:
-        """Return the label of a class.
+        """Return the label of a class, whose name may differ by case or in how accents are encoded.
 
         Raises:
             DataError: if no class has this name; the message suggests the closest one.
         """
-        try:
-            return self.class_names.index(class_name)
-        except ValueError:
-            known = ", ".join(f'"{name}"' for name in self.class_names[:10])
-            more = f" and {self.n_classes - 10} more" if self.n_classes > 10 else ""
-            raise DataError(
-                f'There is no class "{class_name}".{suggest(class_name, self.class_names)} '
-                f"Classes: {known}{more}."
-            ) from None
+        label = name_labels(self.class_names).get(name_key(class_name))
+        if label is not None:
+            return label
+        known = ", ".join(f'"{name}"' for name in self.class_names[:10])
+        more = f" and {self.n_classes - 10} more" if self.n_classes > 10 else ""
+        raise DataError(
+            f'There is no class "{class_name}".{suggest(class_name, self.class_names)} '
+            f"Classes: {known}{more}."
+        )
 
     def select_classes(self, names: Iterable[str]) -> ImageSet:
         """Return the images of these classes, in their order here; `names[i]` gets the label i."""
@@ -291,10 +268,15 @@ def joined(parts: Sequence[ImageSet], name: str | None = None) -> ImageSet:
         parts: sets of one size.
         name: of the whole; None: that of the first part.
     """
-    names = tuple(dict.fromkeys(name for part in parts for name in part.class_names))
-    labels = [torch.tensor([names.index(n) for n in part.class_names])[part.labels] for part in parts]
+    names: dict[str, str] = {}
+    for class_name in (class_name for part in parts for class_name in part.class_names):
+        names.setdefault(name_key(class_name), class_name)
+    label = name_labels([*names])
+    labels = [torch.tensor([label[name_key(n)] for n in part.class_names])[part.labels] for part in parts]
     images = torch.cat([part.images for part in parts])
-    return ImageSet(images, torch.cat(labels), names, name=parts[0].name if name is None else name)
+    return ImageSet(
+        images, torch.cat(labels), tuple(names.values()), name=parts[0].name if name is None else name
+    )
 
 
 @dataclass(frozen=True)

@@ -5,21 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fewgen.errors import ConfigError, DataError, suggest
+from fewgen.data.names import name_key, name_labels
+from fewgen.errors import ConfigError, ProblemList, suggest
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet
 
 
 def class_list(wanted: Sequence[str] | str, known: Sequence[str]) -> list[str]:
-    """Return class names as the data spells them; a name that differs by case only is meant."""
-    by_key = {name.casefold(): name for name in known}
+    """Return class names as the data spells them; case and how accents are encoded do not matter.
+
+    Raises:
+        ConfigError: a name that is no text or that no class has.
+    """
+    labels = name_labels(known)
     names = []
     for name in [wanted] if isinstance(wanted, str) else wanted:
-        if name.casefold() not in by_key:
+        if not isinstance(name, str):
+            raise ConfigError(f"A class name must be text, got {name!r}. Put it in quotes.")
+        if name_key(name) not in labels:
             shown = ", ".join(f'"{k}"' for k in known[:12]) + (", ..." if len(known) > 12 else "")
             raise ConfigError(f'There is no class "{name}".{suggest(name, known)} Classes: {shown}.')
-        names.append(by_key[name.casefold()])
+        names.append(known[labels[name_key(name)]])
     return names
 
 
@@ -52,16 +59,19 @@ def split_indices(
         return data.shot_indices(n_train, n_held, seed)
     train: list[int] = []
     held_out: list[int] = []
+    problems = ProblemList("Too few images")
     for name, order in zip(data.class_names, data.class_orders(seed), strict=True):
         count = len(order)
         if count == 0:
-            raise DataError(f'Class "{name}" has no images. Add some, or choose the other classes.')
+            problems.add(f'Class "{name}" has no images. Add some, or choose the other classes.')
+            continue
         n_held = (round(count / 5) if count >= 5 else 0) if holdout == "auto" else int(holdout)
         if count <= n_held:
-            raise DataError(
+            problems.add(
                 f'Class "{name}" has {count} images, and {n_held} of them would be held out: none would be '
                 "left to learn from. Add images, or set --holdout lower."
             )
         train += order[: count - n_held]
         held_out += order[count - n_held :]
+    problems.raise_if_any()
     return train, held_out

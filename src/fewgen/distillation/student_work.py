@@ -11,7 +11,8 @@ import torch
 
 from fewgen.config.keywords import tidy_out
 from fewgen.data.identity import fingerprint, without
-from fewgen.data.imageset import ImageSet, name_key
+from fewgen.data.imageset import ImageSet
+from fewgen.data.names import name_key, name_labels
 from fewgen.diffusion.stable import StableDiffusion
 from fewgen.distillation.estimate import making_seconds
 from fewgen.distillation.preparing import teacher_id, teacher_tasks, wants_turns
@@ -107,7 +108,7 @@ class StudentWork(Work):
         Raises:
             ConfigError: a class that the run does not know, or images of another shape.
         """
-        known = {name_key(name): label for label, name in enumerate(run.class_names)}
+        known = name_labels(run.class_names)
         unknown = [name for name in self.supports.class_names if name_key(name) not in known]
         if unknown:
             raise ConfigError(

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 from fewgen.config.checks import share
 from fewgen.config.schema import from_dict, to_dict
-from fewgen.data.imageset import ImageSet, name_key
+from fewgen.data.imageset import ImageSet
+from fewgen.data.names import name_key, name_labels
 from fewgen.data.registry import load_images
 from fewgen.diffusion.pipeline import TextToImage
 from fewgen.diffusion.settings import SpecialiseConfig
@@ -202,7 +203,7 @@ def shown_shape(shape: Sequence[int]) -> str:
 
 def shared_names(names: Sequence[str], others: Sequence[str]) -> list[str]:
     """Return those of `names` that are among `others`, whatever their case."""
-    known = {name_key(name) for name in others}
+    known = name_labels(others)
     return [name for name in names if name_key(name) in known]
 
 

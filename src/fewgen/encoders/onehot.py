@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fewgen.data.names import name_key, name_labels
 from fewgen.encoders.base import UnknownWordError
 from fewgen.errors import ConfigError, suggest
 
@@ -41,10 +42,10 @@ class OneHotEncoder:
         Raises:
             UnknownWordError: for a text that is not a class name.
         """
-        folded = {name.lower(): i for name, i in self._index.items()}
+        labels = name_labels(self.vocabulary)
         rows: list[int] = []
         for text in texts:
-            row = self._index.get(text, folded.get(text.lower()))
+            row = self._index.get(text, labels.get(name_key(text)))
             if row is None:
                 raise UnknownWordError(
                     f'"{text}" is not one of the class names ({", ".join(self.vocabulary)}).'

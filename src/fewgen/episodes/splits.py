@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from fewgen.data import ClassSplit, ImageSet
+from fewgen.data.names import name_key, name_labels
 from fewgen.errors import ConfigError, DataError, ProblemList, suggest
 
 _OWN = {
@@ -130,12 +131,14 @@ def _by_alphabet(names: Sequence[str], seed: int) -> ClassSplit:
 
 
 def _from_file(images: ImageSet, path: str) -> ClassSplit:
-    """Read a split and check that the data have every class that it names."""
+    """Return a split with the names as the data spells them, having checked that it has all of them."""
     split = ClassSplit.from_json(path)
+    labels = name_labels(images.class_names)
     problems = ProblemList(f'The class split "{path}" does not fit the images')
     for part, names in (("base", split.base), ("val", split.val), ("novel", split.novel)):
         for name in names:
-            if name not in images.class_names:
+            if name_key(name) not in labels:
                 problems.add(f'there is no class "{name}" ({part}).{suggest(name, images.class_names)}')
     problems.raise_if_any()
-    return split
+    parts = (split.base, split.val, split.novel)
+    return ClassSplit(*(tuple(images.class_names[labels[name_key(name)]] for name in part) for part in parts))

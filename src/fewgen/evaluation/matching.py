@@ -8,7 +8,8 @@ import torch
 
 from fewgen.config.checks import one_of
 from fewgen.data.foreign import has_labels, without_labels
-from fewgen.data.imageset import ImageSet, name_key
+from fewgen.data.imageset import ImageSet
+from fewgen.data.names import name_key, name_labels
 from fewgen.data.transforms import resize
 from fewgen.errors import ProblemList, suggest
 
@@ -74,7 +75,7 @@ def match_images(
         else:
             for problem in unknown:
                 problems.add(problem)
-            index = {name_key(class_name): label for label, class_name in enumerate(train.class_names)}
+            index = name_labels(train.class_names)
             new = torch.tensor([index.get(name_key(n), -1) for n in generated.class_names], dtype=torch.int64)
             labels = new[generated.labels]
             _check_classes(labels, train, partial, problems)
@@ -110,7 +111,7 @@ def _check_shape(generated: ImageSet, train: ImageSet, fit: str, problems: Probl
 
 def _unknown(generated: ImageSet, train: ImageSet) -> list[str]:
     """Return one problem per class that has images and is not a training class."""
-    known = {name_key(class_name) for class_name in train.class_names}
+    known = name_labels(train.class_names)
     counts = generated.counts().tolist()
     unknown = [
         (class_name, n)

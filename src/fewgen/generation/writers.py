@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fewgen.data.folder import class_to_folder
+from fewgen.data.names import name_key
 from fewgen.errors import OutputError
 from fewgen.files import atomic_write, prepare_output_dir, prepare_output_file, write_json
 from fewgen.generation import pictures
@@ -170,10 +171,10 @@ def folder_names(names: tuple[str, ...]) -> list[str]:
         if _RESERVED.fullmatch(base):
             base = f"_{base}"
         candidate, count = base, 1
-        while candidate.casefold() in used:
+        while name_key(candidate) in used:
             count += 1
             candidate = f"{base}-{count}"
-        used.add(candidate.casefold())
+        used.add(name_key(candidate))
         result.append(candidate)
     return result
 

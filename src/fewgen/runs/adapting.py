@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fewgen.config.keywords import whole
 from fewgen.errors import ConfigError, DataError, TrainingError
 from fewgen.runs.run import Run
-from fewgen.runs.source import check_phrases, encoder_path
+from fewgen.runs.source import encoder_path, read_phrases
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -164,12 +164,10 @@ def _extended_table(
     text_path: str | None,
     data_dir: str | Path | None,
 ) -> tuple[ClassText, Any, list[str]]:
-    from fewgen.config import read_config
     from fewgen.text import make_text_encoder
+    from fewgen.text.table import fitting_phrases
 
-    if isinstance(phrases, (str, Path)):
-        phrases = read_config(phrases)
-    check_phrases(phrases, names)
+    phrases = fitting_phrases(read_phrases(phrases), names)
     if not table.has_meaning:
         note = (
             f"the run's class vectors ({table.encoder_name}) carry no meaning: a new class gets an arbitrary "

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewgen.config.keywords import whole
 from fewgen.data.identity import same_images, without
+from fewgen.data.names import name_labels
 from fewgen.data.split import class_list, split_indices
 from fewgen.errors import ConfigError, DataError, suggest
 from fewgen.runs.run import MODEL_NAME, Run, load_run
@@ -275,7 +276,11 @@ def _of_data(request: EvaluateRequest, run: Run | None, load: Load) -> _Real:
             reading = dataclasses.replace(reading, size=int(spec["height"]), channels=int(spec["channels"]))
     images = source if isinstance(source, ImageSet) else load(reading, source)
     classes = request.class_names
-    if classes is None and run is not None and set(run.class_names) <= set(images.class_names):
+    if (
+        classes is None
+        and run is not None
+        and {*name_labels(run.class_names)} <= {*name_labels(images.class_names)}
+    ):
         classes = run.class_names
     if classes:
         images = images.select_classes(class_list(classes, images.class_names))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen.config.keywords import whole
+from fewgen.data.names import name_key, name_labels, unprintable
 from fewgen.data.one_image import is_image_file, single_image
 from fewgen.data.split import class_list
 from fewgen.errors import ConfigError, DataError, OutputError
@@ -38,16 +39,16 @@ def check_out(out: Path, run: Run, sources: Sequence[Any]) -> None:
 
 def refuse_known(names: Sequence[str], known: Sequence[str]) -> None:
     """Refuse a new class whose name the run has already, in any case."""
-    from fewgen.data.imageset import name_key
-
-    there = {name_key(name): name for name in known}
+    there = name_labels(known)
     for name in names:
+        if not isinstance(name, str) or unprintable(name):
+            raise ConfigError(f"A class name must be text without control characters, got {name!r}.")
         if not name.strip():
             raise ConfigError("A class name is empty. Give the new class a name with --class-name.")
         if name_key(name) in there:
             raise ConfigError(
-                f'The run has a class "{there[name_key(name)]}" already, so "{name}" cannot be added. Give '
-                "the new class another name with --class-name, or choose other classes of the data."
+                f'The run has a class "{known[there[name_key(name)]]}" already, so "{name}" cannot be added. '
+                "Give the new class another name with --class-name, or choose other classes of the data."
             )
 
 

@@ -22,7 +22,7 @@ from fewgen.errors import (
     suggest,
 )
 from fewgen.runs.folder import check_apart, check_run_dir, refuse_adapted
-from fewgen.runs.source import SPLIT_NAME, check_phrases, encoder_path
+from fewgen.runs.source import SPLIT_NAME, encoder_path, read_phrases
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet
@@ -143,11 +143,12 @@ def prepare(request: TrainRequest) -> Prepared:
     """Do everything of `train` that comes before the first step: check, load, split, encode, build."""
     import torch
 
-    from fewgen.config import read_config, to_dict
+    from fewgen.config import to_dict
     from fewgen.data import ImageSet
     from fewgen.fitting.seeds import global_seed
     from fewgen.methods import get_method
     from fewgen.methods.base import DataSpec
+    from fewgen.text.table import fitting_phrases
 
     method_class = get_method(request.method)
     # Settings first: a misspelt key should not wait until a large folder is read.
@@ -160,16 +161,14 @@ def prepare(request: TrainRequest) -> Prepared:
         given = [name for name, value in words.items() if value]
         if given:
             raise ConfigError(f'The method "{request.method}" reads no words. Leave out {given[0]}.')
-    phrases = request.phrases
-    if isinstance(phrases, (str, Path)):
-        phrases = read_config(phrases)
+    given_phrases = read_phrases(request.phrases)
     source = request.data
     if not isinstance(source, ImageSet):
         source = request.reading.load(source, method_class.min_classes)
     everything = source
     if request.class_names:
         everything = source.select_classes(class_list(request.class_names, source.class_names))
-    check_phrases(phrases, everything.class_names)
+    phrases = fitting_phrases(given_phrases, everything.class_names)
     classes = split_classes(everything, request.class_split, request.meta, request.seed)
     data = everything.select_classes(classes.base)
     train_indices, held_indices = split_indices(data, request.shots, request.holdout, request.seed)
@@ -186,7 +185,7 @@ def prepare(request: TrainRequest) -> Prepared:
     table, notes = None, found
     data_dir = request.reading.data_dir
     if method_class.reads_text:
-        own_phrases = {k: v for k, v in (phrases or {}).items() if k in classes.base}
+        own_phrases = {k: v for k, v in phrases.items() if k in classes.base}
         table, notes = class_text(
             request.text, request.text_path, data.class_names, own_phrases or None, data_dir
         )

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from fewgen.errors import ConfigError, ProblemList, TextError, suggest
 
 SPLIT_NAME = "split.json"
 
 
-def check_phrases(phrases: Any, class_names: Sequence[str]) -> None:
-    """Refuse phrases for classes that do not exist, before any text encoder is tried."""
-    if not phrases:
-        return
-    if not isinstance(phrases, Mapping):
-        raise ConfigError("phrases must give words for class names, such as {sandal: [sandal, open shoe]}.")
-    problems = ProblemList("The phrases do not fit the classes", TextError)
-    for name in phrases:
-        if name not in class_names:
-            problems.add(f'there is no class "{name}".{suggest(str(name), class_names)}')
-    problems.raise_if_any()
+def read_phrases(phrases: Mapping[str, Any] | str | Path | None) -> Mapping[str, Any] | None:
+    """Return the phrases of classes as given, or from a YAML file, in which every value is text."""
+    from fewgen.config import read_config
+
+    return read_config(phrases, texts=True) if isinstance(phrases, (str, Path)) else phrases
 
 
 def encoder_path(name: str, path: str | None, data_dir: str | os.PathLike[str] | None) -> str | None:

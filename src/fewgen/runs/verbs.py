@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen.config.keywords import checked_temperature, whole
+from fewgen.data.names import name_key, name_labels, unprintable
 from fewgen.data.one_image import is_image_file, single_image
 from fewgen.data.split import class_list
 from fewgen.errors import ConfigError, DataError, OutputError, TextError, suggest
@@ -124,6 +125,11 @@ class Verbs(ABC):
             )
         chosen = class_list(class_names, self.class_names) if class_names else []
         free = [texts] if isinstance(texts, str) else list(texts or [])
+        for text in free:
+            if not isinstance(text, str) or unprintable(text):
+                raise ConfigError(
+                    f"A text must be words without line breaks or control characters, got {text!r}."
+                )
         if chosen or free:
             self._check_classes([*chosen, *free][0])
         else:
@@ -306,9 +312,10 @@ class Verbs(ABC):
             else:
                 found.names += [f"{part.name or 'image'} {i}" for i in range(len(part))]
                 labels += [part.class_names[label] for label in part.labels.tolist()]
-        if len(labels) == len(found.words) and set(labels) <= set(self.class_names):
-            found.labels = labels
-            right = [words[0][0] == label for words, label in zip(found.words, labels, strict=True)]
+        known = name_labels(self.class_names)
+        if len(labels) == len(found.words) and all(name_key(label) in known for label in labels):
+            found.labels = [self.class_names[known[name_key(label)]] for label in labels]
+            right = [words[0][0] == label for words, label in zip(found.words, found.labels, strict=True)]
             found.accuracy = sum(right) / len(right) if right else None
         return found
 
@@ -373,13 +380,14 @@ class Verbs(ABC):
         from fewgen.methods.abilities import Encodes, ReadsText, able, class_latents
 
         method = self.method
+        if not isinstance(end, (str, os.PathLike)):
+            raise ConfigError(f"An end must be a word or the path of an image, got {end!r}. Put it in quotes.")
         with torch.no_grad():
             if is_image_file(end):
                 encoder = able(method, Encodes)
                 return encoder.encode(self._images_for(end).floats().to(method.device))
             reader = able(method, ReadsText)
-            by_key = {name.casefold(): label for label, name in enumerate(self.class_names)}
-            label = by_key.get(str(end).casefold())
+            label = name_labels(self.class_names).get(name_key(str(end)))
             if label is not None:
                 return class_latents(method, torch.tensor([label]))
             self._check_meaning(str(end))

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewgen.data.imageset import name_key
+from fewgen.data.names import name_key, name_labels
 from fewgen.encoders.base import TextEncoder, UnknownWordError
-from fewgen.errors import CheckpointError, ProblemList, TextError, suggest
+from fewgen.errors import CheckpointError, ConfigError, ProblemList, TextError, suggest
 from fewgen.text.phrases import split_phrases
 from fewgen.text.standardize import Standardizer
 
@@ -67,7 +67,7 @@ class ClassText:
         """
         if not class_names:
             raise TextError("There are no class names to encode.")
-        given = _fitting_phrases(phrases, class_names)
+        given = fitting_phrases(phrases, class_names)
         if given and not encoder.has_meaning:
             raise TextError(
                 f"Phrases are given, but the encoder {encoder.name} carries no meaning and cannot use them. "
@@ -110,7 +110,7 @@ class ClassText:
         if not names:
             raise TextError("There are no class names to add.")
         self._refuse_known(names)
-        given = _fitting_phrases(phrases, names, "new ")
+        given = fitting_phrases(phrases, names, "new ")
         if not self.has_meaning:
             if given:
                 raise TextError(
@@ -171,12 +171,13 @@ class ClassText:
         Raises:
             TextError: for an unknown word, or if the encoder is not the one of training.
         """
-        rows = {name: row for row, name in reversed(list(enumerate(self.class_names)))}
+        labels = name_labels(self.class_names)
+        rows = [labels.get(name_key(text)) for text in texts]
         vectors = torch.empty(len(texts), self.dim)
-        free = [i for i, text in enumerate(texts) if text not in rows]
-        for i, text in enumerate(texts):
-            if text in rows:
-                vectors[i] = self.vectors[rows[text]]
+        free = [i for i, row in enumerate(rows) if row is None]
+        for i, row in enumerate(rows):
+            if row is not None:
+                vectors[i] = self.vectors[row]
         if free:
             self._check_encoder(encoder)
             raw, _ = _encode_phrases(encoder, [tuple(_phrases_of(texts[i], encoder)) for i in free])
@@ -244,15 +245,31 @@ class ClassText:
         return table
 
 
-def _fitting_phrases(
+def fitting_phrases(
     phrases: Phrases | None, class_names: Sequence[str], new: str = ""
 ) -> dict[str, str | Sequence[str]]:
-    """Return the phrases, or name those of classes that are not there."""
-    given = dict(phrases or {})
+    """Return phrases by the class names as the data spells them.
+
+    Raises:
+        ConfigError: no mapping.
+        TextError: phrases of classes that are not there, given twice, or that are no texts; all at once.
+    """
+    if phrases is not None and not isinstance(phrases, Mapping):
+        raise ConfigError("phrases must give words for class names, such as {sandal: [sandal, open shoe]}.")
+    labels = name_labels(class_names)
+    given: dict[str, str | Sequence[str]] = {}
     problems = ProblemList(f"The phrases do not fit the {new}classes", TextError)
-    for name in given:
-        if name not in class_names:
-            problems.add(f'there is no {new}class "{name}".{suggest(name, class_names)}')
+    for name, words in (phrases or {}).items():
+        label = labels.get(name_key(str(name)))
+        listed = isinstance(words, Sequence) and all(isinstance(word, str) for word in words)
+        if label is None:
+            problems.add(f'there is no {new}class "{name}".{suggest(str(name), class_names)}')
+        elif class_names[label] in given:
+            problems.add(f'the class "{class_names[label]}" is given twice')
+        elif not listed:
+            problems.add(f'those of "{name}" must be a text or a list of texts, got {words!r:.60}')
+        else:
+            given[class_names[label]] = words
     problems.raise_if_any()
     return given
 
