@@ -381,7 +381,7 @@ class Verbs(ABC):
 
         method = self.method
         if not isinstance(end, (str, os.PathLike)):
-            raise ConfigError(f"An end must be a word or the path of an image, got {end!r}. Put it in quotes.")
+            raise ConfigError(f"An end must be a word or an image file, got {end!r}. Put it in quotes.")
         with torch.no_grad():
             if is_image_file(end):
                 encoder = able(method, Encodes)
