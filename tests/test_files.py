@@ -8,10 +8,7 @@ import pytest
 
 from fewgen.errors import CheckpointError, DataError, OutputError
 from fewgen.files import (
-    RUN_MARKER,
     atomic_write,
-    is_run_dir,
-    prepare_output_dir,
     prepare_output_file,
     read_json,
     write_json,
@@ -137,8 +134,6 @@ def test_writing_over_a_folder_or_below_a_file_is_refused(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="file, not a folder"):
         write_text(tmp_path / "file" / "below.txt", "x")
-    with pytest.raises(OutputError):
-        prepare_output_dir(tmp_path / "file" / "below")
 
 
 def test_json_round_trip_and_errors(tmp_path: Path) -> None:
@@ -155,38 +150,6 @@ def test_json_round_trip_and_errors(tmp_path: Path) -> None:
         read_json(tmp_path / "c.json")
 
 
-def test_output_dir_is_created_and_marked(tmp_path: Path) -> None:
-    folder = prepare_output_dir(tmp_path / "a" / "run")
-    assert names(folder) == [RUN_MARKER]
-    (folder / "config.yaml").write_text("")
-    assert prepare_output_dir(folder) == folder, "a run killed before its first checkpoint is still ours"
-
-
-@pytest.mark.parametrize("proof", ["model.safetensors", "state"])
-def test_known_files_make_a_folder_ours(tmp_path: Path, proof: str) -> None:
-    (tmp_path / "config.yaml").write_text("")
-    assert not is_run_dir(tmp_path)
-    with pytest.raises(OutputError, match="not a fewgen run"):
-        prepare_output_dir(tmp_path)
-    (tmp_path / proof).mkdir() if proof == "state" else (tmp_path / proof).write_text("")
-    assert is_run_dir(tmp_path)
-    prepare_output_dir(tmp_path)
-
-
-def test_foreign_folder_is_refused_and_unchanged(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(OutputError, match=r"thesis\.tex.*Nothing was changed"):
-        prepare_output_dir(tmp_path)
-    assert names(tmp_path) == ["thesis.tex"]
-
-
-def test_image_folder_must_be_empty_even_if_it_is_a_run(tmp_path: Path) -> None:
-    run = prepare_output_dir(tmp_path / "run")
-    with pytest.raises(OutputError, match="not empty"):
-        prepare_output_dir(run, run=False)
-    assert names(prepare_output_dir(tmp_path / "images", run=False)) == []
-
-
 def test_unwritable_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_ = os.open
 
@@ -197,22 +160,10 @@ def test_unwritable_folder_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(OutputError, match="not permitted"):
-        prepare_output_dir(tmp_path)
-    with pytest.raises(OutputError, match="not permitted"):
         prepare_output_file(tmp_path / "a.npz")
     with pytest.raises(OutputError, match="not permitted"):
         write_text(tmp_path / "a.txt", "x")
     assert names(tmp_path) == []
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_folder_without_write_permission_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(OutputError, match="not permitted"):
-            prepare_output_dir(tmp_path / "run")
-    finally:
-        tmp_path.chmod(0o700)
 
 
 def test_output_file(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files that survive: atomic writes, JSON, and rules for folders that commands write into.
+"""Files that survive: atomic writes, JSON, and what may be written where.
 
 A write goes to a temporary file in the same folder, is flushed to the disk and then renamed over the
 old file. A kill, a full disk or an error in the writer therefore leaves either the old file or the new
@@ -20,13 +20,13 @@ from typing import Any
 
 from fewgen.errors import DataError, FewgenError, OutputError
 
-RUN_MARKER = ".fewgen-run"
-"""Empty file that marks a folder as a run of ours from its first second on, before any checkpoint."""
+_LEFTOVER = re.compile(r"\..+[.-][0-9a-f]{12}\.tmp(\.[^.]*)?|\..*\.fewgen-lock")
+"""Names of temporary files and locks of ours, which a kill may leave."""
 
 _OS_ERROR_IN_TEXT = re.compile(r"\(os error (\d+)\)")
 
 
-def _reason(error: BaseException) -> str | None:
+def reason_of(error: BaseException) -> str | None:
     """Say why the operating system refused a write; None if `error` is not of that kind."""
     if isinstance(error, OSError):
         code = error.errno
@@ -67,26 +67,8 @@ def make_dir(path: str | os.PathLike[str]) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f'Cannot create the folder "{folder}": {_reason(error)}.') from error
+        raise OutputError(f'Cannot create the folder "{folder}": {reason_of(error)}.') from error
     return folder
-
-
-@contextlib.contextmanager
-def no_empty_folders(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Remove the folders that the block made for `path` and left empty, if the block fails.
-
-    Args:
-        path: where the block writes; it and its parents are removed only if they were not there before.
-    """
-    target = Path(path)
-    missing = [place for place in (target, *target.parents) if not place.exists()]
-    try:
-        yield
-    except BaseException:
-        for folder in missing:
-            with contextlib.suppress(OSError):  # not a folder, or something is in it
-                folder.rmdir()
-        raise
 
 
 @contextlib.contextmanager
@@ -125,7 +107,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink()
         if isinstance(error, FewgenError) or not isinstance(error, Exception):
             raise
-        reason = _reason(error)
+        reason = reason_of(error)
         if reason is None:
             raise
         kept = " The previous file is unchanged." if target.exists() else ""
@@ -175,17 +157,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def is_run_dir(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a folder is a run of ours: by its marker, or by a config beside weights or state."""
-    folder = Path(path)
-    if (folder / RUN_MARKER).is_file():
-        return True
-    return (folder / "config.yaml").is_file() and (
-        (folder / "model.safetensors").is_file() or (folder / "state").is_dir()
-    )
-
-
-def _probe(folder: Path) -> None:
+def probe(folder: Path) -> None:
     """Write and delete an empty file: permission bits alone do not tell whether a place is writable."""
     probe = folder / f".fewgen-{secrets.token_hex(6)}.tmp"
     try:
@@ -194,46 +166,12 @@ def _probe(folder: Path) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             probe.unlink()
-        raise OutputError(f'Cannot write into "{folder}": {_reason(error)}.') from error
+        raise OutputError(f'Cannot write into "{folder}": {reason_of(error)}.') from error
 
 
-def prepare_output_dir(path: str | os.PathLike[str], *, run: bool = True) -> Path:
-    """Return a folder that is there, writable, and either empty or an earlier run of ours.
-
-    Args:
-        path: the folder; created with its parents if missing.
-        run: True marks the folder as a run (`RUN_MARKER`) and accepts an earlier run, to resume it.
-            False accepts only a new or empty folder, for example for images.
-
-    Raises:
-        OutputError: if it is a file, cannot be written, or holds files that are not ours. Nothing is
-            changed then.
-    """
-    folder = Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f'"{folder}" is a file, but a folder is needed. Choose another name.')
-    if folder.is_dir():
-        try:
-            foreign = sorted(entry.name for entry in folder.iterdir() if not _is_leftover(entry.name))
-        except OSError as error:
-            raise OutputError(f'Cannot read the folder "{folder}": {_reason(error)}.') from error
-        if foreign and not (run and is_run_dir(folder)):
-            what = "not a fewgen run" if run else "not empty"
-            raise OutputError(
-                f'The folder "{folder}" is {what} (it holds "{foreign[0]}"'
-                f"{f' and {len(foreign) - 1} more' if len(foreign) > 1 else ''}). "
-                "Nothing was changed. Choose a new or empty folder."
-            )
-    make_dir(folder)
-    _probe(folder)
-    if run:
-        write_text(folder / RUN_MARKER, "")
-    return folder
-
-
-def _is_leftover(name: str) -> bool:
+def is_leftover(name: str) -> bool:
     """Tell whether a name is nobody's content: folder settings of a desktop, or our own killed writes."""
-    return name in (".DS_Store", "Thumbs.db", "desktop.ini") or (name.startswith(".") and ".tmp" in name)
+    return name in (".DS_Store", "Thumbs.db", "desktop.ini") or _LEFTOVER.fullmatch(name) is not None
 
 
 def prepare_output_file(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
@@ -252,5 +190,5 @@ def prepare_output_file(path: str | os.PathLike[str], overwrite: bool = False) -
     if not overwrite and (file.exists() or file.is_symlink()):
         raise OutputError(f'"{file}" exists already and was left as it is. Choose another name.')
     make_dir(file.parent)
-    _probe(file.parent)
+    probe(file.parent)
     return file

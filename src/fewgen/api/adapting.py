@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen.config.call import accepts_config, renamed
-from fewgen.config.keywords import tidy_out
+from fewgen.config.keywords import writes_out
 from fewgen.errors import ConfigError
 from fewgen.runs.adapted import Adapted, adapt_run
 from fewgen.runs.adapting import Given
@@ -23,7 +23,7 @@ CARD_NAME = "README.md"
 
 @renamed(alpha="background")
 @accepts_config
-@tidy_out
+@writes_out
 def adapt(
     run: str | Path | Run,
     *,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen.config.call import FORMER_NAMES, accepts_config, build, call_settings, renamed, unwrapped
-from fewgen.config.keywords import tidy_out
+from fewgen.config.keywords import writes_out
 from fewgen.progress import ShownProgress
 from fewgen.runs.evaluating import evaluate_request, output_files
 from fewgen.runs.gathering import EvaluateRequest, gather, planned
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @renamed(**FORMER_NAMES)
 @accepts_config
-@tidy_out
+@writes_out
 def evaluate(
     images: str | Path | Run | ImageSet | GeneratedImages,
     *,

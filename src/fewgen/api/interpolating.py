@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen.config.call import accepts_config
-from fewgen.config.keywords import tidy_out
+from fewgen.config.keywords import writes_out
 from fewgen.runs.run import Run, load_run
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @accepts_config
-@tidy_out
+@writes_out
 def interpolate(
     run: str | Path | Run,
     a: str | Path,

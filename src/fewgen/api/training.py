@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewgen.api.generating import generate
 from fewgen.config.call import FORMER_NAMES, accepts_config, build, call_settings, renamed, unwrapped
+from fewgen.config.keywords import writes_out
 from fewgen.runs.planning import Plan, plan_run
 from fewgen.runs.preparing import TrainRequest, configs
 from fewgen.runs.run import Run
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 @renamed(**FORMER_NAMES)
 @accepts_config
+@writes_out
 def train(
     method: str,
     *,

@@ -186,24 +186,26 @@ def run_benchmark(request: BenchmarkRequest, evaluate: Evaluate | None = None) -
     from fewgen.comparison import cells
     from fewgen.comparison.grid import failures, other_cells, plan_grid, run_grid
     from fewgen.data import load_images
+    from fewgen.folders import locked
 
     grid = request.grid()
-    try:
-        if request.table_only:
-            grid = dataclasses.replace(grid, remeasure=False)
-            grid.check()
-            wanted = grid.cells()
-            found = [cells.read_cell(cell.folder) for cell in wanted if not cell.to_do]
-            found += failures(wanted)
-        else:
-            if request.download:
-                load_images(request.data, data_dir=request.data_dir, download=True)
-            plan = plan_grid(grid)
-            wanted = plan.cells
-            found = run_grid(plan, progress=request.progress, evaluate=evaluate)
-        return write_benchmark(grid, [*found, *other_cells(grid.out, wanted)])
-    finally:
-        cells.forget()
+    with locked(grid.out):
+        try:
+            if request.table_only:
+                grid = dataclasses.replace(grid, remeasure=False)
+                grid.check()
+                wanted = grid.cells()
+                found = [cells.read_cell(cell.folder) for cell in wanted if not cell.to_do]
+                found += failures(wanted)
+            else:
+                if request.download:
+                    load_images(request.data, data_dir=request.data_dir, download=True)
+                plan = plan_grid(grid)
+                wanted = plan.cells
+                found = run_grid(plan, progress=request.progress, evaluate=evaluate)
+            return write_benchmark(grid, [*found, *other_cells(grid.out, wanted)])
+        finally:
+            cells.forget()
 
 
 def _without(values: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -27,9 +27,13 @@ from fewgen.comparison.cells import (
 from fewgen.data.identity import fingerprint
 from fewgen.data.registry import is_named
 from fewgen.encoders.classifier import ClassifierFeatures
-from fewgen.errors import ConfigError, DataError, OutputError, ProblemList, suggest
-from fewgen.files import make_dir
+from fewgen.errors import ConfigError, DataError, ProblemList, suggest
+from fewgen.folders import FolderKind, is_our_tensor_file
 from fewgen.runs.environment import command_line
+
+BENCHMARK = FolderKind(
+    "a benchmark", ".fewgen-benchmark", lambda folder: is_our_tensor_file(folder / JUDGE_NAME)
+)
 
 MEASURE_SECONDS = 30.0
 """Guess of the time that measuring a cell takes without usefulness, before any cell says better."""
@@ -77,7 +81,7 @@ class Grid:
             OutputError: the folder is something else than a benchmark of ours.
         """
         check_question(self)
-        check_out(self.out)
+        BENCHMARK.check(self.out)
         check_same_settings(self.out, self.settings, self.remeasure)
 
 
@@ -187,26 +191,6 @@ def _estimate(cells: Sequence[Cell], settings: Settings, at_a_time: int) -> floa
     return seconds / at_a_time
 
 
-def check_out(out: Path) -> None:
-    """Refuse a folder that is neither new, empty nor a benchmark; creates nothing.
-
-    Raises:
-        OutputError: with what was found.
-    """
-    there = next((parent for parent in (out, *out.absolute().parents) if parent.exists()), None)
-    if there is not None and not there.is_dir():
-        raise OutputError(f'"{out}" cannot be a folder, because "{there}" is a file. Choose another --out.')
-    if there is not None and not os.access(there, os.W_OK):
-        raise OutputError(f'Cannot write into "{there}": permission denied. Choose another --out.')
-    if not out.is_dir() or (out / "cells").is_dir():
-        return
-    foreign = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith("."))
-    if foreign and not (out / JUDGE_NAME).is_file():
-        raise OutputError(
-            f'The folder "{out}" is not a benchmark (it holds "{foreign[0]}"). Choose a new --out.'
-        )
-
-
 def check_same_settings(out: Path, settings: Settings, remeasure: bool) -> None:
     """Refuse to mix cells of different questions in one table.
 
@@ -266,7 +250,7 @@ def run_grid(
     todo = [cell for cell in plan.cells if cell.to_do]
     found: dict[tuple[str, int], Mapping[str, Any]] = {}
     if todo:
-        make_dir(grid.out / "cells")
+        BENCHMARK.prepare(grid.out)
         _prepare_judge(grid.settings, grid.out, progress)
         common: dict[str, Any] = {
             "threads": max(1, cpu_count() // plan.jobs) if plan.jobs > 1 else None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import numbers
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 from fewgen.errors import ConfigError
-from fewgen.files import no_empty_folders
+from fewgen.folders import locked
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,13 +40,15 @@ def checked_temperature(value: Any) -> float:
     return float(value)
 
 
-def tidy_out(function: Callable[P, T]) -> Callable[P, T]:
-    """Let a function that fails, or is interrupted, leave no empty folder behind at `out`."""
+def writes_out(function: Callable[P, T]) -> Callable[P, T]:
+    """Let a function hold the lock of its keyword `out`; if it fails, no empty folder is left there."""
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **keywords: P.kwargs) -> T:
         out: Any = keywords.get("out")
-        with no_empty_folders(out) if out is not None else contextlib.nullcontext():
+        if out is None:
+            return function(*args, **keywords)
+        with locked(out):
             return function(*args, **keywords)
 
     return wrapper

@@ -24,7 +24,8 @@ from fewgen.data.imageset import ImageSet
 from fewgen.data.names import check_class_names, unprintable
 from fewgen.data.transforms import Form, fit_image, from_pillow, parallel_map, to_pillow
 from fewgen.errors import DataError, ProblemList
-from fewgen.files import atomic_write, prepare_output_dir
+from fewgen.files import atomic_write
+from fewgen.folders import atomic_folder
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
 MAX_FILE_BYTES = 256 * 2**20
@@ -435,10 +436,10 @@ def save_folder(
     Raises:
         OutputError: if the folder holds anything, or cannot be written.
     """
-    folder = prepare_output_dir(path, run=False)
-    for i, label in enumerate(labels.tolist()):
-        class_name = "text" if label < 0 else class_names[label]
-        seed = "" if seeds is None else f"-seed{int(seeds[i])}"
-        with atomic_write(folder / class_to_folder(class_name) / f"{i:06d}{seed}.png") as temporary:
-            to_pillow(images[i]).save(temporary, format="PNG")
-    return folder
+    with atomic_folder(path) as folder:
+        for i, label in enumerate(labels.tolist()):
+            class_name = "text" if label < 0 else class_names[label]
+            seed = "" if seeds is None else f"-seed{int(seeds[i])}"
+            with atomic_write(folder / class_to_folder(class_name) / f"{i:06d}{seed}.png") as temporary:
+                to_pillow(images[i]).save(temporary, format="PNG")
+    return Path(path)

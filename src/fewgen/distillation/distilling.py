@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen.config.call import accepts_config, call_settings, unwrapped
+from fewgen.config.keywords import writes_out
 from fewgen.distillation.request import Distilled, DistillRequest
 from fewgen.errors import ConfigError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 
 @accepts_config
+@writes_out
 def distill(
     *,
     out: str | Path,

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from fewgen.data.imageset import ImageSet
 from fewgen.distillation.students import Student, make_student
-from fewgen.errors import CheckpointError, ConfigError, OutputError
-from fewgen.files import make_dir, prepare_output_dir, read_json, write_json
+from fewgen.errors import CheckpointError, ConfigError, DataError, OutputError
+from fewgen.files import make_dir, read_json, write_json
+from fewgen.folders import NEW, contents
 from fewgen.tensor_files import TensorFile, write_tensors
 
 _WANTED = "Name a student.safetensors written by fewgen distill."
@@ -125,7 +126,7 @@ def check_parts(folder: Path, settings: Mapping[str, Any]) -> None:
         raise OutputError(f'"{folder}" is a file, but a folder is needed. Choose another --out.')
     file = folder / SETTINGS_NAME
     if not file.is_file():
-        if folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
+        if folder.is_dir() and contents(folder):
             raise OutputError(
                 f'The folder "{folder}" is not empty and holds no distillation of ours. Nothing was changed. '
                 "Choose another --out."
@@ -142,6 +143,15 @@ def check_parts(folder: Path, settings: Mapping[str, Any]) -> None:
         )
 
 
+def holds_parts(folder: Path) -> bool:
+    """Tell whether a folder holds parts of ours, whatever they were made with."""
+    try:
+        record = read_json(folder / SETTINGS_NAME)
+    except DataError:
+        return False
+    return isinstance(record, dict) and record.get("format") == _FOLDER_FORMAT
+
+
 def open_parts(folder: Path, settings: Mapping[str, Any]) -> Path:
     """Return the folder of parts, which names their settings from its first second on.
 
@@ -150,7 +160,7 @@ def open_parts(folder: Path, settings: Mapping[str, Any]) -> Path:
     """
     check_parts(folder, settings)
     if not (folder / SETTINGS_NAME).is_file():
-        prepare_output_dir(folder, run=False)
+        NEW.prepare(folder)
         write_json(folder / SETTINGS_NAME, {"format": _FOLDER_FORMAT, "settings": _plain(settings)})
     return folder
 

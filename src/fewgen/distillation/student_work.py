@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from fewgen.config.keywords import tidy_out
 from fewgen.data.identity import fingerprint, without
 from fewgen.data.imageset import ImageSet
 from fewgen.data.names import name_key, name_labels
@@ -25,7 +24,7 @@ from fewgen.distillation.product import (
 )
 from fewgen.distillation.protocol import some_base
 from fewgen.distillation.request import Distilled, DistillRequest
-from fewgen.distillation.storing import SETTINGS_NAME, check_parts, kept_images, open_parts
+from fewgen.distillation.storing import check_parts, holds_parts, kept_images, open_parts
 from fewgen.distillation.students import Student, make_student
 from fewgen.distillation.synthesis import Synthesis, by_class
 from fewgen.distillation.work import Work, check_pipeline, shared_names, shown_shape, time_in_words
@@ -33,12 +32,17 @@ from fewgen.episodes import class_split
 from fewgen.errors import ConfigError, DataError, OutputError
 from fewgen.files import file_sha256
 from fewgen.fitting.seeds import derive_seed
+from fewgen.folders import FolderKind
 from fewgen.generation.request import GenerationRequest, image_seeds
 from fewgen.progress import Progress, ShownProgress
 from fewgen.runs.run import Run
 
 TASK_CLASSES, TASK_SHOTS = 10, 5
 """Most classes of a task that the teacher is trained on, and supports of each."""
+
+DISTILLATION = FolderKind(
+    "a distillation of ours", ".fewgen-distill", lambda folder: holds_parts(folder / PARTS_NAME)
+)
 
 
 class StudentWork(Work):
@@ -93,7 +97,7 @@ class StudentWork(Work):
         if self.held_out is not None and self.base is not None:
             self.base, _ = without(self.base, self.held_out)
         self.settings = self._settings()
-        self._check_out()
+        DISTILLATION.check(self.out)
         check_parts(self.out / PARTS_NAME, self.settings)
 
     def _native_shape(self) -> tuple[int | None, int | None]:
@@ -184,19 +188,6 @@ class StudentWork(Work):
             "teacher": None if self.teacher is None else teacher_id(self.teacher),
         }
 
-    def _check_out(self) -> None:
-        """Refuse a folder that is neither new, empty nor ours."""
-        if self.out.is_file():
-            raise OutputError(f'"{self.out}" is a file, but a folder is needed. Choose another --out.')
-        if self.out.is_dir() and not (self.out / PARTS_NAME / SETTINGS_NAME).is_file():
-            names = (entry.name for entry in self.out.iterdir())
-            foreign = [name for name in names if not name.startswith(".") and name != PARTS_NAME]
-            if foreign:
-                raise OutputError(
-                    f'The folder "{self.out}" is not empty (it holds "{foreign[0]}") and not a distillation '
-                    "of ours. Nothing was changed. Choose a new folder for --out."
-                )
-
     def rows(self) -> list[tuple[str, str]]:
         """Return the lines of the plan before the time: a word and what it is."""
         counts = self.supports.counts().tolist()
@@ -255,14 +246,10 @@ class StudentWork(Work):
         if there is not None:
             return Distilled(self.out, there, list(there["notes"]), was_finished=True)
         shown = ShownProgress(self.request.progress)
-
-        @tidy_out
-        def work(*, out: Path) -> dict[str, Any]:
-            parts = open_parts(out / PARTS_NAME, self.settings)
-            return write_product(out, self._ingredients(parts, shown), self.settings, shown)
-
         try:
-            record = work(out=self.out)
+            DISTILLATION.prepare(self.out)
+            parts = open_parts(self.out / PARTS_NAME, self.settings)
+            record = write_product(self.out, self._ingredients(parts, shown), self.settings, shown)
         finally:
             shown.close()
         return Distilled(self.out, record, list(record["notes"]))

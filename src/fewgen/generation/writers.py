@@ -21,7 +21,8 @@ from torch import Tensor
 from fewgen.data.folder import class_to_folder
 from fewgen.data.names import name_key
 from fewgen.errors import OutputError
-from fewgen.files import atomic_write, prepare_output_dir, prepare_output_file, write_json
+from fewgen.files import atomic_write, prepare_output_file, write_json
+from fewgen.folders import NEW, atomic_folder, contents
 from fewgen.generation import pictures
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
     """Return `path` if images can be written there; called before long work, so that it is not lost."""
     target = Path(path)
     if output_kind(target) == "folder":
-        if target.is_dir() and any(target.iterdir()):
+        if target.is_dir() and contents(target):
             if not overwrite:
                 raise OutputError(
                     f'The folder "{target}" is not empty and was left as it is. Choose another name, or add '
@@ -80,7 +81,7 @@ def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
                     "--overwrite does not touch it. Choose another name."
                 )
             return target
-        return prepare_output_dir(target, run=False)
+        return NEW.prepare(target)
     if not overwrite and (target.exists() or target.is_symlink()):
         raise OutputError(
             f'"{target}" exists already and was left as it is. Choose another name, or add --overwrite.'
@@ -107,8 +108,11 @@ def write_images(generated: Writable, path: str | os.PathLike[str], *, overwrite
             pictures.class_grid(generated.images, labels, names, GRID_COLUMNS, whole=True),
             {**generated.provenance, "seeds": generated.seeds.tolist()},
         )
-    else:
+    elif target.is_dir() and contents(target):
         _write_folder(target, generated, labels, names)
+    else:
+        with atomic_folder(target) as folder:
+            _write_folder(folder, generated, labels, names)
     return target
 
 
@@ -183,7 +187,7 @@ def _write_folder(target: Path, generated: Writable, labels: Tensor, names: tupl
     from PIL import Image as PillowImage
 
     folders = folder_names(names)
-    written: list[str] = []
+    places: dict[str, int] = {}
     cells = generated.images.cpu().permute(0, 2, 3, 1).numpy()
     for label in sorted(set(labels.tolist())):
         of_class = torch.nonzero(labels == label).flatten().tolist()
@@ -191,33 +195,38 @@ def _write_folder(target: Path, generated: Writable, labels: Tensor, names: tupl
         twice = len(set(seeds)) < len(seeds)
         for order, (index, seed) in enumerate(zip(of_class, seeds, strict=True)):
             stem = f"seed{seed:09d}-{order}" if twice else f"seed{seed:09d}"
-            name = f"{folders[label]}/{stem}.png"
-            with atomic_write(target / name) as temporary:
-                cell = cells[index]
-                PillowImage.fromarray(cell[..., 0] if cell.shape[2] == 1 else cell).save(temporary, "PNG")
-            written.append(name)
+            places[f"{folders[label]}/{stem}.png"] = index
     record = {
         **generated.provenance,
         "class_folders": {folders[label]: names[label] for label in sorted(set(labels.tolist()))},
-        "files": written,
+        "files": list(places),
     }
-    _remove_earlier(target, set(written))
-    write_json(target / PROVENANCE_NAME, json.loads(json.dumps(record, default=str)))
+    record = json.loads(json.dumps(record, default=str))
+    earlier = [name for name in _earlier(target) if name not in places]
+    if earlier:  # after a kill in the middle the same command knows which files are ours
+        write_json(target / PROVENANCE_NAME, {**record, "files": [*places, *earlier]})
+    for name, index in places.items():
+        with atomic_write(target / name) as temporary:
+            cell = cells[index]
+            PillowImage.fromarray(cell[..., 0] if cell.shape[2] == 1 else cell).save(temporary, "PNG")
+    _remove(target, earlier)
+    write_json(target / PROVENANCE_NAME, record)
 
 
-def _remove_earlier(target: Path, keep: set[str]) -> None:
-    """Delete the files that an earlier `provenance.json` lists and the new run did not write again."""
-    record_path = target / PROVENANCE_NAME
-    if not record_path.is_file():
-        return
+def _earlier(target: Path) -> list[str]:
+    """Return the files that an earlier run wrote into a folder, as its record lists them."""
     try:
-        earlier = json.loads(record_path.read_text(encoding="utf-8")).get("files", [])
-    except (OSError, ValueError, AttributeError):
-        return
+        names = json.loads((target / PROVENANCE_NAME).read_text(encoding="utf-8")).get("files", [])
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return []
+    fits = re.compile(r"[^/\\]+/seed[-\d]+\.png").fullmatch
+    return [name for name in names if isinstance(name, str) and fits(name)] if isinstance(names, list) else []
+
+
+def _remove(target: Path, names: list[str]) -> None:
+    """Delete files of `_earlier`, and class folders that are empty then."""
     root = target.resolve()
-    for name in earlier if isinstance(earlier, list) else []:
-        if not isinstance(name, str) or name in keep or not re.fullmatch(r"[^/\\]+/seed[-\d]+\.png", name):
-            continue
+    for name in names:
         path = (target / name).resolve()
         if path.parent.parent == root and path.is_file():
             path.unlink()

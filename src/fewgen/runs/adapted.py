@@ -7,9 +7,6 @@ interruption leaves nothing behind.
 from __future__ import annotations
 
 import dataclasses
-import os
-import secrets
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -108,28 +105,19 @@ class Adapted:
             pages: name -> text of further files.
         """
         from fewgen.config import dump_yaml
-        from fewgen.files import make_dir, no_empty_folders, prepare_output_dir, write_text
+        from fewgen.files import write_text
+        from fewgen.folders import RUN, atomic_folder
         from fewgen.generation.writers import write_picture
 
-        with no_empty_folders(out.parent):
-            make_dir(out.parent)
-            folder = out.parent / f".{out.name[:100]}.{secrets.token_hex(6)}.tmp"
-            try:
-                prepare_output_dir(folder)
-                self._write_images(folder)
-                picture = _grid(self.method, self.used.n_classes)
-                write_picture(folder / GRID_NAME, picture, {"run": out.name, "method": self.method.name})
-                for name, text in pages.items():
-                    write_text(folder / name, text)
-                write_text(folder / CONFIG_NAME, dump_yaml(self.settings))
-                self.method.save(folder / MODEL_NAME, self.extra)
-                if out.is_dir():  # empty, or with what desktops leave
-                    for entry in sorted(folder.iterdir()):
-                        os.replace(entry, out / entry.name)
-                else:
-                    os.replace(folder, out)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+        with atomic_folder(out) as folder:
+            RUN.prepare(folder)
+            self._write_images(folder)
+            picture = _grid(self.method, self.used.n_classes)
+            write_picture(folder / GRID_NAME, picture, {"run": out.name, "method": self.method.name})
+            for name, text in pages.items():
+                write_text(folder / name, text)
+            write_text(folder / CONFIG_NAME, dump_yaml(self.settings))
+            self.method.save(folder / MODEL_NAME, self.extra)
         return self._with_model(Run(out, self.original.device))
 
     def _with_model(self, run: Run) -> Run:

@@ -9,24 +9,6 @@ from typing import Any
 from fewgen.errors import CheckpointError, OutputError
 
 
-def check_run_dir(out: Path) -> None:
-    """Refuse a folder that is neither new, empty nor a run; creates nothing."""
-    from fewgen.files import is_run_dir
-
-    there = next((parent for parent in out.absolute().parents if parent.exists()), None)
-    if there is not None and not there.is_dir():
-        raise OutputError(f'"{out}" cannot be a folder, because "{there}" is a file. Choose another --out.')
-    if there is not None and not out.exists() and not os.access(there, os.W_OK):
-        raise OutputError(f'Writing into "{there}" is not permitted. Choose another --out.')
-    if out.is_file():
-        raise OutputError(f'"{out}" is a file, but the run needs a folder. Choose another --out.')
-    if out.is_dir() and any(out.iterdir()) and not is_run_dir(out):
-        raise OutputError(
-            f'The folder "{out}" is not a fewgen run and is not empty. Nothing was changed. '
-            "Choose a new or empty folder for --out."
-        )
-
-
 def refuse_adapted(out: Path) -> None:
     """Refuse to train into the folder of an adapted run, which would overwrite its model.
 

@@ -213,7 +213,7 @@ def extractor_of(request: EvaluateRequest, sets: Sets) -> FeatureExtractor | Non
 def _as_run(images: Any, device: str) -> Run | None:
     """Return the run that is meant, or None if these are images."""
     from fewgen.data.registry import is_named
-    from fewgen.files import is_run_dir
+    from fewgen.folders import RUN
 
     if isinstance(images, Run):
         return images
@@ -227,7 +227,7 @@ def _as_run(images: Any, device: str) -> Run | None:
         )
     if path.is_file():
         return load_run(path, device) if path.suffix == ".safetensors" else None
-    return load_run(path, device) if is_run_dir(path) or (path / MODEL_NAME).is_file() else None
+    return load_run(path, device) if RUN.holds(path) or (path / MODEL_NAME).is_file() else None
 
 
 def _of_run(request: EvaluateRequest, run: Run, load: Load) -> _Real:

@@ -12,7 +12,8 @@ from fewgen.data.names import name_key, name_labels, unprintable
 from fewgen.data.one_image import is_image_file, single_image
 from fewgen.data.split import class_list
 from fewgen.errors import ConfigError, DataError, OutputError
-from fewgen.runs.folder import check_apart, check_run_dir
+from fewgen.folders import RUN, contents
+from fewgen.runs.folder import check_apart
 from fewgen.runs.run import Run
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ def check_out(out: Path, run: Run, sources: Sequence[Any]) -> None:
     """Refuse a folder that is not new or empty, or that lies among the images; creates nothing."""
     for source in sources:
         check_apart(out, Path(source).parent if is_image_file(source) else source)
-    check_run_dir(out)
-    if out.is_dir() and any(not entry.name.startswith(".") for entry in out.iterdir()):
+    RUN.check(out)
+    if out.is_dir() and contents(out):
         which = "the run that is adapted" if out.resolve() == run.path.resolve() else "a run already"
         raise OutputError(
             f'The folder "{out}" holds {which}. Nothing was changed. Choose a new or empty folder for --out.'

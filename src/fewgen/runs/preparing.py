@@ -21,7 +21,8 @@ from fewgen.errors import (
     TextError,
     suggest,
 )
-from fewgen.runs.folder import check_apart, check_run_dir, refuse_adapted
+from fewgen.folders import RUN
+from fewgen.runs.folder import check_apart, refuse_adapted
 from fewgen.runs.source import SPLIT_NAME, encoder_path, read_phrases
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class TrainRequest:
         """Refuse a run folder that is not new, empty or the same run, or that lies among the images."""
         out = Path(self.out)
         check_apart(out, self.data)
-        check_run_dir(out)
+        RUN.check(out)
         refuse_adapted(out)
 
     def settings(self) -> dict[str, Any]:

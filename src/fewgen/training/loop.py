@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewgen.errors import CheckpointError, ConfigError, DataError, FewgenError, TrainingError, suggest
-from fewgen.files import atomic_write, prepare_output_dir, write_json
+from fewgen.files import atomic_write, write_json
 from fewgen.fitting.seeds import derive_seed, global_seed, make_rng
+from fewgen.folders import RUN, locked
 from fewgen.nn.ema import EMA
 from fewgen.progress import Display
 from fewgen.training import run_state
@@ -130,10 +131,10 @@ class Trainer:
             ConfigError: if the folder was started with other settings.
             OutputError: if something cannot be written; the last state stays.
         """
-        with self._surroundings():
+        with locked(self.run_dir), self._surroundings():
             self._time.start()
             if self.processes.is_main:
-                prepare_output_dir(self.run_dir)
+                RUN.prepare(self.run_dir)
             self.processes.wait()
             self.method.to(self.device)
             state = self._open()
