@@ -37,7 +37,7 @@ def inversion_figures(task: Task, row: Row) -> dict[str, Any]:
     config = from_dict(SpecialiseConfig, of_row(task.data, row, settings)["tint"])
     # Words do not depend on guidance and null texts: those of the usual settings serve every row.
     words, _ = learned(task, of_row(task.data, DEFAULT, settings)["tint"])
-    steps, scale, batch = config.steps, config.scale, config.batch
+    steps, guidance_scale, batch = config.steps, config.guidance_scale, config.batch
     supports = [task.supports(c) for c in range(task.n_way)]
     z0 = encode_images(pipe, torch.cat(supports), batch=batch)
     with torch.no_grad():
@@ -49,9 +49,9 @@ def inversion_figures(task: Task, row: Row) -> dict[str, Any]:
     started = time.perf_counter()
     pivots = ddim_invert(pipe, z0, context, steps, dequant_t=config.dequant_t, rng=rng, batch=batch)
     z_T = pivots[-1]
-    corrected = scale != 1 and config.null_text.inner_steps > 0
+    corrected = guidance_scale != 1 and config.null_text.inner_steps > 0
     nulls = (
-        null_text_inversion(pipe, pivots, context, scale, config.null_text, batch=batch)
+        null_text_inversion(pipe, pivots, context, guidance_scale, config.null_text, batch=batch)
         if corrected
         else None
     )
@@ -62,14 +62,14 @@ def inversion_figures(task: Task, row: Row) -> dict[str, Any]:
         with torch.no_grad():
             return float((pipe.decode(back).float() - wanted).double().square().mean())
 
-    plain = error(None, scale)
-    own = plain if nulls is None else error(nulls, scale)
+    plain = error(None, guidance_scale)
+    own = plain if nulls is None else error(nulls, guidance_scale)
     rms = latent_rms(z_T)
     return {
         "error": own,
         "plain_error": plain,
         "factor": plain / own if own else None,
-        "unguided_error": plain if scale == 1 else error(None, 1.0),
+        "unguided_error": plain if guidance_scale == 1 else error(None, 1.0),
         "rms": float(rms.mean()),
         "lowest_rms": float(rms.min()),
         "seconds_per_image": seconds / len(z0),

@@ -46,7 +46,7 @@ def _measure_memory(folder: str, own: dict[str, Any], n: int) -> dict[str, Any]:
         config,
         null_text=replace(config.null_text, inner_steps=2, tol=0.0),
         # Guidance is what null texts are for.
-        scale=config.scale if config.scale != 1 else 2.0,
+        guidance_scale=config.guidance_scale if config.guidance_scale != 1 else 2.0,
     )
 
     def invert(images: Tensor) -> tuple[Tensor, Tensor | None]:

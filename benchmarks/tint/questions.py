@@ -36,14 +36,16 @@ def _tint(**changes: Any) -> dict[str, Any]:
 
 
 def _null_text_rows() -> tuple[Row, ...]:
-    rows = [Row("w = 1", settings=_tint(scale=1.0, null_text={"inner_steps": 0}))]
+    rows = [Row("w = 1", settings=_tint(guidance_scale=1.0, null_text={"inner_steps": 0}))]
     for w in (3.0, 7.5):
-        rows.append(Row(f"w = {w:g}, no null texts", settings=_tint(scale=w, null_text={"inner_steps": 0})))
+        rows.append(
+            Row(f"w = {w:g}, no null texts", settings=_tint(guidance_scale=w, null_text={"inner_steps": 0}))
+        )
         for inner in (1, 3, 10, 30):
             rows += [
                 Row(
                     f"w = {w:g}, {inner} x {lr:g}",
-                    settings=_tint(scale=w, null_text={"inner_steps": inner, "lr": lr}),
+                    settings=_tint(guidance_scale=w, null_text={"inner_steps": inner, "lr": lr}),
                 )
                 for lr in (0.01, 0.03)
             ]
@@ -118,7 +120,7 @@ TABLES = (
         "guidance",
         "Guidance",
         tuple(
-            Row(f"{name}, w = {w:g}", kind, _tint(scale=w))
+            Row(f"{name}, w = {w:g}", kind, _tint(guidance_scale=w))
             for name, kind in (("textual inversion", "textual_inversion"), ("TINT", "tint"))
             for w in (1.0, 3.0, 7.5)
         ),

@@ -80,7 +80,7 @@ def test_each_row_has_settings_that_exist(table, row):
         tint, training = from_dict(SpecialiseConfig, own["tint"]), from_dict(DistillConfig, own["training"])
         assert training.flip == (data not in ("omniglot", "digits"))
         if row.name.startswith("w = "):
-            assert row.name.split(",")[0] == f"w = {tint.scale:g}"
+            assert row.name.split(",")[0] == f"w = {tint.guidance_scale:g}"
     if table.group == "students":
         assert row.what in COMPETITORS
     if table.group == "images":

@@ -154,3 +154,18 @@ def test_fields_are_checked_by_their_types():
     object.__setattr__(wrong, "count", -1)
     check_fields(wrong, "part", problems)
     assert len(problems.problems) == 2
+
+
+def test_a_setting_by_its_former_name_counts_for_one_release():
+    from fewgen.config.call import current_names
+    from fewgen.diffusion.settings import SpecialiseConfig
+    from fewgen.errors import RenamedWarning
+
+    with pytest.warns(RenamedWarning, match=r"model\.scale is called model\.guidance_scale now"):
+        assert resolve(SpecialiseConfig, {"scale": 2.0}, where="model").guidance_scale == 2.0
+    with pytest.warns(RenamedWarning), pytest.raises(ConfigError, match="must be a number"):
+        resolve(SpecialiseConfig, {"scale": "much"}, where="model")
+    with pytest.raises(ConfigError, match="scale is the former name of guidance_scale: give one of them"):
+        resolve(SpecialiseConfig, {"scale": 2.0, "guidance_scale": 3.0})
+    stored = {"method": "tint", "model": {"scale": 2.0, "steps": 3}}
+    assert current_names(stored)["model"] == {"guidance_scale": 2.0, "steps": 3}

@@ -22,14 +22,16 @@ def rng(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def null_text_inversion(pipe, pivots, cond, scale, *, batch=None, on_step=None, **settings):
+def null_text_inversion(pipe, pivots, cond, guidance_scale, *, batch=None, on_step=None, **settings):
     """With the published rate, unless another is given."""
     config = NullTextConfig(**{"lr": 0.01, **settings})
-    return inversion.null_text_inversion(pipe, pivots, cond, scale, config, batch=batch, on_step=on_step)
+    return inversion.null_text_inversion(
+        pipe, pivots, cond, guidance_scale, config, batch=batch, on_step=on_step
+    )
 
 
-def error(pipe, z0, z_T, u, scale, steps):
-    return (reconstruct(pipe, z_T, cat(pipe), u, scale, steps) - z0).square().mean().item()
+def error(pipe, z0, z_T, u, guidance_scale, steps):
+    return (reconstruct(pipe, z_T, cat(pipe), u, guidance_scale, steps) - z0).square().mean().item()
 
 
 def reference(pipe):
@@ -325,10 +327,10 @@ def test_bad_input_of_textual_inversion():
 @pytest.mark.parametrize("schedule", ["constant", "published"])
 def test_null_texts_equal_naive_ones(schedule):
     pipe, z0 = Toy(), supports(2)
-    steps, inner, scale = 4, 3, 4.0
+    steps, inner, guidance_scale = 4, 3, 4.0
     pivots = ddim_invert(pipe, z0, cat(pipe), steps)
     u = null_text_inversion(
-        pipe, pivots, cat(pipe), scale, inner_steps=inner, lr=0.02, tol=3e-5, schedule=schedule
+        pipe, pivots, cat(pipe), guidance_scale, inner_steps=inner, lr=0.02, tol=3e-5, schedule=schedule
     )
     assert not torch.allclose(u, pipe.embed([""]), atol=0.02)
     predict, bars = reference(pipe)
@@ -341,7 +343,7 @@ def test_null_texts_equal_naive_ones(schedule):
             list(pivots[:, k].numpy()),
             cat(pipe)[0].numpy(),
             null,
-            scale,
+            guidance_scale,
             bars,
             pipe.schedule.timesteps(steps),
             inner,
@@ -349,21 +351,21 @@ def test_null_texts_equal_naive_ones(schedule):
             tolerances,
         )
         assert np.allclose(u[:, k].numpy(), expected, atol=1e-6)
-        made = reconstruct(pipe, pivots[-1, k : k + 1], cat(pipe), u[:, k : k + 1], scale, steps)
+        made = reconstruct(pipe, pivots[-1, k : k + 1], cat(pipe), u[:, k : k + 1], guidance_scale, steps)
         assert np.allclose(made[0].numpy(), arrived, atol=1e-6)
 
 
-@pytest.mark.parametrize("scale", [3.0, 7.5])
-def test_reconstruction_under_guidance_is_ten_times_better(scale):
+@pytest.mark.parametrize("guidance_scale", [3.0, 7.5])
+def test_reconstruction_under_guidance_is_ten_times_better(guidance_scale):
     pipe, z0, steps = Toy(), supports(4), 25
     pivots = ddim_invert(pipe, z0, cat(pipe), steps)
     before = {name: value.clone() for name, value in pipe.state_dict().items()}
     cond = cat(pipe).requires_grad_(True)
     given = cond.detach().clone()
-    u = null_text_inversion(pipe, pivots, cond, scale)
+    u = null_text_inversion(pipe, pivots, cond, guidance_scale)
     assert u.shape == (steps, 4, LENGTH, WIDTH)
-    plain = error(pipe, z0, pivots[-1], None, scale, steps)
-    corrected = error(pipe, z0, pivots[-1], u, scale, steps)
+    plain = error(pipe, z0, pivots[-1], None, guidance_scale, steps)
+    corrected = error(pipe, z0, pivots[-1], u, guidance_scale, steps)
     assert corrected < plain / 10
     # nothing else moved, and nothing else got a gradient
     assert all(torch.equal(before[name], value) for name, value in pipe.state_dict().items())
@@ -372,8 +374,8 @@ def test_reconstruction_under_guidance_is_ten_times_better(scale):
     assert torch.equal(cond, given)
     assert not u.requires_grad
     # the controls: with another scale, or other images' null texts, they do not help
-    assert error(pipe, z0, pivots[-1], u, 2 * scale, steps) > 10 * corrected
-    assert error(pipe, z0, pivots[-1], u.flip(0), scale, steps) > 3 * corrected
+    assert error(pipe, z0, pivots[-1], u, 2 * guidance_scale, steps) > 10 * corrected
+    assert error(pipe, z0, pivots[-1], u.flip(0), guidance_scale, steps) > 3 * corrected
 
 
 def test_without_updates_or_guidance_the_null_texts_stay_those_of_the_empty_prompt():
@@ -437,7 +439,7 @@ def test_the_smallest_and_the_largest_number_of_steps(steps):
 
 
 def test_no_guidance_at_all_is_a_scale_too():
-    """At scale 0 the null text alone paints, and can be made to."""
+    """At guidance scale 0 the null text alone paints, and can be made to."""
     pipe, z0 = Toy(), supports(2)
     pivots = ddim_invert(pipe, z0, cat(pipe), 10)
     u = null_text_inversion(pipe, pivots, cat(pipe), 0.0, lr=0.05)

@@ -21,7 +21,9 @@ def made():
         pipe,
         [images],
         ["cat"],
-        SpecialiseConfig(scale=1.5, steps=STEPS, textual=TextualConfig(steps=20, lr=0.05, batch_size=8)),
+        SpecialiseConfig(
+            guidance_scale=1.5, steps=STEPS, textual=TextualConfig(steps=20, lr=0.05, batch_size=8)
+        ),
         invert=False,
         rng=torch.Generator().manual_seed(0),
     )
@@ -60,7 +62,7 @@ def test_it_is_the_loop_over_single_images(made):
         z = bars[times[start]].sqrt() * z + (1 - bars[times[start]]).sqrt() * eps
         for i in range(start, STEPS):
             t = torch.tensor([times[i]])
-            e = pipe.guided(z, t, cond, null, word.scale)
+            e = pipe.guided(z, t, cond, null, word.guidance_scale)
             after = times[i + 1] if i + 1 < STEPS else None
             z = pipe.schedule.move(z, e, times[i], after)
         torch.testing.assert_close(found[row : row + 1], pipe.decode(z).float(), rtol=0, atol=1e-5)

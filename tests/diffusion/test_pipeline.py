@@ -84,7 +84,7 @@ def test_scale_1_is_the_conditional_prediction_and_leaves_the_other_alone(pipe):
         assert torch.equal(found, expected)
         assert not found.requires_grad
     assert pipe.rows == [3, 3, 3]
-    # Negative control: any other scale does look at it.
+    # Negative control: any other guidance scale does look at it.
     assert pipe.guided(z, t, cond, uncond, 1.01).requires_grad
     with pytest.raises(ConfigError, match="unconditional"):
         pipe.guided(z, t, cond, None, 2.0)

@@ -166,8 +166,8 @@ def test_what_does_not_fit_is_refused_when_generating(made):
     for alpha, message in (("half", '"half"'), (None, "got None"), (True, "got True")):
         with pytest.raises(ConfigError, match=message):
             generate(pipe, spec, 2, alpha)
-    with pytest.raises(ConfigError, match=r"scale 3, not 7\.5"):
-        generate(pipe, spec, 2, scale=7.5)
+    with pytest.raises(ConfigError, match=r"guidance scale 3, not 7\.5"):
+        generate(pipe, spec, 2, guidance_scale=7.5)
     with pytest.raises(ConfigError, match="6 steps, not 50"):
         generate(pipe, spec, 2, steps=50)
     with pytest.raises(CheckpointError, match='"toy-0", and this is the model "toy-1"'):
@@ -195,9 +195,9 @@ def test_a_saved_specialisation_gives_identical_images(made, tmp_path, parts):
         spec = changed(spec, u=None, z_T=None if parts == "word alone" else spec.z_T)
     file = tmp_path / "felis.safetensors"
     spec.save(file)
-    loaded = Specialisation.load(file, Toy(), scale=SCALE, steps=STEPS)
+    loaded = Specialisation.load(file, Toy(), guidance_scale=SCALE, steps=STEPS)
     assert torch.equal(generate(pipe, loaded, 4), generate(pipe, spec, 4))
-    for name in ("class_name", "prompt", "model_id", "scale", "steps", "settings"):
+    for name in ("class_name", "prompt", "model_id", "guidance_scale", "steps", "settings"):
         assert getattr(loaded, name) == getattr(spec, name)
     before = file.read_bytes()
     loaded.save(file)
@@ -211,7 +211,7 @@ def test_another_model_scale_or_number_of_steps_is_refused_naming_both(made, tmp
     with pytest.raises(CheckpointError, match='model "toy-0", and this is the model "toy-1"'):
         Specialisation.load(file, Toy(seed=1))
     with pytest.raises(ConfigError, match=r"guidance scale 3, not 7\.5"):
-        Specialisation.load(file, pipe, scale=7.5)
+        Specialisation.load(file, pipe, guidance_scale=7.5)
     with pytest.raises(ConfigError, match="with 6 steps, not 50"):
         Specialisation.load(file, pipe, steps=50)
 
@@ -310,7 +310,7 @@ def settings(**changed):
         "textual": TextualConfig(**{**TEXTUAL, **changed.pop("textual", {})}),
         "null_text": NullTextConfig(**{"lr": 0.01, **changed.pop("null_text", {})}),
     }
-    return SpecialiseConfig(**{"scale": SCALE, "steps": STEPS, "batch": 8, **sections, **changed})
+    return SpecialiseConfig(**{"guidance_scale": SCALE, "steps": STEPS, "batch": 8, **sections, **changed})
 
 
 def test_specialising_is_the_three_searches_in_a_row():
@@ -394,7 +394,7 @@ def test_images_are_enlarged_and_fitted_before_they_are_encoded():
         ({"steps": 1001}, ConfigError, "steps must be between 1 and 1000"),
         ({"dequant_t": -1}, ConfigError, "dequant_t"),
         ({"dequant_t": 999}, ConfigError, "dequant_t"),
-        ({"scale": math.nan}, ConfigError, "scale must be 0 or more, got nan"),
+        ({"guidance_scale": math.nan}, ConfigError, "guidance_scale must be 0 or more, got nan"),
         ({"batch": 0}, ConfigError, "batch must be 1 or more, got 0"),
         ({"batch": -1}, ConfigError, "batch must be 1 or more, got -1"),
         ({"null_text": {"schedule": "linear"}}, ConfigError, "published"),
@@ -431,7 +431,7 @@ def test_bad_input_of_specialising_is_refused_before_any_work(change, error, mes
 def test_one_image_of_one_class_is_enough():
     pipe = Toy()
     (spec,) = specialise(
-        pipe, [images(1)], ["felis"], settings(scale=0.0, steps=1, batch=1, dequant_t=998), rng=rng()
+        pipe, [images(1)], ["felis"], settings(guidance_scale=0.0, steps=1, batch=1, dequant_t=998), rng=rng()
     )
     assert spec.u.shape == (1, 1, LENGTH, WIDTH)
     assert generate(pipe, spec, 3, 0.5, batch=1).shape == (3, *SHAPE)

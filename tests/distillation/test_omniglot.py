@@ -17,7 +17,13 @@ from fewgen.runs.pipeline import load_pipeline
 
 SIDE = 16
 EPISODES = 5
-TINT = {"scale": 2.0, "steps": 10, "batch": 64, "textual": {"steps": 40}, "null_text": {"inner_steps": 2}}
+TINT = {
+    "guidance_scale": 2.0,
+    "steps": 10,
+    "batch": 64,
+    "textual": {"steps": 40},
+    "null_text": {"inner_steps": 2},
+}
 TRAINING = DistillConfig(steps=200, batch_size=60, flip=False, padding=2, jitter=0.2, hard_labels=True)
 
 
@@ -43,7 +49,7 @@ def check_null_texts(pipe, novel):
             learned.u,
             torch.zeros(len(drawings), dtype=torch.int64),
             torch.zeros(len(drawings)),
-            scale=7.5,
+            guidance_scale=7.5,
             steps=25,
         )
         errors[inner] = float((back - drawings).square().mean())

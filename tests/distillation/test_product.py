@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from fewgen.distillation.distilling import plan_distillation
 from fewgen.distillation.knowledge import accuracy
 from fewgen.distillation.product import supports_and_rest
 from fewgen.distillation.storing import load_student
-from fewgen.errors import CheckpointError, ConfigError, DataError, OutputError
+from fewgen.errors import CheckpointError, ConfigError, DataError, OutputError, RenamedWarning
 
 assert Fake.name == "fake"
 SMALL = {
@@ -30,7 +31,12 @@ SMALL = {
     "student_channels": 4,
     "pretrain_steps": 10,
     "training": {"steps": 40, "batch_size": 24, "flip": False, "padding": 1},
-    "tint": {"steps": 4, "scale": 2.0, "textual": {"steps": 15, "lr": 0.05}, "null_text": {"inner_steps": 1}},
+    "tint": {
+        "steps": 4,
+        "guidance_scale": 2.0,
+        "textual": {"steps": 15, "lr": 0.05},
+        "null_text": {"inner_steps": 1},
+    },
     "device": "cpu",
     "progress": False,
 }
@@ -121,6 +127,21 @@ def test_the_same_command_trains_nothing_again_and_other_settings_are_refused(
         fewgen.distill(**{**keywords, "per_class": 9})
     with pytest.raises(ConfigError, match="supports"):
         fewgen.distill(**{**keywords, "shots": 5})
+
+
+def test_parts_of_a_release_that_said_scale_go_on(whole, novel, base, tmp_path):
+    out = tmp_path / "old"
+    shutil.copytree(whole.path, out)
+    for name in ("distill.json", "student.safetensors", "classes.txt", "student.onnx", "synthetic.png"):
+        (out / name).unlink()
+    settings = json.loads((out / "parts" / "settings.json").read_text())
+    tint = settings["settings"]["tint"]
+    tint["scale"] = tint.pop("guidance_scale")
+    (out / "parts" / "settings.json").write_text(json.dumps(settings))
+    keywords = {"novel": novel, "shots": 4, "data": base, "generator": Toy(), "out": out}
+    with pytest.warns(RenamedWarning, match="tint.scale is called tint.guidance_scale now"):
+        again = fewgen.distill(**keywords, **{**SMALL, "tint": tint})
+    assert again.record["accuracy"] == whole.record["accuracy"]
 
 
 def test_what_was_interrupted_goes_on_and_gives_the_same_student(whole, novel, base, tmp_path, monkeypatch):

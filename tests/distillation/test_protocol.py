@@ -33,7 +33,7 @@ from fewgen.errors import CheckpointError, ConfigError, DataError, OutputError
 
 TINT = {
     "steps": 4,
-    "scale": 2.0,
+    "guidance_scale": 2.0,
     "textual": {"steps": 15, "lr": 0.05},
     "null_text": {"inner_steps": 1, "lr": 0.01},
 }

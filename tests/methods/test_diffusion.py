@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from fewgen.config import list_presets, load_preset, resolve
 from fewgen.data.imageset import ImageSet
-from fewgen.errors import CheckpointError, ConfigError, TextError
+from fewgen.errors import CheckpointError, ConfigError, RenamedWarning, TextError
 from fewgen.fitting.seeds import global_seed
 from fewgen.generation import GenerationRequest, image_seeds
 from fewgen.methods.base import DataSpec
@@ -234,8 +234,10 @@ def test_an_image_depends_on_its_seed_and_class_alone():
     alone = drawn(method, 0, 1)
     assert torch.equal(together[:2], alone)
     assert not torch.equal(together[0], together[2])
-    assert torch.equal(drawn(method, 0, scale=1.0), drawn(method, 0, scale=1.0))
-    assert not torch.equal(drawn(method, 0, scale=1.0), drawn(method, 0, scale=5.0))
+    assert torch.equal(drawn(method, 0, guidance_scale=1.0), drawn(method, 0, guidance_scale=1.0))
+    assert not torch.equal(drawn(method, 0, guidance_scale=1.0), drawn(method, 0, guidance_scale=5.0))
+    with pytest.warns(RenamedWarning, match="scale is called guidance_scale now"):
+        assert torch.equal(drawn(method, 0, scale=1.0), drawn(method, 0, guidance_scale=1.0))
     assert not torch.equal(drawn(method, 0, steps=2), drawn(method, 0, steps=5))
 
 
@@ -301,7 +303,7 @@ def test_what_cannot_be_a_pipeline_is_refused(tmp_path):
         ({"template": "a photo"}, "template must contain"),
         ({"drop": 1.0}, "drop"),
         ({"sampling_steps": 2000}, "sampling_steps 2000 is more"),
-        ({"scale": -1.0}, "scale"),
+        ({"guidance_scale": -1.0}, "guidance_scale"),
         ({"augment": "photos"}, "photo"),
         ({"autoencoder": {"kl_weight": -1.0}}, "kl_weight"),
     ],
@@ -314,7 +316,7 @@ def test_settings_that_cannot_work(change, message):
 
 def test_unknown_options_and_presets():
     method = make()
-    with pytest.raises(ConfigError, match="scale and steps"):
+    with pytest.raises(ConfigError, match="guidance_scale and steps"):
         method.sample(None, torch.tensor([0]), torch.tensor([0]), 1.0, alpha=0.5)
     for preset in list_presets("diffusion"):
         config = resolve(DiffusionConfig, load_preset("diffusion", preset)["model"])

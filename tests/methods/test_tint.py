@@ -27,7 +27,7 @@ from fewgen.methods.diffusion import Diffusion, DiffusionConfig
 from fewgen.methods.tint import Tint, TintConfig
 
 NAMES = ("cat", "dog")
-SETTINGS = {"steps": 4, "textual": {"steps": 6, "batch_size": 2}, "scale": 3.0, "batch": 4}
+SETTINGS = {"steps": 4, "textual": {"steps": 6, "batch_size": 2}, "guidance_scale": 3.0, "batch": 4}
 QUIET = {"report": False, "progress": False}
 
 
@@ -147,11 +147,11 @@ def test_settings_reach_the_searches_and_generation(base, tmp_path, monkeypatch)
     assert seen["word_gradient"][1]["batch"] == 3
     arguments, keywords = seen["find_latents"]
     given = arguments[3]
-    assert (given.scale, given.steps, dataclasses.asdict(given.null_text)) == (3.0, 4, null_text)
+    assert (given.guidance_scale, given.steps, dataclasses.asdict(given.null_text)) == (3.0, 4, null_text)
     assert (given.dequant_t, given.batch, keywords["correct"]) == (90, 3, True)
     draw(found)
     arguments, keywords = seen["draw"]
-    wanted = {"scale": 3.0, "steps": 4, "norm_mode": "gaussian", "temperature": 1.0, "batch": 3}
+    wanted = {"guidance_scale": 3.0, "steps": 4, "norm_mode": "gaussian", "temperature": 1.0, "batch": 3}
     assert {name: keywords[name] for name in wanted} == wanted
     assert set(arguments[5].tolist()) == {0.25}
     draw(found, norm_mode="none", alpha=0.5)
@@ -338,7 +338,7 @@ def test_specialisations_and_the_method_draw_the_same(method, tmp_path):
     assert [s.class_name for s in found] == list(NAMES)
     assert [len(s.z_T) for s in found] == [3, 2]
     found[0].save(tmp_path / "cat.safetensors")
-    loaded = parts.Specialisation.load(tmp_path / "cat.safetensors", method.pipe, scale=3.0, steps=4)
+    loaded = parts.Specialisation.load(tmp_path / "cat.safetensors", method.pipe, guidance_scale=3.0, steps=4)
     seeds = image_seeds(0, 3)
     alone = parts.generate(method.pipe, loaded, seeds, 0.5)
     mine = draw(method, [0, 0, 0], alpha=0.5).images
@@ -349,7 +349,7 @@ def test_specialisations_and_the_method_draw_the_same(method, tmp_path):
     assert torch.equal(draw(again, alpha=0.5).images, draw(rebuilt, alpha=0.5).images)
     assert (draw(again, [0, 0, 0], alpha=0.5).images.int() - mine.int()).abs().max() <= 1
     with pytest.raises(ConfigError, match="guidance scale 3, not 5"):
-        Tint.of(method.pipe, [dataclasses.replace(found[0], scale=5.0), found[1]])
+        Tint.of(method.pipe, [dataclasses.replace(found[0], guidance_scale=5.0), found[1]])
     for note in ("much", None, 1.5, True):
         odd = [dataclasses.replace(found[0], settings={"dequant_t": note}), found[1]]
         assert Tint.of(method.pipe, odd).config.dequant_t == 0

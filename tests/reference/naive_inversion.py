@@ -30,7 +30,9 @@ def invert(predict, z0, bars, rising_times) -> list[np.ndarray]:
     return pivots
 
 
-def null_texts(predict, pivots, cond, null, scale, bars, falling_times, inner_steps, rates, tolerances):
+def null_texts(
+    predict, pivots, cond, null, guidance_scale, bars, falling_times, inner_steps, rates, tolerances
+):
     """predict(z, t, context) -> noise, for one image; slopes by differences, Adam as in its paper."""
     z, u, found = pivots[-1], np.array(null), []
     for i, t in enumerate(falling_times):
@@ -39,7 +41,7 @@ def null_texts(predict, pivots, cond, null, scale, bars, falling_times, inner_st
 
         def arrive(x, z=z, t=t, after=after):
             e_u, e_v = predict(z, t, x), predict(z, t, cond)
-            return move(z, e_u + scale * (e_v - e_u), bars[t], bars[after])
+            return move(z, e_u + guidance_scale * (e_v - e_u), bars[t], bars[after])
 
         def loss(x, arrive=arrive, target=target):
             return float(np.mean((arrive(x) - target) ** 2))
@@ -73,10 +75,10 @@ def blend(z_T, noise, alpha: float) -> np.ndarray:
     return np.stack(rows)
 
 
-def sample_with_null_texts(predict, z, cond, nulls, scale: float, bars, falling_times) -> np.ndarray:
+def sample_with_null_texts(predict, z, cond, nulls, guidance_scale: float, bars, falling_times) -> np.ndarray:
     """predict(z, t, context) -> noise, for one image; guidance written as a weighted mean of two."""
     after = [*falling_times[1:], 0]
     for t, below, null in zip(falling_times, after, nulls, strict=True):
-        noise = scale * predict(z, t, cond) + (1 - scale) * predict(z, t, null)
+        noise = guidance_scale * predict(z, t, cond) + (1 - guidance_scale) * predict(z, t, null)
         z = move(z, noise, bars[t], bars[below])
     return z

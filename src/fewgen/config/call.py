@@ -7,13 +7,12 @@ import functools
 import inspect
 import os
 import typing
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from fewgen.config.io import read_config
-from fewgen.config.schema import check_keys, merge
-from fewgen.errors import ConfigError, RenamedWarning
+from fewgen.config.schema import FORMER_SETTINGS, check_keys, merge, warn_renamed
+from fewgen.errors import ConfigError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -131,7 +130,10 @@ FORMER_NAMES = {"alpha": "background", "classes": "class_names"}
 
 def current_names(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a run folder of any release by the names of today."""
-    return {FORMER_NAMES.get(name, name): value for name, value in stored.items()}
+    settings = {FORMER_NAMES.get(name, name): value for name, value in stored.items()}
+    if isinstance(settings.get("model"), Mapping):
+        settings["model"] = {FORMER_SETTINGS.get(key, key): v for key, v in settings["model"].items()}
+    return settings
 
 
 _RENAMED: dict[Callable[..., Any], Mapping[str, str]] = {}
@@ -150,12 +152,6 @@ def _with_new_names(
         warn_renamed(old, former[old], place)
         result[former[old]] = result.pop(old)
     return result
-
-
-def warn_renamed(old: str, new: str, where: str = "") -> None:
-    """Warn that a keyword or a flag was given by its former name."""
-    message = f"{old}{where} is called {new} now; the old name works until the next release."
-    warnings.warn(message, RenamedWarning, stacklevel=4)
 
 
 def _section(values: Any, name: str) -> dict[str, Any]:

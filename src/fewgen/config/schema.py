@@ -11,12 +11,13 @@ import dataclasses
 import math
 import types
 import typing
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fewgen.config.checks import Checked
-from fewgen.errors import ConfigError, ProblemList, suggest
+from fewgen.errors import ConfigError, ProblemList, RenamedWarning, suggest
 
 T = TypeVar("T")
 
@@ -54,7 +55,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         ConfigError: all unknown keys, missing keys and values of a wrong type at once.
     """
     problems = ProblemList("The settings cannot be used", ConfigError)
-    built = _build(cls, values, where, problems)
+    built = _build(cls, with_current_names(cls, values, where), where, problems)
     problems.raise_if_any()
     return typing.cast(T, built)
 
@@ -81,10 +82,47 @@ def resolve(cls: type[T], *layers: Mapping[str, Any] | None, where: str = "") ->
 
     Each layer is checked on its own first, so that a preset's mistake is not hidden by a flag.
     """
+    layers = tuple(with_current_names(cls, layer, where) if layer else None for layer in layers)
     for layer in layers:
         if layer:
             check_keys(layer, [field.name for field in dataclasses.fields(typing.cast(Any, cls))], where)
     return from_dict(cls, merge(*layers), where)
+
+
+FORMER_SETTINGS = {"scale": "guidance_scale"}
+"""Former name -> name of today, of settings of methods."""
+
+
+def with_current_names(
+    cls: type, values: Mapping[str, Any], where: str = "", warn: bool = True
+) -> Mapping[str, Any]:
+    """Return settings of a dataclass by the names of today, with a warning for each former one.
+
+    Args:
+        cls: the dataclass.
+        values: setting name to value.
+        where: name of the section, for the warning.
+        warn: False for what an earlier release stored.
+
+    Raises:
+        ConfigError: a setting has both names.
+    """
+    known = [field.name for field in dataclasses.fields(cls)]
+    for old, new in FORMER_SETTINGS.items():
+        if not isinstance(values, Mapping) or old not in values or old in known or new not in known:
+            continue
+        if new in values:
+            raise ConfigError(f"{_join(where, old)} is the former name of {new}: give one of them.")
+        if warn:
+            warn_renamed(_join(where, old), _join(where, new))
+        values = {new if key == old else key: value for key, value in values.items()}
+    return values
+
+
+def warn_renamed(old: str, new: str, where: str = "") -> None:
+    """Warn that a keyword, a flag or a setting was given by its former name."""
+    message = f"{old}{where} is called {new} now; the old name works until the next release."
+    warnings.warn(message, RenamedWarning, stacklevel=4)
 
 
 def check_keys(values: Any, known: Iterable[str], where: str = "") -> None:

@@ -302,7 +302,7 @@ def null_text_inversion(
     pipe: TextToImage,
     pivots: Tensor,
     cond: Tensor,
-    scale: float,
+    guidance_scale: float,
     config: NullTextConfig,
     *,
     batch: int | None = None,
@@ -319,8 +319,8 @@ def null_text_inversion(
         pipe: the model.
         pivots: of `ddim_invert`, (S + 1, B, C, h, w).
         cond: embedded prompt, (L, D), (1, L, D) or (B, L, D).
-        scale: of the guidance; sampling must use the same. At 1 the unconditional embedding has no influence
-            and stays that of the empty prompt.
+        guidance_scale: of the guidance; sampling must use the same. At 1 the unconditional embedding has no
+            influence and stays that of the empty prompt.
         config: the search.
         batch: images optimised at a time, and most rows of a network call; None: all.
         progress: told the share that is done.
@@ -351,7 +351,7 @@ def null_text_inversion(
     with torch.no_grad(), frozen(pipe):
         null = pipe.embed([""], None)[0].to(device, dtype)
     found = null.to(pivots.device).expand(steps, n, *null.shape).clone()
-    if scale == 1 or config.inner_steps == 0:
+    if guidance_scale == 1 or config.inner_steps == 0:
         return found
     times = _times(pipe, steps)
     parts = _chunks(n, batch)
@@ -362,7 +362,7 @@ def null_text_inversion(
             u = null.expand(len(z), *null.shape).clone()
             for i, (t, after) in enumerate(zip(times, [*times[1:], 0], strict=True)):
                 fit = _NullTextStep(
-                    pipe, z, pivots[steps - 1 - i, part].to(device, dtype), t, after, shown, scale
+                    pipe, z, pivots[steps - 1 - i, part].to(device, dtype), t, after, shown, guidance_scale
                 )
                 faded = i if config.schedule == "published" else 0
                 lr = config.lr * (1 - faded / PUBLISHED_DECAY)
@@ -427,9 +427,16 @@ class _NullTextStep:
         t: int,
         after: int,
         cond: Tensor,
-        scale: float,
+        guidance_scale: float,
     ) -> None:
-        self.pipe, self.z, self.target, self.t, self.after, self.scale = pipe, z, target, t, after, scale
+        self.pipe, self.z, self.target, self.t, self.after, self.guidance_scale = (
+            pipe,
+            z,
+            target,
+            t,
+            after,
+            guidance_scale,
+        )
         self.conditional = predict(pipe, z, t, cond)
         self.reached = z
 
@@ -437,7 +444,7 @@ class _NullTextStep:
         """Return where these rows get with the embeddings `u`, and their squared errors, (b,)."""
         z, conditional = self.z[rows], self.conditional[rows]
         unconditional = predict(self.pipe, z, self.t, u)
-        guided = unconditional + self.scale * (conditional - unconditional)
+        guided = unconditional + self.guidance_scale * (conditional - unconditional)
         moved = self.pipe.schedule.move(z, guided, self.t, self.after).to(z.dtype)
         return moved, (moved - self.target[rows]).square().flatten(1).mean(1)
 
@@ -485,7 +492,7 @@ def reconstruct(
     z_T: Tensor,
     cond: Tensor,
     u: Tensor | None,
-    scale: float,
+    guidance_scale: float,
     steps: int,
     *,
     batch: int | None = None,
@@ -498,7 +505,7 @@ def reconstruct(
         z_T: latents at the highest time, (B, C, h, w): inverted ones give their images back.
         cond: embedded prompt, (L, D), (1, L, D) or (B, L, D).
         u: of `null_text_inversion`, (S, B, L, D); None: the empty prompt's.
-        scale: of the guidance, as in the inversion.
+        guidance_scale: of the guidance, as in the inversion.
         steps: number of sampling steps S, as in the inversion.
         batch: samples computed at a time, each of which has two rows of a network call; None: all.
         progress: told the share that is done.
@@ -534,7 +541,7 @@ def reconstruct(
             else:
                 uncond = [cast(pipe, step.to(device)) for step in u[:, part]]
             # The sum over the steps keeps its precision, whatever the model computes in.
-            result = pipe.sample(z, cast(pipe, conds[part].to(device)), uncond, scale, steps)
+            result = pipe.sample(z, cast(pipe, conds[part].to(device)), uncond, guidance_scale, steps)
             made[part] = result.to(z_T.device, dtype)
             if progress is not None:
                 progress("sampling", (number + 1) / len(parts))

@@ -66,7 +66,7 @@ def noise_and_denoise(
     """
     check_batch(batch)
     specialisation.check(pipe)
-    steps, scale = specialisation.steps, specialisation.scale
+    steps, guidance_scale = specialisation.steps, specialisation.guidance_scale
     times = check_inversion(pipe, steps)
     rows = seed_rows(seeds)
     size = (pipe.image_shape[1], pipe.image_shape[2]) if size is None else size
@@ -88,7 +88,7 @@ def noise_and_denoise(
             for step in range(int(own.min()), steps):
                 active = (own <= step).nonzero().flatten().to(device)
                 t = torch.full((len(active),), times[step], dtype=torch.int64, device=device)
-                eps = pipe.guided(z[active], t, cond, null, scale).to(dtype)
+                eps = pipe.guided(z[active], t, cond, null, guidance_scale).to(dtype)
                 after = times[step + 1] if step + 1 < steps else None
                 z[active] = pipe.schedule.move(z[active], eps, times[step], after).to(dtype)
             made[part] = decode_latents(pipe, z, size).cpu()

@@ -178,32 +178,36 @@ class TextToImage(nn.Module):
             raise ConfigError(f'"{word}" is {len(ids)} tokens of this model, 1 is needed. Try "object".')
         return self._table()[ids[0]].detach().clone()
 
-    def guided(self, z: Tensor, t: Tensor, cond: Tensor, uncond: Tensor | None, scale: float) -> Tensor:
-        """Noise with classifier-free guidance: eps_u + scale (eps_c - eps_u), from one call of 2B rows.
+    def guided(
+        self, z: Tensor, t: Tensor, cond: Tensor, uncond: Tensor | None, guidance_scale: float
+    ) -> Tensor:
+        """Noise with classifier-free guidance, from one call of 2B rows.
 
-        With scale 1 this is the conditional prediction, and `uncond` is not looked at.
+        That is eps_u + guidance_scale (eps_c - eps_u).
+
+        With guidance_scale 1 this is the conditional prediction, and `uncond` is not looked at.
 
         Args:
             z: latents (B, *latent_shape).
             t: times int64 (B,).
             cond: context (B, L, D), or (1, L, D) for all.
             uncond: context without the condition, of the same shapes.
-            scale: strength of the guidance; 7.5 is customary.
+            guidance_scale: strength of the guidance; 7.5 is customary.
 
         Raises:
-            ConfigError: a scale other than 1 without `uncond`.
+            ConfigError: a guidance scale other than 1 without `uncond`.
             ShapeError: a context that fits neither one row nor all.
 
-        Source: Ho & Salimans 2022, arXiv:2207.12598, Eq. 6, with scale = 1 + w.
+        Source: Ho & Salimans 2022, arXiv:2207.12598, Eq. 6, with guidance_scale = 1 + w.
         """
         cond = self._for_rows(cond, len(z))
-        if scale == 1:
+        if guidance_scale == 1:
             return self.eps(z, t, cond)
         if uncond is None:
-            raise ConfigError(f'Guidance {scale:g} needs an unconditional context: embed([""]).')
+            raise ConfigError(f'Guidance {guidance_scale:g} needs an unconditional context: embed([""]).')
         both = torch.cat([self._for_rows(uncond, len(z)), cond])
         eps_u, eps_c = self.eps(torch.cat([z, z]), torch.cat([t, t]), both).chunk(2)
-        return eps_u + scale * (eps_c - eps_u)
+        return eps_u + guidance_scale * (eps_c - eps_u)
 
     @torch.no_grad()
     def sample(
@@ -211,7 +215,7 @@ class TextToImage(nn.Module):
         z_T: Tensor,
         cond: Tensor,
         uncond: Tensor | Sequence[Tensor] | None,
-        scale: float,
+        guidance_scale: float,
         steps: int,
         progress: Progress | None = None,
         spacing: Spacing = "trailing",
@@ -222,8 +226,8 @@ class TextToImage(nn.Module):
             z_T: starting latents (B, *latent_shape), N(0, 1).
             cond: context (B, L, D) or (1, L, D).
             uncond: context without the condition for all steps; or one for each step, in the order of the
-                steps (a sequence, or (steps, B, L, D)); None with scale 1.
-            scale: strength of the guidance.
+                steps (a sequence, or (steps, B, L, D)); None with guidance_scale 1.
+            guidance_scale: strength of the guidance.
             steps: number of steps.
             progress: called after each step with the steps done and `steps`.
             spacing: which times are visited; see `NoiseSchedule.timesteps`.
@@ -241,13 +245,13 @@ class TextToImage(nn.Module):
         z = z_T
         for i, t in enumerate(times):
             rows = torch.full((len(z),), t, dtype=torch.int64, device=z.device)
-            eps = self.guided(z, rows, cond, each[i], scale)
+            eps = self.guided(z, rows, cond, each[i], guidance_scale)
             z = self.schedule.move(z, eps, t, times[i + 1] if i + 1 < steps else None)
             if progress is not None:
                 progress(i + 1, steps)
         if not bool(torch.isfinite(z).all()):
             raise DataError(
-                f"Sampling gave numbers that are not finite (guidance {scale:g}, {steps} steps). "
+                f"Sampling gave numbers that are not finite (guidance {guidance_scale:g}, {steps} steps). "
                 "Lower the guidance, or use another precision."
             )
         return z

@@ -86,7 +86,7 @@ class SpecialiseConfig:
 
     Attributes:
         prompt: with one placeholder, a word that starts with "#" and stands for the class.
-        scale: of the guidance, for the inversion and for sampling alike.
+        guidance_scale: of the guidance, for the inversion and for sampling alike.
         steps: of sampling, likewise.
         textual: the word of each class.
         null_text: the null texts of each support.
@@ -99,7 +99,7 @@ class SpecialiseConfig:
     where: ClassVar[str] = "tint."
 
     prompt: str = PROMPT
-    scale: float = 7.5
+    guidance_scale: float = 7.5
     steps: int = 25
     textual: TextualConfig = field(default_factory=TextualConfig)
     null_text: NullTextConfig = field(default_factory=NullTextConfig)
@@ -109,7 +109,7 @@ class SpecialiseConfig:
 
     def __post_init__(self) -> None:
         placeholder(self.prompt)
-        for name, least in (("scale", 0), ("steps", 1), ("dequant_t", 0), ("batch", 1)):
+        for name, least in (("guidance_scale", 0), ("steps", 1), ("dequant_t", 0), ("batch", 1)):
             at_least(f"{self.where}{name}", getattr(self, name), least)
         choose(f"{self.where}norm_mode", self.norm_mode, NORM_MODES)
         self.null_text.check_steps(self.steps)

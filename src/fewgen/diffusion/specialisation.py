@@ -63,7 +63,7 @@ class Specialisation:
         z_T: inverted latents of the images, (K, C, h, w); None with the word alone, where alpha must be 1.
         u: unconditional embeddings by falling time, (S, K, L, D); None for textual inversion alone.
         model_id: of the model it belongs to.
-        scale: of the guidance.
+        guidance_scale: of the guidance.
         steps: number of sampling steps S.
         settings: how it was made, JSON values.
     """
@@ -74,15 +74,16 @@ class Specialisation:
     z_T: Tensor | None
     u: Tensor | None
     model_id: str
-    scale: float
+    guidance_scale: float
     steps: int
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         placeholder(self.prompt)
-        if not math.isfinite(self.scale) or self.steps < 1:
+        if not math.isfinite(self.guidance_scale) or self.steps < 1:
             raise ConfigError(
-                f"scale must be finite and steps 1 or more, got {self.scale:g} and {self.steps}."
+                f"guidance_scale must be finite and steps 1 or more, got {self.guidance_scale:g} and "
+                f"{self.steps}."
             )
         if self.embedding.ndim != 1:
             raise ShapeError(f"The embedding must be (D_in,), got {tuple(self.embedding.shape)}.")
@@ -113,17 +114,19 @@ class Specialisation:
         """Root mean square of each inverted latent, float64 (K,); about 1 is right, far below 1 too flat."""
         return None if self.z_T is None else latent_rms(self.z_T)
 
-    def check(self, pipe: TextToImage, *, scale: float | None = None, steps: int | None = None) -> None:
+    def check(
+        self, pipe: TextToImage, *, guidance_scale: float | None = None, steps: int | None = None
+    ) -> None:
         """Refuse a model, guidance scale or number of steps that this was not made with.
 
         Args:
             pipe: the model to be used.
-            scale: of the guidance to be used; None: this one's own.
+            guidance_scale: of the guidance to be used; None: this one's own.
             steps: to be used; None: this one's own.
 
         Raises:
             CheckpointError: for another model.
-            ConfigError: for another scale or number of steps, or more steps than the model has times.
+            ConfigError: for another guidance scale or number of steps, or more steps than there are times.
             ShapeError: if word, latents or null texts do not fit the model.
         """
         whose = f'The specialisation to "{self.class_name}" was made'
@@ -132,10 +135,10 @@ class Specialisation:
                 f'{whose} with the model "{self.model_id}", and this is the model "{pipe.model_id}". '
                 "Use that model, or specialise this one."
             )
-        if scale is not None and scale != self.scale:
+        if guidance_scale is not None and guidance_scale != self.guidance_scale:
             raise ConfigError(
-                f"{whose} with guidance scale {self.scale:g}, not {scale:g}. Use {self.scale:g}, or "
-                "specialise again."
+                f"{whose} with guidance scale {self.guidance_scale:g}, not {guidance_scale:g}. Use "
+                f"{self.guidance_scale:g}, or specialise again."
             )
         if steps is not None and steps != self.steps:
             raise ConfigError(
@@ -173,7 +176,7 @@ class Specialisation:
             "class_name": self.class_name,
             "prompt": self.prompt,
             "model_id": self.model_id,
-            "scale": self.scale,
+            "scale": self.guidance_scale,
             "steps": self.steps,
             "settings": self.settings,
         }
@@ -189,7 +192,7 @@ class Specialisation:
         path: str | os.PathLike[str],
         pipe: TextToImage,
         *,
-        scale: float | None = None,
+        guidance_scale: float | None = None,
         steps: int | None = None,
     ) -> Specialisation:
         """Return the specialisation in a file, checked against the model and settings to be used with it.
@@ -197,13 +200,13 @@ class Specialisation:
         Args:
             path: the file.
             pipe: the model.
-            scale: of the guidance to be used; None: the file's.
+            guidance_scale: of the guidance to be used; None: the file's.
             steps: to be used; None: the file's.
 
         Raises:
             CheckpointError: if the file is missing, damaged, of another kind or version, or belongs to
                 another model.
-            ConfigError: if it was made with another scale or number of steps.
+            ConfigError: if it was made with another guidance scale or number of steps.
         """
         about, tensors = _FILE.read(path)
         with _FILE.fits(path):
@@ -214,11 +217,11 @@ class Specialisation:
                 z_T=tensors.get("z_T"),
                 u=tensors.get("u"),
                 model_id=_of_type(str, about["model_id"]),
-                scale=float(_of_type((int, float), about["scale"])),
+                guidance_scale=float(_of_type((int, float), about["scale"])),
                 steps=_of_type(int, about["steps"]),
                 settings=_of_type(dict, about["settings"]),
             )
-        found.check(pipe, scale=scale, steps=steps)
+        found.check(pipe, guidance_scale=guidance_scale, steps=steps)
         return found
 
 
@@ -316,7 +319,7 @@ def by_class(
             z_T=None if z is None else z.clone(),
             u=None if own is None else own.clone(),
             model_id=model_id,
-            scale=float(config.scale),
+            guidance_scale=float(config.guidance_scale),
             steps=config.steps,
             settings=config.searched(corrected),
         )
@@ -350,7 +353,7 @@ def find_latents(
     z_T = pivots[-1].clone()
     if not correct:
         return z_T, None
-    return z_T, null_text_inversion(pipe, pivots, context, config.scale, config.null_text, **common)
+    return z_T, null_text_inversion(pipe, pivots, context, config.guidance_scale, config.null_text, **common)
 
 
 def choose_alphas(alpha: float | Tensor | str, seeds: Tensor) -> Tensor:
@@ -405,7 +408,7 @@ def draw(
     seeds: Tensor,
     alphas: Tensor,
     *,
-    scale: float,
+    guidance_scale: float,
     steps: int,
     norm_mode: str = "interp",
     temperature: float = 1.0,
@@ -421,7 +424,7 @@ def draw(
         u: its null texts, (S, N, L, D); None: the empty prompt's.
         seeds: of the noise, int64 (N,).
         alphas: share of the noise, (N,).
-        scale: of the guidance.
+        guidance_scale: of the guidance.
         steps: number of sampling steps S.
         norm_mode: of `blend`.
         temperature: factor on the noise.
@@ -433,7 +436,7 @@ def draw(
     if z_T is not None:
         # Without noise there is nothing to rescale: at alpha 1, no direction at all.
         fresh = blend(z_T.cpu(), fresh, alphas, norm_mode if temperature > 0 else "none")
-    z0 = reconstruct(pipe, fresh.to(context.device), context, u, scale, steps, batch=batch)
+    z0 = reconstruct(pipe, fresh.to(context.device), context, u, guidance_scale, steps, batch=batch)
     return decode_latents(pipe, z0, size)
 
 
@@ -445,7 +448,7 @@ def generate(
     alpha: float | Tensor | str = 1.0,
     *,
     norm_mode: str = "interp",
-    scale: float | None = None,
+    guidance_scale: float | None = None,
     steps: int | None = None,
     batch: int | None = 16,
     size: tuple[int, int] | None = None,
@@ -463,7 +466,7 @@ def generate(
         alpha: in [0, 1]: 0 gives a support image back, 1 an image that shares the class alone; one number,
             one for each image, or "uniform" for a draw from [0, 1) for each image.
         norm_mode: of `blend`.
-        scale: of the guidance; None, or the specialisation's.
+        guidance_scale: of the guidance; None, or the specialisation's.
         steps: None, or the specialisation's.
         batch: images computed at a time, which bounds the memory; None: all.
         size: (H, W) to resize to, bilinear with antialiasing; None: the model's.
@@ -473,13 +476,13 @@ def generate(
         (N, C, H, W) float32 in [-1, 1], on the host.
 
     Raises:
-        ConfigError: if alpha is outside [0, 1], or below 1 without inverted latents; for another scale or
-            number of steps.
+        ConfigError: if alpha is outside [0, 1], or below 1 without inverted latents; for another guidance
+            scale or number of steps.
         CheckpointError: if the specialisation belongs to another model.
 
     Source: Landolsi, Kahl, "Tiny models from tiny data", Sec. 3.
     """
-    specialisation.check(pipe, scale=scale, steps=steps)
+    specialisation.check(pipe, guidance_scale=guidance_scale, steps=steps)
     rows = seed_rows(seeds)
     n = len(rows)
     check_batch(batch)
@@ -505,7 +508,7 @@ def generate(
             None if u is None or which is None else u[:, which].to(device),
             rows[part],
             alphas[part],
-            scale=specialisation.scale,
+            guidance_scale=specialisation.guidance_scale,
             steps=specialisation.steps,
             norm_mode=norm_mode,
             size=size,

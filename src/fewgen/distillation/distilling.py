@@ -118,8 +118,8 @@ def distill(
         base_images: base images that are shown with soft labels, evenly over the classes; 0 for all.
         training: of students, such as --training.steps 10000 or --training.flip false (for characters); if
             left out 1000 steps of 150 images, and 500 of 90 in the comparison.
-        tint: how a text-to-image model is specialised, such as --tint.textual.steps 1000 or --tint.scale
-            2; names and defaults are those of the method tint.
+        tint: how a text-to-image model is specialised, such as --tint.textual.steps 1000 or
+            --tint.guidance_scale 2; names and defaults are those of the method tint.
         generator_minutes: limit on the training of the diffusion model.
         generator_preset: of the diffusion model.
         save_images: a contact sheet of the first episode: supports and synthetic images.

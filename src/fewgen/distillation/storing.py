@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewgen.config.schema import with_current_names
 from fewgen.data.imageset import ImageSet
+from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.distillation.students import Student, make_student
 from fewgen.errors import CheckpointError, ConfigError, DataError, OutputError
 from fewgen.files import make_dir, read_json, write_json
@@ -135,7 +137,10 @@ def check_parts(folder: Path, settings: Mapping[str, Any]) -> None:
     record = read_json(file, OutputError)
     if not isinstance(record, dict) or record.get("format") != _FOLDER_FORMAT:
         raise OutputError(f'"{file}" was not written by fewgen distill. Choose another --out.')
-    different = differences(record["settings"], _plain(settings))
+    there = dict(record["settings"])
+    if isinstance(there.get("tint"), dict):  # of any release, by the names of today
+        there["tint"] = with_current_names(SpecialiseConfig, there["tint"], warn=False)
+    different = differences(there, _plain(settings))
     if different:
         raise ConfigError(
             f'"{folder}" holds parts that were made with other settings ({"; ".join(different[:8])}). '

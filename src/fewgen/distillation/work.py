@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fewgen.config.checks import share
-from fewgen.config.schema import from_dict, to_dict
+from fewgen.config.schema import from_dict, to_dict, with_current_names
 from fewgen.data.imageset import ImageSet
 from fewgen.data.names import name_key, name_labels
 from fewgen.data.registry import load_images
@@ -50,7 +50,9 @@ class Work(abc.ABC):
         self.request, self.planning, self.seed = request, planning, request.seed
         self.device = pick_device(request.device)
         self.training = from_dict(DistillConfig, {**self.own_training, **(request.training or {})})
-        self.tint = from_dict(SpecialiseConfig, dict(request.tint or {}))
+        self.tint = from_dict(
+            SpecialiseConfig, with_current_names(SpecialiseConfig, request.tint or {}, "tint")
+        )
         self.prepare = PrepareConfig(
             student=request.student,
             student_channels=request.student_channels,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewgen.config.schema import from_dict
+from fewgen.config.schema import from_dict, with_current_names
 from fewgen.errors import CheckpointError, ConfigError, FewgenError, MissingDependencyError
 from fewgen.methods.base import FORMAT, FORMAT_VERSION, DataSpec, Method
 from fewgen.methods.registry import get_method
@@ -139,7 +139,8 @@ def load_method(path: str | os.PathLike[str], device: torch.device | str = "cpu"
     except ConfigError as error:
         raise CheckpointError(f'"{file}" was made by a method this fewgen does not have. {error}') from error
     try:
-        config: Any = from_dict(cls.Config, info.config, where="config")
+        stored = with_current_names(cls.Config, info.config, warn=False)
+        config: Any = from_dict(cls.Config, stored, where="config")
     except ConfigError as error:
         raise CheckpointError(f'The settings in the model file "{file}" do not fit: {error}') from error
     weights: dict[str, Tensor] = {}

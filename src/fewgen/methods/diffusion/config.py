@@ -51,7 +51,7 @@ class DiffusionConfig:
         lr: learning rate.
         schedule: of the learning rate.
         weight_decay: of AdamW.
-        scale: guidance of generation: 1 follows the caption, more exaggerates what it changes.
+        guidance_scale: guidance of generation: 1 follows the caption, more exaggerates what it changes.
         sampling_steps: of DDIM.
     """
 
@@ -66,7 +66,7 @@ class DiffusionConfig:
     lr: float = 1e-3
     schedule: str = "late_decay"
     weight_decay: float = 0.0
-    scale: float = 2.0
+    guidance_scale: float = 2.0
     sampling_steps: int = 25
 
     def __post_init__(self) -> None:
@@ -78,7 +78,7 @@ class DiffusionConfig:
             at_least(name, getattr(self, name), 1)
         at_least("lr", self.lr, 1e-8)
         at_least("weight_decay", self.weight_decay, 0)
-        at_least("scale", self.scale, 0)
+        at_least("guidance_scale", self.guidance_scale, 0)
         if self.sampling_steps > self.network.times:
             raise ConfigError(
                 f"sampling_steps {self.sampling_steps} is more than the noise schedule has times "

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fewgen.config.schema import warn_renamed
 from fewgen.data.augment import Augment
 from fewgen.data.imageset import ImageSet, to_uint8
 from fewgen.diffusion.small import SmallDiffusion, Vocabulary, words_of
@@ -248,7 +249,7 @@ class Diffusion(Method):
         seeds: Tensor,
         temperature: float,
         *,
-        scale: float | None = None,
+        guidance_scale: float | None = None,
         steps: int | None = None,
         **options: Any,
     ) -> Tensor:
@@ -259,12 +260,15 @@ class Diffusion(Method):
             labels: int64 (N,).
             seeds: int64 (N,).
             temperature: scale of the noise that sampling starts from.
-            scale: of guidance; None: `config.scale`.
+            guidance_scale: of guidance; None: `config.guidance_scale`.
             steps: of DDIM; None: `config.sampling_steps`.
             options: there are no others.
         """
+        if guidance_scale is None and "scale" in options:
+            warn_renamed("scale", "guidance_scale")
+            guidance_scale = options.pop("scale")
         if options:
-            raise ConfigError(f"Unknown options {sorted(options)}; diffusion has scale and steps.")
+            raise ConfigError(f"Unknown options {sorted(options)}; diffusion has guidance_scale and steps.")
         vectors = self.class_vectors(labels) if class_vectors is None else class_vectors
         context = vectors.to(self.device, torch.float32).unflatten(1, self.pipe.context_shape)
         start = temperature * noise(seeds, self.pipe.latent_shape).to(self.device)
@@ -273,7 +277,7 @@ class Diffusion(Method):
             start,
             context,
             null,
-            self.config.scale if scale is None else scale,
+            self.config.guidance_scale if guidance_scale is None else guidance_scale,
             self.config.sampling_steps if steps is None else steps,
         )
         return self.pipe.decode(z0)

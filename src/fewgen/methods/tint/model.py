@@ -155,7 +155,7 @@ class Tint(Method):
             "tint": True,
             "textual_inversion": True,
             "ddim": True,
-            "guidance": self.config.scale != 1,
+            "guidance": self.config.guidance_scale != 1,
             "null_text_inversion": self.config.invert and self.config.correct,
             "latent_diffusion": self._fitted.kind == "stable",
         }
@@ -324,7 +324,14 @@ class Tint(Method):
         for name, nulls in ways.items():
             again = _now(self.device)
             back = reconstruct(
-                pipe, z_T, contexts, nulls, config.scale, config.steps, batch=config.batch, progress=progress
+                pipe,
+                z_T,
+                contexts,
+                nulls,
+                config.guidance_scale,
+                config.steps,
+                batch=config.batch,
+                progress=progress,
             )
             seconds = _now(self.device) - again
             figures[f"reconstruction_error/{name}"] = float(
@@ -436,7 +443,7 @@ class Tint(Method):
             u,
             seeds,
             choose_alphas(alpha, seeds),
-            scale=config.scale,
+            guidance_scale=config.guidance_scale,
             steps=config.steps,
             norm_mode=config.norm_mode if norm_mode is None else norm_mode,
             temperature=temperature,
@@ -485,7 +492,7 @@ class Tint(Method):
             raise ConfigError("There is no specialisation to draw.")
         first = specialisations[0]
         for each in specialisations:
-            each.check(pipe, scale=first.scale, steps=first.steps)
+            each.check(pipe, guidance_scale=first.guidance_scale, steps=first.steps)
             parts = (each.prompt, each.z_T is None, each.u is None)
             if parts != (first.prompt, first.z_T is None, first.u is None):
                 raise ConfigError(
@@ -497,7 +504,7 @@ class Tint(Method):
         dequant_t = first.settings.get("dequant_t", 0)
         config = TintConfig(
             prompt=first.prompt,
-            scale=first.scale,
+            guidance_scale=first.guidance_scale,
             steps=first.steps,
             invert=bool(z_T),
             correct=bool(u),
@@ -519,7 +526,9 @@ class Tint(Method):
             counts = torch.tensor(config.supports)
             contexts = method._contexts()[torch.arange(len(z_T)).repeat_interleave(counts)]
             nulls = method.u if u else None
-            back = reconstruct(pipe, method.z_T, contexts, nulls, config.scale, config.steps, batch=batch)
+            back = reconstruct(
+                pipe, method.z_T, contexts, nulls, config.guidance_scale, config.steps, batch=batch
+            )
             method.images.copy_(to_uint8(method._decoded(pipe, back)))
         return method.eval()
 
