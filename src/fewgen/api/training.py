@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fewgen.api.generating import generate
 from fewgen.config.call import FORMER_NAMES, accepts_config, build, call_settings, renamed, unwrapped
 from fewgen.config.keywords import writes_out
+from fewgen.config.surroundings import own_surroundings
 from fewgen.runs.planning import Plan, plan_run
 from fewgen.runs.preparing import TrainRequest, configs
 from fewgen.runs.run import Run
@@ -146,6 +147,7 @@ def train_request(**keywords: Any) -> TrainRequest:
     return build(TrainRequest, settings, reading=build(Reading, settings))
 
 
+@own_surroundings()
 def plan_training(**keywords: Any) -> Plan:
     """Return what `train` would do with the same keywords; writes nothing.
 

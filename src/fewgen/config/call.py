@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from fewgen.config.io import read_config
 from fewgen.config.schema import FORMER_SETTINGS, check_keys, merge, warn_renamed
+from fewgen.config.surroundings import own_surroundings
 from fewgen.errors import ConfigError
 
 P = ParamSpec("P")
@@ -77,7 +78,8 @@ def build(cls: type[T], settings: Mapping[str, Any], **others: Any) -> T:
 def accepts_config(function: Callable[P, T]) -> Callable[P, T]:
     """Let the keyword `config` (a YAML file or a dictionary) supply keywords that are not given.
 
-    What the call spells out wins over the file, even where it equals the default.
+    What the call spells out wins over the file, even where it equals the default. The function runs in its
+    `own_surroundings`.
     """
     signature = inspect.signature(function)
 
@@ -90,7 +92,8 @@ def accepts_config(function: Callable[P, T]) -> Callable[P, T]:
             check_keys(keywords, signature.parameters)
             raise error
         checked: Callable[..., T] = function
-        return checked(**call_settings(function, given))
+        with own_surroundings():
+            return checked(**call_settings(function, given))
 
     return wrapper
 
@@ -98,7 +101,8 @@ def accepts_config(function: Callable[P, T]) -> Callable[P, T]:
 def renamed(**names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Let a function take keywords by their former names for one release, with a warning.
 
-    With `accepts_config` below it, the former names also count in settings files.
+    With `accepts_config` below it, the former names also count in settings files. The function runs in its
+    `own_surroundings`.
 
     Args:
         **names: former name = the name of today.
@@ -117,7 +121,8 @@ def renamed(**names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
         @functools.wraps(function)
         def wrapper(*args: Any, **keywords: Any) -> T:
             renamed_keywords: Any = _with_new_names(function, keywords)
-            return function(*args, **renamed_keywords)
+            with own_surroundings():
+                return function(*args, **renamed_keywords)
 
         return wrapper
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewgen.config.surroundings import own_surroundings
 from fewgen.data.identity import fingerprint
 from fewgen.errors import ConfigError, DataError, suggest
 from fewgen.runs.source import SPLIT_NAME
@@ -63,7 +64,8 @@ class Run(Verbs):
         """The trained method, loaded at the first use."""
         from fewgen.methods.store import load_method
 
-        return load_method(self.path, device=_device(self.device))
+        with own_surroundings():
+            return load_method(self.path, device=_device(self.device))
 
     def hand_on(self, method: Method) -> None:
         """Use a method that was just trained and saved as this run, instead of reading it from the file."""

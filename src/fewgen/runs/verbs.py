@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen.config.keywords import checked_temperature, whole
+from fewgen.config.surroundings import own_surroundings
 from fewgen.data.names import name_key, name_labels, unprintable
 from fewgen.data.one_image import is_image_file, single_image
 from fewgen.data.split import class_list
@@ -92,6 +93,7 @@ class Verbs(ABC):
     ) -> tuple[ImageSet, ImageSet | None]:
         """Return the images that it was trained on, and the held-out ones."""
 
+    @own_surroundings()
     def generate(
         self,
         *,
@@ -178,6 +180,7 @@ class Verbs(ABC):
             self._save(made, out, columns, overwrite)
         return made
 
+    @own_surroundings()
     def interpolate(
         self,
         a: str | Path,
@@ -239,6 +242,7 @@ class Verbs(ABC):
             made.save(out, overwrite=overwrite)
         return made
 
+    @own_surroundings()
     def reconstruct(
         self,
         *,
@@ -268,7 +272,7 @@ class Verbs(ABC):
             warnings.warn(
                 f'The data have classes that the model did not learn, such as "{unknown[0]}" ({len(unknown)} '
                 f"of {images.n_classes}): their images come back as the model's own classes allow.",
-                stacklevel=5,
+                stacklevel=6,
             )
         most = MAX_PICTURED if n is None and kind == "png" else n
         if most is not None:
@@ -281,6 +285,7 @@ class Verbs(ABC):
             write_npz(out, result.images, images.labels, images.class_names, None, provenance)
         return result
 
+    @own_surroundings()
     def retrieve(
         self,
         images: str | Path | Sequence[str | Path] | ImageSet,
