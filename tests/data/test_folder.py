@@ -102,7 +102,7 @@ UNUSABLE = {
     "flipped.png": (encoded(picture(), "PNG").replace(b"IDAT", b"IDAT\x00", 1), "damaged or truncated"),
     "notes.txt": (b"buy milk", "not an image"),
     "empty.png": (b"", "is empty"),
-    "photo.heic": (b"\0\0\0\x18ftypheic", "not an image"),
+    "photo.heic": (b"\0\0\0\x18ftypheic", "is a HEIC photo; save it as PNG or JPEG"),
     "animated.gif": (
         encoded(picture(1), "GIF", save_all=True, append_images=[picture(2)]),
         "animated or has several pages (2)",

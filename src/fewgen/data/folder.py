@@ -12,6 +12,7 @@ import os
 import re
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fewgen.data.imageset import ImageSet
+from fewgen.data.imageset import ImageSet, too_few_images
+from fewgen.data.kinds import HEAD_BYTES, foreign_kind, is_text, kind_of
 from fewgen.data.names import check_class_names, unprintable
 from fewgen.data.transforms import Form, fit_image, from_pillow, parallel_map, to_pillow
 from fewgen.errors import DataError, ProblemList
@@ -172,6 +174,19 @@ def _to_l_or_rgb(image: Image.Image, deep: bool, form: Form) -> Image.Image:
     return image
 
 
+def _what_instead(data: bytes) -> str:
+    """Return what a file is that is no image, and what to do; what may be someone's work is not deleted."""
+    kind = foreign_kind(data[:HEAD_BYTES], len(data))
+    if kind:
+        return kind
+    if is_text(data[:HEAD_BYTES]):
+        return "is a text and not an image; captions and lists are not read, so move it out of the folder"
+    known = ", ".join(name.lower() for name in FORMATS)
+    return (
+        f"is not an image, or is damaged (known formats: {known}); replace it, or move it out of the folder"
+    )
+
+
 def _decode(path: Path, form: Form) -> _Decoded:
     """Read one file; raises `_Problem` with what is wrong and what to do."""
     try:
@@ -179,7 +194,7 @@ def _decode(path: Path, form: Form) -> _Decoded:
         if n_bytes > MAX_FILE_BYTES:
             raise _Problem(f"has {n_bytes} bytes, more than {MAX_FILE_BYTES}; reduce it")
         if n_bytes == 0:
-            raise _Problem("is empty; replace or delete it")
+            raise _Problem("is empty; replace it, or move it out of the folder")
         data = path.read_bytes()
     except OSError as error:
         raise _Problem(f"cannot be read ({error.strerror or error})") from error
@@ -205,12 +220,11 @@ def _decode(path: Path, form: Form) -> _Decoded:
     except Image.DecompressionBombError:
         raise _Problem(f"has far more than {MAX_PIXELS} pixels; reduce it") from None
     except UnidentifiedImageError:
-        known = ", ".join(name.lower() for name in FORMATS)
-        raise _Problem(
-            f"is not an image, or is damaged (known formats: {known}); replace or delete it"
-        ) from None
+        raise _Problem(_what_instead(data)) from None
     except Exception as error:  # Pillow raises many kinds on damaged files
-        raise _Problem(f"is damaged or truncated ({error}); replace or delete it") from error
+        raise _Problem(
+            f"is damaged or truncated ({error}); replace it, or move it out of the folder"
+        ) from error
     original = plain.size
     if form.channels is not None:
         plain = plain.convert("L" if form.channels == 1 else "RGB")
@@ -257,7 +271,7 @@ def _image_files(folder: Path, root: Path, problems: ProblemList, no_folder: str
         if entry.is_dir():
             problems.add(f'"{entry.relative_to(root)}" {no_folder}')
         elif not entry.is_file():
-            problems.add(f'"{entry.relative_to(root)}" is not an ordinary file; delete it')
+            problems.add(f'"{entry.relative_to(root)}" is not an ordinary file; move it away')
         else:
             files.append(entry)
     return files
@@ -271,7 +285,8 @@ def _collect(root: Path, problems: ProblemList) -> tuple[list[str], list[Path], 
     labels: list[int] = []
     for entry in _entries(root, root, problems):
         if not entry.is_dir():
-            problems.add(f'"{entry.name}" is not in the folder of a class; move it into one, or delete it')
+            place = "is not in the folder of a class; move it into one, or out of this folder"
+            problems.add(f'"{entry.name}" {kind_of(entry) or place}')
             continue
         class_names.append(folder_to_class(entry.name))
         folders.append(entry.name)
@@ -295,8 +310,22 @@ def _checked_root(path: str | os.PathLike[str]) -> Path:
     return root
 
 
-def _read(files: list[Path], root: Path, problems: ProblemList, form: Form) -> torch.Tensor:
-    """Return the images of all files, uint8 (N, C, H, W), or raise one error with all problems."""
+def _read(
+    files: list[Path],
+    root: Path,
+    problems: ProblemList,
+    form: Form,
+    check: Callable[[list[int]], None] | None = None,
+) -> torch.Tensor:
+    """Return the images of all files, uint8 (N, C, H, W), or raise one error with all problems.
+
+    Args:
+        files: below `root`.
+        root: the folder.
+        problems: those that are known; more are added.
+        form: of the images.
+        check: is given the indices of the files that can be read, to add problems of its own.
+    """
 
     def decode(file: Path) -> _Decoded | _Problem:
         try:
@@ -313,6 +342,8 @@ def _read(files: list[Path], root: Path, problems: ProblemList, form: Form) -> t
             problems.add(f'"{file.relative_to(root)}" {result}')
         else:
             good.append((file, result))
+    if check is not None:
+        check([i for i, result in enumerate(results) if not isinstance(result, _Problem)])
     if form.size is None:
         sizes = [f"{one.original[0]}x{one.original[1]}" for _, one in good]
         _check_same(good, sizes, root, problems, "sizes", "size to one number for all (such as --size 28)")
@@ -329,6 +360,7 @@ def load_folder(
     *,
     split: str = "train",
     min_classes: int = 1,
+    asked: tuple[int, int] | None = None,
     name: str = "",
 ) -> ImageSet:
     """Read a folder with one subfolder per class, named as the class.
@@ -338,6 +370,7 @@ def load_folder(
         form: what the images are made into; a size or number of channels that is kept must be one for all.
         split: "train" or "test"; a folder without parts has only "train".
         min_classes: fewer classes are a problem.
+        asked: the images to learn from and to hold out that each class must have; fewer are a problem.
         name: where the images came from; the folder name if empty.
 
     Returns:
@@ -359,8 +392,15 @@ def load_folder(
             f"{min_classes} classes are needed, but there is only: {', '.join(class_names)}; "
             "add a folder with images of another class"
         )
-    images = _read(files, root, problems, form or Form())
     class_of = torch.tensor(labels, dtype=torch.int64)
+
+    def check_counts(usable: list[int]) -> None:
+        counts = torch.bincount(class_of[usable], minlength=len(class_names)).tolist()
+        for class_name, count in zip(class_names, counts, strict=True):
+            if count and asked and (problem := too_few_images(class_name, count, *asked)):
+                problems.add(problem)
+
+    images = _read(files, root, problems, form or Form(), check_counts)
     return ImageSet(images, class_of, tuple(class_names), None, name or root.resolve().name)
 
 

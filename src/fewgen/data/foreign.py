@@ -12,7 +12,7 @@ from torch import Tensor
 from fewgen.data import cifar_binary, idx
 from fewgen.data.folder import is_flat_folder, load_flat_folder
 from fewgen.data.imageset import ImageSet
-from fewgen.data.npz_reader import NpzReader, to_nchw
+from fewgen.data.npz_reader import NpzReader, read_images
 from fewgen.data.registry import Reading, is_named
 from fewgen.errors import DataError
 
@@ -41,9 +41,7 @@ def _unlabelled_npz(path: Path) -> Tensor | None:
             if labels.dtype.kind not in "iu" or not (labels < 0).any():
                 return None
             n_without = int((labels < 0).sum())
-        images = to_nchw(reader.read("images"), f'"images" in "{path}"')
-    if len(images) == 0:
-        raise DataError(f'"images" in "{path}" is empty.')
+        images = read_images(reader, "images", ("labels",) if "labels" in reader else ())
     if n_without is not None and n_without < len(images):
         warnings.warn(
             f'{n_without} of the {len(images)} images in "{path}" have no class, so the classes of the '

@@ -85,13 +85,13 @@ def _read(stream: IO[bytes] | gzip.GzipFile, path: str | os.PathLike[str]) -> np
 
 def find_idx(folder: Path, split: str) -> tuple[Path, Path] | None:
     """Return the image and label files of a split in `folder`, gzipped or plain; None if one is missing."""
-    found = []
-    for stem in FILES[split]:
-        for name in (stem + ".gz", stem):
-            if (folder / name).is_file():
-                found.append(folder / name)
-                break
-    return (found[0], found[1]) if len(found) == 2 else None
+    images, labels = (plain_or_zipped(folder, name) for name in FILES[split])
+    return (images, labels) if images and labels else None
+
+
+def plain_or_zipped(folder: Path, name: str) -> Path | None:
+    """Return a file of a folder, or the one that is called the same with .gz; None if neither is there."""
+    return next((path for path in (folder / f"{name}.gz", folder / name) if path.is_file()), None)
 
 
 def load_idx(

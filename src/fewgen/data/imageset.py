@@ -57,6 +57,18 @@ def evenly(labels: Sequence[int], n: int) -> list[int]:
     return [index for _, _, index in sorted(turns)[:n]]
 
 
+def too_few_images(class_name: str, count: int, k: int, n_holdout: int) -> str:
+    """Return what to say of a class with fewer images than shots and held-out ones need; else ""."""
+    needed = k + n_holdout
+    if count >= needed:
+        return ""
+    asked = f"{k} shots" if n_holdout == 0 else f"{k} shots + {n_holdout} held out = {needed}"
+    return (
+        f'Class "{class_name}" has {count} images, but {asked} are needed. '
+        f"Add {needed - count} images, or ask for fewer."
+    )
+
+
 def _class_rng(seed: int, name: str, purpose: str) -> torch.Generator:
     """Return a random stream that depends on the seed and one name, and on nothing else."""
     digest = hashlib.sha256(f"fewgen/{purpose}/{seed}/{name}".encode()).digest()
@@ -199,19 +211,14 @@ class ImageSet:
         """Return the indices of the images that `split_shots` draws, grouped by class."""
         if k < 1 or n_holdout < 0:
             raise DataError(f"shots must be at least 1 and n_holdout at least 0, got {k} and {n_holdout}.")
-        needed = k + n_holdout
-        asked = f"{k} shots" if n_holdout == 0 else f"{k} shots + {n_holdout} held out = {needed}"
         problems = ProblemList("Too few images")
         orders = self.class_orders(seed)
         for class_name, order in zip(self.class_names, orders, strict=True):
-            if len(order) < needed:
-                problems.add(
-                    f'Class "{class_name}" has {len(order)} images, but {asked} are needed. '
-                    f"Add {needed - len(order)} images, or ask for fewer."
-                )
+            if problem := too_few_images(class_name, len(order), k, n_holdout):
+                problems.add(problem)
         problems.raise_if_any()
         train = [index for order in orders for index in order[:k]]
-        return train, [index for order in orders for index in order[k:needed]]
+        return train, [index for order in orders for index in order[k : k + n_holdout]]
 
     def shots(self, k: int, seed: int) -> ImageSet:
         """Draw k images per class.

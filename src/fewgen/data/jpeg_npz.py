@@ -32,12 +32,13 @@ def read_jpegs(reader: NpzReader, split: str) -> tuple[Tensor, Tensor, tuple[str
     labels = to_labels(
         reader.read(f"{prefix}labels"), len(class_names), f'"{prefix}labels" in "{reader.path}"'
     )
-    data, offsets = reader.read(f"{prefix}jpeg"), reader.read(f"{prefix}offsets")
-    if data.dtype != np.uint8 or data.ndim != 1:
-        raise DataError(f"{where} must be uint8 of shape (bytes,), got {data.dtype} {data.shape}.")
-    if offsets.dtype.kind not in "iu" or offsets.shape != (len(labels) + 1,):
-        raise DataError(f"{where}: {len(labels)} labels need {len(labels) + 1} offsets, got {offsets.shape}.")
-    offsets = offsets.astype(np.int64)
+    shape, dtype = reader.header(f"{prefix}jpeg")
+    if dtype != np.uint8 or len(shape) != 1:
+        raise DataError(f"{where} must be uint8 of shape (bytes,), got {dtype} {shape}.")
+    shape, dtype = reader.header(f"{prefix}offsets")
+    if dtype.kind not in "iu" or shape != (len(labels) + 1,):
+        raise DataError(f"{where}: {len(labels)} labels need {len(labels) + 1} offsets, got {shape}.")
+    data, offsets = reader.read(f"{prefix}jpeg"), reader.read(f"{prefix}offsets").astype(np.int64)
     if len(labels) == 0 or offsets[0] < 0 or offsets[-1] > len(data) or (np.diff(offsets) <= 0).any():
         raise DataError(f"{where}: the offsets do not describe {len(labels)} streams in {len(data)} bytes.")
     rows = parallel_map(lambda i: _decode(data[offsets[i] : offsets[i + 1]], i, where), range(len(labels)))

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from fewgen.data.imageset import ImageSet
 from fewgen.data.jpeg_npz import read_jpegs
-from fewgen.data.npz_reader import NpzReader, find_prefix, to_labels, to_nchw, to_texts
-from fewgen.errors import DataError
+from fewgen.data.npz_reader import NpzReader, find_prefix, read_images, to_labels, to_texts
 from fewgen.files import atomic_write
 
 
@@ -43,20 +42,19 @@ def load_npz(path: str | os.PathLike[str], split: str = "train", name: str = "")
         if "train_jpeg" in reader:
             return ImageSet(*read_jpegs(reader, split), None, name or f"{path.name} ({split})")
         prefix = find_prefix(reader, split, "images")
-        where = f'"{prefix}images" in "{path}"'
-        images = to_nchw(reader.read(f"{prefix}images"), where)
+        labels_name, captions_name = f"{prefix}labels", f"{prefix}captions"
+        beside = (labels_name, captions_name) if captions_name in reader else (labels_name,)
+        images = read_images(reader, f"{prefix}images", beside)
         class_names = to_texts(reader.read("class_names"), "class_names") if "class_names" in reader else None
-        labels_where = f'"{prefix}labels" in "{path}"'
+        labels_where = f'"{labels_name}" in "{path}"'
         labels = to_labels(
-            reader.read(f"{prefix}labels"), None if class_names is None else len(class_names), labels_where
+            reader.read(labels_name), None if class_names is None else len(class_names), labels_where
         )
         if class_names is None:
-            class_names = tuple(str(i) for i in range(int(labels.max()) + 1 if len(labels) else 0))
+            class_names = tuple(str(i) for i in range(int(labels.max()) + 1))
         captions = None
-        if f"{prefix}captions" in reader:
-            captions = to_texts(reader.read(f"{prefix}captions"), "captions")
-    if not len(images):
-        raise DataError(f"{where} is empty.")
+        if captions_name in reader:
+            captions = to_texts(reader.read(captions_name), "captions")
     return ImageSet(images, labels, class_names, captions, name or path.name)
 
 

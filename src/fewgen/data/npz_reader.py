@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import zipfile
 import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fewgen.data.kinds import kind_of
 from fewgen.errors import DataError
 
 MAX_BYTES = 4 * 2**30
 """Largest single array accepted; the largest supported data set, decoded, has 0.3 GB."""
+
+SMALL_BYTES, MAX_RATIO = 2**28, 200
+"""Larger arrays may not be packed by more than this factor; deflate reaches 1,032 on zeros."""
 
 
 class NpzReader:
@@ -33,7 +39,12 @@ class NpzReader:
         except FileNotFoundError:
             raise DataError(f'"{path}" does not exist.') from None
         except (zipfile.BadZipFile, EOFError) as error:
-            raise DataError(f'"{path}" is not a valid .npz file ({error}); it may be truncated.') from error
+            kind = kind_of(path)
+            raise DataError(
+                f'"{path}" {kind}.'
+                if kind and "zip" not in kind
+                else f'"{path}" is not a valid .npz file ({error}); it may be truncated.'
+            ) from error
         except OSError as error:
             raise DataError(f'"{path}" cannot be read: {error.strerror or error}.') from error
         self.names = {entry[: -len(".npy")] for entry in self.archive.namelist() if entry.endswith(".npy")}
@@ -53,38 +64,60 @@ class NpzReader:
         Raises:
             DataError: if it is missing, holds Python objects, is too large or is damaged.
         """
+        self.header(name)
+        with self._stream(name) as stream:
+            array: np.ndarray[Any, Any] = np.lib.format.read_array(stream, allow_pickle=False)
+            stream.read()  # to the end, where zipfile compares the checksum
+            return array
+
+    def header(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Return shape and type of one array, without reading it.
+
+        Raises:
+            DataError: it is missing, holds Python objects, is too large or its header is damaged.
+        """
+        with self._stream(name) as stream:
+            version = np.lib.format.read_magic(stream)
+            read_header = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            shape, _, dtype = read_header(stream)
+        where = f'"{name}" in "{self.path}"'
+        if dtype.hasobject:
+            raise DataError(f"{where} holds pickled Python objects, which could run code; save plain arrays.")
+        info = self.archive.getinfo(f"{name}.npy")
+        n_bytes = math.prod(shape) * max(1, dtype.itemsize)
+        # zipfile never yields more than file_size bytes, so this bounds what a hostile file can unpack.
+        if n_bytes > MAX_BYTES or n_bytes > info.file_size:
+            raise DataError(
+                f"{where} states the shape {shape} of {dtype}, {n_bytes} bytes; the archive holds "
+                f"{info.file_size} and at most {MAX_BYTES} are accepted."
+            )
+        if n_bytes > SMALL_BYTES and n_bytes > MAX_RATIO * info.compress_size:
+            raise DataError(
+                f"{where} unpacks {info.compress_size} bytes to {n_bytes}: it holds next to nothing, or is a "
+                "decompression bomb. Leave out what is empty, or save it with numpy.savez."
+            )
+        return shape, dtype
+
+    @contextlib.contextmanager
+    def _stream(self, name: str) -> Iterator[IO[bytes]]:
+        """Open one array; what is wrong with it becomes a `DataError`."""
         where = f'"{name}" in "{self.path}"'
         if name not in self.names:
             raise DataError(f"There is no {where}; it holds: {', '.join(sorted(self.names)) or 'nothing'}.")
         try:
-            info = self.archive.getinfo(f"{name}.npy")
-            with self.archive.open(info) as stream:
-                version = np.lib.format.read_magic(stream)
-                read_header = (
-                    np.lib.format.read_array_header_1_0
-                    if version == (1, 0)
-                    else np.lib.format.read_array_header_2_0
-                )
-                shape, _, dtype = read_header(stream)
-            if dtype.hasobject:
-                raise DataError(
-                    f"{where} holds pickled Python objects, which could run code; save plain arrays."
-                )
-            n_bytes = math.prod(shape) * dtype.itemsize
-            # zipfile never yields more than file_size bytes, so this bounds what a hostile file can unpack.
-            if n_bytes > MAX_BYTES or n_bytes > info.file_size:
-                raise DataError(
-                    f"{where} states the shape {shape} of {dtype}, {n_bytes} bytes; the archive holds "
-                    f"{info.file_size} and at most {MAX_BYTES} are accepted."
-                )
-            with self.archive.open(info) as stream:
-                array: np.ndarray[Any, Any] = np.lib.format.read_array(stream, allow_pickle=False)
-                stream.read()  # to the end, where zipfile compares the checksum
-                return array
+            with self.archive.open(f"{name}.npy") as stream:
+                yield stream
         except DataError:
             raise
         except (
             ValueError,
+            SyntaxError,
+            TypeError,
+            MemoryError,
             EOFError,
             KeyError,
             NotImplementedError,
@@ -97,7 +130,34 @@ class NpzReader:
             raise DataError(f"{where} cannot be read: {error.strerror or error}.") from error
 
 
-def to_nchw(array: np.ndarray[Any, Any], where: str) -> Tensor:
+def read_images(reader: NpzReader, name: str, beside: Sequence[str] = ()) -> Tensor:
+    """Return an array of images as uint8 (N, C, H, W).
+
+    What the headers say is compared before any array is read, which may be gigabytes.
+
+    Args:
+        reader: an open file.
+        name: of the array.
+        beside: names of arrays that must hold one value for each image.
+
+    Raises:
+        DataError: there are no images or they do not fit the other arrays, or as for `to_nchw`.
+    """
+    where = f'"{name}" in "{reader.path}"'
+    shape, dtype = reader.header(name)
+    if shape[:1] == (0,):
+        raise DataError(f"{where} is empty.")
+    to_nchw(np.empty((0, *shape[1:]), dtype), where, shape)
+    for other in beside:
+        n = (*reader.header(other)[0], 0)[0]
+        if n != shape[0]:
+            raise DataError(
+                f'"{reader.path}" has {shape[0]} images but {n} {other}. They do not belong together.'
+            )
+    return to_nchw(reader.read(name), where)
+
+
+def to_nchw(array: np.ndarray[Any, Any], where: str, shape: tuple[int, ...] = ()) -> Tensor:
     """Convert uint8 (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W) to (N, C, H, W).
 
     Raises:
@@ -119,7 +179,7 @@ def to_nchw(array: np.ndarray[Any, Any], where: str) -> Tensor:
             f"{where} have four channels (transparency). Put them on a background and save three."
         )
     elif not (array.ndim == 4 and array.shape[1] in (1, 3)):
-        raise DataError(f"{where} must have the shape (N, H, W) or (N, H, W, 3), got {array.shape}.")
+        raise DataError(f"{where} must have the shape (N, H, W) or (N, H, W, 3), got {shape or array.shape}.")
     return torch.from_numpy(np.ascontiguousarray(array))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fewgen.data.imageset import ImageSet
-from fewgen.data.npz_reader import NpzReader, to_labels, to_nchw, to_texts
+from fewgen.data.npz_reader import NpzReader, read_images, to_labels, to_texts
 from fewgen.errors import DataError
 
 TRAIN_DRAWERS = 14
@@ -40,9 +40,9 @@ def load_omniglot(path: str | os.PathLike[str], split: str = "train", small: boo
         labels = to_labels(reader.read("labels"), len(class_names), f'"labels" in "{path}"')
         drawer = reader.read("drawer")
         key = "images_28" if small else "images"
-        images = to_nchw(reader.read(key), f'"{key}" in "{path}"')
-    if drawer.shape != (len(labels),) or len(images) != len(labels):
-        raise DataError(f'The arrays in "{path}" do not fit each other.')
+        images = read_images(reader, key, ("labels", "drawer"))
+    if drawer.dtype.kind not in "iu" or drawer.ndim != 1:
+        raise DataError(f'"drawer" in "{path}" must be integers of shape (N,), got {drawer.dtype}.')
     if not small:
         images = 255 - images  # the originals are dark ink on white paper, the reduction is not
     in_train = np.asarray(drawer) <= TRAIN_DRAWERS

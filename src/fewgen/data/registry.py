@@ -17,6 +17,7 @@ from fewgen.data import cifar_binary, digits, idx, npz, omniglot
 from fewgen.data import download as downloads
 from fewgen.data.folder import load_folder, save_folder
 from fewgen.data.imageset import ImageSet
+from fewgen.data.kinds import kind_of
 from fewgen.data.transforms import Form
 from fewgen.errors import ConfigError, DataError, OutputError, suggest
 from fewgen.files import prepare_output_file
@@ -275,6 +276,8 @@ def _load_named(
         images = named.load(root, split, size)
     if images is not None:
         return images
+    for place in named.places:
+        _refuse_parts(root / place, split)
     looked = " or ".join(f'"{root / place}"' for place in named.places)
     how = (
         "fetch it with --download (download=True)"
@@ -291,14 +294,32 @@ def _load_path(path: Path, split: str) -> ImageSet | None:
     """Load a path whose form is known by its content; None for a folder of classes."""
     if path.is_file():
         if path.suffix.lower() != ".npz":
-            raise DataError(f'"{path}" is neither an .npz file nor a folder with one subfolder per class.')
+            kind = kind_of(path) or "is neither an .npz file nor a folder with one subfolder per class"
+            raise DataError(f'"{path}" {kind}.')
         return npz.load_npz(path, split)
     pair = idx.find_idx(path, split)
     if pair:
         return idx.load_idx(*pair, name=f"{path.resolve().name} ({split})")
     if cifar_binary.find_cifar(path, split):
         return cifar_binary.load_cifar_binary(path, split)
+    _refuse_parts(path, split)
     return None
+
+
+def _refuse_parts(folder: Path, split: str) -> None:
+    """Name the files that a folder of idx files or CIFAR-10 batches lacks, if it is one.
+
+    Raises:
+        DataError: it holds some of the files of such a data set, and not those of the split.
+    """
+    for kind, of_split in (("idx", idx.FILES), ("CIFAR-10", cifar_binary.FILES)):
+        there = {n for names in of_split.values() for n in names if idx.plain_or_zipped(folder, n)}
+        missing = [f'"{name}"' for name in of_split[split] if name not in there]
+        if there and missing:
+            raise DataError(
+                f'The folder "{folder}" holds {kind} files, but the {split} part lacks {", ".join(missing)}. '
+                "Copy or download what is missing into it."
+            )
 
 
 @dataclass(frozen=True)
@@ -333,8 +354,20 @@ class Reading:
         """
         return Form(self.size, self.channels, self.fit, self.background, self.convert)
 
-    def load(self, source: str | os.PathLike[str], min_classes: int = 1) -> ImageSet:
-        """Return the images of a source; `load_images` says which there are and what may be wrong."""
+    def load(
+        self,
+        source: str | os.PathLike[str],
+        min_classes: int = 1,
+        asked: tuple[int, int] | None = None,
+    ) -> ImageSet:
+        """Return the images of a source; `load_images` says which there are and what may be wrong.
+
+        Args:
+            source: as for `load_images`.
+            min_classes: as for `load_images`.
+            asked: the images to learn from and to hold out that each class must have; too few are among the
+                problems of a folder. Of other sources only their draw tells.
+        """
         if self.split not in SPLITS:
             hint = suggest(self.split, SPLITS)
             raise ConfigError(f'Unknown split "{self.split}".{hint} Choose "train" or "test".')
@@ -351,7 +384,7 @@ class Reading:
                 )
             loaded = _load_path(path, self.split)
             if loaded is None:
-                return load_folder(path, form, split=self.split, min_classes=min_classes)
+                return load_folder(path, form, split=self.split, min_classes=min_classes, asked=asked)
             images = loaded
         n_present = int((images.counts() > 0).sum())
         if n_present < min_classes:

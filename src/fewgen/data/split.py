@@ -30,6 +30,27 @@ def class_list(wanted: Sequence[str] | str, known: Sequence[str]) -> list[str]:
     return names
 
 
+def asked_per_class(shots: int | None, holdout: int | str) -> tuple[int, int] | None:
+    """Return the training and the held-out images of a class, as `split_indices` draws them.
+
+    Returns:
+        None without `shots`: the numbers then depend on the class.
+
+    Raises:
+        ConfigError: they have no meaning.
+    """
+    if isinstance(holdout, bool) or not (holdout == "auto" or (isinstance(holdout, int) and holdout >= 0)):
+        raise ConfigError(f'holdout must be "auto" or a number of images per class, got {holdout!r}.')
+    if shots is None:
+        return None
+    if shots < 1:
+        raise ConfigError(f"shots must be 1 or more, got {shots}. Leave it out to use every image.")
+    if holdout != "auto":
+        return shots, int(holdout)
+    n_held = max(1, shots // 10) if shots >= 10 else 0
+    return shots - n_held, n_held
+
+
 def split_indices(
     data: ImageSet, shots: int | None, holdout: int | str, seed: int
 ) -> tuple[list[int], list[int]]:
@@ -48,15 +69,9 @@ def split_indices(
     Raises:
         DataError: a class has too few images; every such class is named.
     """
-    if isinstance(holdout, bool) or not (holdout == "auto" or (isinstance(holdout, int) and holdout >= 0)):
-        raise ConfigError(f'holdout must be "auto" or a number of images per class, got {holdout!r}.')
-    if shots is not None and shots < 1:
-        raise ConfigError(f"shots must be 1 or more, got {shots}. Leave it out to use every image.")
-    if shots is not None:
-        inside = max(1, shots // 10) if shots >= 10 else 0
-        n_held = inside if holdout == "auto" else int(holdout)
-        n_train = shots - n_held if holdout == "auto" else shots
-        return data.shot_indices(n_train, n_held, seed)
+    asked = asked_per_class(shots, holdout)
+    if asked is not None:
+        return data.shot_indices(*asked, seed)
     train: list[int] = []
     held_out: list[int] = []
     problems = ProblemList("Too few images")

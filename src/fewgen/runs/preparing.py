@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen.data.identity import fingerprint, identical_images
-from fewgen.data.split import class_list, split_indices
+from fewgen.data.split import asked_per_class, class_list, split_indices
 from fewgen.errors import (
     ConfigError,
     DataError,
@@ -165,7 +165,11 @@ def prepare(request: TrainRequest) -> Prepared:
     given_phrases = read_phrases(request.phrases)
     source = request.data
     if not isinstance(source, ImageSet):
-        source = request.reading.load(source, method_class.min_classes)
+        every_class = (
+            not request.class_names and request.class_split in (None, "all") and request.meta is None
+        )
+        asked = asked_per_class(request.shots, request.holdout) if every_class else None
+        source = request.reading.load(source, method_class.min_classes, asked)
     everything = source
     if request.class_names:
         everything = source.select_classes(class_list(request.class_names, source.class_names))
