@@ -123,13 +123,14 @@ def test_headers_are_compared_before_arrays_are_read(tmp_path: Path, monkeypatch
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
-        with archive.open("images.npy", "w", force_zip64=True) as stream:
-            np.lib.format.write_array_header_1_0(
-                stream, {"descr": "|u1", "fortran_order": False, "shape": (300, 1024, 1024)}
-            )
-            for _ in range(300):
-                stream.write(bytes(2**20))
+    header = {"descr": "|u1", "fortran_order": False, "shape": (300, 1024, 1024)}
+    with (
+        zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("images.npy", "w", force_zip64=True) as stream,
+    ):
+        np.lib.format.write_array_header_1_0(stream, header)
+        for _ in range(300):
+            stream.write(bytes(2**20))
     with pytest.raises(DataError, match="decompression bomb"):
         load_images(tmp_path / "x.npz")
 
