@@ -1,11 +1,12 @@
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from tests.reference import naive_inversion as naive
 
-from fewgen.diffusion.blend import NORM_MODES, blend
+from fewgen.diffusion.blend import NormMode, blend
 from fewgen.errors import ConfigError, DataError, ShapeError
 
 
@@ -94,7 +95,7 @@ def test_other_bad_input_is_refused():
         blend(z, n[:1], 0.5)
     with pytest.raises(ShapeError, match="2 values of alpha for 3"):
         blend(z, n, torch.tensor([0.1, 0.2]))
-    with pytest.raises(ConfigError, match=", ".join(NORM_MODES)):
+    with pytest.raises(ConfigError, match=", ".join(get_args(NormMode))):
         blend(z, n, 0.5, "rms")
     z[0, 0, 0, 0] = math.nan
     with pytest.raises(DataError, match="not finite"):

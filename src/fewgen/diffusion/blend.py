@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
+from fewgen.config.checks import choose
 from fewgen.errors import ConfigError, DataError, ShapeError
 from fewgen.losses.stable import wide
 
-NORM_MODES = ("interp", "gaussian", "none")
+NormMode = Literal["interp", "gaussian", "none"]
 """Norm of a blend: between those of its ends, that of its noise, or as it comes."""
 
 _FLOOR = 1e-6
@@ -71,8 +74,7 @@ def blend(z_T: Tensor, noise: Tensor, alpha: float | Tensor, norm_mode: str = "i
 
 def check_norm_mode(norm_mode: str) -> None:
     """Raise `ConfigError` for an unknown mode."""
-    if norm_mode not in NORM_MODES:
-        raise ConfigError(f'norm_mode must be one of {", ".join(NORM_MODES)}, got "{norm_mode}".')
+    choose("norm_mode", norm_mode, get_args(NormMode))
 
 
 def alpha_rows(alpha: float | Tensor, n: int) -> Tensor:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from fewgen.config.checks import at_least, choose
-from fewgen.diffusion.blend import NORM_MODES
+from fewgen.config.checks import Checked, Count, Rate, Weight, Whole
+from fewgen.diffusion.blend import NormMode
 from fewgen.errors import ConfigError
 
 PROMPT = "a photo of an #object"
 PLACEHOLDER = re.compile(r"(?<![\w#])#\w+")
-NULL_TEXT_SCHEDULES = ("constant", "published")
 
 PUBLISHED_DECAY = 100
 """With the published schedule, lr falls by 1/100 of its start at each step."""
 
 
 @dataclass(frozen=True)
-class TextualConfig:
+class TextualConfig(Checked):
     """The search for a word for each class.
 
     Attributes:
@@ -31,23 +30,18 @@ class TextualConfig:
         init_word: the word that the search starts from.
     """
 
-    steps: int = 400
-    batch_size: int = 8
-    lr: float = 1e-2
-    t_min: int = 250
-    weight_decay: float = 0.0
-    init_word: str = "object"
+    section: ClassVar[str] = "textual"
 
-    def __post_init__(self) -> None:
-        at_least("textual.steps", self.steps, 1)
-        at_least("textual.batch_size", self.batch_size, 1)
-        at_least("textual.lr", self.lr, 1e-8)
-        at_least("textual.t_min", self.t_min, 0)
-        at_least("textual.weight_decay", self.weight_decay, 0)
+    steps: Count = 400
+    batch_size: Count = 8
+    lr: Rate = 1e-2
+    t_min: Whole = 250
+    weight_decay: Weight = 0.0
+    init_word: str = "object"
 
 
 @dataclass(frozen=True)
-class NullTextConfig:
+class NullTextConfig(Checked):
     """The search for the null texts of each image.
 
     Attributes:
@@ -58,16 +52,12 @@ class NullTextConfig:
         schedule: "constant"; "published": lr (1 - i/100) and tol + 2e-5 i at sampling step i.
     """
 
-    inner_steps: int = 10
-    lr: float = 0.03
-    tol: float = 1e-5
-    schedule: str = "constant"
+    section: ClassVar[str] = "null_text"
 
-    def __post_init__(self) -> None:
-        at_least("null_text.inner_steps", self.inner_steps, 0)
-        at_least("null_text.lr", self.lr, 1e-8)
-        at_least("null_text.tol", self.tol, 0)
-        choose("null_text.schedule", self.schedule, NULL_TEXT_SCHEDULES)
+    inner_steps: Whole = 10
+    lr: Rate = 0.03
+    tol: Weight = 1e-5
+    schedule: Literal["constant", "published"] = "constant"
 
     def check_steps(self, steps: int) -> None:
         """Raise `ConfigError` for more sampling steps than the schedule has."""
@@ -78,7 +68,7 @@ class NullTextConfig:
 
 
 @dataclass(frozen=True)
-class SpecialiseConfig:
+class SpecialiseConfig(Checked):
     """How a text-to-image model learns a class from its supports, and makes images of it.
 
     The published setting, for Stable Diffusion: steps 50, textual.steps 5000, textual.batch_size 1,
@@ -96,22 +86,20 @@ class SpecialiseConfig:
         batch: most images computed at a time, which bounds the memory.
     """
 
-    where: ClassVar[str] = "tint."
+    section: ClassVar[str] = "tint"
 
     prompt: str = PROMPT
-    guidance_scale: float = 7.5
-    steps: int = 25
+    guidance_scale: Weight = 7.5
+    steps: Count = 25
     textual: TextualConfig = field(default_factory=TextualConfig)
     null_text: NullTextConfig = field(default_factory=NullTextConfig)
-    dequant_t: int = 0
-    norm_mode: str = "interp"
-    batch: int = 16
+    dequant_t: Whole = 0
+    norm_mode: NormMode = "interp"
+    batch: Count = 16
 
     def __post_init__(self) -> None:
         placeholder(self.prompt)
-        for name, least in (("guidance_scale", 0), ("steps", 1), ("dequant_t", 0), ("batch", 1)):
-            at_least(f"{self.where}{name}", getattr(self, name), least)
-        choose(f"{self.where}norm_mode", self.norm_mode, NORM_MODES)
+        super().__post_init__()
         self.null_text.check_steps(self.steps)
 
     def searched(self, corrected: bool) -> dict[str, Any]:

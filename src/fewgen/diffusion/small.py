@@ -7,13 +7,14 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewgen.config.checks import at_least, choose, share
+from fewgen.config.checks import Checked, Count, Whole, at_least, share
 from fewgen.config.schema import from_dict, to_dict
 from fewgen.diffusion.pipeline import TextToImage, check_shape, content_hash, optional_library
 from fewgen.diffusion.schedule import NoiseSchedule
@@ -32,7 +33,7 @@ _GROUPS = 8
 
 
 @dataclass(frozen=True)
-class SmallLatentConfig:
+class SmallLatentConfig(Checked):
     """A small KL autoencoder; each level after the first halves the sides.
 
     Attributes:
@@ -41,13 +42,15 @@ class SmallLatentConfig:
         layers: residual blocks in each level.
     """
 
+    section: ClassVar[str] = "latent"
+
     channels: tuple[int, ...] = (16, 32, 32)
-    latent_channels: int = 4
-    layers: int = 1
+    latent_channels: Count = 4
+    layers: Count = 1
 
 
 @dataclass(frozen=True)
-class SmallDiffusionConfig:
+class SmallDiffusionConfig(Checked):
     """Sizes of a `SmallDiffusion`; the defaults have about a million parameters.
 
     Attributes:
@@ -69,16 +72,16 @@ class SmallDiffusionConfig:
     """
 
     channels: tuple[int, ...] = (24, 48, 48)
-    layers: int = 1
+    layers: Count = 1
     attention_levels: int = 2
-    heads: int = 4
+    heads: Count = 4
     text_width: int = 48
-    text_length: int = 8
-    text_layers: int = 2
+    text_length: Count = 8
+    text_layers: Whole = 2
     latent: SmallLatentConfig | None = None
-    patch: int = 1
+    patch: Count = 1
     schedule: Literal["scaled_linear", "linear", "cosine"] = "scaled_linear"
-    times: int = 1000
+    times: Annotated[int, partial(at_least, least=2)] = 1000
     prediction: Literal["epsilon", "v_prediction"] = "v_prediction"
 
 
@@ -430,24 +433,11 @@ def _check(config: SmallDiffusionConfig, image_shape: tuple[int, int, int]) -> N
     levels = [("channels", config.channels)]
     if config.latent is not None:
         levels.append(("latent.channels", config.latent.channels))
-        at_least("latent.layers", config.latent.layers, 1)
-        at_least("latent.latent_channels", config.latent.latent_channels, 1)
     for where, widths in levels:
         if not widths or any(width < _GROUPS or width % _GROUPS for width in widths):
             raise ConfigError(f"{where} must be multiples of {_GROUPS}, at least one, got {list(widths)}.")
-    for where, value in [
-        ("layers", config.layers),
-        ("heads", config.heads),
-        ("text_length", config.text_length),
-    ]:
-        at_least(where, value, 1)
-    at_least("text_layers", config.text_layers, 0)
-    at_least("times", config.times, 2)
-    at_least("patch", config.patch, 1)
     if config.patch > 1 and config.latent is not None:
         raise ConfigError(f"patch {config.patch} is for pixels: leave out either patch or latent.")
-    choose("schedule", config.schedule, ("scaled_linear", "linear", "cosine"))
-    choose("prediction", config.prediction, ("epsilon", "v_prediction"))
     n = len(config.channels)
     if not 1 <= config.attention_levels <= n:
         raise ConfigError(f"attention_levels must be in 1 ... {n}, got {config.attention_levels}.")
@@ -464,11 +454,8 @@ def _check(config: SmallDiffusionConfig, image_shape: tuple[int, int, int]) -> N
 
 
 def _schedule(config: SmallDiffusionConfig) -> NoiseSchedule:
-    if config.schedule == "cosine":
-        return NoiseSchedule.cosine(config.times)
-    if config.schedule == "linear":
-        return NoiseSchedule.linear(config.times)
-    return NoiseSchedule.scaled_linear(config.times)
+    schedule: NoiseSchedule = getattr(NoiseSchedule, config.schedule)(config.times)
+    return schedule
 
 
 def _latent_shape(config: SmallDiffusionConfig, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:

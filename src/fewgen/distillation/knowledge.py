@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fewgen.config.checks import at_least, below_one, share
+from fewgen.config.checks import BelowOne, Checked, Count, Positive, Share, Weight, at_least
 from fewgen.data.augment import shift_images
 from fewgen.data.imageset import ImageSet
+from fewgen.distillation.settings import Batch
 from fewgen.distillation.students import Student
 from fewgen.distillation.teacher import ProtoNet, Prototypes
 from fewgen.encoders.base import in_batches
@@ -198,7 +201,7 @@ def vary(x: Tensor, padding: int, jitter: float, flip: bool, rng: torch.Generato
 
 
 @dataclass(frozen=True)
-class DistillConfig:
+class DistillConfig(Checked):
     """How a student is trained.
 
     steps: optimiser steps; 10,000 published.
@@ -220,32 +223,22 @@ class DistillConfig:
         2022, arXiv:2112.03340. `head_lr` is ours (LabelHalluc: 0.05 beside 0.025).
     """
 
-    steps: int = 10_000
-    batch_size: int = 150
-    temperature: float = 4.0
-    lr: float = 0.02
-    head_lr: float = 2.0
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    drop_at: float = 0.5
-    drop: float = 0.1
+    section: ClassVar[str] = "distill"
+
+    steps: Count = 10_000
+    batch_size: Batch = 150
+    temperature: Positive = 4.0
+    lr: Positive = 0.02
+    head_lr: Positive = 2.0
+    momentum: BelowOne = 0.9
+    weight_decay: Weight = 5e-4
+    drop_at: Share = 0.5
+    drop: Share = 0.1
     hard_labels: bool = False
     relabel: bool = False
-    padding: int = -1
-    jitter: float = 0.4
+    padding: Annotated[int, partial(at_least, least=-1)] = -1
+    jitter: Share = 0.4
     flip: bool = True
-
-    def __post_init__(self) -> None:
-        at_least("distill.steps", self.steps, 1)
-        at_least("distill.batch_size", self.batch_size, 2)
-        at_least("distill.weight_decay", self.weight_decay, 0)
-        at_least("distill.padding", self.padding, -1)
-        below_one("distill.momentum", self.momentum)
-        for name in ("drop_at", "drop", "jitter"):
-            share(f"distill.{name}", getattr(self, name))
-        for name in ("temperature", "lr", "head_lr"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"distill.{name} must be a positive number, got {getattr(self, name)}.")
 
     def rate(self, step: int) -> float:
         """Return the learning rate of the backbone at a step, counted from 0."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Literal
 
-from fewgen.config.checks import at_least, choose
-from fewgen.errors import ConfigError
+from fewgen.config.checks import Checked, Count, Positive, Whole, at_least
 
-TURNS = ("auto", "yes", "no")
+Batch = Annotated[int, partial(at_least, least=2)]
+"""Images of a step of training; batch norm needs two."""
 
 
 @dataclass(frozen=True)
-class PrepareConfig:
+class PrepareConfig(Checked):
     """How teacher and student are prepared on base classes.
 
     Attributes:
@@ -35,34 +36,23 @@ class PrepareConfig:
     """
 
     student: str = "conv4"
-    student_channels: int = 64
-    pretrain_steps: int = 1000
-    pretrain_batch: int = 100
+    student_channels: Count = 64
+    pretrain_steps: Whole = 1000
+    pretrain_batch: Batch = 100
     teacher: str = "resnet12"
-    teacher_channels: int = 16
-    teacher_pretrain_steps: int = 2000
-    teacher_pretrain_batch: int = 128
-    teacher_pretrain_lr: float | None = None
-    teacher_episodes: int | None = None
-    teacher_lr: float = 1e-3
-    teacher_query: int = 15
-    turns: str = "auto"
+    teacher_channels: Count = 16
+    teacher_pretrain_steps: Whole = 2000
+    teacher_pretrain_batch: Batch = 128
+    teacher_pretrain_lr: Positive | None = None
+    teacher_episodes: Whole | None = None
+    teacher_lr: Positive = 1e-3
+    teacher_query: Count = 15
+    turns: Literal["auto", "yes", "no"] = "auto"
 
     def __post_init__(self) -> None:
-        at_least("student_channels", self.student_channels, 1)
-        at_least("pretrain_steps", self.pretrain_steps, 0)
-        at_least("pretrain_batch", self.pretrain_batch, 2)
-        at_least("teacher_channels", self.teacher_channels, 1)
-        at_least("teacher_pretrain_steps", self.teacher_pretrain_steps, 0)
-        at_least("teacher_pretrain_batch", self.teacher_pretrain_batch, 2)
-        if self.teacher_episodes is not None:
-            at_least("teacher_episodes", self.teacher_episodes, 0 if self.teacher_pretrain_steps else 1)
-        at_least("teacher_query", self.teacher_query, 1)
-        choose("turns", self.turns, TURNS)
-        for name in ("teacher_lr", "teacher_pretrain_lr"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ConfigError(f"{name} must be a positive number, got {value}.")
+        super().__post_init__()
+        if self.teacher_episodes is not None and not self.teacher_pretrain_steps:
+            at_least("teacher_episodes", self.teacher_episodes, 1)
 
     def filled(self, few: bool) -> PrepareConfig:
         """Return these settings with numbers for what is None.

@@ -53,16 +53,17 @@ class Work(abc.ABC):
         self.tint = from_dict(
             SpecialiseConfig, with_current_names(SpecialiseConfig, request.tint or {}, "tint")
         )
-        self.prepare = PrepareConfig(
-            student=request.student,
-            student_channels=request.student_channels,
-            pretrain_steps=request.pretrain_steps,
-            teacher=request.teacher_net,
-            teacher_channels=request.teacher_channels,
-            teacher_pretrain_steps=request.teacher_pretrain_steps,
-            teacher_episodes=request.teacher_episodes,
-            turns=request.turns,
-        )
+        prepare = {
+            "student": request.student,
+            "student_channels": request.student_channels,
+            "pretrain_steps": request.pretrain_steps,
+            "teacher": request.teacher_net,
+            "teacher_channels": request.teacher_channels,
+            "teacher_pretrain_steps": request.teacher_pretrain_steps,
+            "teacher_episodes": request.teacher_episodes,
+            "turns": request.turns,
+        }
+        self.prepare = from_dict(PrepareConfig, prepare)
         share("alpha", request.alpha)
         for name in (self.prepare.student, self.prepare.teacher):
             make_student(name, (3, 32, 32), 0, channels=1)  # an unknown name before long work

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from fewgen.config.checks import at_least, below_one, choose
+from fewgen.config.checks import BelowOne, Checked, Count, Rate, Weight, choose
 from fewgen.data.augment import PRESETS
 from fewgen.diffusion.small import SmallDiffusionConfig
 from fewgen.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class AutoencoderConfig:
+class AutoencoderConfig(Checked):
     """How the autoencoder of a model in latent space is trained, before the denoiser.
 
     Attributes:
@@ -21,20 +22,16 @@ class AutoencoderConfig:
         kl_weight: of the divergence of latents from N(0, 1), per number.
     """
 
-    steps: int = 3000
-    batch_size: int = 32
-    lr: float = 1e-3
-    kl_weight: float = 1e-6
+    section: ClassVar[str] = "autoencoder"
 
-    def __post_init__(self) -> None:
-        at_least("autoencoder.steps", self.steps, 1)
-        at_least("autoencoder.batch_size", self.batch_size, 1)
-        at_least("autoencoder.lr", self.lr, 1e-8)
-        at_least("autoencoder.kl_weight", self.kl_weight, 0)
+    steps: Count = 3000
+    batch_size: Count = 32
+    lr: Rate = 1e-3
+    kl_weight: Weight = 1e-6
 
 
 @dataclass(frozen=True)
-class DiffusionConfig:
+class DiffusionConfig(Checked):
     """Settings of the text-to-image diffusion model.
 
     Attributes:
@@ -57,28 +54,23 @@ class DiffusionConfig:
 
     network: SmallDiffusionConfig = field(default_factory=SmallDiffusionConfig)
     template: str = "a photo of a {}"
-    drop: float = 0.1
+    drop: BelowOne = 0.1
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     augment: str = "none"
     mirror: bool = False
-    steps: int = 6000
-    batch_size: int = 32
-    lr: float = 1e-3
+    steps: Count = 6000
+    batch_size: Count = 32
+    lr: Rate = 1e-3
     schedule: str = "late_decay"
-    weight_decay: float = 0.0
-    guidance_scale: float = 2.0
-    sampling_steps: int = 25
+    weight_decay: Weight = 0.0
+    guidance_scale: Weight = 2.0
+    sampling_steps: Count = 25
 
     def __post_init__(self) -> None:
         if self.template.count("{}") != 1:
             raise ConfigError(f'template must contain {{}} once, for the name; got "{self.template}".')
-        below_one("drop", self.drop)
         choose("augment", self.augment, tuple(PRESETS))
-        for name in ("steps", "batch_size", "sampling_steps"):
-            at_least(name, getattr(self, name), 1)
-        at_least("lr", self.lr, 1e-8)
-        at_least("weight_decay", self.weight_decay, 0)
-        at_least("guidance_scale", self.guidance_scale, 0)
+        super().__post_init__()
         if self.sampling_steps > self.network.times:
             raise ConfigError(
                 f"sampling_steps {self.sampling_steps} is more than the noise schedule has times "

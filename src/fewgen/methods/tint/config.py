@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from fewgen.config.checks import choose, share
+from fewgen.config.checks import Count, check_fields, share
 from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.errors import ConfigError
-
-PRECISIONS = ("auto", "float16", "float32")
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class BaseModel:
         settings: of a small one.
     """
 
-    kind: str
+    kind: Literal["small", "stable"]
     folder: str
     model_id: str
     image_shape: tuple[int, int, int]
@@ -37,7 +35,7 @@ class BaseModel:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        choose("fitted.kind", self.kind, ("small", "stable"))
+        check_fields(self, "fitted")
         for shape in (self.image_shape, self.latent_shape, self.context_shape, (self.word_size,)):
             if min(shape) < 1:
                 raise ConfigError(f"A base model has shapes of 1 and more, got {shape}.")
@@ -59,21 +57,20 @@ class TintConfig(SpecialiseConfig):
         supports: written by training, images of each class; leave it out.
     """
 
-    where: ClassVar[str] = ""
+    section: ClassVar[str] = ""
 
-    batch: int = 64
+    batch: Count = 64
     base: str | None = None
     invert: bool = True
     correct: bool = True
     alpha: float | str = 1.0
-    precision: str = "auto"
+    precision: Literal["auto", "float16", "float32"] = "auto"
     attention_slicing: bool = False
     fitted: BaseModel | None = None
     supports: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choose("precision", self.precision, PRECISIONS)
         check_alpha(self.alpha)
         if not self.invert and self.alpha != 1:
             raise ConfigError(f"alpha {self.alpha} needs inverted latents: leave out invert, or alpha.")
