@@ -14,7 +14,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,14 @@ def make_dir(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; after the block it takes the place of `path` at once.
@@ -95,11 +103,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         # Created with the mode that the user's umask asks for; mkstemp would make it private.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
-        descriptor = os.open(temporary, os.O_RDWR)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync_file(temporary)
         os.replace(temporary, target)
         sync_folder(target.parent)
     except BaseException as error:
@@ -116,8 +120,18 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write UTF-8 text atomically."""
-    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
+    write_texts({path: text})
+
+
+def write_texts(texts: Mapping[Any, str]) -> None:
+    """Write UTF-8 texts by their paths; none takes its place before all of them are written."""
+    with contextlib.ExitStack() as stack:
+        for path, text in texts.items():
+            temporary = stack.enter_context(atomic_write(path))
+            with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+            if len(texts) > 1:
+                _sync_file(temporary)  # takes time, which must not pass between one and the next
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -127,7 +141,16 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         ValueError: if `value` holds NaN or infinity, which JSON does not know.
         OutputError: if the file cannot be written.
     """
-    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Return `value` as the text of a JSON file.
+
+    Raises:
+        ValueError: if `value` holds NaN or infinity, which JSON does not know.
+    """
+    return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def read_json(path: str | os.PathLike[str], error: type[FewgenError] = DataError) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewgen.config.call import FORMER_NAMES, accepts_config, build, call_settings, renamed, unwrapped
 from fewgen.config.keywords import writes_out
+from fewgen.files import json_text, write_texts
 from fewgen.progress import ShownProgress
 from fewgen.runs.evaluating import evaluate_request, output_files
 from fewgen.runs.gathering import EvaluateRequest, gather, planned
@@ -113,13 +114,14 @@ def evaluate(
     shown = ShownProgress(progress)
     evaluation = evaluate_request(request, sets, shown)
     shown.close()
+    texts: dict[Any, str] = {}
     if "json" in targets:
-        evaluation.save(targets["json"])
+        texts[targets["json"]] = json_text(evaluation.to_dict())
     if "html" in targets:
-        from fewgen.files import write_text
         from fewgen.report.evidence import render_evaluation
 
-        write_text(targets["html"], render_evaluation(evaluation))
+        texts[targets["html"]] = render_evaluation(evaluation)
+    write_texts(texts)
     return evaluation
 
 

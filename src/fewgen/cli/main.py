@@ -16,6 +16,7 @@ from typing import Any
 
 from fewgen.cli.command import Command, fail
 from fewgen.errors import ConfigError, FewgenError, RenamedWarning, suggest
+from fewgen.stopping import signals_interrupt
 
 COMMANDS: dict[str, str] = {
     "quickstart": "learn to draw digits from bundled images, with a picture and a report",
@@ -93,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[0] == "help":
             print(load_command(words[1]).help() if len(words) > 1 else overview(), end="")
             return 0
-        return load_command(words[0]).main(words[1:])
+        with signals_interrupt():
+            return load_command(words[0]).main(words[1:])
     except FewgenError as error:
         if os.environ.get("FEWGEN_DEBUG") == "1":
             raise

@@ -27,6 +27,7 @@ from fewgen.fitting.seeds import derive_seed, global_seed, make_rng
 from fewgen.folders import RUN, locked
 from fewgen.nn.ema import EMA
 from fewgen.progress import Display
+from fewgen.stopping import StopRequest
 from fewgen.training import run_state
 from fewgen.training.checkpoint import State, read_state, write_state
 from fewgen.training.config import TrainConfig
@@ -37,7 +38,6 @@ from fewgen.training.processes import Processes
 from fewgen.training.result import StageResult, TrainResult
 from fewgen.training.sampler import make_sampler
 from fewgen.training.stage_run import WARM_STEPS, StageRun
-from fewgen.training.stopping import StopRequest
 from fewgen.training.time_limit import Rehearsal, TimeLimit
 from fewgen.training.updates import PhaseRun, is_finite
 
