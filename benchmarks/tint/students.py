@@ -26,7 +26,7 @@ COLUMNS: tuple[Column, ...] = (
 
 def student_figures(task: Task, row: Row) -> dict[str, Any]:
     """Return the accuracy of a competitor on a task, computed by the comparison of `fewgen distill`."""
-    from fewgen.distillation.protocol import Job, run_episode, some_base
+    from fewgen.distillation.protocol import Job, Prepared, run_episode, some_base
     from fewgen.distillation.protocol import Question as Compared
     from fewgen.runs.pipeline import load_pipeline
 
@@ -50,18 +50,16 @@ def student_figures(task: Task, row: Row) -> dict[str, Any]:
             _, _, where = made(task, kind, own)
             for file in (f"{kind}.npz", f"{kind}.images.json"):
                 shutil.copyfile(where / file, folder / file)
-        job = Job(
-            compared,
-            task.episode,
-            some_base(images_of(data, settings).base, own["base_images"], 0),
+        base = images_of(data, settings).base
+        given = Prepared(
+            some_base(base, own["base_images"], 0),
+            base.subset([]),
             str(prepared / f"{own['teacher']}.safetensors"),
             str(prepared / "student.safetensors"),
             str(base_folder(data, settings)),
             load_pipeline,
-            folder,
-            (row.what,),
-            progress=False,
         )
+        job = Job(compared, task.episode, given, folder, (row.what,), progress=False)
         run_episode(job)
         found = read_json(folder / f"{row.what}.json")
     about = found["about"].get("teacher", {})

@@ -62,7 +62,7 @@ class ComparisonWork(Work):
         request.whole(workers=1)
         self.episodes = self._n_episodes()
         self.question = self._question()
-        self.images = self.load(request.data, request.size, request.channels)
+        self.images = self.load(request.data, request.reading.size, request.reading.channels)
         self.split_words = request.class_split or "auto"
         self.classes = class_split(self.images, self.split_words, self.seed)
         self.base, _, self.novel = self.classes.apply(self.images)
@@ -296,14 +296,7 @@ class ComparisonWork(Work):
             seed=self.seed,
             preset=request.generator_preset,
             minutes=request.generator_minutes,
-            split=request.split,
-            size=request.size,
-            channels=request.channels,
-            fit=request.fit,
-            background=request.background,
-            convert=request.convert,
-            data_dir=request.data_dir,
-            download=request.download,
+            **vars(request.reading),
             report=False,
             progress=request.progress,
         )

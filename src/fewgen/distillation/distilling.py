@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewgen.config.call import accepts_config, call_settings, unwrapped
+from fewgen.config.call import accepts_config, build, call_settings, unwrapped
 from fewgen.config.keywords import writes_out
 from fewgen.distillation.request import Distilled, DistillRequest
 from fewgen.errors import ConfigError
@@ -140,6 +140,9 @@ def distill(
     Returns:
         What was made or measured, with its notes.
     """
+    from fewgen.data.registry import Reading
+
+    reading = Reading(split, size, channels, fit, background, convert, data_dir, download)
     request = DistillRequest(
         out=out, novel=novel, data=data, generator=generator, student=student, shots=shots,
         class_split=class_split, n_way=n_way, n_shot=n_shot, queries=queries, episodes=episodes,
@@ -148,16 +151,18 @@ def distill(
         teacher_pretrain_steps=teacher_pretrain_steps, teacher_episodes=teacher_episodes,
         student_channels=student_channels, pretrain_steps=pretrain_steps, turns=turns,
         base_images=base_images, training=training, tint=tint, generator_minutes=generator_minutes,
-        generator_preset=generator_preset, save_images=save_images, workers=workers, seed=seed, split=split,
-        size=size, channels=channels, fit=fit, background=background, convert=convert, data_dir=data_dir,
-        download=download, device=device, progress=progress,
+        generator_preset=generator_preset, save_images=save_images, workers=workers, seed=seed,
+        reading=reading, device=device, progress=progress,
     )  # fmt: skip
     return _work(request).run()
 
 
 def plan_distillation(**keywords: Any) -> str:
     """Return what `distill` would do with the same keywords, after all checks; writes nothing."""
-    return _work(DistillRequest(**call_settings(unwrapped(distill), keywords)), planning=True).plan()
+    from fewgen.data.registry import Reading
+
+    settings = call_settings(unwrapped(distill), keywords)
+    return _work(build(DistillRequest, settings, reading=build(Reading, settings)), planning=True).plan()
 
 
 def _work(request: DistillRequest, planning: bool = False) -> Work:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,31 +93,51 @@ def pretrained_student(
         raise DataError(f"A student is prepared on 2 base classes or more, got {present}.")
     if wants_turns(base, config.turns):
         base = with_turns(base, varied.flip)
-    shape = (base.channels, *base.size)
-    student = make_student(
+    training = {"steps": config.pretrain_steps, "batch_size": config.pretrain_batch}
+    student = _classifier(
         config.student,
-        shape,
-        base.n_classes,
-        channels=config.student_channels,
-        seed=derive_seed(seed, "student"),
-    )
-    if config.pretrain_steps:
-        training = DistillConfig(
-            steps=config.pretrain_steps,
-            batch_size=config.pretrain_batch,
-            **_augmentation(varied),
-        )
-        student.to(device or torch.device("cpu"))
-        distill(
-            student,
-            base,
-            config=training,
-            seed=derive_seed(seed, "pretraining"),
-            progress=_share(progress, "preparing the student on base classes"),
-        )
-        student.cpu()
+        config.student_channels,
+        base,
+        training,
+        varied,
+        seeds=(derive_seed(seed, "student"), derive_seed(seed, "pretraining")),
+        device=device,
+        progress=_share(progress, "preparing the student on base classes"),
+    ).cpu()
     save_student(student, file, base.class_names)
     return student
+
+
+def _classifier(
+    name: str,
+    channels: int,
+    base: ImageSet,
+    training: Mapping[str, Any],
+    varied: DistillConfig,
+    *,
+    seeds: tuple[int, int],
+    device: torch.device | None,
+    progress: Callable[[int, int, float], None] | None,
+) -> Student:
+    """Return a network that learned to tell base classes apart, on the device; 0 steps leave it as drawn.
+
+    Args:
+        name: of the network.
+        channels: its width.
+        base: images of base classes.
+        training: settings of `DistillConfig`.
+        varied: its augmentation is used.
+        seeds: of the first weights, and of batches and augmentation.
+        device: to train on; None: the processor.
+        progress: of `distill`.
+    """
+    network = make_student(name, base.shape, base.n_classes, channels=channels, seed=seeds[0])
+    network.to(device or torch.device("cpu"))
+    if training["steps"]:
+        looks = {key: getattr(varied, key) for key in ("padding", "jitter", "flip")}
+        config = DistillConfig(**training, **looks)
+        distill(network, base, config=config, seed=seeds[1], progress=progress)
+    return network
 
 
 def trained_teacher(
@@ -161,30 +181,22 @@ def trained_teacher(
     if turned:
         base = with_turns(base, varied.flip)
     n_way, n_shot, n_query = teacher_tasks(base, n_way, n_shot, config.teacher_query)
-    shape = (base.channels, *base.size)
-    backbone = make_student(
+    training = {
+        "steps": config.teacher_pretrain_steps,
+        "batch_size": config.teacher_pretrain_batch,
+        "lr": config.teacher_pretrain_lr,
+        "drop_at": 2 / 3,
+    }
+    backbone = _classifier(
         config.teacher,
-        shape,
-        base.n_classes,
-        channels=config.teacher_channels,
-        seed=derive_seed(seed, "teacher"),
-    ).to(device or torch.device("cpu"))
-    if config.teacher_pretrain_steps:
-        assert config.teacher_pretrain_lr is not None
-        training = DistillConfig(
-            steps=config.teacher_pretrain_steps,
-            batch_size=config.teacher_pretrain_batch,
-            lr=config.teacher_pretrain_lr,
-            drop_at=2 / 3,
-            **_augmentation(varied),
-        )
-        distill(
-            backbone,
-            base,
-            config=training,
-            seed=derive_seed(seed, "teacher pretraining"),
-            progress=_share(progress, "training the teacher on base classes, all at once"),
-        )
+        config.teacher_channels,
+        base,
+        training,
+        varied,
+        seeds=(derive_seed(seed, "teacher"), derive_seed(seed, "teacher pretraining")),
+        device=device,
+        progress=_share(progress, "training the teacher on base classes, all at once"),
+    )
     backbone.drop_head()
     teacher = ProtoNet(backbone).to(device or torch.device("cpu"))
     if config.teacher_episodes:
@@ -254,10 +266,6 @@ def load_teacher(name: str | Path, image_shape: tuple[int, int, int]) -> ProtoNe
 def teacher_id(teacher: ProtoNet) -> str:
     """Return a hash of a teacher's weights."""
     return content_hash(teacher.state_dict().items())[:16]
-
-
-def _augmentation(config: DistillConfig) -> dict[str, Any]:
-    return {"padding": config.padding, "jitter": config.jitter, "flip": config.flip}
 
 
 def _shown(shape: tuple[int, ...]) -> str:

@@ -7,6 +7,7 @@ and a longer list of competitors or episodes extends it. Episodes are spread ove
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -124,17 +125,34 @@ def check_competitors(names: Sequence[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """What all episodes share: images, and the models that were prepared on base classes.
+
+    Attributes:
+        base: images of base classes that are shown to students.
+        novel: images of novel classes.
+        teacher: file, or "dino:" and folder.
+        student: file.
+        generator: a model, or where it lies; None where no competitor needs one.
+        open_model: opens the model in a folder on a device.
+    """
+
+    base: ImageSet
+    novel: ImageSet
+    teacher: str
+    student: str
+    generator: Generator | None
+    open_model: OpenModel | None = None
+
+
+@dataclass(frozen=True)
 class Job:
     """What a process needs for the cells of one episode.
 
     Attributes:
         question: what is asked.
         episode: supports and queries.
-        base: images of base classes, the same in every episode.
-        teacher: file, or "dino:" and folder.
-        student: file of the student that was prepared on base classes.
-        generator: a model, or where it lies.
-        open_model: opens the model in a folder on a device.
+        prepared: what all episodes share; its novel images are not looked at.
         folder: of the episode.
         names: competitors whose cells are missing.
         device: "cpu" or "cuda".
@@ -145,11 +163,7 @@ class Job:
 
     question: Question
     episode: Episode
-    base: ImageSet
-    teacher: str
-    student: str
-    generator: Generator | None
-    open_model: OpenModel | None
+    prepared: Prepared
     folder: Path
     names: tuple[str, ...]
     device: str = "cpu"
@@ -186,7 +200,7 @@ def _task(job: Job) -> tuple[Task, Synthesis]:
     number = derive_seed(question.seed, "distill", "episode", episode.index)
     shown = _Parts(job) if job.progress else None
     synthesis = Synthesis(
-        functools.partial(_model, job.generator, job.open_model, job.device),
+        functools.partial(_model, job.prepared.generator, job.prepared.open_model, job.device),
         episode.support,
         question.tint,
         job.folder,
@@ -196,8 +210,8 @@ def _task(job: Job) -> tuple[Task, Synthesis]:
         first=episode.index,
         progress=shown,
     )
-    prepared = load_student(job.student)[0]
-    teacher = load_teacher(job.teacher, prepared.image_shape).to(device)
+    prepared = load_student(job.prepared.student)[0]
+    teacher = load_teacher(job.prepared.teacher, prepared.image_shape).to(device)
 
     def with_head(student: Student) -> Student:
         student.new_head(question.n_way, seed=number)
@@ -210,7 +224,7 @@ def _task(job: Job) -> tuple[Task, Synthesis]:
     task = Task(
         episode.support,
         episode.query,
-        job.base,
+        job.prepared.base,
         teacher,
         fresh,
         lambda: with_head(copy.deepcopy(prepared)),
@@ -233,22 +247,19 @@ def _cell(job: Job, name: str, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-_MODELS: dict[tuple[str, str], Any] = {}
-"""The model that this process opened last: episodes share it."""
-
-
 def _model(generator: Generator | None, open_model: OpenModel | None, device: str) -> TextToImage:
     if generator is None or (isinstance(generator, str) and open_model is None):
         raise ConfigError("These competitors need a text-to-image model. Name one with --generator.")
     if not isinstance(generator, str):
         return generator
-    key = generator, device
-    if key not in _MODELS:
-        assert open_model is not None
-        _MODELS.clear()
-        _MODELS[key] = open_model(generator, device)
-    model: TextToImage = _MODELS[key]
-    return model
+    assert open_model is not None
+    return _opened(generator, open_model, device)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(folder: str, open_model: OpenModel, device: str) -> TextToImage:
+    """Return the model in a folder; episodes of a process share the one that was opened last."""
+    return open_model(folder, device)
 
 
 class _Parts:
@@ -336,27 +347,6 @@ def some_base(base: ImageSet, n: int, seed: int) -> ImageSet:
     return base.subset(order[torch.tensor(chosen)])
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What all episodes share: images, and the models that were prepared on base classes.
-
-    Attributes:
-        base: images of base classes that are shown to students.
-        novel: images of novel classes.
-        teacher: file, or "dino:" and folder.
-        student: file.
-        generator: a model, or where it lies; None where no competitor needs one.
-        open_model: opens the model in a folder on a device.
-    """
-
-    base: ImageSet
-    novel: ImageSet
-    teacher: str
-    student: str
-    generator: Generator | None
-    open_model: OpenModel | None = None
-
-
 def run_protocol(
     question: Question,
     prepared: Prepared,
@@ -391,15 +381,14 @@ def run_protocol(
     """
     sampler = question.sampler(prepared.novel)
 
+    # The novel images of all episodes need not travel to each process.
+    shared = dataclasses.replace(prepared, novel=prepared.novel.subset([]))
+
     def job(i: int) -> Job:
         return Job(
             question,
             sampler.episode(i, prepared.novel),
-            prepared.base,
-            prepared.teacher,
-            prepared.student,
-            prepared.generator,
-            prepared.open_model,
+            shared,
             episode_folder(cells, i),
             missing(cells, i, names),
             device,

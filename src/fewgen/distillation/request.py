@@ -12,13 +12,14 @@ from fewgen.errors import ConfigError
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet
+    from fewgen.data.registry import Reading
     from fewgen.diffusion.pipeline import TextToImage
     from fewgen.runs.run import Run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DistillRequest:
-    """The keywords of `distill`, which says what each means; how images are read comes last."""
+    """The keywords of `distill`, which says what each means; those of how images are read are together."""
 
     out: str | Path
     novel: str | Path | ImageSet | None
@@ -54,14 +55,7 @@ class DistillRequest:
     seed: int
     device: str
     progress: bool
-    split: str
-    size: int | None
-    channels: int | None
-    fit: str
-    background: str
-    convert: bool
-    data_dir: str | Path | None
-    download: bool
+    reading: Reading
 
     def whole(self, **least: int) -> None:
         """Raise `ConfigError` unless these keywords are whole numbers of so much or more."""

@@ -64,10 +64,11 @@ class StudentWork(Work):
             request.whole(shots=1)
         self.source = self.generator()
         channels, height = self._native_shape()
+        reading = request.reading
         images = self.load(
             request.novel,
-            height if request.size is None else request.size,
-            channels if request.channels is None else request.channels,
+            height if reading.size is None else reading.size,
+            channels if reading.channels is None else reading.channels,
         )
         self.supports, rest = supports_and_rest(images, request.shots, self.seed)
         every = rest is None
@@ -134,7 +135,7 @@ class StudentWork(Work):
         if rest is None:
             return None
         try:
-            learned = run.images(self.request.data_dir)[0]
+            learned = run.images(self.request.reading.data_dir)[0]
         except DataError as error:
             self.notes.append(
                 f"Whether the generator learned from images that measure the accuracy is not known. {error}"

@@ -12,7 +12,6 @@ from fewgen.config.checks import share
 from fewgen.config.schema import from_dict, to_dict, with_current_names
 from fewgen.data.imageset import ImageSet
 from fewgen.data.names import name_key, name_labels
-from fewgen.data.registry import load_images
 from fewgen.diffusion.pipeline import TextToImage
 from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.distillation.estimate import shown_seconds, training_seconds
@@ -105,20 +104,9 @@ class Work(abc.ABC):
 
     def load(self, source: Any, size: int | None, channels: int | None) -> ImageSet:
         """Return images as they are, if given in Python, or read from their source."""
-        request = self.request
         if isinstance(source, ImageSet):
             return source
-        return load_images(
-            source,
-            split=request.split,
-            size=size,
-            channels=channels,
-            fit=request.fit,
-            background=request.background,
-            convert=request.convert,
-            data_dir=request.data_dir,
-            download=request.download,
-        )
+        return dataclasses.replace(self.request.reading, size=size, channels=channels).load(source)
 
     def generator(self) -> TextToImage | Run:
         """Return the generator that was named; a plan fetches nothing."""
