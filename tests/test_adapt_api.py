@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -660,3 +662,49 @@ def test_the_former_name_of_background_still_works(run, sevens):
         fewgen.adapt(run, images=sevens, class_names="seven", alpha="white", **QUICK)
     with pytest.raises(ConfigError, match="former name"):
         fewgen.adapt(run, images=sevens, class_names="seven", alpha="white", background="black", **QUICK)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("verb", ["adapt", "generate"])
+def test_a_kill_before_any_write_leaves_nothing_and_the_same_call_works_again(verb, run, sevens, tmp_path):
+    out, kills = tmp_path / "new" / "out", 0
+    assert run.method is run.method  # loaded once, before all forks
+
+    def write():
+        if verb == "generate":
+            fewgen.generate(run, class_names="one", n=3, out=out)
+        else:
+            fewgen.adapt(run, images=sevens, class_names="seven", out=out, **{**QUICK, "steps": 1})
+
+    def child(limit):
+        left, replace = [limit], os.replace
+
+        def killed(*paths):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            replace(*paths)
+
+        os.replace = killed
+        try:
+            write()
+            os._exit(0)
+        finally:
+            os._exit(1)
+
+    while True:
+        process = os.fork()
+        if process == 0:
+            child(kills + 1)
+        _, status = os.waitpid(process, 0)
+        if not os.WIFSIGNALED(status):
+            break
+        kills += 1
+        assert not out.is_dir() or list(out.iterdir()) == []
+    assert os.WEXITSTATUS(status) == 0
+    assert kills >= 4
+    if verb == "adapt":
+        assert fewgen.load_run(out).method.spec.class_names == (*OLD, "seven")
+    else:
+        assert len(list(out.rglob("*.png"))) == 3
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
