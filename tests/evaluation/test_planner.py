@@ -153,7 +153,7 @@ def test_power_far_out_is_a_number():
         (lambda: required_episodes(a=0.9, s=0.1, queries=5, half_width=0), "above 0"),
         (lambda: required_episodes(a=0.9, s=0.1, queries=5, half_width=1e-9), "more than 10,000,000"),
         (lambda: required_draws(0.01, 0.0), "above 0"),
-        (lambda: required_draws(0.01, 0.01, power=0.01), "between alpha and 1"),
+        (lambda: required_draws(0.01, 0.01, power=0.01), "between level and 1"),
         (lambda: required_draws(1e-9, 1.0), "more than 10,000,000 draws"),
         (lambda: smallest_gain(1, 0.01), "2 or more"),
         (lambda: smallest_gain(5, math.nan), "above 0"),
@@ -220,3 +220,8 @@ def test_plan_from_measured_accuracies():
 def test_plan_names_what_is_missing_or_out_of_reach(given, message):
     with pytest.raises(ConfigError, match=message):
         plan(**given)
+
+
+def test_the_test_level_had_another_name():
+    with pytest.warns(FutureWarning, match="alpha is called level now"):
+        assert required_draws(0.01, 0.01, alpha=0.1) == required_draws(0.01, 0.01, level=0.1)

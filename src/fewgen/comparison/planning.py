@@ -148,27 +148,27 @@ def _plan_draws(
             "planning draws needs sd, the standard deviation of the gain over paired draws, and either gain "
             "or draws."
         )
-    alpha = 1 - confidence
+    level = 1 - confidence
     assumed: dict[str, float | str] = {
         "sd of the gain": sd,
         "confidence": confidence,
         "test": "two-sided paired t",
     }
     if gain is not None and draws is not None:
-        chance = power_of_draws(gain, draws, sd, alpha=alpha)
+        chance = power_of_draws(gain, draws, sd, level=level)
         return SamplePlan(
             f"How often {draws} paired draws see a gain of {_points(gain)}:", {"power": chance}, assumed
         )
     assumed["power"] = power
     if draws is not None:
-        least = smallest_gain(draws, sd, power=power, alpha=alpha)
+        least = smallest_gain(draws, sd, power=power, level=level)
         question = f"The smallest gain that {draws} paired draws see ({_points(least)}):"
         return SamplePlan(question, {"smallest gain": least}, assumed)
     assert gain is not None
-    needed = required_draws(gain, sd, power=power, alpha=alpha)
+    needed = required_draws(gain, sd, power=power, level=level)
     half = max(2, needed // 2)
     notes = (
-        (f"{half} draws would see only {_points(smallest_gain(half, sd, power=power, alpha=alpha))}.",)
+        (f"{half} draws would see only {_points(smallest_gain(half, sd, power=power, level=level))}.",)
         if half < needed
         else ()
     )

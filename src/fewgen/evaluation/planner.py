@@ -12,6 +12,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 
+from fewgen.config.call import renamed
 from fewgen.config.keywords import whole
 from fewgen.errors import ConfigError, DataError
 from fewgen.evaluation.statistics import check_confidence, student_factor
@@ -281,14 +282,15 @@ def _tail(x: float, degrees: float, shift: float) -> float:
 
 
 @functools.lru_cache(maxsize=4096)
-def power_of_draws(gain: float, n_draws: int, sd: float, *, alpha: float = 0.05) -> float:
+@renamed(alpha="level")
+def power_of_draws(gain: float, n_draws: int, sd: float, *, level: float = 0.05) -> float:
     """Probability that the interval of a paired gain excludes 0, when the true gain is `gain`.
 
     Args:
         gain: true mean difference, a share.
         n_draws: paired draws, at least 2.
         sd: standard deviation of the paired differences.
-        alpha: one minus the confidence of the two-sided interval.
+        level: one minus the confidence of the two-sided interval.
 
     Returns:
         Power in [0, 1], of both sides together.
@@ -301,28 +303,29 @@ def power_of_draws(gain: float, n_draws: int, sd: float, *, alpha: float = 0.05)
     """
     whole("the number of draws", n_draws, 2)
     _check_positive("the standard deviation of the gain", sd)
-    if not 0 < alpha < 1:
-        raise ConfigError(f"alpha must lie between 0 and 1, got {alpha!r}.")
-    critical = student_factor(1 - alpha, n_draws - 1)
+    if not 0 < level < 1:
+        raise ConfigError(f"level must lie between 0 and 1, got {level!r}.")
+    critical = student_factor(1 - level, n_draws - 1)
     shift = abs(gain) / sd * math.sqrt(n_draws)
     return _tail(critical, n_draws - 1, shift) + _tail(critical, n_draws - 1, -shift)
 
 
-def _check_power(power: float, alpha: float) -> None:
-    if not (0 < alpha < 1 and alpha < power < 1):
+def _check_power(power: float, level: float) -> None:
+    if not (0 < level < 1 and level < power < 1):
         raise ConfigError(
-            f"power must lie between alpha and 1, and alpha between 0 and 1, got {power!r} and {alpha!r}."
+            f"power must lie between level and 1, and level between 0 and 1, got {power!r} and {level!r}."
         )
 
 
-def required_draws(gain: float, sd: float, *, power: float = 0.8, alpha: float = 0.05) -> int:
+@renamed(alpha="level")
+def required_draws(gain: float, sd: float, *, power: float = 0.8, level: float = 0.05) -> int:
     """Smallest number of paired draws whose interval excludes 0 with this probability.
 
     Args:
         gain: true mean difference to be seen, a share (0.01 is one point).
         sd: standard deviation of the paired differences.
         power: wanted probability.
-        alpha: one minus the confidence of the two-sided interval.
+        level: one minus the confidence of the two-sided interval.
 
     Returns:
         Number of draws, at least 2.
@@ -337,18 +340,19 @@ def required_draws(gain: float, sd: float, *, power: float = 0.8, alpha: float =
     """
     _check_positive("the gain", gain)
     _check_positive("the standard deviation of the gain", sd)
-    _check_power(power, alpha)
-    return _smallest(2, lambda n: power_of_draws(gain, n, sd, alpha=alpha) >= power, "draws")
+    _check_power(power, level)
+    return _smallest(2, lambda n: power_of_draws(gain, n, sd, level=level) >= power, "draws")
 
 
-def smallest_gain(n_draws: int, sd: float, *, power: float = 0.8, alpha: float = 0.05) -> float:
+@renamed(alpha="level")
+def smallest_gain(n_draws: int, sd: float, *, power: float = 0.8, level: float = 0.05) -> float:
     """Smallest true gain that so many paired draws see with this probability.
 
     Args:
         n_draws: at least 2.
         sd: standard deviation of the paired differences; 0 gives 0.
         power: wanted probability.
-        alpha: one minus the confidence of the two-sided interval.
+        level: one minus the confidence of the two-sided interval.
 
     Returns:
         A share: 0.017 is 1.7 points.
@@ -362,16 +366,16 @@ def smallest_gain(n_draws: int, sd: float, *, power: float = 0.8, alpha: float =
     0.017
     """
     whole("the number of draws", n_draws, 2)
-    _check_power(power, alpha)
+    _check_power(power, level)
     if sd == 0:
         return 0.0
     _check_positive("the standard deviation of the gain", sd)
     low, high = 0.0, 1.0
-    while power_of_draws(high, n_draws, 1.0, alpha=alpha) < power:
+    while power_of_draws(high, n_draws, 1.0, level=level) < power:
         low, high = high, 2 * high
     for _ in range(60):
         middle = (low + high) / 2
-        if power_of_draws(middle, n_draws, 1.0, alpha=alpha) < power:
+        if power_of_draws(middle, n_draws, 1.0, level=level) < power:
             low = middle
         else:
             high = middle
