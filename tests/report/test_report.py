@@ -22,7 +22,7 @@ from fewgen.report.citations import entries
 from fewgen.report.plots import latent_map, loss_curves, perplexity
 from fewgen.runs.findings import collect, measure_run
 
-HOSTILE = ('<script>alert("1")</script>', "a|b `c` $(rm -rf x) \\ 'd'", "&amp;\n# head", "日本語")
+HOSTILE = ('<script>alert("1")</script>', "a|b `c` $(rm -rf x) \\ 'd'", "# head &amp;", "日本語")
 SECTIONS = (
     "New images",
     "Nearest real images",
