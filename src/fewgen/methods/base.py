@@ -93,7 +93,6 @@ class Method(nn.Module, ABC):
         adapts_stage: name of the stage whose objective `task_terms` is, which meta-training follows or
             replaces; for methods that can "adapt".
         meta_settings: settings that meta-training needs, in place of a preset's.
-        after_stages: work that follows the stages, which estimates of the time leave out; "" for none.
         config: the settings in use.
         spec: the data it was built for.
         notes: what a reader of the results should know of how it was built for these data.
@@ -107,7 +106,6 @@ class Method(nn.Module, ABC):
     rows: ClassVar[int] = 64
     adapts_stage: ClassVar[str] = ""
     meta_settings: ClassVar[Mapping[str, Any]] = {}
-    after_stages: ClassVar[str] = ""
     inner_rates: Tensor
 
     def __init__(self, config: Any, spec: DataSpec) -> None:

@@ -80,6 +80,11 @@ class Pixels:
             yield self.at(torch.arange(start, min(start + batch_size, len(self))))
 
 
+def _no_time() -> float:
+    """Return 0 seconds: the default of `Stage.end_seconds`."""
+    return 0.0
+
+
 def _say_nothing(text: str) -> None:
     """Show nothing: the default of `Context.note`."""
 
@@ -281,6 +286,7 @@ class Stage:
         summary: one line for the log and the report.
         ema_decay: instead of the run's; 0 turns averaging off in this stage.
         time_share: share of the `minutes` limit; stages without one divide the rest equally.
+        end_seconds: returns an estimate of the time of an `on_end` that takes long; not needed for others.
     """
 
     name: str
@@ -302,6 +308,7 @@ class Stage:
     summary: str = ""
     ema_decay: float | None = None
     time_share: float | None = None
+    end_seconds: Callable[[], float] = _no_time
 
     def __post_init__(self) -> None:
         at_least(f'Stage "{self.name}": steps', self.steps, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Sequence
@@ -76,7 +77,6 @@ class Tint(Method):
     min_classes = 1
     reads_text = False
     rows = 16
-    after_stages = "the inversion of each image"
     config: TintConfig
     base_id: Tensor
     z_T: Tensor
@@ -213,10 +213,35 @@ class Tint(Method):
                 preview=self._preview,
                 on_start=self._start,
                 on_end=self._finish,
+                end_seconds=functools.cache(lambda: self._inversion_seconds(train)),
                 ema_decay=0.0,
                 summary="a word for each class; then each image is inverted",
             )
         ]
+
+    @torch.no_grad()
+    def _inversion_seconds(self, train: ImageSet) -> float:
+        """Return about how long the inversion of all images takes, at most: two of its steps are timed."""
+        config = self.config
+        if not config.invert:
+            return 0.0
+        few = train.subset(range(min(len(train), config.batch)))
+        pipe, contexts = self.pipeline(), self._contexts()[few.labels]
+        latents = encode_images(pipe, few.floats(), batch=config.batch).cpu()
+        steps = min(2, config.steps)
+        null_text = replace(config.null_text, inner_steps=min(1, config.null_text.inner_steps), tol=0.0)
+        trial = replace(config, steps=steps, dequant_t=0, null_text=null_text)
+        seconds = []
+        for correct in (False, False, config.correct):  # the first round pays for warming up
+            started = _now(self.device)
+            rng = torch.Generator(self.device).manual_seed(0)
+            find_latents(pipe, latents, contexts, trial, correct=correct, rng=rng)
+            seconds.append(_now(self.device) - started)
+        _, path, both = seconds
+        inner = max(1, config.null_text.inner_steps) if config.correct else 0
+        # Back to the image, guided, with and without null texts, to measure what comes back.
+        each = path + inner * max(0.0, both - path) + 2 * path * (1 + config.correct)
+        return len(train) / len(few) * config.steps / steps * each
 
     def _start(self, context: Context) -> None:
         """Encode the images, and refuse to go on with another base than the run was started with."""
