@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewgen.config.checks import choose
 from fewgen.errors import ConfigError, ShapeError
 
 GAIN = math.sqrt(2.0)
@@ -346,8 +347,7 @@ class ToImage(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """Map (B, n_in, h, w) to (B, C, h, w)."""
-        image: Tensor = self.conv(x, style) + self.bias[:, None, None]
-        return image
+        return self.conv(x, style) + self.bias[:, None, None]
 
 
 class StartMap(nn.Module):
@@ -418,10 +418,8 @@ class SynthesisNetwork(nn.Module):
         output: Literal["linear", "tanh"] = "linear",
     ) -> None:
         super().__init__()
-        if start not in ("const", "style"):
-            raise ConfigError(f'start must be "const" or "style", got "{start}".')
-        if output not in ("linear", "tanh"):
-            raise ConfigError(f'output must be "linear" or "tanh", got "{output}".')
+        choose("start", start, ("const", "style"))
+        choose("output", output, ("linear", "tanh"))
         self.output = output
         channels, height, image_width = shape
         h, w, n = _checked_start(height, image_width, width)
@@ -456,8 +454,7 @@ class SynthesisNetwork(nn.Module):
                 f"got {tuple(styles.shape)}."
             )
         if isinstance(noise, str):
-            if noise not in ("fixed", "none"):
-                raise ConfigError(f'Noise is "fixed", "none" or a list of maps, got "{noise}".')
+            choose("Noise that is no list of maps", noise, ("fixed", "none"))
         elif len(noise) != len(self.noise_sizes):
             raise ShapeError(f"Synthesis takes {len(self.noise_sizes)} maps of noise, got {len(noise)}.")
         by_layer = styles.unbind(1)
@@ -569,8 +566,7 @@ class Discriminator(nn.Module):
         super().__init__()
         channels, height, image_width = shape
         h, w, n = _checked_start(height, image_width, width)
-        if architecture not in ("residual", "plain"):
-            raise ConfigError(f'architecture must be "residual" or "plain", got "{architecture}".')
+        choose("architecture", architecture, ("residual", "plain"))
         self.shape, self.c_dim, self.group_size = shape, c_dim, group_size
         self.deviation = group_size > 1
         self.from_image = EqualConv(channels, width[-1], 1)

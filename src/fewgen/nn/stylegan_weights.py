@@ -25,17 +25,6 @@ from fewgen.errors import CheckpointError, FewgenError, ProblemList
 from fewgen.nn.stylegan import Discriminator, MappingNetwork, SynthesisNetwork
 from fewgen.tensor_files import read_tensor_header
 
-__all__ = [
-    "STYLEGAN2_NAMES",
-    "DiscriminatorSettings",
-    "GeneratorSettings",
-    "StyleGAN2Settings",
-    "build_from_stylegan2",
-    "convert_names",
-    "load_stylegan2",
-    "shapes_of",
-]
-
 T = TypeVar("T")
 Shape = tuple[int, ...]
 
