@@ -345,41 +345,14 @@ def test_specialising_is_the_three_searches_in_a_row():
     assert max(pipe.calls) <= 8  # textual inversion: two classes of four
 
 
-def test_specialising_to_the_word_alone_or_without_null_texts():
+def test_images_are_fitted_before_they_are_encoded():
     pipe = Toy()
-    (word,) = specialise(pipe, [images(2)], ["felis"], settings(), invert=False, rng=rng())
-    (path,) = specialise(pipe, [images(2)], ["felis"], settings(), correct=False, rng=rng())
-    assert word.z_T is None
-    assert word.u is None
-    assert word.rms is None
-    assert path.z_T.shape == (2, *SHAPE)
-    assert path.u is None
-    assert torch.equal(word.embedding, path.embedding)
-    assert path.embedding.shape == (WIDTH,)
-    assert path.context(pipe).shape == (1, LENGTH, WIDTH)
-
-
-def test_images_are_enlarged_and_fitted_before_they_are_encoded():
-    pipe = Toy()
-    seen = []
-
-    def enlarge(x):
-        seen.append(tuple(x.shape))
-        return torch.nn.functional.interpolate(x, scale_factor=2)
-
     flat = torch.full((2, 1, 3, 3), 0.5)
-    (spec,) = specialise(
-        pipe,
-        [flat],
-        ["grey"],
-        settings(),
-        correct=False,
-        enlarge=enlarge,
-        rng=rng(),
-    )
-    assert seen == [(2, 1, 3, 3)]
+    (spec,) = specialise(pipe, [flat], ["grey"], settings(), rng=rng())
     same = ddim_invert(pipe, torch.full((1, *SHAPE), 0.45).double(), spec.context(pipe), STEPS)[-1]
     assert torch.allclose(spec.z_T, same.expand(2, -1, -1, -1), atol=1e-6)
+    assert spec.embedding.shape == (WIDTH,)
+    assert spec.context(pipe).shape == (1, LENGTH, WIDTH)
 
 
 @pytest.mark.parametrize(
@@ -417,14 +390,11 @@ def test_images_are_enlarged_and_fitted_before_they_are_encoded():
     ids=str,
 )
 def test_bad_input_of_specialising_is_refused_before_any_work(change, error, message):
-    """Enlarging by super-resolution takes long too: not even the first class is enlarged."""
-    worked = []
     change = dict(change)
     pipe, second = Toy(), change.pop("second", images(2))
     given = change.pop("images", [images(2), second]), change.pop("class_names", ["felis", "canis"])
     with pytest.raises(error, match=message):
-        specialise(pipe, *given, settings(**change), enlarge=worked.append, rng=rng())
-    assert not worked
+        specialise(pipe, *given, settings(**change), rng=rng())
     assert not pipe.calls
 
 

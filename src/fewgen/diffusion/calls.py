@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -90,20 +90,17 @@ def encode_images(
     pipe: TextToImage,
     images: Tensor,
     *,
-    enlarge: Callable[[Tensor], Tensor] | None = None,
     batch: int | None = None,
 ) -> Tensor:
     """Return the latents of images of any size, on the host, (K, C, h, w).
 
     Args:
         pipe: the model.
-        images: (K, C, H, W) in [-1, 1].
-        enlarge: called with images before they are resized to the model's, bilinear with antialiasing.
+        images: (K, C, H, W) in [-1, 1]; they are resized to the model's size, bilinear with antialiasing.
         batch: images computed at a time; None: all.
 
     Raises:
-        ShapeError: the images have other channels than the model's, or there are none; or `enlarge` gives
-            another number of images or channels.
+        ShapeError: the images have other channels than the model's, or there are none.
         DataError: they are whole numbers, far outside of [-1, 1], or not finite.
         ConfigError: a batch below 1.
     """
@@ -114,13 +111,7 @@ def encode_images(
     device, dtype = _own(pipe)
     with torch.no_grad():
         for part in images.split(batch or len(images)):
-            big = part if enlarge is None else enlarge(part)
-            if big.ndim != 4 or big.shape[:2] != part.shape[:2]:
-                raise ShapeError(
-                    f"enlarge made {tuple(big.shape)} of images {tuple(part.shape)}; it may change their "
-                    "size alone."
-                )
-            fitted = resize(big.float(), (height, width)).clamp(-1, 1)
+            fitted = resize(part.float(), (height, width)).clamp(-1, 1)
             z = pipe.encode(fitted.to(device, dtype))
             latents.append(z.to("cpu", torch.promote_types(z.dtype, torch.float32)))
     return torch.cat(latents)

@@ -20,8 +20,6 @@ from fewgen.diffusion.pipeline import TextToImage, check_shape, content_hash, op
 from fewgen.diffusion.schedule import NoiseSchedule
 from fewgen.errors import ConfigError, DataError, ShapeError, TextError, suggest
 
-__all__ = ["OBJECT", "SmallDiffusion", "SmallDiffusionConfig", "SmallLatentConfig", "Vocabulary", "words_of"]
-
 OBJECT = "object"
 """The word that means no class in particular: where a new word starts from."""
 
@@ -211,7 +209,7 @@ class SmallDiffusion(TextToImage):
         self.image_shape = (image_shape[0], image_shape[1], image_shape[2])
         _check(config, self.image_shape)
         self._rows = {word: row for row, word in enumerate(words.words, start=1)}
-        self.schedule = _schedule(config)
+        self.schedule = getattr(NoiseSchedule, config.schedule)(config.times)
         if self.schedule.bar(config.times - 1) < _LEAST_SIGNAL:
             raise ConfigError(
                 f"With {config.times} times the schedule {config.schedule} ends in pure noise. Use fewer "
@@ -451,11 +449,6 @@ def _check(config: SmallDiffusionConfig, image_shape: tuple[int, int, int]) -> N
             f"Images of {height} x {wide} cannot be divided as often as this model does: the sides must be "
             f"multiples of {down}. Resize the images (--size), or use fewer levels (channels) or patch 1."
         )
-
-
-def _schedule(config: SmallDiffusionConfig) -> NoiseSchedule:
-    schedule: NoiseSchedule = getattr(NoiseSchedule, config.schedule)(config.times)
-    return schedule
 
 
 def _latent_shape(config: SmallDiffusionConfig, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:

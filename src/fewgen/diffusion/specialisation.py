@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -231,9 +231,6 @@ def specialise(
     class_names: Sequence[str],
     config: SpecialiseConfig,
     *,
-    invert: bool = True,
-    correct: bool = True,
-    enlarge: Callable[[Tensor], Tensor] | None = None,
     rng: torch.Generator,
     progress: Progress | None = None,
 ) -> list[Specialisation]:
@@ -244,9 +241,6 @@ def specialise(
         images: of each class, (K, C, H, W) in [-1, 1], any K and size.
         class_names: one per class.
         config: how.
-        invert: False learns the word alone; such a specialisation generates at alpha = 1 only.
-        correct: False leaves null-text inversion out.
-        enlarge: called with the images before they are resized to the model's; super-resolution, for example.
         rng: of every draw.
         progress: told what is done, and the share of it.
 
@@ -263,27 +257,21 @@ def specialise(
         raise ConfigError(
             f"{len(images)} groups of images for {len(class_names)} class names: one each is needed."
         )
-    correct = correct and invert  # without inversion there is no path to keep to
     check_searches(pipe, config)
     for each in images:
         check_images(pipe, each)
-    latents = [encode_images(pipe, each, enlarge=enlarge, batch=config.batch) for each in images]
+    latents = [encode_images(pipe, each, batch=config.batch) for each in images]
     learned = textual_inversion(
         pipe, latents, config.textual, prompt=config.prompt, rng=rng, progress=progress
     )
     counts = [len(z) for z in latents]
-    z_T: Tensor | None = None
-    u: Tensor | None = None
-    if invert:
-        # All images of all classes in one batch, each with the word of its class.
-        with torch.no_grad():
-            contexts = class_contexts(pipe, config.prompt, learned.embedding)
-        each = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        contexts = contexts[each.to(contexts.device)]
-        z_T, u = find_latents(
-            pipe, torch.cat(latents), contexts, config, correct=correct, rng=rng, progress=progress
-        )
-    return by_class(class_names, pipe.model_id, config, learned.embedding, counts, z_T, u, correct)
+    # All images of all classes in one batch, each with the word of its class.
+    with torch.no_grad():
+        contexts = class_contexts(pipe, config.prompt, learned.embedding)
+    each = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    contexts = contexts[each.to(contexts.device)]
+    z_T, u = find_latents(pipe, torch.cat(latents), contexts, config, rng=rng, progress=progress)
+    return by_class(class_names, pipe.model_id, config, learned.embedding, counts, z_T, u, True)
 
 
 def by_class(

@@ -21,8 +21,6 @@ from fewgen.errors import CheckpointError, FewgenError, ProblemList
 from fewgen.files import file_sha256, read_json
 from fewgen.tensor_files import read_tensor_header
 
-__all__ = ["StableDiffusion", "fetch_stable_diffusion", "is_hub_name", "load_stable_diffusion"]
-
 _WEIGHTS = {
     "text_encoder": "model",
     "unet": "diffusion_pytorch_model",
@@ -138,8 +136,7 @@ class StableDiffusion(TextToImage):
         return row + [tokenizer.pad_token_id] * (self.context_shape[0] - len(row))
 
     def _table(self) -> Tensor:
-        weight: Tensor = self.text_encoder.get_input_embeddings().weight
-        return weight
+        return self.text_encoder.get_input_embeddings().weight
 
     def _context(self, ids: Tensor, rows: Tensor) -> Tensor:
         """Context through CLIP's own code, with the placeholders' rows slipped into its word embeddings.
@@ -205,21 +202,15 @@ def fetch_stable_diffusion(name: str, *, download: bool = True) -> Path:
 
 
 def load_stable_diffusion(
-    folder: str | os.PathLike[str],
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    *,
-    attention_slicing: bool = False,
+    folder: str | os.PathLike[str], *, attention_slicing: bool = False
 ) -> StableDiffusion:
-    """Load Stable Diffusion from a folder written by diffusers' `save_pretrained`.
+    """Load Stable Diffusion from a folder written by `diffusers`, in float32 on the processor.
 
     Reads `text_encoder`, `tokenizer`, `unet`, `vae` and `scheduler`; other parts (safety checker, feature
     extractor) are left alone. Only safetensors are read, nothing is fetched, and no code of the folder runs.
 
     Args:
         folder: the model's folder.
-        device: where to put it.
-        dtype: precision of denoiser and autoencoder; the text tower stays float32.
         attention_slicing: computes attention in slices: slower, with less memory.
 
     Raises:
@@ -246,7 +237,7 @@ def load_stable_diffusion(
         unet.set_attention_slice("auto")
     model_id = _folder_id(place, configs)
     model = StableDiffusion(text_encoder, tokenizer, unet, vae, schedule, prediction, model_id)
-    model.place(device, dtype)
+    model.place("cpu", torch.float32)
     return model
 
 
