@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,10 @@ class Pixels:
             pixels = self._floats.index_select(0, there)
         return Batch(pixels, self.labels.index_select(0, there), there)
 
+    def spread(self, most: int) -> Batch:
+        """Return up to `most` images, spread evenly over all."""
+        return self.at(torch.linspace(0, len(self) - 1, min(most, len(self))).long())
+
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield all images once, in order, as they are."""
         for start in range(0, len(self), batch_size):
@@ -133,14 +137,6 @@ class Context:
         return 1.0 if share <= 0 else min(1.0, self.progress / share)
 
 
-class WeightingLike(Protocol):
-    """Turns the terms of a loss into one number; may hold parameters of its own."""
-
-    def __call__(self, terms: LossTerms) -> Tensor:
-        """Return the objective, a scalar."""
-        ...
-
-
 @dataclass
 class Phase:
     """One kind of update inside a step.
@@ -184,7 +180,7 @@ class Phase:
     weight_decay: float = 0.0
     clip: float | None = None
     schedule: str | Schedule = "constant"
-    weighting: WeightingLike | None = None
+    weighting: Callable[[LossTerms], Tensor] | None = None
     shares: str | None = None
     optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] | None = None
     watch: bool = True

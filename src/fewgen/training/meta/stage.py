@@ -20,6 +20,7 @@ from fewgen.training.meta.gradients import (
     Part,
     Task,
     TaskGradient,
+    accumulate,
     maml_gradient,
     method_loss,
     parameters_detached,
@@ -322,9 +323,8 @@ class _Learner:
                     # them with it, and the loop stops all at the same step.
                     return self._failed()
                 scale = clip / n_tasks
-                for into, gradients in ((total, found.gradient), (of_rates, found.rates)):
-                    for name, gradient in gradients.items():
-                        into[name] = scale * gradient + into.get(name, 0.0)
+                accumulate(total, found.gradient, scale)
+                accumulate(of_rates, found.rates, scale)
                 results.append(found)
         for name, parameter in method.named_parameters():
             parameter.grad = total.get(name)
@@ -348,25 +348,13 @@ class _Learner:
     ) -> TaskGradient:
         config = self.config
         optimizer = make_inner_optimizer(config.inner_optimizer, config.inner_lr)
+        what = (self.loss, start, task, optimizer, config.inner_steps, rng)
         if self.algorithm == "reptile":
             return reptile_gradient(
-                self.loss,
-                start,
-                task,
-                optimizer,
-                config.inner_steps,
-                rng,
-                adapted=self.adapted,
-                decay=config.inner_decay,
-                batch=config.inner_batch,
+                *what, adapted=self.adapted, decay=config.inner_decay, batch=config.inner_batch
             )
         return maml_gradient(
-            self.loss,
-            start,
-            task,
-            optimizer,
-            config.inner_steps,
-            rng,
+            *what,
             adapted=self.adapted,
             rates=None if self.rates is None else self._factors(),
             decay=config.inner_decay,
