@@ -27,7 +27,7 @@ from fewgen.methods.registry import register
 from fewgen.nn.codebook import Codebook, Quantized
 from fewgen.nn.conv import ConvImageDecoder, ConvImageEncoder
 from fewgen.nn.vae import GaussianHead, MLPImageDecoder, MLPImageEncoder, SemanticBody, SemanticDecoder
-from fewgen.training.phases import Batch, Context, Phase, Pixels, Stage
+from fewgen.training.phases import Batch, Context, LossFunction, Phase, Pixels, Stage
 
 REFERENCE = 784
 """Numbers that an image and a word vector count for in the objective, whatever their size."""
@@ -43,8 +43,6 @@ ALIGNED = (
 """Where the names of the aligned latent's parameters begin."""
 
 Gaussian = tuple[Tensor, Tensor]
-PhaseLoss = Callable[[Batch, Context], LossTerms]
-Validation = Callable[[Context], dict[str, float]]
 
 
 @register("cada_vqvae")
@@ -299,7 +297,7 @@ class CadaVqVae(Method):
         cfg = self.config
         validated = held_out is not None
 
-        def phase(name: str, modules: nn.Module | list[nn.Module], loss: PhaseLoss, **more: Any) -> Phase:
+        def phase(name: str, modules: nn.Module | list[nn.Module], loss: LossFunction, **more: Any) -> Phase:
             return Phase(name, modules, loss, clip=cfg.clip or None, schedule=cfg.schedule, **more)
 
         def stage(
@@ -605,19 +603,12 @@ class CadaVqVae(Method):
                 raise ConfigError(f"trust_noise must be in [0, 1], got {trust!r}.")
         if n_candidates == 1 or temperature == 0:
             return self._draw(class_vectors, labels, seeds, temperature, **options)
-        best: Tensor | None = None
-        best_score: Tensor | None = None
-        for k in range(n_candidates):
-            drawn = self._draw(class_vectors, labels, seeds, temperature, stream=k, **options)
-            score = self._fit(drawn, class_vectors, labels)
-            if best is None or best_score is None:
-                best, best_score = drawn, score
-            else:
-                better = score > best_score
-                best = torch.where(better[:, None, None, None], drawn, best)
-                best_score = torch.where(better, score, best_score)
-        assert best is not None
-        return best
+        drawn = [
+            self._draw(class_vectors, labels, seeds, temperature, stream=k, **options)
+            for k in range(n_candidates)
+        ]
+        best = torch.stack([self._fit(images, class_vectors, labels) for images in drawn]).argmax(0)
+        return torch.stack(drawn)[best, torch.arange(len(labels), device=best.device)]
 
     def _draw(
         self,

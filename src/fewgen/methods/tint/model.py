@@ -90,7 +90,11 @@ class Tint(Method):
         self._clock = (0.0, 0)
         fitted = config.fitted
         if fitted is None:
-            fitted = self._adopt(open_base(config.base, config.attention_slicing), config.base or "")
+            pipe = open_base(config.base, config.attention_slicing)
+            self._check_images(pipe)
+            self._hold(pipe)
+            fitted = describe(pipe, config.base or "")
+            self.config = replace(config, fitted=fitted)
         elif fitted.kind == "small":
             self.pipe = SmallDiffusion.from_settings(fitted.settings).requires_grad_(False)
         self.words = Words(spec.n_classes, fitted.word_size)
@@ -105,14 +109,6 @@ class Tint(Method):
                     f"{spec.n_classes}."
                 )
             self._make_room()
-
-    def _adopt(self, pipe: TextToImage, folder: str) -> BaseModel:
-        """Take a base model in; the settings say from now on which."""
-        self._check_images(pipe)
-        self._hold(pipe)
-        fitted = describe(pipe, folder)
-        self.config = replace(self.config, fitted=fitted)
-        return fitted
 
     def _hold(self, pipe: TextToImage) -> None:
         if isinstance(pipe, SmallDiffusion):
@@ -369,7 +365,6 @@ class Tint(Method):
     def _decoded(self, pipe: TextToImage, z0: Tensor) -> Tensor:
         return torch.cat([decode_latents(pipe, part) for part in z0.split(self.config.batch)])
 
-    @torch.no_grad()
     def _preview(self, context: Context) -> Tensor:
         """Return one picture: a row per class, from a real image to a new one."""
         labels = torch.arange(min(SHOWN_CLASSES, self.spec.n_classes))
@@ -393,8 +388,6 @@ class Tint(Method):
         Raises:
             ConfigError: alpha is outside [0, 1], or below 1 without inverted latents.
         """
-        alpha = request.options.get("alpha", self.config.alpha)
-        self._check_alpha(alpha)
         made = super().generate(request)
         if self.has_latents and request.labels is not None:
             made.provenance["supports"] = self._places(request.labels, request.seeds).tolist()
