@@ -7,8 +7,9 @@ import pytest
 import torch
 from tests.reference import naive_diffusion
 
-from fewgen.diffusion.pipeline import TextToImage, content_hash, optional_library, split_prompt
+from fewgen.diffusion.pipeline import TextToImage, content_hash, split_prompt
 from fewgen.diffusion.schedule import NoiseSchedule
+from fewgen.encoders.pretrained import optional_library
 from fewgen.errors import ConfigError, DataError, MissingDependencyError, ShapeError, TextError
 
 VARIANCE = 0.25
@@ -231,4 +232,4 @@ def test_hash_depends_on_content_alone():
 def test_a_missing_library_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(MissingDependencyError, match=r"fewgen\[diffusion\]"):
-        optional_library("diffusers", "This")
+        optional_library("diffusers", "This", "diffusion")

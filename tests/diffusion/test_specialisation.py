@@ -166,10 +166,6 @@ def test_what_does_not_fit_is_refused_when_generating(made):
     for alpha, message in (("half", '"half"'), (None, "got None"), (True, "got True")):
         with pytest.raises(ConfigError, match=message):
             generate(pipe, spec, 2, alpha)
-    with pytest.raises(ConfigError, match=r"guidance scale 3, not 7\.5"):
-        generate(pipe, spec, 2, guidance_scale=7.5)
-    with pytest.raises(ConfigError, match="6 steps, not 50"):
-        generate(pipe, spec, 2, steps=50)
     with pytest.raises(CheckpointError, match='"toy-0", and this is the model "toy-1"'):
         generate(Toy(seed=1), spec, 2)
     with pytest.raises(ConfigError, match=r"at alpha 1 only; got 0\.5"):
@@ -211,9 +207,9 @@ def test_another_model_scale_or_number_of_steps_is_refused_naming_both(made, tmp
     with pytest.raises(CheckpointError, match='model "toy-0", and this is the model "toy-1"'):
         Specialisation.load(file, Toy(seed=1))
     with pytest.raises(ConfigError, match=r"guidance scale 3, not 7\.5"):
-        Specialisation.load(file, pipe, guidance_scale=7.5)
+        Specialisation.load(file, pipe).check(pipe, guidance_scale=7.5)
     with pytest.raises(ConfigError, match="with 6 steps, not 50"):
-        Specialisation.load(file, pipe, steps=50)
+        Specialisation.load(file, pipe).check(pipe, steps=50)
 
 
 def test_files_that_are_no_specialisation_are_refused(made, tmp_path):

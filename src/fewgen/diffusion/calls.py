@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fewgen.errors import ConfigError, DataError, ShapeError
+from fewgen.config.checks import at_least
+from fewgen.errors import DataError, ShapeError
 
 if TYPE_CHECKING:
     from fewgen.diffusion.pipeline import TextToImage
@@ -82,8 +83,8 @@ def check_images(pipe: TextToImage, images: Tensor) -> None:
 
 def check_batch(batch: int | None) -> None:
     """Raise `ConfigError` unless `batch` is None or 1 or more."""
-    if batch is not None and batch < 1:
-        raise ConfigError(f"batch must be 1 or more, got {batch}.")
+    if batch is not None:
+        at_least("batch", batch, 1)
 
 
 def encode_images(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fewgen.diffusion.schedule import NoiseSchedule
-from fewgen.errors import ConfigError, DataError, MissingDependencyError, ShapeError, TextError
+from fewgen.errors import ConfigError, DataError, ShapeError, TextError
 
 _SHOWN = 8
 
@@ -303,20 +301,6 @@ def content_hash(parts: Iterable[tuple[str, bytes | Tensor]]) -> str:
         digest.update(value)
         digests.append(digest.digest())
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
-
-
-def optional_library(name: str, what: str) -> Any:
-    """Import diffusers or transformers.
-
-    Raises:
-        MissingDependencyError: it is not installed; the message names the extra.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{what} needs {name}. Install it with: pip install 'fewgen[diffusion]'"
-        ) from error
 
 
 def _quoted(texts: Sequence[str]) -> str:

@@ -104,7 +104,7 @@ class NoiseSchedule:
         """
         total = len(self)
         if not 1 <= steps <= total:
-            raise ConfigError(f"The number of steps must be in 1 ... {total}, got {steps}.")
+            raise ConfigError(f"steps must be between 1 and {total}, got {steps}.")
         return [round(total * i / steps) - 1 for i in range(steps, 0, -1)]
 
     def bar(self, t: int | None) -> float:

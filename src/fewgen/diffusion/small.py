@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from fewgen.config.checks import Checked, Count, Whole, at_least, share
 from fewgen.config.schema import from_dict, to_dict
-from fewgen.diffusion.pipeline import TextToImage, check_shape, content_hash, optional_library
+from fewgen.diffusion.pipeline import TextToImage, check_shape, content_hash
 from fewgen.diffusion.schedule import NoiseSchedule
+from fewgen.encoders.pretrained import optional_library
 from fewgen.errors import ConfigError, DataError, ShapeError, TextError, suggest
 
 OBJECT = "object"
@@ -218,7 +219,7 @@ class SmallDiffusion(TextToImage):
         self.context_shape = (config.text_length, config.text_width)
         self.latent_shape = _latent_shape(config, self.image_shape)
         self.text = _TextTower(1 + len(words.words), config)
-        diffusers = optional_library("diffusers", "The model SmallDiffusion")
+        diffusers = optional_library("diffusers", "The model SmallDiffusion", "diffusion")
         self.unet = diffusers.UNet2DConditionModel(**_unet_settings(config, self.latent_shape))
         self.vae = (
             None

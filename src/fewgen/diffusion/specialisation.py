@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fewgen.config.checks import at_least
 from fewgen.diffusion.blend import alpha_rows, blend, check_norm_mode
 from fewgen.diffusion.calls import check_batch, check_images, decode_latents, encode_images
 from fewgen.diffusion.inversion import (
@@ -187,26 +188,16 @@ class Specialisation:
         write_tensors(path, self.tensors(), _FILE.metadata(text))
 
     @classmethod
-    def load(
-        cls,
-        path: str | os.PathLike[str],
-        pipe: TextToImage,
-        *,
-        guidance_scale: float | None = None,
-        steps: int | None = None,
-    ) -> Specialisation:
-        """Return the specialisation in a file, checked against the model and settings to be used with it.
+    def load(cls, path: str | os.PathLike[str], pipe: TextToImage) -> Specialisation:
+        """Return the specialisation in a file, checked against the model to be used with it.
 
         Args:
             path: the file.
             pipe: the model.
-            guidance_scale: of the guidance to be used; None: the file's.
-            steps: to be used; None: the file's.
 
         Raises:
             CheckpointError: if the file is missing, damaged, of another kind or version, or belongs to
                 another model.
-            ConfigError: if it was made with another guidance scale or number of steps.
         """
         about, tensors = _FILE.read(path)
         with _FILE.fits(path):
@@ -221,7 +212,7 @@ class Specialisation:
                 steps=_of_type(int, about["steps"]),
                 settings=_of_type(dict, about["settings"]),
             )
-        found.check(pipe, guidance_scale=guidance_scale, steps=steps)
+        found.check(pipe)
         return found
 
 
@@ -378,8 +369,7 @@ def seed_rows(seeds: int | Tensor | Sequence[int]) -> Tensor:
         ShapeError: seeds in several rows.
     """
     if isinstance(seeds, int):
-        if seeds < 0:
-            raise ConfigError(f"The number of images must be 0 or more, got {seeds}.")
+        at_least("The number of images", seeds, 0)
         return image_seeds(0, seeds)
     rows = torch.as_tensor(seeds, dtype=torch.int64)
     if rows.ndim != 1:
@@ -436,11 +426,8 @@ def generate(
     alpha: float | Tensor | str = 1.0,
     *,
     norm_mode: str = "interp",
-    guidance_scale: float | None = None,
-    steps: int | None = None,
     batch: int | None = 16,
     size: tuple[int, int] | None = None,
-    progress: Progress | None = None,
 ) -> Tensor:
     """Return new images of the class.
 
@@ -454,23 +441,19 @@ def generate(
         alpha: in [0, 1]: 0 gives a support image back, 1 an image that shares the class alone; one number,
             one for each image, or "uniform" for a draw from [0, 1) for each image.
         norm_mode: of `blend`.
-        guidance_scale: of the guidance; None, or the specialisation's.
-        steps: None, or the specialisation's.
         batch: images computed at a time, which bounds the memory; None: all.
         size: (H, W) to resize to, bilinear with antialiasing; None: the model's.
-        progress: told the share that is done.
 
     Returns:
         (N, C, H, W) float32 in [-1, 1], on the host.
 
     Raises:
-        ConfigError: if alpha is outside [0, 1], or below 1 without inverted latents; for another guidance
-            scale or number of steps.
+        ConfigError: if alpha is outside [0, 1], or below 1 without inverted latents.
         CheckpointError: if the specialisation belongs to another model.
 
     Source: Landolsi, Kahl, "Tiny models from tiny data", Sec. 3.
     """
-    specialisation.check(pipe, guidance_scale=guidance_scale, steps=steps)
+    specialisation.check(pipe)
     rows = seed_rows(seeds)
     n = len(rows)
     check_batch(batch)
@@ -503,8 +486,6 @@ def generate(
             batch=batch,
         )
         made.append(images.cpu())
-        if progress is not None:
-            progress("generation", min(start + len(images), n) / n)
     if not made:
         return torch.empty((0, pipe.image_shape[0], *size))  # type: ignore[misc]
     return torch.cat(made)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewgen.diffusion.pipeline import TextToImage, check_shape, content_hash, optional_library
+from fewgen.diffusion.pipeline import TextToImage, check_shape, content_hash
 from fewgen.diffusion.schedule import NoiseSchedule
-from fewgen.encoders.pretrained import quiet
+from fewgen.encoders.pretrained import optional_library, quiet
 from fewgen.errors import CheckpointError, FewgenError, ProblemList
 from fewgen.files import file_sha256, read_json
 from fewgen.tensor_files import read_tensor_header
@@ -184,7 +184,7 @@ def fetch_stable_diffusion(name: str, *, download: bool = True) -> Path:
         CheckpointError: it is not there, or cannot be fetched.
         MissingDependencyError: diffusers is not installed.
     """
-    hub = optional_library("huggingface_hub", "A model from the hub")
+    hub = optional_library("huggingface_hub", "A model from the hub", "diffusion")
     try:
         found = hub.snapshot_download(
             name,
@@ -217,8 +217,8 @@ def load_stable_diffusion(
         CheckpointError: all missing and damaged parts at once; or parts that do not fit together.
         MissingDependencyError: diffusers or transformers is not installed.
     """
-    diffusers = optional_library("diffusers", "Stable Diffusion")
-    transformers = optional_library("transformers", "Stable Diffusion")
+    diffusers = optional_library("diffusers", "Stable Diffusion", "diffusion")
+    transformers = optional_library("transformers", "Stable Diffusion", "diffusion")
     place = Path(folder).expanduser()
     configs = _check_files(place)
     schedule, prediction = _read_scheduler(place / "scheduler" / _CONFIGS["scheduler"], configs["scheduler"])
@@ -258,10 +258,7 @@ def _check_files(place: Path) -> dict[str, dict[str, Any]]:
         if part in _WEIGHTS:
             for problem in _check_weights(place / part, _WEIGHTS[part]):
                 problems.add(f"{part}: {problem}")
-    tokenizer = place / "tokenizer"
-    if tokenizer.is_dir() and not any(
-        all((tokenizer / name).is_file() for name in names) for names in _TOKENIZER_FILES
-    ):
+    if (place / "tokenizer").is_dir() and not _vocabulary(place):
         problems.add(
             "tokenizer: tokenizer.json is missing, and so are vocab.json and merges.txt in its place"
         )
@@ -291,6 +288,12 @@ def _weight_files(part: Path, stem: str) -> list[Path]:
     """One file, or the parts of a large one."""
     whole = part / f"{stem}.safetensors"
     return [whole] if whole.is_file() else sorted(part.glob(f"{stem}-*-of-*.safetensors"))
+
+
+def _vocabulary(place: Path) -> list[Path]:
+    """The files of the tokenizer's vocabulary; none if they are not complete."""
+    found = ([place / "tokenizer" / name for name in names] for names in _TOKENIZER_FILES)
+    return next((files for files in found if all(file.is_file() for file in files)), [])
 
 
 def _read_scheduler(file: Path, config: dict[str, Any]) -> tuple[NoiseSchedule, str]:
@@ -387,10 +390,6 @@ def _folder_id(place: Path, configs: dict[str, dict[str, Any]]) -> str:
         }
         parts.append((f"{part}/config", json.dumps(kept, sort_keys=True).encode()))
     files = [file for part, stem in _WEIGHTS.items() for file in _weight_files(place / part, stem)]
-    names = next(
-        names for names in _TOKENIZER_FILES if all((place / "tokenizer" / name).is_file() for name in names)
-    )
-    files += [place / "tokenizer" / name for name in names]
-    for file in files:
+    for file in files + _vocabulary(place):
         parts.append((file.relative_to(place).as_posix(), bytes.fromhex(file_sha256(file))))
     return content_hash(parts)

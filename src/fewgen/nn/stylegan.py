@@ -162,10 +162,10 @@ class EqualConv(nn.Module):
         if not self.down:
             x = functional.conv2d(x, weight, bias, padding=self.kernel // 2)
         elif self.kernel == 1:
-            x = functional.conv2d(blur(x, (1, 1), stride=2), weight, bias)
+            x = functional.conv2d(blur(x, 1, stride=2), weight, bias)
         else:
             pad = self.kernel // 2 + 1
-            x = functional.conv2d(blur(x, (pad, pad)), weight, bias, stride=2)
+            x = functional.conv2d(blur(x, pad), weight, bias, stride=2)
         return functional.leaky_relu_(x, 0.2) if self.activation else x
 
 
@@ -177,21 +177,16 @@ def _binomial(x: Tensor, gain: float) -> Tensor:
     return kernel.expand(x.shape[1], 1, 4, 4)
 
 
-def blur(x: Tensor, padding: tuple[int, int], gain: float = 1.0, stride: int = 1) -> Tensor:
+def blur(x: Tensor, padding: int, gain: float = 1.0, stride: int = 1) -> Tensor:
     """Filter with the binomial kernel [1, 3, 3, 1] in both directions.
 
     Args:
         x: (B, C, H, W).
-        padding: zeros before and after, in both directions.
+        padding: zeros on each side.
         gain: factor on the result.
         stride: 2 keeps every second pixel.
     """
-    before, after = padding
-    kernel = _binomial(x, gain)
-    if before == after:
-        return functional.conv2d(x, kernel, stride=stride, padding=before, groups=x.shape[1])
-    x = functional.pad(x, (before, after, before, after))
-    return functional.conv2d(x, kernel, stride=stride, groups=x.shape[1])
+    return functional.conv2d(x, _binomial(x, gain), stride=stride, padding=padding, groups=x.shape[1])
 
 
 def upsample(x: Tensor) -> Tensor:
@@ -294,7 +289,7 @@ class ModulatedConv(nn.Module):
             y = x * scale[:, :, None, None]
             if self.up:
                 y = functional.conv_transpose2d(y, self.weight.transpose(0, 1), stride=2)
-                y = blur(y, (1, 1), gain=4.0)
+                y = blur(y, 1, gain=4.0)
             else:
                 y = functional.conv2d(y, self.weight, padding=self.kernel // 2)
         if not self.demodulate:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fewgen.config.checks import at_least
+from fewgen.config.checks import above_zero, at_least, choose
 from fewgen.errors import ConfigError
 from fewgen.fitting.schedules import Schedule, make_schedule
 
@@ -192,8 +192,8 @@ class Phase:
         at_least(f'Phase "{self.name}": every', self.every, 1)
         for key in ("lr", "clip", "limit"):
             value = getattr(self, key)
-            if value is not None and not value > 0:
-                raise ConfigError(f'Phase "{self.name}": {key} must be above 0, got {value}.')
+            if value is not None:
+                above_zero(f'Phase "{self.name}": {key}', value)
         make_schedule(self.schedule)
 
     def modules(self) -> list[nn.Module]:
@@ -323,8 +323,7 @@ class Stage:
                 )
         if self.monitor is not None and self.validate is None:
             raise ConfigError(f'Stage "{self.name}" monitors "{self.monitor}" but has no `validate`.')
-        if self.monitor_mode not in ("min", "max"):
-            raise ConfigError(f'monitor_mode must be "min" or "max", got "{self.monitor_mode}".')
+        choose("monitor_mode", self.monitor_mode, ("min", "max"))
         if self.patience is not None and (self.monitor is None or self.patience < 1):
             raise ConfigError(f'Stage "{self.name}": patience must be 1 or more and needs `monitor`.')
         if self.time_share is not None and not 0 < self.time_share <= 1:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewgen.config.checks import one_of
 from fewgen.data.augment import Augment
 from fewgen.data.imageset import ImageSet, to_uint8
-from fewgen.errors import ConfigError, suggest
+from fewgen.errors import ConfigError
 from fewgen.generation.noise import noise, uniform
 from fewgen.losses.contrastive import supervised_contrastive
 from fewgen.losses.divergence import kl_diagonal, kl_standard_normal, reparameterize
@@ -263,10 +264,7 @@ class CadaVqVae(Method):
                 "semantic_decoder.body.0.",
             ),
         }
-        if part not in prefixes:
-            raise ConfigError(
-                f'Nothing adapts as "{part}".{suggest(part, prefixes)} Choose one of: {", ".join(prefixes)}.'
-            )
+        one_of("part to adapt", part, prefixes)
         return [name for name, _ in self.named_parameters() if name.startswith(prefixes[part])]
 
     def _alignment(
