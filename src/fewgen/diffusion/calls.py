@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fewgen.config.checks import at_least
 from fewgen.errors import DataError, ShapeError
+from fewgen.nn.modes import evaluating
 
 if TYPE_CHECKING:
     from fewgen.diffusion.pipeline import TextToImage
@@ -22,18 +23,15 @@ _FAR = 1.5
 @contextlib.contextmanager
 def frozen(pipe: TextToImage) -> Iterator[None]:
     """Put the model into evaluation mode without gradients for its weights; afterwards it is as before."""
-    modes = [(module, module.training) for module in pipe.modules()]
     wanted = [p for p in pipe.parameters() if p.requires_grad]
-    pipe.eval()
     for parameter in wanted:
         parameter.requires_grad_(False)
     try:
-        yield
+        with evaluating(pipe):
+            yield
     finally:
         for parameter in wanted:
             parameter.requires_grad_(True)
-        for module, mode in modes:
-            module.training = mode
 
 
 def place_of(pipe: TextToImage) -> tuple[torch.device, torch.dtype]:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from fewgen.diffusion.calls import cast, check_batch, frozen, place_of, predict
+from fewgen.diffusion.pipeline import check_shape
 from fewgen.diffusion.settings import (
     PLACEHOLDER,
     PROMPT,
@@ -549,9 +550,7 @@ def _noised(pipe: TextToImage, z0: Tensor, noise: Tensor, t: int) -> Tensor:
 
 
 def _check_latents(pipe: TextToImage, z: Tensor, what: str) -> None:
-    shape = tuple(pipe.latent_shape)
-    if z.ndim != 4 or tuple(z.shape[1:]) != shape:
-        raise ShapeError(f"{what} must be (B, {', '.join(map(str, shape))}), got {tuple(z.shape)}.")
+    check_shape(what, z, pipe.latent_shape)
     if not len(z):
         raise DataError(f"{what}: there are none.")
     if not torch.isfinite(z).all():

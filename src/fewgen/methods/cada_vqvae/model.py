@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from fewgen.config.checks import one_of
 from fewgen.data.augment import Augment
-from fewgen.data.imageset import ImageSet, to_uint8
+from fewgen.data.imageset import ImageSet, to_floats, to_uint8
 from fewgen.errors import ConfigError
 from fewgen.generation.noise import noise, uniform
 from fewgen.losses.contrastive import supervised_contrastive
@@ -27,6 +27,7 @@ from fewgen.methods.cada_vqvae.spatial import ConditionedPrior, Tokenizer
 from fewgen.methods.registry import register
 from fewgen.nn.codebook import Codebook, Quantized
 from fewgen.nn.conv import ConvImageDecoder, ConvImageEncoder
+from fewgen.nn.modes import evaluating
 from fewgen.nn.vae import GaussianHead, MLPImageDecoder, MLPImageEncoder, SemanticBody, SemanticDecoder
 from fewgen.training.phases import Batch, Context, LossFunction, Phase, Pixels, Stage
 
@@ -697,17 +698,15 @@ class CadaVqVae(Method):
     @torch.no_grad()
     def codebook_usage(self, images: ImageSet) -> dict[str, Tensor]:
         """Return how often each code is used, per codebook, (groups * codebook_size,)."""
-        was_training = self.training
-        self.eval()
-        _, quantized, _ = self.encode_word(self.text_table)
-        usage = {"words": _counts(quantized.indices, self.config.text.codebook_size)}
-        if self.tokenizer is not None:
-            parts = []
-            for start in range(0, len(images), 256):
-                rows = torch.arange(start, min(start + 256, len(images)))
-                parts.append(self.tokenizer.indices(images.floats(rows).to(self.device)))
-            usage["map"] = _counts(torch.cat(parts), self.tokenizer.config.codebook_size)
-        self.train(was_training)
+        with evaluating(self):
+            _, quantized, _ = self.encode_word(self.text_table)
+            usage = {"words": _counts(quantized.indices, self.config.text.codebook_size)}
+            if self.tokenizer is not None:
+                parts = [
+                    self.tokenizer.indices(to_floats(part).to(self.device))
+                    for part in images.images.split(256)
+                ]
+                usage["map"] = _counts(torch.cat(parts), self.tokenizer.config.codebook_size)
         return usage
 
 

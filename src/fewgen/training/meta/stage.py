@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from fewgen.episodes import EpisodeSampler
 from fewgen.errors import ConfigError, TrainingError
 from fewgen.fitting.seeds import derive_seed, make_rng
 from fewgen.losses.terms import LossTerms
+from fewgen.nn.modes import evaluating
 from fewgen.training.meta.gradients import (
     BatchLoss,
     Part,
@@ -302,7 +302,7 @@ class _Learner:
         # The share of early query losses falls to 0, as the last step is what counts in use.
         early = config.multi_step * (1.0 - context.progress)
         # Without dropout, and with a codebook that keeps still: a task must leave nothing behind.
-        with _evaluating(method):
+        with evaluating(method):
             everything = parameters_of(method)
             start = {name: everything[name] for name in self.trained}
             text = method.spec.text
@@ -425,18 +425,6 @@ def _clip_factor(found: TaskGradient, limit: float) -> float:
     return min(1.0, limit / (norm + 1e-12)) if limit else 1.0
 
 
-@contextmanager
-def _evaluating(method: nn.Module) -> Iterator[None]:
-    """Put a method in evaluation mode; each of its modules gets its own mode back."""
-    modes = [(module, module.training) for module in method.modules()]
-    method.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
 def adaptation_curve(
     method: Any, config: MetaConfig, classes: OtherClasses, n_tasks: int, seed: int = 0
 ) -> Tensor:
@@ -450,7 +438,7 @@ def adaptation_curve(
         seed: of the tasks; the same seed gives every model the same tasks and the same noise.
     """
     advice = "Lower --tasks.adapt_lr."
-    with _evaluating(method):
+    with evaluating(method):
         loss = method_loss(method)
         n_way = min(config.n_way, int((classes.images.counts() > 0).sum()))
         episodes = EpisodeSampler(
