@@ -388,6 +388,7 @@ class Tint(Method):
         Raises:
             ConfigError: alpha is outside [0, 1], or below 1 without inverted latents.
         """
+        self._check_alpha(request.options.get("alpha", self.config.alpha))
         made = super().generate(request)
         if self.has_latents and request.labels is not None:
             made.provenance["supports"] = self._places(request.labels, request.seeds).tolist()
