@@ -35,14 +35,14 @@ REFERENCE = 784
 """Numbers that an image and a word vector count for in the objective, whatever their size."""
 
 ALIGNED = (
-    "image_encoder.",
-    "image_decoder.",
-    "semantic_encoder.",
-    "codebook.",
-    "semantic_head.",
-    "semantic_decoder.",
+    "image_encoder",
+    "image_decoder",
+    "semantic_encoder",
+    "codebook",
+    "semantic_head",
+    "semantic_decoder",
 )
-"""Where the names of the aligned latent's parameters begin."""
+"""The networks of the aligned latent."""
 
 Gaussian = tuple[Tensor, Tensor]
 
@@ -255,7 +255,7 @@ class CadaVqVae(Method):
     def adaptable(self, part: str = "all") -> list[str]:
         """Return the names of the parameters that adapt to a new class; see `Method.adaptable`."""
         prefixes = {
-            "all": (*ALIGNED, "prior."),
+            "all": (*(f"{name}." for name in ALIGNED), "prior."),
             "decoder": ("image_decoder.", "semantic_encoder.", "semantic_head.", "codebook."),
             "heads": (
                 "image_encoder.head.",
@@ -317,19 +317,11 @@ class CadaVqVae(Method):
                 **more,
             )
 
-        aligned: list[nn.Module] = [
-            self.image_encoder,
-            self.image_decoder,
-            self.semantic_encoder,
-            self.codebook,
-            self.semantic_head,
-            self.semantic_decoder,
-        ]
         align = stage(
             "align",
             phase(
                 "vae",
-                aligned,
+                [self.get_submodule(name) for name in ALIGNED],
                 self._align_loss,
                 lr=cfg.lr,
                 weight_decay=cfg.weight_decay,

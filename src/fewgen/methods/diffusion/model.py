@@ -117,19 +117,15 @@ class Diffusion(Method):
         )
         return [autoencoder, denoiser]
 
-    def _augment(self) -> Any:
-        config = self.config
-        if config.augment == "none" and not config.mirror:
-            return None
-        change = None if config.augment == "none" else Augment(config.augment)
+    def _augment(self) -> Callable[[Tensor, torch.Generator], Tensor]:
+        change = Augment(self.config.augment)
+        if not self.config.mirror:
+            return change
 
         def augment(images: Tensor, rng: torch.Generator) -> Tensor:
-            if change is not None:
-                images = change(images, rng)
-            if config.mirror:
-                flip = torch.rand(len(images), generator=rng, device=rng.device) < 0.5
-                images = torch.where(flip.to(images.device)[:, None, None, None], images.flip(3), images)
-            return images
+            images = change(images, rng)
+            flip = torch.rand(len(images), generator=rng, device=rng.device) < 0.5
+            return torch.where(flip.to(images.device)[:, None, None, None], images.flip(3), images)
 
         return augment
 

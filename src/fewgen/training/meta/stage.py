@@ -190,12 +190,10 @@ def meta_stage(
             method.eval()
 
     def validate(context: Context) -> dict[str, float]:
-        figures: dict[str, float] = {}
-        for classes in others:
-            # Novel classes are looked at once, at the end; nothing is chosen by them.
-            if classes.name != "novel" or context.step >= context.steps:
-                figures |= curve_figures(method, config, classes, seed=context.seed)
-        return figures
+        # Novel classes are looked at once, at the end; nothing is chosen by them.
+        at_end = context.step >= context.steps
+        measured = [classes for classes in others if at_end or classes.name != "novel"]
+        return _curves(method, config, measured, context)
 
     return Stage(
         "meta",
@@ -261,11 +259,17 @@ def _also(
     def both(context: Context) -> dict[str, float] | None:
         figures = dict((validate(context) if validate is not None else None) or {})
         if context.step >= context.steps:
-            for classes in others:
-                figures |= curve_figures(method, config, classes, seed=context.seed)
+            figures |= _curves(method, config, others, context)
         return figures
 
     return both
+
+
+def _curves(
+    method: Any, config: MetaConfig, others: Sequence[OtherClasses], context: Context
+) -> dict[str, float]:
+    found = [curve_figures(method, config, classes, seed=context.seed) for classes in others]
+    return {name: value for figures in found for name, value in figures.items()}
 
 
 def _falling(step: int, steps: int) -> float:
