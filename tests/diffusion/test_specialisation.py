@@ -191,7 +191,8 @@ def test_a_saved_specialisation_gives_identical_images(made, tmp_path, parts):
         spec = changed(spec, u=None, z_T=None if parts == "word alone" else spec.z_T)
     file = tmp_path / "felis.safetensors"
     spec.save(file)
-    loaded = Specialisation.load(file, Toy(), guidance_scale=SCALE, steps=STEPS)
+    loaded = Specialisation.load(file, Toy())
+    loaded.check(Toy(), guidance_scale=SCALE, steps=STEPS)
     assert torch.equal(generate(pipe, loaded, 4), generate(pipe, spec, 4))
     for name in ("class_name", "prompt", "model_id", "guidance_scale", "steps", "settings"):
         assert getattr(loaded, name) == getattr(spec, name)

@@ -338,7 +338,7 @@ def test_specialisations_and_the_method_draw_the_same(method, tmp_path):
     assert [s.class_name for s in found] == list(NAMES)
     assert [len(s.z_T) for s in found] == [3, 2]
     found[0].save(tmp_path / "cat.safetensors")
-    loaded = parts.Specialisation.load(tmp_path / "cat.safetensors", method.pipe, guidance_scale=3.0, steps=4)
+    loaded = parts.Specialisation.load(tmp_path / "cat.safetensors", method.pipe)
     seeds = image_seeds(0, 3)
     alone = parts.generate(method.pipe, loaded, seeds, 0.5)
     mine = draw(method, [0, 0, 0], alpha=0.5).images
