@@ -80,8 +80,10 @@ class TintConfig(SpecialiseConfig):
 
 def check_alpha(alpha: float | str) -> None:
     """Raise `ConfigError` unless alpha is a number in [0, 1] or "uniform"."""
-    if alpha == "uniform":
-        return
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+    if isinstance(alpha, str):
+        if alpha != "uniform":
+            raise ConfigError(f'alpha must be a number in [0, 1] or "uniform", got "{alpha}".')
+    elif isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
         raise ConfigError(f'alpha must be a number in [0, 1] or "uniform", got {alpha!r}.')
-    share("alpha", alpha)
+    else:
+        share("alpha", alpha)
