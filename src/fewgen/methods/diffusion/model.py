@@ -137,6 +137,7 @@ class Diffusion(Method):
         loss = self.pipe.autoencoder_loss(batch.images, context.rng, self.config.autoencoder.kl_weight)
         return LossTerms({"reconstruction": loss})
 
+    @torch.no_grad()
     def _validate(self, context: Context) -> dict[str, float]:
         """Error of the noise on held-out images with their captions, and how much worse with others'."""
         assert context.held_out is not None
