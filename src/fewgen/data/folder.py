@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fewgen.data.colour import COLOUR_KEYS, to_srgb, unusable_profiles
 from fewgen.data.imageset import ImageSet, too_few_images
 from fewgen.data.kinds import HEAD_BYTES, foreign_kind, is_text, kind_of
 from fewgen.data.names import check_class_names, unprintable
@@ -100,6 +101,7 @@ def _find_split(root: Path, split: str) -> Path:
 class _Decoded:
     array: np.ndarray[Any, Any]  # uint8 (C, H, W)
     original: tuple[int, int]  # width, height
+    usable: bool  # whether what the file says of its colours could be used
 
 
 def _is_16_bit(image: Image.Image, data: bytes) -> bool:
@@ -214,7 +216,14 @@ def _decode(path: Path, form: Form) -> _Decoded:
                     check.verify()
             image.load()
             deep = _is_16_bit(image, data)  # asked of the file; a turned copy does not know its format
-            plain = _to_l_or_rgb(ImageOps.exif_transpose(image), deep, form)
+            upright, usable = ImageOps.exif_transpose(image), True
+            said = {key: image.info[key] for key in COLOUR_KEYS if key in image.info}
+            if upright.mode == "CMYK" and form.convert and said:
+                upright, usable = to_srgb(upright, said)
+                said = {}
+            plain = _to_l_or_rgb(upright, deep, form)
+            if said:
+                plain, usable = to_srgb(plain, said)
     except _Problem:
         raise
     except Image.DecompressionBombError:
@@ -230,7 +239,7 @@ def _decode(path: Path, form: Form) -> _Decoded:
         plain = plain.convert("L" if form.channels == 1 else "RGB")
     if form.size is not None:
         plain = fit_image(plain, form.size, form.fit)
-    return _Decoded(from_pillow(plain), original)
+    return _Decoded(from_pillow(plain), original, usable)
 
 
 def read_image(path: Path, form: Form) -> np.ndarray[Any, Any]:
@@ -240,9 +249,11 @@ def read_image(path: Path, form: Form) -> np.ndarray[Any, Any]:
         DataError: it cannot be used; says why and what to do.
     """
     try:
-        return _decode(path, form).array
+        decoded = _decode(path, form)
     except _Problem as problem:
         raise DataError(f'"{path}" {problem}.') from None
+    unusable_profiles([] if decoded.usable else [path.name])
+    return decoded.array
 
 
 def _entries(folder: Path, root: Path, problems: ProblemList) -> list[Path]:
@@ -351,6 +362,7 @@ def _read(
         kinds = ["grey" if one.array.shape[0] == 1 else "colour" for _, one in good]
         _check_same(good, kinds, root, problems, "kinds", "channels to 1 or 3 (--channels 1 for grey)")
     problems.raise_if_any()
+    unusable_profiles([str(file.relative_to(root)) for file, one in good if not one.usable])
     return torch.from_numpy(np.stack([decoded.array for _, decoded in good]))
 
 
