@@ -43,6 +43,7 @@ def train(
     fit: str = "crop",
     background: str = "error",
     convert: bool = False,
+    value_range: Sequence[float] | None = None,
     minutes: float | None = None,
     clock: str | None = None,
     steps_scale: float | None = None,
@@ -83,6 +84,8 @@ def train(
         fit: how other shapes become square: crop, pad or stretch.
         background: transparent images: error, or put them on white or black.
         convert: accept 16-bit and CMYK images and convert them.
+        value_range: the values that become black and white, such as 0 4095 for camera data or 0 1 for masks;
+            0 and the largest of their type if left out.
         minutes: limit on the time of the whole command: training, measuring and report. Stages are shortened
             to fit, and what there was no time to measure is named. A run may be resumed with another limit.
         clock: what a minute of the limit is: wall (the default), or cpu, of computing on all cores.
@@ -106,7 +109,7 @@ def train(
     """
     from fewgen.data.registry import Reading
 
-    reading = Reading(split, size, channels, fit, background, convert, data_dir, download)
+    reading = Reading(split, size, channels, fit, background, convert, data_dir, download, value_range)
     request = TrainRequest(
         method=method,
         data=data,

@@ -53,11 +53,11 @@ def _decode(stream: np.ndarray[Any, Any], index: int, where: str) -> np.ndarray[
     try:
         with Image.open(io.BytesIO(stream.tobytes()), formats=["JPEG"]) as image:
             if max(image.size) > 4096:
-                raise DataError(f"Image image {index} has {image.size} pixels, more than 4096 a side.")
+                raise DataError(f"Image {index} of {where} has {image.size} pixels, more than 4096 a side.")
             made, usable = to_srgb(image.convert("RGB"), image.info)
             unusable_profiles([] if usable else [f"image {index}"])
             return from_pillow(made)
     except DataError:
         raise
     except Exception as error:  # damaged streams make Pillow raise many kinds
-        raise DataError(f"Image image {index} is damaged ({error}). Copy the file again.") from error
+        raise DataError(f"Image {index} of {where} is damaged ({error}). Copy the file again.") from error

@@ -479,6 +479,8 @@ def training_command(run: Run) -> str:
         words += ["--steps-scale", f"{training['steps_scale']:g}"]
     if config.get("convert"):
         words.append("--convert")
+    if config.get("value_range"):
+        words += ["--value-range", *map(str, config["value_range"])]
     return shlex.join([*words, "--out", "NEW_RUN"])
 
 

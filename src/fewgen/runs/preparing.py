@@ -94,6 +94,7 @@ class TrainRequest:
             "fit": reading.fit,
             "background": reading.background,
             "convert": reading.convert,
+            "value_range": None if reading.value_range is None else [*reading.value_range],
             "meta": self.meta,
             "tasks": self.tasks,
             "class_split": self.class_split,
