@@ -515,7 +515,7 @@ def _check_values(good: list[tuple[Path, _Decoded]], root: Path, problems: Probl
             )
             problems.add(
                 f"the values of the {kind} images reach from {shown(low)} to {shown(high)} of {top}, so "
-                f"with 8 bits they are nearly one shade; {choices if kind == '16-bit' else 'save them spread'}"
+                f"with 8 bits they are nearly one shade; {choices if kind == '16-bit' else 'spread them'}"
             )
 
 
