@@ -14,6 +14,10 @@ class Verdict:
     answer: str
     why: str
     tests: list[dict[str, Any]]
+    plain: str = ""
+
+    def __post_init__(self):
+        self.plain = self.plain or f"in words: {self.why}"
 
 
 @dataclass
@@ -46,7 +50,7 @@ class Evaluation:
             "figures": self.figures,
             "controls": self.controls,
             "verdicts": {
-                name: {"answer": v.answer, "why": v.why, "tests": v.tests}
+                name: {"answer": v.answer, "plain": v.plain, "why": v.why, "tests": v.tests}
                 for name, v in self.verdicts.items()
             },
             "omitted": self.omitted,

@@ -16,7 +16,6 @@ from fewgen.evaluation import copying, distances
 from fewgen.evaluation import real_side as real_side_module
 from fewgen.evaluation.arms import UsefulnessSettings
 from fewgen.evaluation.controls import CONTROLS
-from fewgen.evaluation.cost import PARTS, USEFULNESS
 from fewgen.evaluation.evaluation import N_WORST, RealSide, evaluate_images
 from fewgen.evaluation.verdicts import ANSWERS, QUESTIONS
 from fewgen.files import read_json
@@ -137,7 +136,7 @@ def of_real(sets, real_side):
 
 def test_real_images_are_not_accused(of_real):
     assert answers(of_real) == dict.fromkeys(JUDGED, "yes")
-    assert of_real.verdicts["useful"].answer == "cannot tell"
+    assert of_real.verdicts["useful"].answer == "not measured"
     assert not any(pair.score == 0 for pair in of_real.worst)
 
 
@@ -229,9 +228,12 @@ def test_a_blind_judge_cannot_tell(few, see):
     """Negative control: nothing good or bad is said on the word of a judge who sees nothing."""
     train, held_out, real, _ = few
     side = RealSide(train, held_out, Blind(see))
-    for images in (real, with_images(real.images.flip(2), real), faults(train, real)["noise"][1]):
-        found = answers(evaluate(images, train, held_out, real_side=side))
-        assert found["real"] == found["aligned"] == "cannot tell"
+    # Appearance and pixels need no judge: they can speak against images, but not alone for them.
+    flipped, noise = with_images(real.images.flip(2), real), faults(train, real)["noise"][1]
+    for images, answer in ((real, "cannot tell"), (flipped, "partly"), (noise, "no")):
+        found = evaluate(images, train, held_out, real_side=side).verdicts
+        assert (found["real"].answer, found["aligned"].answer) == (answer, "cannot tell")
+        assert found["real"].tests[0]["answer"] == "cannot tell"
 
 
 def test_features_that_are_not_numbers_are_refused(few):
@@ -262,9 +264,12 @@ def test_without_held_out_images_exact_copies_are_still_named(sets):
     images = real.images.clone()
     images[7], images[20] = train.images[3], train.images[200].flip(1)
     found = evaluate(with_images(images, real), train)
-    assert found.verdicts["new"].answer == "cannot tell"
-    assert "1 of 100 images equal a training image" in found.verdicts["new"].why
+    assert found.verdicts["new"].answer == "partly"
+    assert found.verdicts["new"].plain == "1 of 100 images is a training image."
     assert [pair.suspicious for pair in found.worst] == [True] + [False] * 9
+    copies = evaluate(train.subset(range(0, 300, 7)), train)
+    assert copies.verdicts["new"].answer == "no"
+    assert copies.verdicts["new"].plain == "43 of 43 images are training images."
 
 
 # ------------------------------------------------------------------------------ what must not matter
@@ -407,7 +412,7 @@ def test_progress_is_told(few):
     told = []
     evaluate(real, train, held_out, progress=lambda name, share: told.append((name, share)))
     names = list(dict.fromkeys(name for name, _ in told))
-    assert names == list(PARTS[2:7])
+    assert names == ["real images", "generated images", "figures", "controls", "verdicts"]
     assert all(0 <= share <= 1 for _, share in told)
 
 
@@ -546,16 +551,17 @@ def test_flat_images(few, few_side):
     assert found.verdicts["real"].answer == "no"
     assert found.verdicts["diverse"].answer == "no"
     every = [with_images(images.images * 0, images) for images in (real, train, held_out)]
-    # They do equal the held-out images; nothing else can be told of images without content.
+    # They do equal the training images; nothing else can be told of images without content.
     found = answers(evaluate(*every))
-    assert found == {"real": "yes", "diverse": "cannot tell", "new": "cannot tell", "aligned": "cannot tell"}
+    assert found == {**dict.fromkeys(JUDGED, "cannot tell"), "new": "no"}
 
 
 def test_held_out_images_that_are_training_images(few):
     train, held_out, real, _ = few
-    # Only those: there is nothing to compare with.
+    # Only those: there is nothing to compare with, and a fact needs nothing.
     found = evaluate(train, train, train.shots(3, 0))
-    assert found.verdicts["new"].answer == "cannot tell"
+    assert found.verdicts["new"].answer == "no"
+    assert evaluate(real, train, train.shots(3, 0)).verdicts["new"].answer == "cannot tell"
     # A few: they do not make copies usual.
     images = held_out.images.clone()
     images[::20] = train.images[::20]
@@ -652,7 +658,7 @@ def test_usefulness_without_and_with_a_pool(few):
     assert [point["images_per_class"] for point in curve] == [5, 10]
     assert found.figures["usefulness"]["n_support_draws"] == 2
     assert "worth_images" not in found.omitted
-    assert (USEFULNESS, 1.0) in told
+    assert ("usefulness", 1.0) in told
 
 
 def test_usefulness_says_why_it_is_missing(few, few_side):

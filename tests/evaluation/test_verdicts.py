@@ -1,5 +1,6 @@
 """Verdicts: no answer counts which was not proved first."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -10,9 +11,19 @@ from hypothesis import strategies as st
 from tests.evaluation.test_verdict_tests import labelled, side_of
 
 from fewgen.errors import DataError
+from fewgen.evaluation.failed import FAILED
 from fewgen.evaluation.gains import Gain
-from fewgen.evaluation.verdict_tests import Outcome, VerdictTest, standard_tests
-from fewgen.evaluation.verdicts import ANSWERS, SMALL_GAIN, decide, run_controls, useful_verdict
+from fewgen.evaluation.outcome import ANSWERS, Outcome, VerdictTest
+from fewgen.evaluation.verdict_tests import standard_tests
+from fewgen.evaluation.verdicts import (
+    SMALL_GAIN,
+    Verdict,
+    decide,
+    run_controls,
+    useful_verdict,
+    verdict_lines,
+    without_meaning,
+)
 
 # ------------------------------------------------------------------------------- the weight of a test
 
@@ -168,15 +179,40 @@ def test_questions_are_apart():
     assert {question: verdict.answer for question, verdict in found.items()} == {"new": "no", "real": "yes"}
 
 
-def test_the_standard_tests_name_known_controls_and_one_primary_test_per_question():
-    tests = standard_tests(side_of(labelled(12)), None)
+def test_the_standard_tests_name_known_controls_and_a_primary_test_per_question():
+    tests = standard_tests(side_of(labelled(12)), None, failed=lambda side, held_out: Outcome("yes", ""))
     assert len({test.name for test in tests}) == len(tests)
-    for question in ("real", "diverse", "new", "aligned"):
+    for question, n_primary in (("real", 2), ("diverse", 1), ("new", 1), ("aligned", 1)):
         own = [test for test in tests if test.question == question]
-        assert [test.primary for test in own].count(True) == 1
+        assert [test.primary for test in own].count(True) == n_primary
         for test in own:
-            assert "held_out" in test.must_pass, test.name
             assert test.must_catch, test.name
+            # Only a fact needs no real images that it lets pass.
+            assert ("held_out" in test.must_pass) == (test.name != "training images"), test.name
+    assert set(FAILED) < set(next(test for test in tests if test.name == "failed generators").must_catch)
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        (("yes", "yes"), "yes"),
+        (("yes", "cannot tell"), "cannot tell"),
+        (("cannot tell", "yes"), "cannot tell"),
+        (("yes", "partly"), "partly"),
+        (("cannot tell", "no"), "no"),
+    ],
+)
+def test_yes_needs_every_primary_test(answers, expected):
+    assert decided(*((answer, True) for answer in answers)) == expected
+
+
+@pytest.mark.parametrize(("first", "expected"), [("cannot tell", "cannot tell"), ("yes", "partly")])
+def test_a_test_that_may_not_stand_alone_needs_a_primary_one_with_an_answer(first, expected):
+    average = dataclasses.replace(saying("partly", name="average", primary=False), alone=False)
+    tests = [saying(first, name="near-copies"), average]
+    controls = {test.name: heard(held_out="yes", copies="no") for test in tests}
+    found = decide(tests, {test.name: test.run(None, None) for test in tests}, controls, 60)["new"]
+    assert found.answer == expected
 
 
 # -------------------------------------------------------------------------------------------- useful
@@ -252,3 +288,46 @@ def test_useful_names_what_the_images_are_worth():
     result = measured(0.05, 0.01, 0.09)
     result.worth = SimpleNamespace(text="Worth 12 real images per class")
     assert "Worth 12 real images" in useful_verdict(result, SEEN).why
+
+
+# ------------------------------------------------------------------------------------ not meaningful
+
+FLATTERED = {"diverse": "yes", "new": "partly", "useful": "not measured", "aligned": "cannot tell"}
+
+
+@pytest.mark.parametrize(
+    ("real", "steps", "taken"),
+    [
+        ("no", None, True),
+        ("no", (2500, 2500), True),
+        ("cannot tell", (25, 2500), True),
+        ("partly", (25, 2500), True),
+        ("yes", (25, 2500), False),
+        ("partly", (2000, 2500), False),
+        ("cannot tell", None, False),
+    ],
+)
+def test_good_news_of_images_that_do_not_look_real_means_nothing(real, steps, taken):
+    given = {"real": real, **FLATTERED}
+    found = without_meaning({q: Verdict(q, answer, f"why {q}") for q, answer in given.items()}, steps)
+    assert list(found) == list(given)
+    for question, verdict in found.items():
+        flattered = taken and question != "real" and given[question] in ("yes", "partly")
+        assert verdict.answer == ("not meaningful" if flattered else given[question])
+        assert verdict.why.endswith(f"why {question}")
+
+
+def test_copies_are_never_hidden():
+    given = {
+        "real": Verdict("real", "no", "fog"),
+        "new": Verdict("new", "no", "44 of 44 are training images"),
+    }
+    assert without_meaning(given, (25, 2500)) == given
+
+
+def test_the_first_line_says_that_training_was_cut():
+    lines = verdict_lines({"new": Verdict("new", "yes", "why")}, {"steps": {"made": 25, "of": 2500}})
+    assert lines == ["Undertrained: 25 of 2,500 steps.", "New?      yes             Why"]
+    assert (
+        len(verdict_lines({"new": Verdict("new", "yes", "why")}, {"steps": {"made": 2500, "of": 2500}})) == 1
+    )

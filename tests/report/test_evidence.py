@@ -159,10 +159,10 @@ def test_empty_parts_are_left_out(evaluation):
 def test_lines_for_a_terminal_from_objects_and_from_json(evaluation):
     lines = verdict_lines(evaluation.verdicts)
     assert [line[:10].strip() for line in lines] == ["Real?", "Diverse?", "New?", "Useful?", "Aligned?"]
-    assert lines[3].split("  ")[-1].strip() == "why useful"
+    assert lines[3].split("  ")[-1].strip() == "in words: why useful"
     assert verdict_lines(evaluation.to_dict()["verdicts"]) == lines
     two = {"new": {"answer": "no", "why": "a\nb"}, "odd": {"answer": "yes", "why": "c"}}
-    assert verdict_lines(two) == ["New?      no           a b", "Odd?      yes          c"]
+    assert verdict_lines(two) == ["New?      no              a b", "Odd?      yes             c"]
     assert summary(evaluation.verdicts).startswith("real: partly, diverse: yes, new: no")
 
 

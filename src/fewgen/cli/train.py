@@ -68,7 +68,7 @@ def verdicts(run: Any) -> list[str]:
 
     try:
         record = read_json(Path(run.path) / EVALUATION_NAME)
-        return verdict_lines(record["verdicts"])
+        return verdict_lines(record["verdicts"], record.get("protocol"))
     except (DataError, KeyError, TypeError):
         return []
 

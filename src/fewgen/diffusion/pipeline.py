@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fewgen.diffusion.schedule import NoiseSchedule
-from fewgen.errors import ConfigError, DataError, ShapeError, TextError
+from fewgen.diffusion.schedule import NoiseSchedule, Spacing
+from fewgen.errors import ConfigError, DataError, MissingDependencyError, ShapeError, TextError
+
+__all__ = ["TextToImage", "content_hash", "optional_library", "split_prompt"]
+
+Progress = Callable[[int, int], None]
+"""Called with the steps done and the steps in all."""
 
 _SHOWN = 8
 
@@ -210,6 +217,8 @@ class TextToImage(nn.Module):
         uncond: Tensor | Sequence[Tensor] | None,
         guidance_scale: float,
         steps: int,
+        progress: Progress | None = None,
+        spacing: Spacing = "trailing",
     ) -> Tensor:
         """Denoise deterministically; returns z_0 (B, *latent_shape).
 
@@ -220,6 +229,8 @@ class TextToImage(nn.Module):
                 steps (a sequence, or (steps, B, L, D)); None with guidance_scale 1.
             guidance_scale: strength of the guidance.
             steps: number of steps.
+            progress: called after each step with the steps done and `steps`.
+            spacing: which times are visited; see `NoiseSchedule.timesteps`.
 
         Raises:
             ConfigError: a wrong number of steps or of unconditional contexts.
@@ -228,7 +239,7 @@ class TextToImage(nn.Module):
 
         Source: Song et al. 2021, arXiv:2010.02502, Eq. 12.
         """
-        times = self.schedule.timesteps(steps)
+        times = self.schedule.timesteps(steps, spacing)
         each = self._per_step(uncond, steps)
         check_shape("Latents", z_T, self.latent_shape)
         z = z_T
@@ -236,6 +247,8 @@ class TextToImage(nn.Module):
             rows = torch.full((len(z),), t, dtype=torch.int64, device=z.device)
             eps = self.guided(z, rows, cond, each[i], guidance_scale)
             z = self.schedule.move(z, eps, t, times[i + 1] if i + 1 < steps else None)
+            if progress is not None:
+                progress(i + 1, steps)
         if not bool(torch.isfinite(z).all()):
             raise DataError(
                 f"Sampling gave numbers that are not finite (guidance {guidance_scale:g}, {steps} steps). "
@@ -301,6 +314,20 @@ def content_hash(parts: Iterable[tuple[str, bytes | Tensor]]) -> str:
         digest.update(value)
         digests.append(digest.digest())
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+
+
+def optional_library(name: str, what: str) -> Any:
+    """Import diffusers or transformers.
+
+    Raises:
+        MissingDependencyError: it is not installed; the message names the extra.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{what} needs {name}. Install it with: pip install 'fewgen[diffusion]'"
+        ) from error
 
 
 def _quoted(texts: Sequence[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,19 @@ from typing import Any
 from fewgen.errors import CheckpointError, FewgenError, MissingDependencyError
 
 
-def optional_library(name: str, what: str, extra: str = "text") -> Any:
-    """Return a library of an extra; `what` stands for what needs it, in the message.
+def import_transformers(what: str) -> Any:
+    """Return the library; `what` stands for what needs it, in the message.
 
     Raises:
         MissingDependencyError: it is not installed.
     """
     try:
-        return importlib.import_module(name)
+        import transformers
     except ImportError as error:
         raise MissingDependencyError(
-            f"{what} needs {name}. Install it with: pip install 'fewgen[{extra}]'"
+            f"{what} needs transformers. Install it with: pip install 'fewgen[text]'"
         ) from error
+    return transformers
 
 
 def model_folder(path: str | Path, kind: str, example: str, error: type[FewgenError], *patterns: str) -> Path:

@@ -32,6 +32,12 @@ from fewgen.evaluation.statistics import (
 MARGIN = 0.05
 """Agreement this far below that of real images counts as equal (or half the way to chance, if smaller)."""
 
+TOLERATED = 2.0
+"""Loss of agreement, in margins, from which the answer is not yes, however uncertain the loss is."""
+
+WIDEST = 0.15
+"""Uncertainty of the difference, to either side, beyond which the answer is not yes."""
+
 CLASS_LEVEL = 0.01
 """Chance, over all classes together, that a class is said to fail although nothing is wrong."""
 
@@ -249,6 +255,8 @@ def alignment_test(
       above `MISS_LEVEL`.
     - "no": significantly nearer to chance than to the real agreement (the interval of generated - (real +
       chance) / 2 lies below 0).
+      Also where "yes" would hold, but the loss is `TOLERATED` margins or the interval reaches more than
+      `WIDEST` to either side: a "yes" would mean little, or be a no.
     - "yes": the interval of generated - real reaches up to -`margin` or more, and no class fails.
     - "partly": everything else.
 
@@ -337,6 +345,16 @@ def alignment_test(
         )
     elif bool(no):
         answer, why = "no", f"{numbers} That is nearer to chance than to real images."
+    elif (
+        bool(yes)
+        and not failing
+        and (difference.value <= -TOLERATED * margin or difference.high - difference.low > 2 * WIDEST)
+    ):
+        answer = "cannot tell"
+        why = (
+            f"{numbers} So wide an interval does not rule out a loss of {-100 * difference.low:.0f} points; "
+            "hold out more images."
+        )
     elif bool(yes) and not failing:
         answer = "yes"
         why = f"{numbers} It is not shown to be more than {100 * margin:.0f} points below real images"

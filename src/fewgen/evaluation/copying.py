@@ -59,6 +59,12 @@ class Nearest:
         """Distance of the nearest over that of the next ones, (N,), in [0, 1]: 0 is an exact copy."""
         return torch.where(self.distance == 0, 0.0, self.distance / self.others.clamp_min(1e-12))
 
+    @staticmethod
+    def unknown(n: int) -> Nearest:
+        """Return the place of what was not searched: NaN, which every test refuses."""
+        nothing, first = torch.full((n,), math.nan, dtype=torch.float64), torch.zeros(n, dtype=torch.int64)
+        return Nearest(nothing, first, nothing, first)
+
     def at(self, indices: Tensor) -> Nearest:
         """Return those of some queries."""
         return Nearest(*(getattr(self, f.name)[indices] for f in fields(self)))

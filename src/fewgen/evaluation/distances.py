@@ -166,6 +166,28 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:
     return (x @ y.T).div_(x.shape[1]).add_(1.0).pow_(3)
 
 
+def distance_kernel(x: Tensor, y: Tensor) -> Tensor:
+    """Return the negative Euclidean distances, (N, M); the kernel distance is then the energy distance.
+
+    It grows with the distance, so sets that are far from a third one are still ranked.
+
+    Source: Szekely & Rizzo 2013, Journal of Statistical Planning and Inference 143, Eq. 5; Sejdinovic et al.
+    2013, arXiv:1207.6076, Sec. 5.
+    """
+    return -torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def energy_distance(x: Tensor, y: Tensor) -> float:
+    """Return the unbiased energy distance of samples (N, D) and (M, D), at least 2 each; can be negative.
+
+    Raises: DataError, ShapeError as `kernel_distance`.
+    """
+    x, y = check_pair(x, y, 2)
+    n, m = len(x), len(y)
+    within_x, within_y = (distance_kernel(s, s).sum() for s in (x, y))
+    return float(within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * distance_kernel(x, y).mean())
+
+
 def _kernel_sum_within(x: Tensor) -> Tensor:
     """Sum over pairs of different samples; each unordered pair is computed once."""
     total = torch.zeros((), dtype=torch.float64)
@@ -361,6 +383,7 @@ def kernel_test(
     max_per_set: int = 1000,
     labels_x: Tensor | None = None,
     labels_y: Tensor | None = None,
+    kernel: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> KernelTest:
     """Permutation test on the unbiased kernel distance (KID): are x and y draws of one distribution?
 
@@ -380,6 +403,7 @@ def kernel_test(
         labels_x: int64 (N,); with labels, samples are exchanged within their class only, so that unequal
             class counts are no difference. Give both or neither.
         labels_y: int64 (M,).
+        kernel: of samples (N, D) and (M, D), (N, M); None: the polynomial kernel of `kernel_distance`.
 
     Returns:
         `KernelTest`; the order of the samples does not enter.
@@ -424,10 +448,10 @@ def kernel_test(
             f"the sets of {len(x)} and {len(y)} samples share no class with a sample on both sides, so "
             "nothing can be exchanged between them."
         )
-    kernel = _kernel(pool, pool)
-    scale = float(kernel.abs().mean())
-    kernel.fill_diagonal_(0.0)
-    values = _permuted_distances(kernel, in_x)
+    values_of_pairs = (kernel or _kernel)(pool, pool)
+    scale = float(values_of_pairs.abs().mean())
+    values_of_pairs.fill_diagonal_(0.0)
+    values = _permuted_distances(values_of_pairs, in_x)
     # Permutations that only exchange equal samples give the observed distance up to rounding: they count.
     extreme = int((values[1:] >= values[0] - 1e-12 * scale).sum())
     return KernelTest(float(values[0]), (1 + extreme) / (1 + n_permutations), n_permutations, len(x), len(y))

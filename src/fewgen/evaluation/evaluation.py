@@ -20,19 +20,22 @@ from fewgen.evaluation.controls import DESCRIPTIONS
 from fewgen.evaluation.copying import MAX_SIDE, ROTATIONS, worst
 from fewgen.evaluation.figures import compute_figures, entry
 from fewgen.evaluation.gains import Gain
+from fewgen.evaluation.outcome import Outcome
 from fewgen.evaluation.real_side import Progress, RealSide, check_real_side, check_sets
 from fewgen.evaluation.side import Side
 from fewgen.evaluation.usefulness import UsefulnessResult, measure_usefulness, usefulness_controls
-from fewgen.evaluation.verdict_tests import Outcome
+from fewgen.evaluation.verdict_tests import no_training_images
 from fewgen.evaluation.verdicts import (
     OFFER,
     QUESTIONS,
     Verdict,
     attempt,
     decide,
+    headline,
     sentence,
     useful_verdict,
     verdict_lines,
+    without_meaning,
 )
 from fewgen.files import write_json
 from fewgen.version import __version__
@@ -113,8 +116,13 @@ class Evaluation:
         }
 
     def lines(self) -> list[str]:
-        """Return one line per question, for a terminal."""
-        return verdict_lines(self.verdicts)
+        """Return one line per question, for a terminal; before them, if so, that training was cut short."""
+        return verdict_lines(self.verdicts, self.protocol)
+
+    @property
+    def headline(self) -> str:
+        """What must be known before any verdict: that training was cut short; or nothing."""
+        return headline(self.protocol)
 
     def save(self, path: str | Path) -> None:
         """Write `to_dict()` as JSON, atomically."""
@@ -137,6 +145,7 @@ def evaluate_images(
     real_side: RealSide | None = None,
     labelled: bool = True,
     usefulness_options: Mapping[str, Any] | None = None,
+    steps: tuple[int, int] | None = None,
 ) -> Evaluation:
     """Judge generated images: real, diverse, new, useful, aligned; each answer proved on controls first.
 
@@ -156,6 +165,7 @@ def evaluate_images(
         real_side: `RealSide` of the same train, held_out, extractor, pool and seed, if at hand.
         labelled: False if the labels of `generated` mean nothing.
         usefulness_options: further keywords of `measure_usefulness`.
+        steps: training steps of the generator that were made, and those of its preset, if known.
 
     Returns:
         `Evaluation`. What could not be computed is named in `omitted` with the reason; no figure is NaN.
@@ -169,6 +179,7 @@ def evaluate_images(
         raise ConfigError(f"useful_draws must be 0 or more, got {useful_draws}.")
     check_sets({"training": train, "generated": generated, "held-out": held_out, "pool": pool})
     tell = progress or (lambda name, share: None)
+    tell("real images", 0.0)
     if real_side is not None:
         check_real_side(real_side, train, held_out)
     real = real_side or RealSide(train, held_out, extractor, pool, seed, progress)
@@ -176,26 +187,23 @@ def evaluate_images(
     ordered = generated.subset(order)
     if not labelled:
         ordered = _without_labels(ordered)
-    tell("describing new images", 0.0)
+    tell("generated images", 0.0)
     side = real.side(ordered)
 
-    tell("computing figures", 0.0)
+    tell("figures", 0.0)
     if real.held_out is None or real.held_features is None or real.held_out_images is None:
         found, omitted = compute_figures(None)
         controls: dict[str, dict[str, dict[str, Any]]] = {}
         verdicts = {name: Verdict(name, "cannot tell", sentence(OFFER)) for name in QUESTIONS}
-        exact = int((side.nearest.distance == 0).sum())
-        if exact:
-            verdicts["new"].why += (
-                f". This much is plain: {exact} of {len(generated)} images equal a training image in every "
-                "pixel compared, as it is, mirrored or shifted."
-            )
+        copied = no_training_images(side)
+        if copied.answer != "yes":
+            verdicts["new"] = Verdict("new", copied.answer, sentence(copied.why), plain=copied.plain)
     else:
         found, omitted = compute_figures(real.comparison(side, real.held_out, real.held_features))
-        tell("trying tests on controls", 0.0)
+        tell("controls", 0.0)
         judged = real.controls(side.labels)
         controls = judged.figures
-        tell("weighing verdicts", 0.0)
+        tell("verdicts", 0.0)
         outcomes = {test.name: attempt(test, side, real.held_out) for test in judged.tests}
         verdicts = decide(judged.tests, outcomes, judged.outcomes, len(real.held_out.labels))
         known = _seen(ordered, real.held_out_images, real.train)
@@ -211,12 +219,12 @@ def evaluate_images(
     _usefulness(
         verdicts, found, omitted, generated, real, draws, useful_draws, tell, labelled, usefulness_options
     )
-    verdicts = {name: verdicts[name] for name in QUESTIONS if name in verdicts}
+    verdicts = without_meaning({name: verdicts[name] for name in QUESTIONS if name in verdicts}, steps)
 
     scores = torch.empty(len(generated), dtype=torch.float64)
     scores[order] = side.nearest.score
     return Evaluation(
-        protocol=_protocol(generated, real, useful_draws, labelled),
+        protocol=_protocol(generated, real, useful_draws, labelled) | _steps(steps),
         figures=found,
         controls=controls,
         verdicts=verdicts,
@@ -303,6 +311,10 @@ def _protocol(generated: ImageSet, real: RealSide, useful_draws: int, labelled: 
     }
 
 
+def _steps(steps: tuple[int, int] | None) -> dict[str, Any]:
+    return {} if steps is None else {"steps": {"made": steps[0], "of": steps[1]}}
+
+
 # ------------------------------------------------------------------------------------------- usefulness
 
 
@@ -326,7 +338,8 @@ def _usefulness(
             reason = "the images have no class labels, so no classifier can learn from them"
     if held is None or n_draws == 0 or not labelled:
         omitted["usefulness"] = reason
-        verdicts["useful"] = Verdict("useful", "cannot tell", sentence(reason) + ".")
+        answer = "not measured" if held is not None and labelled else "cannot tell"
+        verdicts["useful"] = Verdict("useful", answer, sentence(reason) + ".")
         return
     pairs, more = [(real.train, generated), *draws], dict(options or {})
     settings = {"n_draws": n_draws, "pool": real.pool, "seed": real.seed, **more}

@@ -17,11 +17,14 @@ from fewgen.encoders.classifier import ClassifierFeatures
 from fewgen.encoders.probe import class_predictor
 from fewgen.errors import ConfigError, DataError, ShapeError
 from fewgen.evaluation.controls import halves, make_controls, spread_over_classes
-from fewgen.evaluation.copying import Aligner, feature_scores
+from fewgen.evaluation.copying import Aligner, Nearest, feature_scores
+from fewgen.evaluation.failed import failed_images
 from fewgen.evaluation.figures import Comparison, compute_figures
 from fewgen.evaluation.gains import Gain
+from fewgen.evaluation.looks_failed import N_COMPARED, looks_failed
+from fewgen.evaluation.outcome import Outcome, VerdictTest
 from fewgen.evaluation.side import Side
-from fewgen.evaluation.verdict_tests import Outcome, VerdictTest, standard_tests
+from fewgen.evaluation.verdict_tests import standard_tests
 from fewgen.evaluation.verdicts import OFFER, run_controls
 from fewgen.progress import Progress
 
@@ -75,7 +78,7 @@ class RealSide:
                 )
             extractor = ClassifierFeatures.of(
                 known,
-                progress=None if progress is None else lambda i, n, _: progress("training a judge", i / n),
+                progress=None if progress is None else lambda i, n, _: progress("judge", i / n),
             )
         self.judged_by_training = pool is None and isinstance(extractor, ClassifierFeatures)
         self.extractor = extractor
@@ -89,8 +92,6 @@ class RealSide:
             and extractor.class_names == held_out.class_names
         ):
             extractor.measure(held_out)
-        if progress is not None:
-            progress("describing real images", 0.0)
         self.aligner = Aligner(self.train.images)
         self.train_features = extractor.features(self.train)
         self._controls: dict[tuple[int, ...], Controls] = {}
@@ -114,6 +115,25 @@ class RealSide:
             self.aligner.nearest(images.images),
             feature_scores(features, self.train_features),
         )
+
+    def seen(self, images: ImageSet) -> Side:
+        """Describe images by what they look like alone: features, and no search for copies."""
+        unknown = Nearest.unknown(len(images))
+        return Side(images, self.extractor.features(images), None, unknown, unknown.distance)
+
+    @functools.cached_property
+    def failed(self) -> dict[str, Side]:
+        """Images of failed generators, made from training images."""
+        return self._failed(self.train)
+
+    @functools.cached_property
+    def failed_of_held_out(self) -> dict[str, Side]:
+        """Images of failed generators, made from held-out images: what the test of "real" must catch."""
+        return {} if self.held_out is None else self._failed(self.held_out.images)
+
+    def _failed(self, source: ImageSet) -> dict[str, Side]:
+        some = source.subset(spread_over_classes(source.labels, N_COMPARED, self.rng()))
+        return {name: self.seen(images) for name, images in failed_images(some, self.seed).items()}
 
     def nearest_of_train(self, indices: Tensor) -> Tensor:
         """Return the distance of training images to their nearest other training image, (n,)."""
@@ -218,12 +238,15 @@ class Controls:
     @functools.cached_property
     def tests(self) -> list[VerdictTest]:
         """The tests of real, diverse, new and aligned."""
-        return standard_tests(self.tested, lambda: self.sides["augmented_copies"][0], self.real.seed)
+        augmented, seed = lambda: self.sides["augmented_copies"][0], self.real.seed  # noqa: E731
+        failed = looks_failed(self.real.train, lambda: self.real.failed, augmented, seed)
+        return standard_tests(self.tested, augmented, seed, failed)
 
     @functools.cached_property
     def outcomes(self) -> dict[str, dict[str, Outcome]]:
         """Test name -> control -> outcome."""
-        return run_controls(self.tests, self.sides)
+        made = self.real.failed_of_held_out
+        return run_controls(self.tests, {**self.sides, **{n: (s, self.tested) for n, s in made.items()}})
 
 
 def check_sets(sets: Mapping[str, ImageSet | None]) -> None:

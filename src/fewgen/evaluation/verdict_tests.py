@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,52 +16,16 @@ from fewgen.evaluation.agreement import alignment_test
 from fewgen.evaluation.copying import MAX_SHIFT, ROTATIONS, c_t, clear_copies, reduced, tail_test
 from fewgen.evaluation.distances import kernel_test, neighbour_scores
 from fewgen.evaluation.diversity import collapse_share, vendi_ratio, within_class_distance
+from fewgen.evaluation.failed import FAILED
+from fewgen.evaluation.looks_failed import REAL
+from fewgen.evaluation.outcome import ALPHA, Outcome, VerdictTest, percent
 from fewgen.evaluation.side import Side, matched, n_distinct, split
-
-ALPHA = 0.005
-"""Level of each single test, so that all verdicts together accuse real images in under 5 % of cases."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one test says of one set of images: answer, sentence, and the numbers behind it."""
-
-    answer: str
-    why: str
-    numbers: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class VerdictTest:
-    """One test of one question.
-
-    name: in words.
-    question: which verdict it belongs to.
-    run: (images, held-out images to judge them by) -> Outcome.
-    must_catch: controls for which the answer must not be "yes" before good news counts.
-    must_pass: controls for which it has to be "yes" before bad news counts.
-    primary: whether a verdict can be "yes" on its word; others can only lower a verdict.
-    fewest_held_out: held-out images below which good news counts for nothing; controls are judged by half
-        of them, so the limit is not the test's own.
-    """
-
-    name: str
-    question: str
-    run: Callable[[Side, Side], Outcome]
-    must_catch: tuple[str, ...]
-    must_pass: tuple[str, ...] = ("held_out",)
-    primary: bool = True
-    fewest_held_out: int = 0
 
 
 def named(names: Sequence[str]) -> str:
     """Return the first five names in quotes, and how many more there are."""
     shown = ", ".join(f'"{name}"' for name in names[:5])
     return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _percent(share: float) -> str:
-    return f"{share:.0%}" if share == 0 or share >= 0.095 else f"{share:.1%}"
 
 
 def _within(limit: float, share: float) -> str:
@@ -91,7 +54,9 @@ def looks_real(augmented: Callable[[], Side] | None, seed: int = 0) -> Callable[
 
     def distance(side: Side, held_out: Side) -> Any:
         rng = torch.Generator().manual_seed(seed)
-        labels = {"labels_x": side.labels, "labels_y": held_out.labels} if side.labelled else {}
+        labels: dict[str, Any] = {}
+        if side.labelled:
+            labels = {"labels_x": side.labels, "labels_y": held_out.labels}
         sides = (side.features, held_out.features)
         return kernel_test(*sides, rng=rng, n_permutations=500, max_per_set=500, **labels)
 
@@ -106,6 +71,7 @@ def looks_real(augmented: Callable[[], Side] | None, seed: int = 0) -> Callable[
                 f"in the judge's features they are not told apart from held-out real images "
                 f"(kernel distance {found.value:.3g}, p = {found.p_value:.2g}).",
                 numbers,
+                REAL,
             )
         if augmented is not None:
             if id(held_out) not in known:
@@ -118,6 +84,7 @@ def looks_real(augmented: Callable[[], Side] | None, seed: int = 0) -> Callable[
                     f"they are as near to held-out real images (kernel distance {found.value:.3g}) as "
                     f"augmented copies of the training images are ({near:.3g}).",
                     numbers,
+                    REAL,
                 )
         own, other = matched(side.labels, held_out.labels)
         shares = []
@@ -136,9 +103,12 @@ def looks_real(augmented: Callable[[], Side] | None, seed: int = 0) -> Callable[
         return Outcome(
             answer,
             f"they are told apart from held-out real images (kernel distance {found.value:.3g}"
-            f"{compared}, p = {found.p_value:.2g}); {_percent(inside)} lie among real images, of real images "
-            f"{_percent(usual)}.",
+            f"{compared}, p = {found.p_value:.2g}); {percent(inside)} lie among real images, of real images "
+            f"{percent(usual)}.",
             numbers,
+            "They do not look like real images."
+            if answer == "no"
+            else "They look much, but not quite, like real images.",
         )
 
     return run
@@ -228,7 +198,12 @@ def is_diverse(every_held_out: Side, n_splits: int = 20, seed: int = 0) -> Calla
         if low and len(low) < len(names):
             why += f" Hardly any variety in: {named(low)}."
         numbers = {"distance_ratio": pair, "vendi_ratio": vendi, "slack": slack}
-        return Outcome(answer, why, {**numbers, "per_class": per_class, "low": low})
+        plain = {
+            "yes": "Images of a class differ about as much as real ones.",
+            "partly": "Images of a class differ less than real ones.",
+            "no": "Images of a class are nearly all alike.",
+        }[answer]
+        return Outcome(answer, why, {**numbers, "per_class": per_class, "low": low}, plain)
 
     return run
 
@@ -265,9 +240,10 @@ def repeats_itself(every_held_out: Side, seed: int = 0) -> Callable[[Side, Side]
         found = share(side, held_out)
         return Outcome(
             _within(limit(), found),
-            f"{_percent(found)} of the pairs of a class are nearer than the nearest 1 % of real pairs; up to "
-            f"{_percent(limit())} would be usual.",
+            f"{percent(found)} of the pairs of a class are nearer than the nearest 1 % of real pairs; up to "
+            f"{percent(limit())} would be usual.",
             {"collapse_share": found, "limit": limit()},
+            "Many images of a class are nearly the same.",
         )
 
     return run
@@ -285,9 +261,10 @@ def no_repeats(side: Side, held_out: Side) -> Outcome:
     limit = max(REPEATS, 2 * usual)
     return Outcome(
         _within(limit, own),
-        f"{_percent(own)} of the images repeat another one in every pixel (held-out real images: "
-        f"{_percent(usual)}).",
+        f"{percent(own)} of the images repeat another one in every pixel (held-out real images: "
+        f"{percent(usual)}).",
         {"repeated_share": own, "limit": limit},
+        f"{own:.0%} of the images repeat another one.",
     )
 
 
@@ -305,18 +282,25 @@ def _copies_in(side: Side, held_out: Side, scores: Tensor, held: Tensor, space: 
     more = {"clear_copies": n_clear, "clear_copies_p_value": clear.p_value, "space": space}
     numbers = {**dataclasses.asdict(found), **more}
     what = (
-        f"{_percent(found.share)} of the images lie nearer to one training image, relative to the next ones, "
-        f"than all but {_percent(found.rank / found.n_held_out)} of {found.n_held_out} held-out images do "
-        f"({_percent(found.expected)} expected, p = {found.p_value:.2g})"
+        f"{percent(found.share)} of the images lie nearer to one training image, relative to the next ones, "
+        f"than all but {percent(found.rank / found.n_held_out)} of {found.n_held_out} held-out images do "
+        f"({percent(found.expected)} expected, p = {found.p_value:.2g})"
     )
     if found.p_value < ALPHA or clear.p_value < ALPHA:
-        many = found.share - found.expected >= 0.01 and n_clear + found.share * n >= 0.02 * n
+        many = found.share - found.expected >= 0.01 and n_clear + found.share * n >= COPIED * n
         doubt = f" {n_clear} of {n} are copies beyond doubt." if n_clear else ""
-        return Outcome("no" if many else "partly", f"{space}: {what}.{doubt}", numbers)
-    blind = ""
+        near = max(n_clear, round(found.share * n))
+        plain = (
+            f"About {near} of {n} images are near-copies of training images."
+            if many
+            else ("A few images may be near-copies of training images.")
+        )
+        return Outcome("no" if many else "partly", f"{space}: {what}.{doubt}", numbers, plain)
+    blind, plain = "", f"No copies found among {n} images."
     if found.detectable is not None:
-        blind = f" Fewer than {_percent(found.detectable)} of copies among them could go unseen."
-    return Outcome("yes", f"{space}: no copies found; {what}.{blind}", numbers)
+        blind = f" Fewer than {percent(found.detectable)} of copies among them could go unseen."
+        plain = f"No copies found among {n} images; up to {percent(found.detectable)} could be missed."
+    return Outcome("yes", f"{space}: no copies found; {what}.{blind}", numbers, plain)
 
 
 SEARCHED = (
@@ -347,6 +331,7 @@ def not_nearer_on_average(side: Side, held_out: Side) -> Outcome:
             f"on average they lie nearer to single training images than held-out images do "
             f"(C_T {found.z:+.1f}, p = {found.p_value:.2g}).",
             numbers,
+            "They lie nearer to the training images than other real images do, though no copy stands out.",
         )
     why = f"on average they lie no nearer to single training images (C_T {found.z:+.1f})."
     return Outcome("yes", why, numbers)
@@ -360,28 +345,65 @@ def shows_its_class(side: Side, held_out: Side) -> Outcome:
         raise DataError("the images have no class labels, so it is not known what they should show.")
     seen = (side.predictions, side.labels, held_out.predictions, held_out.labels)
     found = alignment_test(*seen, side.images.class_names)
-    return Outcome(found.answer, found.why, {"figures": found.figures()})
+    plain = {
+        "yes": "They show the classes that were asked for, as often as real images do.",
+        "partly": "They show the classes that were asked for, but less clearly than real images do.",
+        "no": "They do not show the classes that were asked for.",
+    }.get(found.answer, "")
+    return Outcome(found.answer, found.why, {"figures": found.figures()}, plain)
 
 
-def standard_tests(held_out: Side, augmented: Callable[[], Side] | None, seed: int = 0) -> list[VerdictTest]:
+COPIED = 0.02
+"""Share of copies from which a set is not new; below it, it is partly new."""
+
+
+def no_training_images(side: Side, held_out: Side | None = None) -> Outcome:
+    """Test of "new": images that equal a training image, as it is, mirrored, shifted or turned by 90 degrees.
+
+    A fact that needs no statistics and no held-out images.
+    """
+    n, equal = len(side.nearest.distance), int((side.nearest.distance == 0).sum())
+    if not equal:
+        return Outcome("yes", "no image equals a training image.", {"equal": 0, "n": n})
+    are = "is a training image" if equal == 1 else "are training images"
+    return Outcome(
+        "no" if equal >= COPIED * n else "partly",
+        f"{equal} of {n} images equal a training image in every pixel compared, as it is, mirrored, shifted "
+        "or turned by a multiple of 90 degrees.",
+        {"equal": equal, "n": n},
+        f"{equal} of {n} images {are}.",
+    )
+
+
+def standard_tests(
+    held_out: Side,
+    augmented: Callable[[], Side] | None,
+    seed: int = 0,
+    failed: Callable[[Side, Side], Outcome] | None = None,
+) -> list[VerdictTest]:
     """Return the tests of real, diverse, new and aligned.
 
     Args:
         held_out: the held-out images, which show how far figures vary by chance.
         augmented: gives the augmented training images, or None.
         seed: of subsets and permutations.
+        failed: the test against failed generators, of `looks_failed`; None leaves it out.
     """
     noise, single, copies = ("noise",), ("one_per_class",), ("copies",)
     spread, collapsed = is_diverse(held_out, seed=seed), repeats_itself(held_out, seed)
     real = looks_real(augmented, seed)
     many = ("copies", "augmented_copies")
-    return [
+    tests = [
         VerdictTest("kernel distance", "real", real, noise, fewest_held_out=FEWEST_TO_PASS),
         VerdictTest("spread within classes", "diverse", spread, single),
         VerdictTest("collapsed pairs", "diverse", collapsed, single, primary=False),
+        VerdictTest("training images", "new", no_training_images, copies, (), primary=False),
         VerdictTest("near-copies in pixels", "new", no_copies_in_pixels, many),
         VerdictTest("near-copies in features", "new", no_copies_in_features, copies, primary=False),
-        VerdictTest("nearness on average", "new", not_nearer_on_average, copies, primary=False),
+        VerdictTest("nearness on average", "new", not_nearer_on_average, copies, primary=False, alone=False),
         VerdictTest("repeated images", "diverse", no_repeats, single, primary=False),
         VerdictTest("class agreement", "aligned", shows_its_class, ("shuffled_labels",)),
     ]
+    if failed is not None:
+        tests.insert(1, VerdictTest("failed generators", "real", failed, (*noise, *FAILED)))
+    return tests

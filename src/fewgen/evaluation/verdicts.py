@@ -14,13 +14,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fewgen.errors import DataError
+from fewgen.evaluation.failed import FAILED
 from fewgen.evaluation.gains import Gain
+from fewgen.evaluation.outcome import ANSWERS as TEST_ANSWERS
+from fewgen.evaluation.outcome import Outcome, VerdictTest
 from fewgen.evaluation.side import Side
 from fewgen.evaluation.usefulness import UsefulnessResult
-from fewgen.evaluation.verdict_tests import Outcome, VerdictTest, named
+from fewgen.evaluation.verdict_tests import named
 
 QUESTIONS = ("real", "diverse", "new", "useful", "aligned")
-ANSWERS = ("no", "partly", "yes", "cannot tell")
+ANSWERS = (*TEST_ANSWERS, "not measured", "not meaningful")
 
 OFFER = (
     "there are no held-out real images to compare with. Set 6 to 10 of each class aside (fewgen train "
@@ -30,19 +33,28 @@ OFFER = (
 
 @dataclass
 class Verdict:
-    """Answer to one question: "yes", "partly", "no" or "cannot tell", and a sentence why.
+    """Answer to one question, one of `ANSWERS`, and a sentence why.
 
+    "cannot tell": it was tried, and the images at hand do not show it. "not measured": it was not tried. "not
+    meaningful": a yes or partly of images that do not look real.
+
+    why: with the statistics.
     tests: what each test says of the generated images and of its controls; JSON-ready.
+    plain: a sentence for people who know no statistics; as `why` where nothing plainer is known.
     """
 
     question: str
     answer: str
     why: str
     tests: list[dict[str, Any]] = field(default_factory=list)
+    plain: str = ""
+
+    def __post_init__(self) -> None:
+        self.plain = sentence(self.plain or self.why)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return answer, why and tests."""
-        return {"answer": self.answer, "why": self.why, "tests": self.tests}
+        """Return answer, both sentences and tests."""
+        return {"answer": self.answer, "plain": self.plain, "why": self.why, "tests": self.tests}
 
 
 # --------------------------------------------------------------------------------------------- verdicts
@@ -75,31 +87,37 @@ def run_controls(
     }
 
 
-def _weigh(
-    test: VerdictTest, outcome: Outcome, controls: Mapping[str, Outcome], n_held_out: int
-) -> tuple[str, str]:
-    """Return answer and sentence of a test after its controls have been heard."""
+def _weigh(test: VerdictTest, outcome: Outcome, controls: Mapping[str, Outcome], n_held_out: int) -> Outcome:
+    """Return what a test says after its controls have been heard."""
+
+    def unsure(why: str, plain: str) -> Outcome:
+        return Outcome("cannot tell", why, outcome.numbers, plain)
+
     answers = {name: found.answer for name, found in controls.items()}
     if outcome.answer in ("no", "partly"):
         accused = [name for name in test.must_pass if answers.get(name) != "yes"]
         if accused:
-            return "cannot tell", (
-                f"the test would say {outcome.answer}, but it does not let {_control_names(accused)} pass on "
-                "this data either."
+            names = _control_names(accused)
+            return unsure(
+                f"the test would say {outcome.answer}, but it does not let {names} pass on this data either.",
+                f"This cannot be told here: {names} would fare no better.",
             )
     if outcome.answer == "yes":
         missed = [name for name in test.must_catch if answers.get(name) not in ("no", "partly")]
         if missed:
-            return "cannot tell", (
-                f"the test found nothing wrong, but on this data it does not catch {_control_names(missed)} "
-                "either."
+            names = _control_names(missed)
+            return unsure(
+                f"the test found nothing wrong, but on this data it does not catch {names} either.",
+                f"Nothing wrong was found, but {names} would not have been noticed either.",
             )
         if n_held_out < test.fewest_held_out:
-            return "cannot tell", (
+            return unsure(
                 f"the test found nothing wrong, but with {n_held_out} held-out images it would find little; "
-                f"hold out at least {test.fewest_held_out}."
+                f"hold out at least {test.fewest_held_out}.",
+                f"Nothing wrong was found, but {n_held_out} held-out images are too few to be sure; hold out "
+                f"at least {test.fewest_held_out}.",
             )
-    return outcome.answer, outcome.why
+    return outcome
 
 
 _NAMES = {
@@ -107,6 +125,7 @@ _NAMES = {
     "copies": "exact copies",
     "augmented_copies": "augmented copies",
     "noise": "noise",
+    **{name: words for name, (words, _) in FAILED.items()},
     "one_per_class": "one image per class repeated",
     "shuffled_labels": "shuffled labels",
 }
@@ -125,7 +144,7 @@ def _record(
 ) -> dict[str, Any]:
     """Return what a test says of images and controls, JSON-ready."""
     bound = {"must_pass": list(must_pass), "must_catch": list(must_catch)}
-    said = {"answer": outcome.answer, "why": outcome.why, "numbers": outcome.numbers}
+    said = {"answer": outcome.answer, "plain": outcome.plain, "why": outcome.why, "numbers": outcome.numbers}
     return {"name": name, **said, "controls": dict(controls), **bound}
 
 
@@ -137,7 +156,7 @@ def decide(
 ) -> dict[str, Verdict]:
     """Return the verdict of each question that has tests.
 
-    The worst answer that its tests can stand for; "yes" only if a primary test says so.
+    The worst answer that its tests can stand for; "yes" only if every primary test says so.
 
     Args:
         tests: all tests.
@@ -152,27 +171,31 @@ def decide(
             if test.question != question:
                 continue
             outcome, own = outcomes[test.name], controls.get(test.name, {})
-            answer, why = _weigh(test, outcome, own, n_held_out)
-            heard.append((test, answer, why))
+            weighed = _weigh(test, outcome, own, n_held_out)
+            heard.append((test, weighed))
             controls_said = {name: found.answer for name, found in own.items()}
-            weighed = Outcome(answer, why, outcome.numbers)
             records.append(_record(test.name, weighed, controls_said, test.must_pass, test.must_catch))
         verdicts[question] = _combine(question, heard, records)
     return verdicts
 
 
 def _combine(
-    question: str, heard: Sequence[tuple[VerdictTest, str, str]], records: list[dict[str, Any]]
+    question: str, heard: Sequence[tuple[VerdictTest, Outcome]], records: list[dict[str, Any]]
 ) -> Verdict:
+    def verdict(found: Outcome) -> Verdict:
+        return Verdict(question, found.answer, sentence(found.why), records, found.plain)
+
+    primary = [found for test, found in heard if test.primary]
+    silent = all(found.answer == "cannot tell" for found in primary)
     for bad in ("no", "partly"):
-        reasons = [why for _, answer, why in heard if answer == bad]
-        if reasons:
-            return Verdict(question, bad, sentence(reasons[0]), records)
-    for test, answer, why in heard:
-        if test.primary and answer == "yes":
-            return Verdict(question, "yes", sentence(why), records)
-    primary = [why for test, _, why in heard if test.primary]
-    return Verdict(question, "cannot tell", sentence((primary or ["no test could be run."])[0]), records)
+        for test, found in heard:
+            if found.answer == bad and (test.primary or test.alone or not silent):
+                return verdict(found)
+    for answer in ("cannot tell", "yes"):
+        for found in primary:
+            if found.answer == answer:
+                return verdict(found)
+    return Verdict(question, "cannot tell", "No test could be run.", records)
 
 
 def sentence(text: str) -> str:
@@ -227,28 +250,94 @@ def useful_verdict(result: UsefulnessResult, controls: Mapping[str, Gain]) -> Ve
     if answer == "no" and heard.get("more_real_images") != "yes":
         answer = "cannot tell"
         why = f"on this data not even twice as many real images are seen to help. {what}"
-    found = Outcome(answer, why, {name: dataclasses.asdict(value) for name, value in controls.items()})
+    before = result.arms["real"].mean
+    changed = f"{before + gain.mean:.0%} instead of {before:.0%} of real images"
+    plain = {
+        "yes": f"They teach a small classifier: with them it is right on {changed}.",
+        "partly": f"They teach a small classifier some classes: with them it is right on {changed}, but it "
+        "gets worse on others.",
+        "no": f"They do not help a small classifier: with them it is right on {changed}.",
+    }.get(answer, f"Whether they help a small classifier is not sure: with them it is right on {changed}.")
+    found = Outcome(answer, why, {name: dataclasses.asdict(value) for name, value in controls.items()}, plain)
     record = _record("accuracy of a small classifier", found, heard, ["more_real_images"], ["copies"])
-    return Verdict("useful", answer, sentence(why), [record])
+    return Verdict("useful", answer, sentence(why), [record], plain)
+
+
+# ---------------------------------------------------------------------------------- not meaningful
+
+UNDERTRAINED = 0.5
+"""Share of a preset's steps below which a run counts as cut far short."""
+
+
+def without_meaning(
+    verdicts: Mapping[str, Verdict], steps: tuple[int, int] | None = None
+) -> dict[str, Verdict]:
+    """Return the verdicts, a yes or partly of images that do not look real as "not meaningful".
+
+    These are images whose "real" is no, or, from a run that was cut far below its preset's steps, not yes. A
+    no stays a no: copies are never hidden.
+
+    Args:
+        verdicts: question -> verdict.
+        steps: (made, of the preset), of the run that drew the images.
+    """
+    real = verdicts["real"].answer
+    if real == "no":
+        reason = "the images do not look real"
+    elif undertrained(steps) and real != "yes":
+        reason = "the run was stopped far too early, and its images are not known to look real"
+    else:
+        return dict(verdicts)
+    found = {}
+    for question, own in verdicts.items():
+        if question == "real" or own.answer not in ("yes", "partly"):
+            found[question] = own
+            continue
+        plain = f"{sentence(reason)}, so this question has no answer yet."
+        why = f"{sentence(reason)}, so an answer means nothing. The tests would say {own.answer}: {own.why}"
+        found[question] = Verdict(question, "not meaningful", why, own.tests, plain)
+    return found
+
+
+def undertrained(steps: tuple[int, int] | None) -> str:
+    """Return the sentence on a run that was cut far below its preset's steps, or nothing.
+
+    >>> undertrained((25, 2500)), undertrained((2000, 2500)), undertrained(None)
+    ('Undertrained: 25 of 2,500 steps.', '', '')
+    """
+    if steps is None or steps[0] >= UNDERTRAINED * steps[1]:
+        return ""
+    return f"Undertrained: {steps[0]:,} of {steps[1]:,} steps."
 
 
 # ------------------------------------------------------------------------------------------- in words
 
 
-def verdict_lines(verdicts: Mapping[str, Any]) -> list[str]:
-    """Return a line per verdict, for a terminal.
+def headline(protocol: Mapping[str, Any]) -> str:
+    """Return what must be known before any verdict, from the protocol of an evaluation; or nothing."""
+    steps = protocol.get("steps")
+    return undertrained((steps["made"], steps["of"])) if steps else ""
+
+
+def verdict_lines(verdicts: Mapping[str, Any], protocol: Mapping[str, Any] | None = None) -> list[str]:
+    """Return a line per verdict, for a terminal; first, where it holds, that training was cut short.
 
     Args:
         verdicts: question -> `Verdict`, or its form in evaluation.json.
+        protocol: of the evaluation.
 
     >>> verdict_lines({"new": {"answer": "cannot tell", "why": "no held-out images."}})
-    ['New?      cannot tell  no held-out images.']
+    ['New?      cannot tell     no held-out images.']
     """
+    first = headline(protocol or {})
     return [
-        f"{question.capitalize() + '?':<10}{_of(verdicts[question], 'answer'):<13}"
-        f"{' '.join(str(_of(verdicts[question], 'why')).split())}"
-        for question in (*QUESTIONS, *(name for name in verdicts if name not in QUESTIONS))
-        if question in verdicts
+        *([first] if first else []),
+        *(
+            f"{question.capitalize() + '?':<10}{_of(verdicts[question], 'answer'):<16}"
+            f"{' '.join((_of(verdicts[question], 'plain') or _of(verdicts[question], 'why')).split())}"
+            for question in (*QUESTIONS, *(name for name in verdicts if name not in QUESTIONS))
+            if question in verdicts
+        ),
     ]
 
 
@@ -262,4 +351,4 @@ def summary(verdicts: Mapping[str, Any]) -> str:
 
 
 def _of(verdict: Any, name: str) -> str:
-    return str(verdict[name] if isinstance(verdict, Mapping) else getattr(verdict, name))
+    return str(verdict.get(name, "") if isinstance(verdict, Mapping) else getattr(verdict, name, ""))

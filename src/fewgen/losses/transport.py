@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from fewgen.config.checks import above_zero, at_least
-from fewgen.errors import ShapeError
+from fewgen.errors import ConfigError, ShapeError
 from fewgen.losses.reconstruction import same_shape
 from fewgen.losses.stable import directions, safe_sqrt, wide
 
@@ -65,8 +66,10 @@ def sinkhorn(cost: Tensor, epsilon: float, n_iterations: int = 100) -> Tensor:
     """
     if cost.dim() != 2 or cost.numel() == 0:
         raise ShapeError(f"Transport cost has shape {tuple(cost.shape)}; it must be (N, M) and not empty.")
-    above_zero("Sinkhorn epsilon", epsilon)
-    at_least("Sinkhorn n_iterations", n_iterations, 1)
+    if not (math.isfinite(epsilon) and epsilon > 0):
+        raise ConfigError(f"Sinkhorn epsilon is {epsilon}, but it must be greater than 0.")
+    if n_iterations < 1:
+        raise ConfigError(f"Sinkhorn n_iterations is {n_iterations}, but it must be at least 1.")
     cost = wide(cost)
     log_a, log_b = (cost.new_full((n,), 1.0 / n).log() for n in cost.shape)
     # Everything in units of epsilon. A transposed copy, because reducing along rows is the fast direction.

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fewgen.config.checks import below_one
-from fewgen.errors import CheckpointError
+from fewgen.errors import CheckpointError, ConfigError
 
 _AVERAGED = "average."
 _COPIED = "buffer."
@@ -30,7 +29,8 @@ class EMA:
     """
 
     def __init__(self, module: nn.Module, decay: float = 0.999) -> None:
-        below_one("EMA decay", decay)
+        if not 0.0 <= decay < 1.0:
+            raise ConfigError(f"EMA decay is {decay}, but it must be in [0, 1).")
         self.decay = decay
         self.n_updates = 0
         self._kept = {name: tensor.detach().clone() for name, tensor in _tensors(module).items()}

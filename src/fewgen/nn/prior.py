@@ -41,7 +41,8 @@ class CausalBlock(nn.Module):
 
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.drop(self.out(attended.transpose(1, 2).reshape(x.shape)))
-        return x + self.drop(self.mlp(self.norm2(x)))
+        result: Tensor = x + self.drop(self.mlp(self.norm2(x)))
+        return result
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, P, W) to (B, P, W)."""
@@ -130,7 +131,8 @@ class CodePrior(nn.Module):
     def _logits(self, group: int, h: Tensor, features: Tensor) -> Tensor:
         """Logits (..., K) of one group from hidden states (..., W)."""
         scale = self.width**-0.5
-        return self.out[group](h) @ features[group].T * scale + self.bias[group]
+        logits: Tensor = self.out[group](h) @ features[group].T * scale + self.bias[group]
+        return logits
 
     def forward(self, indices: Tensor, condition: Tensor, tables: Tensor) -> Tensor:
         """Return logits (B, P, G, K): each depends on earlier positions and earlier groups only.

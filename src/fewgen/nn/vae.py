@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fewgen.config.checks import choose
-from fewgen.errors import ShapeError
+from fewgen.errors import ConfigError, ShapeError
 
 LOGVAR_RANGE = (-10.0, 6.0)
 """Keeps exp(logvar) and its inverse finite; standard deviations from 0.007 to 20."""
@@ -107,7 +106,8 @@ class MLPImageDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return images before the output activation, (B, C, H, W), of latents (B, L)."""
-        return self.out(self.body(z)).reshape(-1, *self.shape)
+        image: Tensor = self.out(self.body(z)).reshape(-1, *self.shape)
+        return image
 
 
 class SemanticBody(nn.Module):
@@ -131,7 +131,8 @@ class SemanticBody(nn.Module):
         """Return z_e, (B, L), of text vectors (B, D)."""
         if c.ndim != 2 or c.shape[1] != self.dim:
             raise ShapeError(f"text vectors must be (B, {self.dim}), got {tuple(c.shape)}.")
-        return self.out(self.body(c))
+        z_e: Tensor = self.out(self.body(c))
+        return z_e
 
 
 class SemanticDecoder(nn.Module):
@@ -146,7 +147,8 @@ class SemanticDecoder(nn.Module):
 
     def __init__(self, latent_size: int, dim: int, hidden: int = 200, output: str = "linear") -> None:
         super().__init__()
-        choose("The text output", output, ("linear", "sigmoid"))
+        if output not in ("linear", "sigmoid"):
+            raise ConfigError(f'The text output is "{output}", but it must be "linear" or "sigmoid".')
         self.body = mlp([latent_size, hidden])
         self.out = nn.Linear(hidden, dim)
         self.output = output

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewgen.report.adaptation import lines
 from fewgen.report.citations import bibtex
+from fewgen.report.evidence import EvidenceView
 from fewgen.report.new_classes import NewClassesView
 from fewgen.report.page import render, versions
 from fewgen.runs.findings import Findings
@@ -27,6 +28,7 @@ def render_card(findings: Findings) -> str:
         spec=spec,
         first=spec.class_names[0],
         findings=findings,
+        evidence=None if findings.evaluation is None else EvidenceView(findings.evaluation),
         preset=findings.config.get("preset"),
         # Held-out images do not decide which weights of a GAN are kept.
         stops_by_images=any(stage.get("best_step") is not None for stage in findings.stages),

@@ -53,6 +53,10 @@ class EvidenceView:
         """Return all answers in one line."""
         return verdicts.summary(self.evaluation.verdicts)
 
+    def headline(self) -> str:
+        """Return what must be known before any verdict, or nothing."""
+        return verdicts.headline(self.evaluation.protocol)
+
     def set(self, images: ImageSet) -> str:
         """Return what a set of images is, in words."""
         name = f"{images.name}: " if images.name else ""

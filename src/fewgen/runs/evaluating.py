@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fewgen.errors import DataError, OutputError
 from fewgen.runs.gathering import EvaluateRequest, Sets, extractor_of, images_per_class
 from fewgen.runs.run import Run
+from fewgen.runs.steps import training_steps
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet
@@ -52,6 +53,8 @@ def evaluate_sets(
         for other, own in sets.others
         if useful_draws
     ]
+    if progress is not None:
+        progress("real images", 0.0)
     real = RealSide(sets.train, sets.held_out, extractor, sets.pool, seed, progress)
     evaluation = evaluate_images(
         generated,
@@ -64,11 +67,12 @@ def evaluate_sets(
         progress=progress,
         real_side=real,
         labelled=sets.labelled,
+        steps=None if sets.run is None else training_steps(sets.run),
     )
     evaluation.protocol["subject"] = sets.subject
     if sets.run is not None:
         if progress is not None:
-            progress("asking the run for words and walks", 0.0)
+            progress("words and walks", 0.0)
         ask_run(sets.run, evaluation, sets.held_out, real.extractor)
     return evaluation
 

@@ -168,7 +168,8 @@ def settings_of(
         "processes": n_processes,
         "settings": _without_harmless(record),
     }
-    return json.loads(json.dumps(settings, default=str))
+    loaded: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+    return loaded
 
 
 def _stage_settings(stage: Stage, config: TrainConfig) -> dict[str, Any]:

@@ -15,8 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fewgen.config.checks import one_of
-from fewgen.errors import ConfigError, DataError
+from fewgen.errors import ConfigError, DataError, suggest
 from fewgen.fitting.seeds import derive_seed
 
 _BLOCK = 1024
@@ -205,5 +204,8 @@ def make_sampler(
         ConfigError: if the name is unknown.
         DataError: if there are no images.
     """
-    one_of("sampler", kind, SAMPLERS)
+    if kind not in SAMPLERS:
+        raise ConfigError(
+            f'There is no sampler "{kind}".{suggest(kind, SAMPLERS)} Known samplers: {", ".join(SAMPLERS)}.'
+        )
     return SAMPLERS[kind](labels, batch_size, seed, rank, n_processes)

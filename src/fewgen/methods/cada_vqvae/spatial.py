@@ -54,7 +54,8 @@ class Tokenizer(nn.Module):
     def quantize(self, x: Tensor) -> Quantized:
         """Return the codes of images (B, C, H, W) in [-1, 1]; positions in raster order."""
         check_images(x, self.shape)
-        return self.codebook(self.to_codes(self.down(x)).flatten(2).transpose(1, 2))
+        quantized: Quantized = self.codebook(self.to_codes(self.down(x)).flatten(2).transpose(1, 2))
+        return quantized
 
     def indices(self, x: Tensor) -> Tensor:
         """Return int64 (B, P, G) of images (B, C, H, W) in [-1, 1]."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from fewgen.config.checks import choose
 from fewgen.errors import ConfigError, TrainingError
 
 Parameters = dict[str, Tensor]
@@ -30,6 +30,33 @@ ADVICE = "Lower --tasks.inner_lr or --tasks.inner_steps, or set --tasks.inner_op
 """What mends a loss that is not finite while meta-training."""
 
 
+class InnerOptimizer(Protocol):
+    """A rule of updates without state of its own: `start` makes the state, `step` returns the next one."""
+
+    @property
+    def lr(self) -> float:
+        """The learning rate."""
+        ...
+
+    def start(self, values: Tensors) -> State:
+        """Return the state before the first update."""
+        ...
+
+    def step(
+        self, values: Tensors, gradients: Tensors, state: State, k: int, rates: Sequence[Rate]
+    ) -> tuple[Tensors, State]:
+        """Return the values after update k (from 0) and the new state; changes nothing in place.
+
+        Args:
+            values: what is updated.
+            gradients: of each value.
+            state: what `start` or the update before returned.
+            k: number of the update, from 0.
+            rates: learning rate of each value.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class SGD:
     """Gradient descent, `value - lr * gradient`."""
@@ -43,15 +70,7 @@ class SGD:
     def step(
         self, values: Tensors, gradients: Tensors, state: State, k: int, rates: Sequence[Rate]
     ) -> tuple[Tensors, State]:
-        """Return the values after update k (from 0) and the new state; changes nothing in place.
-
-        Args:
-            values: the parameters.
-            gradients: of the loss of the task, one for each.
-            state: of `start`, or of the update before.
-            k: number of the update.
-            rates: learning rate of each parameter.
-        """
+        """See `InnerOptimizer`."""
         return [v - r * g for v, g, r in zip(values, gradients, rates, strict=True)], state
 
 
@@ -82,7 +101,7 @@ class Adam:
     def step(
         self, values: Tensors, gradients: Tensors, state: State, k: int, rates: Sequence[Rate]
     ) -> tuple[Tensors, State]:
-        """Return the values after update k and the new state; see `SGD.step`."""
+        """See `InnerOptimizer`."""
         beta1, beta2 = self.betas
         correction1, correction2 = 1.0 - beta1 ** (k + 1), 1.0 - beta2 ** (k + 1)
         means = [torch.lerp(g, m, beta1) for m, g in zip(state[0], gradients, strict=True)]
@@ -94,18 +113,17 @@ class Adam:
         return moved, (means, squares)
 
 
-InnerOptimizer = SGD | Adam
-"""A rule of updates without state of its own: `start` makes the state, `step` returns the next one."""
-
-
 def make_inner_optimizer(name: str, lr: float) -> InnerOptimizer:
     """Return the inner optimiser "sgd" or "adam".
 
     Raises:
-        ConfigError: for another name.
+        ConfigError: if the name is unknown.
     """
-    choose("inner_optimizer", name, ("adam", "sgd"))
-    return SGD(lr) if name == "sgd" else Adam(lr)
+    if name == "sgd":
+        return SGD(lr)
+    if name == "adam":
+        return Adam(lr)
+    raise ConfigError(f'There is no inner optimiser "{name}". Choose adam or sgd.')
 
 
 def inner_loop(
