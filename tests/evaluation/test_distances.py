@@ -452,3 +452,22 @@ def test_moments_must_fit():
     assert np.allclose(covariance, np.cov(draws(5, 4, 0).numpy(), rowvar=False))
     with pytest.raises(ShapeError):
         frechet_distance_of_moments(mean, covariance, mean[:2], covariance)
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 3), (5, 30), (30, 5), (30, 30), (8, 8)])
+def test_frechet_from_samples_equals_frechet_from_moments(n, m):
+    """With fewer samples than features (8) no covariance matrix is made.
+
+    Roots of its zero eigenvalues, which are rounded to 1e-16, are what the moments alone get wrong.
+    """
+    x, y = draws(n, 8, 0), draws(m, 8, 1) * 2 + 1
+    expected = frechet_distance_of_moments(*mean_and_covariance(x), *mean_and_covariance(y))
+    assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-9 if min(n, m) >= 8 else 1e-8)
+
+
+def test_raw_pixels_of_a_few_images_cost_what_the_images_do():
+    """A covariance of 60,000 features would take 29 GB."""
+    x = draws(4, 60_000, 0)
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-6)
+    shifted = frechet_distance(x, x + 0.5)
+    assert shifted == pytest.approx(60_000 * 0.25, rel=1e-6)

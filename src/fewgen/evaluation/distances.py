@@ -130,9 +130,30 @@ def frechet_distance_of_moments(mean_x: Tensor, cov_x: Tensor, mean_y: Tensor, c
     if shapes != [(d,), (d, d), (d,), (d, d)]:
         raise ShapeError(f"moments must be (D,), (D, D), (D,), (D, D), got {shapes}.")
     mean_x, cov_x, mean_y, cov_y = (m.to(torch.float64) for m in (mean_x, cov_x, mean_y, cov_y))
-    overlap = torch.linalg.svdvals(_factor(cov_x).T @ _factor(cov_y)).sum()
-    distance = (mean_x - mean_y).square().sum() + cov_x.trace() + cov_y.trace() - 2 * overlap
-    return max(0.0, float(distance))
+    return _distance((mean_x, _factor(cov_x), cov_x.trace()), (mean_y, _factor(cov_y), cov_y.trace()))
+
+
+def _distance(x: tuple[Tensor, Tensor, Tensor], y: tuple[Tensor, Tensor, Tensor]) -> float:
+    """Return the distance of two Gaussians given by mean, factor of the covariance (D, R) and its trace."""
+    (mean_x, factor_x, trace_x), (mean_y, factor_y, trace_y) = x, y
+    overlap = torch.linalg.svdvals(factor_x.T @ factor_y).sum()
+    return max(0.0, float((mean_x - mean_y).square().sum() + trace_x + trace_y - 2 * overlap))
+
+
+def _fitted(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean (D,), factor (D, min(N, D)) and trace of the covariance of features (N, D).
+
+    With fewer samples than features the centred samples are a factor themselves, and no (D, D) matrix is
+    made: raw pixels of small images have thousands of features.
+    """
+    n, d = features.shape
+    if n >= d:
+        mean, covariance = mean_and_covariance(features)
+        return mean, _factor(covariance), covariance.trace()
+    features = check_features("features", features, at_least=2)
+    mean = features.mean(dim=0)
+    factor = (features - mean).T / math.sqrt(n - 1)
+    return mean, factor, factor.square().sum()
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:
@@ -156,7 +177,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     Differs: any extractor; the formula of `frechet_distance_of_moments`.
     """
     x, y = check_pair(x, y, 2)
-    return frechet_distance_of_moments(*mean_and_covariance(x), *mean_and_covariance(y))
+    return _distance(_fitted(x), _fitted(y))
 
 
 # ------------------------------------------------------------------------------------------------- KID
