@@ -302,7 +302,7 @@ def test_the_command_prints_verdicts_and_writes(files, calls, capsys):
     out, err = capsys.readouterr()
     assert out.splitlines()[0] == "real partly"
     assert "Wrote evaluation.json and evaluation.html" in out
-    assert "copies" in err
+    assert "Copies, 0 s left" in err
     assert len(calls[0]["train"]) == 16
     assert len(calls[0]["held_out"]) == 12
     assert calls[0]["useful_draws"] == 0

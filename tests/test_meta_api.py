@@ -275,11 +275,12 @@ def test_words_of_novel_classes_are_found_in_the_data_folder_of_the_call(tmp_pat
 
 def test_minutes_are_shared_by_both_stages(tmp_path):
     many = {"steps": 10**6}
-    made = train(tmp_path / "a", minutes=0.02, tasks={**TASKS, **many}, model=many)
+    made = train(tmp_path / "a", minutes=0.05, tasks={**TASKS, **many}, model=many)
     assert made.result.finished
     assert [stage.name for stage in made.result.stages] == ["linear", "meta"]
-    assert all(25 <= stage.steps < 10**6 for stage in made.result.stages)
-    assert len([w for w in made.result.warnings if "0.02 minutes" in w]) == 2
+    assert all(0 < stage.steps < 10**6 for stage in made.result.stages)
+    assert made.result.seconds < 3.5  # the time before the first step counts too
+    assert len([w for w in made.result.warnings if "0.05 minutes" in w]) == 2
 
 
 def test_steps_scale_and_pretrain_shorten_the_stages(tmp_path):

@@ -496,7 +496,7 @@ def test_bad_input_of_null_text_inversion_and_reconstruction():
     with pytest.raises(DataError, match="not finite"):
         null_text_inversion(pipe, pivots * math.nan, cat(pipe), 3.0)
     u = null_text_inversion(pipe, pivots, cat(pipe), 3.0, inner_steps=0)
-    with pytest.raises(ConfigError, match="of 5 steps, but 6 steps"):
+    with pytest.raises(ConfigError, match="for 5 steps, but 6 steps"):
         reconstruct(pipe, pivots[-1], cat(pipe), u, 3.0, 6)
     with pytest.raises(ShapeError, match="for 1 latents"):
         reconstruct(pipe, pivots[-1, :1], cat(pipe), u, 3.0, 5)

@@ -24,7 +24,6 @@ def made():
         SpecialiseConfig(
             guidance_scale=1.5, steps=STEPS, textual=TextualConfig(steps=20, lr=0.05, batch_size=8)
         ),
-        invert=False,
         rng=torch.Generator().manual_seed(0),
     )
     return pipe, images, found

@@ -38,21 +38,18 @@ def test_schedules_equal_those_of_diffusers(name, ours):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 10, 16, 25, 30, 50, 100, 1000])
-@pytest.mark.parametrize("spacing", ["trailing", "leading"])
-def test_times_equal_those_of_diffusers(steps, spacing):
-    theirs = DDIMScheduler(timestep_spacing=spacing)
+def test_times_equal_those_of_diffusers(steps):
+    theirs = DDIMScheduler(timestep_spacing="trailing")
     theirs.set_timesteps(steps)
-    assert SD.timesteps(steps, spacing) == theirs.timesteps.tolist()
+    assert SD.timesteps(steps) == theirs.timesteps.tolist()
 
 
 def test_times_of_the_paper():
     times = SD.timesteps(50)
     assert (times[:2], times[-1], len(times)) == ([999, 979], 19, 50)
     for steps in (0, -1, 1001):
-        with pytest.raises(ConfigError, match=r"1 \.\.\. 1000"):
+        with pytest.raises(ConfigError, match="between 1 and 1000"):
             SD.timesteps(steps)
-    with pytest.raises(ConfigError, match="trailing"):
-        SD.timesteps(5, "trailling")
 
 
 @pytest.mark.parametrize(("a", "b"), [(999, 979), (19, None), (500, 20), (0, 999), (None, 19)])

@@ -7,10 +7,11 @@ from tests.distillation.toy import NOVEL, Toy, data
 from fewgen.config.schema import from_dict
 from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.distillation import estimate
-from fewgen.distillation.estimate import making_seconds, shown_seconds, training_seconds
+from fewgen.distillation.estimate import making_seconds, training_seconds
 from fewgen.distillation.knowledge import DistillConfig
 from fewgen.distillation.students import make_student
 from fewgen.distillation.synthesis import by_class
+from fewgen.progress import shown_seconds
 
 
 @pytest.fixture

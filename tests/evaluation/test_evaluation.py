@@ -16,6 +16,7 @@ from fewgen.evaluation import copying, distances
 from fewgen.evaluation import real_side as real_side_module
 from fewgen.evaluation.arms import UsefulnessSettings
 from fewgen.evaluation.controls import CONTROLS
+from fewgen.evaluation.cost import PARTS, USEFULNESS
 from fewgen.evaluation.evaluation import N_WORST, RealSide, evaluate_images
 from fewgen.evaluation.verdicts import ANSWERS, QUESTIONS
 from fewgen.files import read_json
@@ -412,7 +413,7 @@ def test_progress_is_told(few):
     told = []
     evaluate(real, train, held_out, progress=lambda name, share: told.append((name, share)))
     names = list(dict.fromkeys(name for name, _ in told))
-    assert names == ["real images", "generated images", "figures", "controls", "verdicts"]
+    assert names == list(PARTS[2:7])
     assert all(0 <= share <= 1 for _, share in told)
 
 
@@ -658,7 +659,7 @@ def test_usefulness_without_and_with_a_pool(few):
     assert [point["images_per_class"] for point in curve] == [5, 10]
     assert found.figures["usefulness"]["n_support_draws"] == 2
     assert "worth_images" not in found.omitted
-    assert ("usefulness", 1.0) in told
+    assert (USEFULNESS, 1.0) in told
 
 
 def test_usefulness_says_why_it_is_missing(few, few_side):

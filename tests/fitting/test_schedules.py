@@ -40,5 +40,5 @@ def test_late_decay_by_name_and_out_of_range():
     assert make_schedule("late_decay")(50, 100) == 1.0
     assert make_schedule("late_decay")(75, 100) == pytest.approx(0.525)
     for wrong in ({"start": 1.0}, {"start": -0.1}, {"floor": 1.5}):
-        with pytest.raises(ConfigError, match="share below 1"):
+        with pytest.raises(ConfigError, match=f"{next(iter(wrong))} must be"):
             late_decay(**wrong)

@@ -111,8 +111,6 @@ def test_request_checks_what_it_is_given():
         GenerationRequest(labels=torch.tensor([0, 1]), seeds=[1])
     with pytest.raises(ConfigError, match="temperature"):
         GenerationRequest(texts=["a"], seeds=[1], temperature=float("nan"))
-    with pytest.raises(ConfigError, match="batch_size"):
-        GenerationRequest(texts=["a"], seeds=[1], batch_size=0)
     with pytest.raises(DataError, match="whole numbers"):
         GenerationRequest(texts=["a"], seeds=[0.5])
 

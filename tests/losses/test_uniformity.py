@@ -118,11 +118,11 @@ def test_bad_input_is_an_error():
         with pytest.raises(ShapeError, match="K >= 2"):
             uniformity(bad)
     for t in (0.0, -1.0, math.nan):
-        with pytest.raises(ConfigError, match="greater than 0"):
+        with pytest.raises(ConfigError, match="above 0"):
             uniformity(codes, t)
     with pytest.raises(ConfigError, match="most=5"):
         uniformity(codes, most=4)
-    with pytest.raises(ConfigError, match="at least 2"):
+    with pytest.raises(ConfigError, match="2 or more"):
         uniformity(codes, most=1, rng=rng())
 
 

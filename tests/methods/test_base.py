@@ -118,9 +118,8 @@ def test_generate_is_a_function_of_the_seed_alone(tiny):
     whole = tiny.generate(GenerationRequest(labels=labels, seeds=seeds)).images
     order = torch.randperm(70, generator=torch.Generator().manual_seed(0))
     for chosen in (torch.tensor([11]), torch.arange(7), order):
-        for batch_size in (1, 5, 256):
-            request = GenerationRequest(labels=labels[chosen], seeds=seeds[chosen], batch_size=batch_size)
-            assert torch.equal(tiny.generate(request).images, whole[chosen])
+        request = GenerationRequest(labels=labels[chosen], seeds=seeds[chosen])
+        assert torch.equal(tiny.generate(request).images, whole[chosen])
     assert len(whole.flatten(1).unique(dim=0)) == 70
 
 

@@ -334,4 +334,4 @@ def test_mirror_shows_both_sides_equally_often():
     mirrored = (found[:, 0, 0, 0] == 15).float().mean()
     assert 0.4 < float(mirrored) < 0.6
     assert torch.equal(found[found[:, 0, 0, 0] == 0][0], x[0])
-    assert make().stages(images(), None)[0].augment is None
+    assert torch.equal(make().stages(images(), None)[0].augment(x, torch.Generator()), x)

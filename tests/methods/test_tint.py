@@ -338,7 +338,7 @@ def test_specialisations_and_the_method_draw_the_same(method, tmp_path):
     assert [s.class_name for s in found] == list(NAMES)
     assert [len(s.z_T) for s in found] == [3, 2]
     found[0].save(tmp_path / "cat.safetensors")
-    loaded = parts.Specialisation.load(tmp_path / "cat.safetensors", method.pipe, guidance_scale=3.0, steps=4)
+    loaded = parts.Specialisation.load(tmp_path / "cat.safetensors", method.pipe)
     seeds = image_seeds(0, 3)
     alone = parts.generate(method.pipe, loaded, seeds, 0.5)
     mine = draw(method, [0, 0, 0], alpha=0.5).images
@@ -452,7 +452,9 @@ def test_commands_from_training_to_a_strip(base, tmp_path, capsys):
     words = ["train", "tint", "--model", base, "--images", tmp_path / "photos", "--shots", 2, "--out", out]
     words += ["--model.steps", 4, "--model.textual.steps", 4, "--no-progress"]
     assert main([*(str(word) for word in words), "--dry-run"]) == 0
-    assert "the inversion of each image comes on top" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith("It takes about ")
+    assert "stage       textual_inversion: 4 steps of" in said
     assert main([str(word) for word in words]) == 0, capsys.readouterr().err
     assert load_method(out).config.supports == (2, 2)
     page = (out / "report.html").read_text()

@@ -85,5 +85,5 @@ def test_errors_say_what_was_needed():
         SemanticBody(10, 4)(torch.zeros(2, 9))
     with pytest.raises(ShapeError, match="text vectors"):
         SemanticBody(10, 4)(torch.zeros(10))
-    with pytest.raises(ConfigError, match='"linear" or "sigmoid"'):
+    with pytest.raises(ConfigError, match="linear, sigmoid"):
         SemanticDecoder(4, 10, output="tanh")

@@ -22,7 +22,7 @@ from fewgen.report.citations import entries
 from fewgen.report.plots import latent_map, loss_curves, perplexity
 from fewgen.runs.findings import collect, measure_run
 
-HOSTILE = ('<script>alert("1")</script>', "a|b `c` $(rm -rf x) \\ 'd'", "&amp;\n# head", "日本語")
+HOSTILE = ('<script>alert("1")</script>', "a|b `c` $(rm -rf x) \\ 'd'", "# head &amp;", "日本語")
 SECTIONS = (
     "New images",
     "Nearest real images",
@@ -154,7 +154,7 @@ def hostile_run(tmp_path_factory):
     labels = torch.arange(len(HOSTILE)).repeat_interleave(8)
     rng = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (len(labels), 3, 10, 10), generator=rng, dtype=torch.uint8)
-    images = ImageSet(pixels, labels, HOSTILE, name="<b>data</b>")
+    images = ImageSet(pixels, labels, HOSTILE, name="<b>data</b>\n# head")
     path = tmp_path_factory.mktemp("hostile") / "<i>run`$(x)"
     return fewgen.train("fake", data=images, text="onehot", out=path, progress=False)
 

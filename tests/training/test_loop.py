@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tests.training.toys import Toy, ToyConfig, ToyGan, make, quiet, toy_images, trainer
 from torch import nn
 
+from fewgen.config import read_config
 from fewgen.errors import ConfigError, DataError, TrainingError
 from fewgen.files import read_json
 from fewgen.fitting.seeds import derive_seed
@@ -518,6 +519,12 @@ def slow_stages(method, clock, seconds, shares=(None, None)):
     return stages
 
 
+def stop_after(trainer, step):
+    between = trainer._between_steps
+    trainer._between_steps = lambda run: (trainer.stop() if run.step == step else None, between(run))[1]
+    return trainer
+
+
 def test_minutes_lower_the_steps(tmp_path, monkeypatch):
     clock = Clock(monkeypatch)
     method = make(ToyConfig(steps=4000, second_steps=4000))
@@ -552,10 +559,7 @@ def test_minutes_never_raise_the_steps_and_survive_a_stop(tmp_path, monkeypatch)
         return Trainer(method, stages, toy_images(), None, quiet(minutes=minutes), run_dir)
 
     assert build(tmp_path / "a", 5).run().steps == 400
-    run = build(tmp_path / "b", 0.25)
-    between = run._between_steps
-    run._between_steps = lambda r: (run.stop() if r.step == 30 else None, between(r))[1]
-    assert run.run().interrupted
+    assert stop_after(build(tmp_path / "b", 0.25), 30).run().interrupted
     limit = read_state(tmp_path / "b" / "state").values["stage"]["steps"]
     assert 130 < limit < 150
     clock.now += 1e6  # the time between the sessions does not count
@@ -568,8 +572,79 @@ def test_a_tiny_limit_still_ends_well(tmp_path, monkeypatch):
     stages = slow_stages(method, clock, lambda step: 1.0, shares=(None,))
     result = Trainer(method, stages, toy_images(), None, quiet(minutes=0.1), tmp_path).run()
     assert result.finished
-    assert result.steps == 25
+    assert result.steps == 5
+    assert result.seconds <= 6
     assert "expect worse images" in result.warnings[0]
+
+
+def test_slow_steps_and_hooks_keep_the_limit(tmp_path, monkeypatch):
+    """It is looked at after every step, also of those that become slow; what follows the steps counts."""
+    clock = Clock(monkeypatch)
+    for name, seconds in (("slow", lambda step: 13.0), ("jump", lambda step: 0.1 if step < 150 else 9.0)):
+        method = make(ToyConfig(steps=4000, second_steps=0))
+        stages = slow_stages(method, clock, seconds, shares=(None,))
+
+        def at_end(context):
+            clock.now += 10.0
+
+        def preview(context):
+            clock.now += 2.0
+
+        stages[0].on_end, stages[0].end_seconds, stages[0].preview = at_end, lambda: 10.0, preview
+        result = Trainer(method, stages, toy_images(), None, quiet(minutes=1.0), tmp_path / name).run()
+        assert result.finished
+        assert 35 < result.seconds <= 62
+        assert result.steps < 400
+
+
+def test_a_resumed_run_obeys_a_new_limit_or_refuses_it(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch)
+
+    def build(run_dir, minutes, kind="wall", reserved=0.0):
+        method = make(ToyConfig(steps=2000, second_steps=0))
+        stages = slow_stages(method, clock, lambda step: 0.1, shares=(None,))
+        config = quiet(minutes=minutes, clock=kind)
+        record = {"training": config.to_dict()}
+        return Trainer(method, stages, toy_images(), None, config, run_dir, record=record, reserved=reserved)
+
+    for name, then, now, expected in (
+        ("less", 2.0, 1.0, (560, 600)),
+        ("more", 0.5, 1.0, (560, 600)),
+        ("none", 0.5, None, (2000, 2000)),
+        ("first", None, 1.0, (560, 600)),
+    ):
+        stop_after(build(tmp_path / name, then), 100).run()
+        clock.now += 1e6
+        result = build(tmp_path / name, now).run()
+        assert expected[0] <= result.steps <= expected[1], name
+        assert read_config(tmp_path / name / "config.yaml")["training"]["minutes"] == now
+    stop_after(build(tmp_path / "past", 2.0), 400).run()
+    before = (tmp_path / "past" / "config.yaml").read_bytes()
+    with pytest.raises(
+        ConfigError, match=r"taken 0\.7 minutes.* 0\.2 for measuring.* 0\.75 minutes leave no"
+    ):
+        build(tmp_path / "past", 0.75, reserved=10.0).run()
+    assert (tmp_path / "past" / "config.yaml").read_bytes() == before
+    assert build(tmp_path / "past", 2.0).run().finished
+
+
+def test_processor_minutes_count_what_is_computed(tmp_path, monkeypatch):
+    import time
+
+    spent = [0.0]
+    monkeypatch.setattr(time, "process_time", lambda: spent[0])
+    monkeypatch.setattr("fewgen.clock.n_cores", lambda: 2)
+    clock = Clock(monkeypatch)
+
+    def seconds(step):
+        spent[0] += 0.2
+        return 5.0  # others use the machine too
+
+    method = make(ToyConfig(steps=4000, second_steps=0))
+    stages = slow_stages(method, clock, seconds, shares=(None,))
+    result = Trainer(method, stages, toy_images(), None, quiet(minutes=0.2, clock="cpu"), tmp_path).run()
+    assert 110 <= result.steps <= 120
+    assert result.seconds == pytest.approx(5.0 * result.steps)
 
 
 # ---------------------------------------------------------------------- bad input

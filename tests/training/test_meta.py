@@ -755,5 +755,5 @@ def test_names_of_algorithms_and_optimisers():
         check_algorithm("reptil")
     assert make_inner_optimizer("sgd", 0.1) == SGD(0.1)
     assert make_inner_optimizer("adam", 0.1) == Adam(0.1)
-    with pytest.raises(ConfigError, match="adam or sgd"):
+    with pytest.raises(ConfigError, match="adam, sgd"):
         make_inner_optimizer("adamw", 0.1)

@@ -44,6 +44,7 @@ def adapt(
     fit: str = "crop",
     background: str = "error",
     convert: bool = False,
+    value_range: Sequence[float] | None = None,
     data_dir: str | Path | None = None,
     download: bool = False,
     device: str = "auto",
@@ -81,6 +82,8 @@ def adapt(
         fit: how other shapes become square: crop, pad or stretch.
         background: transparent images: error, or put them on white or black.
         convert: accept 16-bit and CMYK images and convert them.
+        value_range: the values that become black and white, such as 0 4095 for camera data or 0 1 for masks;
+            0 and the largest of their type if left out.
         data_dir: folder of the named data sets; the environment variable FEWGEN_DATA_DIR if left out.
         download: fetch a missing data set from its official address.
         device: auto (CUDA where there is one), cpu or cuda.
@@ -105,7 +108,7 @@ def adapt(
         check_out(Path(out), original, sources)
     original.method.require("adapt")
     refuse_known(names, original.class_names)
-    reading = Reading(split, None, None, fit, background, convert, data_dir, download)
+    reading = Reading(split, None, None, fit, background, convert, data_dir, download, value_range)
     found = new_images(sources, names, original.method.spec.shape, reading)
     refuse_known(found.class_names, original.class_names)
     used, rest = share_out(found, shots, seed)

@@ -42,6 +42,7 @@ def evaluate(
     fit: str = "crop",
     background: str = "error",
     convert: bool = False,
+    value_range: Sequence[float] | None = None,
     out: str | Path | None = None,
     html: bool = True,
     overwrite: bool = False,
@@ -78,6 +79,8 @@ def evaluate(
         fit: how other shapes become square: crop, pad or stretch.
         background: transparent images: error, or put them on white or black.
         convert: accept 16-bit and CMYK images and convert them.
+        value_range: the values that become black and white, such as 0 4095 for camera data or 0 1 for masks;
+            0 and the largest of their type if left out.
         out: a .json; the page goes beside it, as .html. The command writes evaluation.json if left out.
         html: write the page, too.
         overwrite: replace an existing output.
@@ -104,7 +107,7 @@ def evaluate(
         features=features,
         useful_draws=useful_draws,
         other_runs=other_runs,
-        reading=Reading("train", size, channels, fit, background, convert, data_dir, download),
+        reading=Reading("train", size, channels, fit, background, convert, data_dir, download, value_range),
         device=device,
     )
     targets = output_files(out, html, overwrite)

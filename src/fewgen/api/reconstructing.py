@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ def reconstruct(
     split: str = "train",
     n: int | None = None,
     fit: str = "crop",
+    value_range: Sequence[float] | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     data_dir: str | Path | None = None,
@@ -39,6 +40,8 @@ def reconstruct(
         split: train or test, the part of a data set.
         n: only so many images, evenly over the classes; all if left out (40 in a picture).
         fit: how other shapes become square: crop, pad or stretch.
+        value_range: the values that become black and white, such as 0 4095 for camera data or 0 1 for masks;
+            0 and the largest of their type if left out.
         out: a .png (originals above, reconstructions below), or an .npz (in the order of the data).
         overwrite: replace an existing output.
         data_dir: folder of the named data sets; the environment variable FEWGEN_DATA_DIR if left out.
@@ -51,5 +54,5 @@ def reconstruct(
     """
     from fewgen.data.registry import Reading
 
-    reading = Reading(split, fit=fit, data_dir=data_dir, download=download)
+    reading = Reading(split, fit=fit, data_dir=data_dir, download=download, value_range=value_range)
     return load_run(run, device).reconstruct(data=data, reading=reading, n=n, out=out, overwrite=overwrite)

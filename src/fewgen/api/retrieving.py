@@ -22,6 +22,7 @@ def retrieve(
     top: int = 3,
     split: str = "train",
     fit: str = "crop",
+    value_range: Sequence[float] | None = None,
     data_dir: str | Path | None = None,
     download: bool = False,
     device: str = "auto",
@@ -35,6 +36,8 @@ def retrieve(
         top: words per image.
         split: train or test, the part of a data set.
         fit: how other shapes become square: crop, pad or stretch.
+        value_range: the values that become black and white, such as 0 4095 for camera data or 0 1 for masks;
+            0 and the largest of their type if left out.
         data_dir: folder of the named data sets; the environment variable FEWGEN_DATA_DIR if left out.
         download: fetch a missing data set from its official address.
         device: auto (CUDA where there is one), cpu or cuda.
@@ -45,5 +48,5 @@ def retrieve(
     """
     from fewgen.data.registry import Reading
 
-    reading = Reading(split, fit=fit, data_dir=data_dir, download=download)
+    reading = Reading(split, fit=fit, data_dir=data_dir, download=download, value_range=value_range)
     return load_run(run, device).retrieve(images, reading=reading, top=top)

@@ -11,6 +11,7 @@ from fewgen.api.generating import generate
 from fewgen.config.call import FORMER_NAMES, accepts_config, build, call_settings, renamed, unwrapped
 from fewgen.config.keywords import writes_out
 from fewgen.config.surroundings import own_surroundings
+from fewgen.progress import ShownProgress
 from fewgen.runs.planning import Plan, plan_run
 from fewgen.runs.preparing import TrainRequest, configs
 from fewgen.runs.run import Run
@@ -42,7 +43,9 @@ def train(
     fit: str = "crop",
     background: str = "error",
     convert: bool = False,
+    value_range: Sequence[float] | None = None,
     minutes: float | None = None,
+    clock: str | None = None,
     steps_scale: float | None = None,
     meta: str | None = None,
     tasks: Mapping[str, Any] | None = None,
@@ -81,7 +84,11 @@ def train(
         fit: how other shapes become square: crop, pad or stretch.
         background: transparent images: error, or put them on white or black.
         convert: accept 16-bit and CMYK images and convert them.
-        minutes: limit on the training time; stages are shortened to fit.
+        value_range: the values that become black and white, such as 0 4095 for camera data or 0 1 for masks;
+            0 and the largest of their type if left out.
+        minutes: limit on the time of the whole command: training, measuring and report. Stages are shortened
+            to fit, and what there was no time to measure is named. A run may be resumed with another limit.
+        clock: what a minute of the limit is: wall (the default), or cpu, of computing on all cores.
         steps_scale: factor on the number of steps; 0.1 is a quick look.
         meta: learn to adapt to new classes from few images: reptile, fomaml or maml; or none, ordinary
             training on the same classes with the same measurements, to compare with.
@@ -102,7 +109,7 @@ def train(
     """
     from fewgen.data.registry import Reading
 
-    reading = Reading(split, size, channels, fit, background, convert, data_dir, download)
+    reading = Reading(split, size, channels, fit, background, convert, data_dir, download, value_range)
     request = TrainRequest(
         method=method,
         data=data,
@@ -117,24 +124,27 @@ def train(
         class_names=class_names,
         holdout=holdout,
         minutes=minutes,
+        clock=clock,
         steps_scale=steps_scale,
         meta=meta,
         tasks=tasks,
         class_split=class_split,
         model=model,
         training=training,
+        report=report,
         progress=progress,
     )
     run, prepared = train_run(request)
     made = run.was_finished and (run.path / "report.html").is_file()
     if report and run.is_main and not run.result.interrupted and not made:
-        from fewgen.progress import ShownProgress
         from fewgen.report import write_report
         from fewgen.runs.findings import measure_run
+        from fewgen.runs.timing import report_parts
 
-        shown = ShownProgress(progress)
+        shown = ShownProgress(progress, parts=report_parts(prepared) if progress else None)
         others = functools.partial(run.other_images, data_dir, download, prepared.source, with_base=True)
-        write_report(measure_run(run, prepared.train, prepared.held_out, shown, others, data_dir))
+        given = (run, prepared.train, prepared.held_out)
+        write_report(measure_run(*given, shown, others, data_dir, run.limit))
         shown.close()
     return run
 
@@ -190,7 +200,7 @@ def quickstart(
         shots: images per digit to learn from; eight more of each are held out for the verdicts.
         seed: of the choice of images and of the training.
         steps_scale: factor on the preset's number of steps.
-        minutes: limit on the training time; on a slow machine fewer steps are taken.
+        minutes: limit on the time of the whole command; on a slow machine fewer steps are taken.
         text: where the vectors of the words "zero" to "nine" come from; see fewgen train --help.
         progress: show a progress bar, or progress lines where there is no terminal.
         config: YAML file (or dictionary) with any of these keywords; what is given directly wins.

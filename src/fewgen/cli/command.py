@@ -43,6 +43,7 @@ METAVARS = {
     "split": "PART",
     "temperature": "T",
     "text_path": "PATH",
+    "value_range": "LOW HIGH",
 }
 """How the value of a keyword is shown, where its type does not say enough."""
 
@@ -60,7 +61,7 @@ class Argument:
         former: its name in earlier releases, which works with a warning and is not in the help.
         bare: for a section: the key that a value without one means, as in "--model PATH".
         type: of one value, as `parse` checks it; `bool` makes a switch and `dict` a section.
-        how: "one" value; "many" after one another; "repeat" the flag for each.
+        how: "one" value; "many" after one another; "each" word of the metavar; "repeat" the flag.
         default: of the keyword; `inspect.Parameter.empty` if it must be given.
         positional: has no name; stands in the order of the arguments.
     """
@@ -73,7 +74,7 @@ class Argument:
     former: str = ""
     bare: str = ""
     type: Any = None
-    how: Literal["one", "many", "repeat", ""] = ""
+    how: Literal["one", "many", "each", "repeat", ""] = ""
     default: Any = None
     positional: bool = False
 
@@ -99,12 +100,12 @@ class Argument:
         value = self.type or _value_type(words)
         letter = {int: "N", float: "X"}.get(next(iter(_options(value))), "NAME")
         positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        how = self.how or ("repeat" if listed else "one")
+        metavar = self.metavar or METAVARS.get(self.keyword, letter)
+        how = self.how or ("each" if listed and " " in metavar else "repeat" if listed else "one")
         flag = "--" + self.keyword.removesuffix("s" if how == "repeat" else "").replace("_", "-")
         return replace(
             self,
-            metavar=self.metavar
-            or (self.keyword.upper() if positional else METAVARS.get(self.keyword, letter)),
+            metavar=self.keyword.upper() if positional and not self.metavar else metavar,
             flag=self.flag or flag,
             short="-" + self.keyword if len(self.keyword) == 1 else "",
             type=value,
@@ -284,6 +285,8 @@ class Command:
                 names, options = [argument.keyword], {"nargs": "*" if argument.how == "many" else "?"}
             elif argument.how == "many":
                 options["nargs"] = "+"
+            elif argument.how == "each":
+                options["nargs"] = len(argument.metavar.split())
             elif argument.how == "repeat":
                 options["action"] = "append"
             elif argument.type is dict:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewgen.clock import n_cores
 from fewgen.config.call import accepts_config, call_settings, unwrapped
 
 if TYPE_CHECKING:
@@ -91,8 +91,7 @@ def benchmark(
         size: side of the square images in pixels; the images' own if left out.
         channels: 1 for grey, 3 for colour; the images' own if left out.
         temperature: of generation with methods of fewgen.
-        clock: what a minute of a reference generator is: wall, or cpu for a machine that others use too.
-            Methods of fewgen always go by the wall.
+        clock: what a minute of training is: wall, or cpu, of all cores, for a machine that others use too.
         jobs: cells computed at the same time, which share the processor's cores; 1 if left out. With more
             than one, training times are those of fewer cores.
         remeasure: measure again what was generated before, for example with other useful draws.
@@ -154,7 +153,7 @@ class BenchmarkRequest:
             channels=self.channels,
             temperature=float(self.temperature),
             clock=self.clock,
-            cores=_cores(),
+            cores=n_cores(),
             useful_draws=self.useful_draws,
             data_dir=None if self.data_dir is None else str(self.data_dir),
         )
@@ -170,10 +169,6 @@ def plan_benchmark(**keywords: Any) -> GridPlan:
     from fewgen.comparison.grid import plan_grid
 
     return plan_grid(BenchmarkRequest(**call_settings(unwrapped(benchmark), keywords)).grid())
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_benchmark(request: BenchmarkRequest, evaluate: Evaluate | None = None) -> BenchmarkResult:

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import TYPE_CHECKING, Protocol
 
-from fewgen.errors import ConfigError, suggest
+from fewgen.clock import Clock
+from fewgen.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fewgen.data.imageset import ImageSet
 
-CLOCKS = ("wall", "cpu")
-
 
 class Budget:
     """Training time that is used up by waiting (clock "wall") or by computing (clock "cpu").
 
-    The processor clock is for a machine that others use too: it counts the time of all threads and divides
-    it by `cores`, so that 6 minutes mean 6 minutes of `cores` fully used cores.
-
     Args:
         minutes: length, above 0.
-        clock: "wall" or "cpu".
+        clock: "wall" or "cpu", see `Clock`.
         cores: cores that "cpu" minutes stand for.
         max_steps: stop after so many steps too (tests).
 
@@ -35,25 +30,21 @@ class Budget:
     def __init__(
         self, minutes: float, clock: str = "wall", cores: int = 2, max_steps: int | None = None
     ) -> None:
-        if clock not in CLOCKS:
-            raise ConfigError(f'The clock must be "wall" or "cpu", got "{clock}".{suggest(clock, CLOCKS)}')
         if not (minutes > 0 and math.isfinite(minutes)) or cores < 1:
             raise ConfigError(
                 f"A budget needs more than 0 minutes and at least 1 core, got {minutes:g} and {cores}."
             )
-        self.seconds, self.clock, self.cores, self.max_steps = minutes * 60, clock, cores, max_steps
+        self.clock = Clock(clock, cores)
+        self.seconds, self.max_steps = minutes * 60, max_steps
         self.start()
 
     def start(self) -> None:
         """Begin to count."""
-        self._started = self._now()
-
-    def _now(self) -> float:
-        return time.perf_counter() if self.clock == "wall" else time.process_time() / self.cores
+        self._started = self.clock.now()
 
     def used(self) -> float:
         """Return the used share, 0 to 1 and beyond."""
-        return (self._now() - self._started) / self.seconds
+        return (self.clock.now() - self._started) / self.seconds
 
 
 class Reference(Protocol):

@@ -58,22 +58,24 @@ class FewgenGenerator(_OfRun):
 
     def fit(self, train: ImageSet, budget: Budget, seed: int) -> dict[str, object]:
         """Train on the same images: `train` draws them again from the data, with the same seed."""
-        from fewgen.api import train as train_run
+        from fewgen.api.training import train_request
+        from fewgen.runs.training import train_run
 
         method, _, preset = self.name.partition(":")
-        run = train_run(
-            method,
+        request = train_request(
+            method=method,
             preset=preset,
             seed=seed,
             out=self.run_dir,
             minutes=budget.seconds / 60,
+            clock=budget.clock.kind,
             report=False,
             progress=False,
             **self.training,
         )
+        run, _ = train_run(request, whole=False)
         if run.result.interrupted:
             raise KeyboardInterrupt
-        # The clock of the library is the wall's, whatever the budget counts for the references.
         return {"run": self.run_dir.name, "steps": run.result.steps, "seconds": round(run.result.seconds, 1)}
 
 

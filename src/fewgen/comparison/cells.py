@@ -61,7 +61,7 @@ class Settings:
     size: side of the images in pixels, None to keep.
     channels: 1 or 3, None to keep.
     temperature: of generation with fewgen methods.
-    clock: "wall" or "cpu", what a minute of a reference is; see `Budget`.
+    clock: "wall" or "cpu", what a minute of training is; see `Clock`.
     cores: that "cpu" minutes stand for.
     useful_draws: paired trainings behind the usefulness of a cell; 0 leaves it out.
     data_dir: folder of the named data sets.

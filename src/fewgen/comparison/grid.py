@@ -12,7 +12,7 @@ from typing import Any
 
 from joblib import Parallel, cpu_count, delayed, effective_n_jobs
 
-from fewgen.comparison.budget import CLOCKS
+from fewgen.clock import CLOCKS
 from fewgen.comparison.candidates import check_spec, takes_time
 from fewgen.comparison.cells import (
     JUDGE_NAME,

@@ -8,6 +8,7 @@ Nothing is repaired silently. Where a repair is possible (a background for trans
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import warnings
@@ -21,10 +22,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fewgen.data.colour import COLOUR_KEYS, to_srgb, unusable_profiles
 from fewgen.data.imageset import ImageSet, too_few_images
 from fewgen.data.kinds import HEAD_BYTES, foreign_kind, is_text, kind_of
 from fewgen.data.names import check_class_names, unprintable
 from fewgen.data.transforms import Form, fit_image, from_pillow, parallel_map, to_pillow
+from fewgen.data.value_range import flag, note_bytes, note_cut, shown, to_bytes, uses_little
 from fewgen.errors import DataError, ProblemList
 from fewgen.files import atomic_write
 from fewgen.folders import atomic_folder
@@ -96,10 +99,18 @@ def _find_split(root: Path, split: str) -> Path:
     return root
 
 
+_TOPS = {"8-bit": 255, "16-bit": 65535, "16-bit colour": 65535, "float": 0}
+"""Kinds of values -> the largest."""
+
+
 @dataclass(frozen=True)
 class _Decoded:
     array: np.ndarray[Any, Any]  # uint8 (C, H, W)
     original: tuple[int, int]  # width, height
+    usable: bool  # whether what the file says of its colours could be used
+    values: str  # what its values are: a key of _TOPS
+    low: float
+    high: float
 
 
 def _is_16_bit(image: Image.Image, data: bytes) -> bool:
@@ -115,9 +126,7 @@ def _is_16_bit(image: Image.Image, data: bytes) -> bool:
 
 
 def _reduce_16_bit(image: Image.Image) -> Image.Image:
-    """Return an 8-bit image of the same appearance."""
-    if not image.mode.startswith("I"):
-        return image  # Pillow has kept the high byte of each channel already
+    """Return a grey 8-bit image of the same appearance."""
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise _Problem("has values outside of 16 bits, whose meaning is unknown; save it as 8-bit PNG")
@@ -143,14 +152,41 @@ def _is_grey(image: Image.Image) -> bool:
     return bool((array[..., 0] == array[..., 1]).all() and (array[..., 1] == array[..., 2]).all())
 
 
-def _to_l_or_rgb(image: Image.Image, deep: bool, form: Form) -> Image.Image:
-    """Return the image in mode L or RGB, or say why that would lose something."""
-    if deep:
-        if image.mode == "F":
-            raise _Problem("has floating-point values, whose range is unknown; save it as 8-bit PNG")
+def _from_deep(image: Image.Image, form: Form) -> tuple[Image.Image, str, float, float]:
+    """Return a file of more than 8 bits with 8, what its values are, and the lowest and highest.
+
+    Without a range the user must allow it; whether it would darken is seen over the whole set.
+    """
+    given = form.value_range
+    if image.mode != "F" and not image.mode.startswith("I"):  # Pillow keeps the high byte of each channel
+        if given is not None:
+            raise _Problem(
+                "has 16 bits per colour channel, of which only the upper 8 can be read; save it with 8, "
+                "spread over their range"
+            )
         if not form.convert:
             raise _Problem("has 16 bits per channel; save it with 8, or set convert (--convert)")
-        image = _reduce_16_bit(image)
+        array = np.asarray(image)
+        return image, "16-bit colour", 257.0 * int(array.min()), 257.0 * int(array.max())
+    values = np.asarray(image)
+    low, high = float(values.min()), float(values.max())
+    kind = "float" if image.mode == "F" else "16-bit"
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise _Problem("has values that are NaN or infinite; replace them")
+    if given is not None:
+        return Image.fromarray(to_bytes(values, given)), kind, low, high
+    if kind == "float":
+        raise _Problem(
+            "has floating-point values, whose range is unknown; save it as 8-bit PNG, or say which are black "
+            f"and white (such as {flag(low, high)})"
+        )
+    if not form.convert:
+        raise _Problem("has 16 bits per channel; save it with 8, or set convert (--convert) or value_range")
+    return _reduce_16_bit(image), kind, low, high
+
+
+def _to_l_or_rgb(image: Image.Image, form: Form) -> Image.Image:
+    """Return an image of 8 bits in mode L or RGB, or say why that would lose something."""
     mode = image.mode
     if mode in ("CMYK", "LAB", "HSV"):
         if not form.convert or mode != "CMYK":
@@ -214,7 +250,22 @@ def _decode(path: Path, form: Form) -> _Decoded:
                     check.verify()
             image.load()
             deep = _is_16_bit(image, data)  # asked of the file; a turned copy does not know its format
-            plain = _to_l_or_rgb(ImageOps.exif_transpose(image), deep, form)
+            upright, usable = ImageOps.exif_transpose(image), True
+            kind, low, high = "8-bit", 0.0, 255.0
+            if deep:
+                upright, kind, low, high = _from_deep(upright, form)
+            said = {key: image.info[key] for key in COLOUR_KEYS if key in image.info}
+            if upright.mode == "CMYK" and form.convert and said:
+                upright, usable = to_srgb(upright, said)
+                said = {}
+            plain = _to_l_or_rgb(upright, form)
+            if kind == "8-bit":
+                bands = np.ravel(plain.getextrema())
+                low, high = float(bands.min()), float(bands.max())
+                if form.value_range is not None:
+                    plain = Image.fromarray(to_bytes(np.asarray(plain), form.value_range))
+            if said and form.value_range is None:  # a range is of measured numbers, which have no colours
+                plain, usable = to_srgb(plain, said)
     except _Problem:
         raise
     except Image.DecompressionBombError:
@@ -230,7 +281,7 @@ def _decode(path: Path, form: Form) -> _Decoded:
         plain = plain.convert("L" if form.channels == 1 else "RGB")
     if form.size is not None:
         plain = fit_image(plain, form.size, form.fit)
-    return _Decoded(from_pillow(plain), original)
+    return _Decoded(from_pillow(plain), original, usable, kind, low, high)
 
 
 def read_image(path: Path, form: Form) -> np.ndarray[Any, Any]:
@@ -240,9 +291,14 @@ def read_image(path: Path, form: Form) -> np.ndarray[Any, Any]:
         DataError: it cannot be used; says why and what to do.
     """
     try:
-        return _decode(path, form).array
+        decoded = _decode(path, form)
     except _Problem as problem:
         raise DataError(f'"{path}" {problem}.') from None
+    problems = ProblemList(f'"{path}" cannot be used')
+    _check_values([(path, decoded)], path.parent, problems, form)
+    problems.raise_if_any()
+    unusable_profiles([] if decoded.usable else [path.name])
+    return decoded.array
 
 
 def _entries(folder: Path, root: Path, problems: ProblemList) -> list[Path]:
@@ -350,7 +406,9 @@ def _read(
     if form.channels is None:
         kinds = ["grey" if one.array.shape[0] == 1 else "colour" for _, one in good]
         _check_same(good, kinds, root, problems, "kinds", "channels to 1 or 3 (--channels 1 for grey)")
+    _check_values(good, root, problems, form)
     problems.raise_if_any()
+    unusable_profiles([str(file.relative_to(root)) for file, one in good if not one.usable])
     return torch.from_numpy(np.stack([decoded.array for _, decoded in good]))
 
 
@@ -432,6 +490,33 @@ def load_flat_folder(path: str | os.PathLike[str], form: Form | None = None) -> 
     if not files:
         problems.add("there is no image")
     return _read(files, root, problems, form or Form())
+
+
+def _check_values(good: list[tuple[Path, _Decoded]], root: Path, problems: ProblemList, form: Form) -> None:
+    """Look at the values of a whole set: note or refuse what uses little of its type, or is cut."""
+    if form.value_range is not None:
+        kinds = [one.values for _, one in good]
+        _check_same(
+            good, kinds, root, problems, "values", "value_range for files of one kind of values alone"
+        )
+    for kind, top in _TOPS.items():
+        of_kind = [one for _, one in good if one.values == kind]
+        if not of_kind:
+            continue
+        low, high = min(one.low for one in of_kind), max(one.high for one in of_kind)
+        where = f'the images in "{root}"'
+        if form.value_range is not None:
+            note_cut(low, high, form.value_range, where)
+        elif kind == "8-bit":
+            note_bytes(low, high, where)
+        elif uses_little(low, high, top):
+            choices = (
+                f"set {flag(low, high)} (value_range) to spread them, or {flag(0, top)} to keep them dark"
+            )
+            problems.add(
+                f"the values of the {kind} images reach from {shown(low)} to {shown(high)} of {top}, so "
+                f"with 8 bits they are nearly one shade; {choices if kind == '16-bit' else 'spread them'}"
+            )
 
 
 def _check_same(

@@ -14,6 +14,7 @@ from fewgen.data.folder import is_flat_folder, load_flat_folder
 from fewgen.data.imageset import ImageSet
 from fewgen.data.npz_reader import NpzReader, read_images
 from fewgen.data.registry import Reading, is_named
+from fewgen.data.value_range import ValueRange
 from fewgen.errors import DataError
 
 NO_CLASS = "(no class)"
@@ -30,7 +31,7 @@ def has_labels(images: ImageSet) -> bool:
     return images.class_names != (NO_CLASS,)
 
 
-def _unlabelled_npz(path: Path) -> Tensor | None:
+def _unlabelled_npz(path: Path, value_range: ValueRange | None) -> Tensor | None:
     """Return the images of a file without labels or with labels of -1; None if every image has a class."""
     with NpzReader(path) as reader:
         if "images" not in reader:
@@ -41,7 +42,7 @@ def _unlabelled_npz(path: Path) -> Tensor | None:
             if labels.dtype.kind not in "iu" or not (labels < 0).any():
                 return None
             n_without = int((labels < 0).sum())
-        images = read_images(reader, "images", ("labels",) if "labels" in reader else ())
+        images = read_images(reader, "images", ("labels",) if "labels" in reader else (), value_range)
     if n_without is not None and n_without < len(images):
         warnings.warn(
             f'{n_without} of the {len(images)} images in "{path}" have no class, so the classes of the '
@@ -88,7 +89,7 @@ def load_foreign(
         if flat:
             return without_labels(load_flat_folder(path, form), path.resolve().name)
         if not named and path.is_file() and path.suffix.lower() == ".npz":
-            found = _unlabelled_npz(path)
+            found = _unlabelled_npz(path, form.value_range)
             if found is not None:
                 return without_labels(form.of(found), path.name)
     return reading.load(source)

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fewgen.data.colour import to_srgb, unusable_profiles
 from fewgen.data.npz_reader import NpzReader, find_prefix, to_labels, to_texts
 from fewgen.data.transforms import from_pillow, parallel_map
 from fewgen.errors import DataError
@@ -53,7 +54,9 @@ def _decode(stream: np.ndarray[Any, Any], index: int, where: str) -> np.ndarray[
         with Image.open(io.BytesIO(stream.tobytes()), formats=["JPEG"]) as image:
             if max(image.size) > 4096:
                 raise DataError(f"Image {index} of {where} has {image.size} pixels, more than 4096 a side.")
-            return from_pillow(image.convert("RGB"))
+            made, usable = to_srgb(image.convert("RGB"), image.info)
+            unusable_profiles([] if usable else [f"image {index}"])
+            return from_pillow(made)
     except DataError:
         raise
     except Exception as error:  # damaged streams make Pillow raise many kinds

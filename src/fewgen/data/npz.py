@@ -8,6 +8,7 @@ any memory is taken.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,16 +21,23 @@ from torch import Tensor
 from fewgen.data.imageset import ImageSet
 from fewgen.data.jpeg_npz import read_jpegs
 from fewgen.data.npz_reader import NpzReader, find_prefix, read_images, to_labels, to_texts
+from fewgen.data.value_range import ValueRange, in_range
 from fewgen.files import atomic_write
 
 
-def load_npz(path: str | os.PathLike[str], split: str = "train", name: str = "") -> ImageSet:
+def load_npz(
+    path: str | os.PathLike[str],
+    split: str = "train",
+    name: str = "",
+    value_range: ValueRange | None = None,
+) -> ImageSet:
     """Read an image set from one `.npz` file.
 
     Args:
         path: the file.
         split: "train" or "test". A file without parts has only "train"; "val" serves as "test".
         name: where the images came from; the file name if empty.
+        value_range: values that become black and white; None for uint8 as it is.
 
     Returns:
         All images of that part. Without `class_names` the classes are called "0", "1", ...
@@ -40,11 +48,13 @@ def load_npz(path: str | os.PathLike[str], split: str = "train", name: str = "")
     path = Path(path)
     with NpzReader(path) as reader:
         if "train_jpeg" in reader:
-            return ImageSet(*read_jpegs(reader, split), None, name or f"{path.name} ({split})")
+            jpegs = ImageSet(*read_jpegs(reader, split), None, name or f"{path.name} ({split})")
+            pixels = in_range(jpegs.images.numpy(), value_range, f'the images in "{path}"')
+            return dataclasses.replace(jpegs, images=torch.from_numpy(pixels))
         prefix = find_prefix(reader, split, "images")
         labels_name, captions_name = f"{prefix}labels", f"{prefix}captions"
         beside = (labels_name, captions_name) if captions_name in reader else (labels_name,)
-        images = read_images(reader, f"{prefix}images", beside)
+        images = read_images(reader, f"{prefix}images", beside, value_range)
         class_names = to_texts(reader.read("class_names"), "class_names") if "class_names" in reader else None
         labels_where = f'"{labels_name}" in "{path}"'
         labels = to_labels(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fewgen.data.kinds import kind_of
+from fewgen.data.value_range import ValueRange, in_range
 from fewgen.errors import DataError
 
 MAX_BYTES = 4 * 2**30
@@ -130,7 +131,9 @@ class NpzReader:
             raise DataError(f"{where} cannot be read: {error.strerror or error}.") from error
 
 
-def read_images(reader: NpzReader, name: str, beside: Sequence[str] = ()) -> Tensor:
+def read_images(
+    reader: NpzReader, name: str, beside: Sequence[str] = (), value_range: ValueRange | None = None
+) -> Tensor:
     """Return an array of images as uint8 (N, C, H, W).
 
     What the headers say is compared before any array is read, which may be gigabytes.
@@ -139,37 +142,31 @@ def read_images(reader: NpzReader, name: str, beside: Sequence[str] = ()) -> Ten
         reader: an open file.
         name: of the array.
         beside: names of arrays that must hold one value for each image.
+        value_range: values that become black and white; None for uint8 as it is.
 
     Raises:
         DataError: there are no images or they do not fit the other arrays, or as for `to_nchw`.
     """
     where = f'"{name}" in "{reader.path}"'
-    shape, dtype = reader.header(name)
+    shape, _ = reader.header(name)
     if shape[:1] == (0,):
         raise DataError(f"{where} is empty.")
-    to_nchw(np.empty((0, *shape[1:]), dtype), where, shape)
+    to_nchw(np.empty((0, *shape[1:]), np.uint8), where, shape)
     for other in beside:
         n = (*reader.header(other)[0], 0)[0]
         if n != shape[0]:
             raise DataError(
                 f'"{reader.path}" has {shape[0]} images but {n} {other}. They do not belong together.'
             )
-    return to_nchw(reader.read(name), where)
+    return to_nchw(in_range(reader.read(name), value_range, where), where)
 
 
 def to_nchw(array: np.ndarray[Any, Any], where: str, shape: tuple[int, ...] = ()) -> Tensor:
     """Convert uint8 (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W) to (N, C, H, W).
 
     Raises:
-        DataError: for another type or shape, or one that could be read in two ways.
+        DataError: for another shape, or one that could be read in two ways.
     """
-    if array.dtype != np.uint8:
-        advice = (
-            "Scale to 0..255 and convert to uint8 first."
-            if array.dtype.kind == "f"
-            else "Convert them to uint8."
-        )
-        raise DataError(f"{where} must be uint8, got {array.dtype}. {advice}")
     if array.ndim == 3:
         array = array[:, None]
     elif array.ndim == 4 and array.shape[3] in (1, 3):

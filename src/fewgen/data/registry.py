@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from fewgen.data.folder import load_folder, save_folder
 from fewgen.data.imageset import ImageSet
 from fewgen.data.kinds import kind_of
 from fewgen.data.transforms import Form
+from fewgen.data.value_range import ValueRange, in_range
 from fewgen.errors import ConfigError, DataError, OutputError, suggest
 from fewgen.files import prepare_output_file
 
@@ -290,18 +292,24 @@ def _load_named(
     )
 
 
-def _load_path(path: Path, split: str) -> ImageSet | None:
+def _spread(images: ImageSet, value_range: ValueRange | None) -> ImageSet:
+    """Return a set with its values spread over a range, or noted if they use little of theirs."""
+    pixels = in_range(images.images.numpy(), value_range, f'the images of "{images.name}"')
+    return images if value_range is None else dataclasses.replace(images, images=torch.from_numpy(pixels))
+
+
+def _load_path(path: Path, split: str, value_range: ValueRange | None) -> ImageSet | None:
     """Load a path whose form is known by its content; None for a folder of classes."""
     if path.is_file():
         if path.suffix.lower() != ".npz":
             kind = kind_of(path) or "is neither an .npz file nor a folder with one subfolder per class"
             raise DataError(f'"{path}" {kind}.')
-        return npz.load_npz(path, split)
+        return npz.load_npz(path, split, value_range=value_range)
     pair = idx.find_idx(path, split)
     if pair:
-        return idx.load_idx(*pair, name=f"{path.resolve().name} ({split})")
+        return _spread(idx.load_idx(*pair, name=f"{path.resolve().name} ({split})"), value_range)
     if cifar_binary.find_cifar(path, split):
-        return cifar_binary.load_cifar_binary(path, split)
+        return _spread(cifar_binary.load_cifar_binary(path, split), value_range)
     _refuse_parts(path, split)
     return None
 
@@ -335,6 +343,7 @@ class Reading:
         convert: whether 16-bit and CMYK images may be converted.
         data_dir: folder of the named data sets; None reads FEWGEN_DATA_DIR.
         download: whether a missing data set may be fetched.
+        value_range: the values that become black and white, two numbers; `load_images` says more.
     """
 
     split: str = "train"
@@ -345,6 +354,7 @@ class Reading:
     convert: bool = False
     data_dir: str | os.PathLike[str] | None = None
     download: bool = False
+    value_range: Sequence[float] | None = None
 
     def form(self) -> Form:
         """Return what the images are made into.
@@ -352,7 +362,8 @@ class Reading:
         Raises:
             ConfigError: if a value has no meaning.
         """
-        return Form(self.size, self.channels, self.fit, self.background, self.convert)
+        value_range: Any = self.value_range  # checked there
+        return Form(self.size, self.channels, self.fit, self.background, self.convert, value_range)
 
     def load(
         self,
@@ -373,7 +384,8 @@ class Reading:
             raise ConfigError(f'Unknown split "{self.split}".{hint} Choose "train" or "test".')
         form = self.form()
         if isinstance(source, str) and is_named(source):
-            images = _load_named(_plain(source), self.split, self.size, self.data_dir, self.download)
+            found = _load_named(_plain(source), self.split, self.size, self.data_dir, self.download)
+            images = _spread(found, form.value_range)
         else:
             path = Path(source).expanduser()
             if not path.exists():
@@ -382,7 +394,7 @@ class Reading:
                     f'"{source}" is neither a data set nor a file or folder.{suggest(str(source), names)} '
                     f"Data sets: {', '.join(names)}."
                 )
-            loaded = _load_path(path, self.split)
+            loaded = _load_path(path, self.split, form.value_range)
             if loaded is None:
                 return load_folder(path, form, split=self.split, min_classes=min_classes, asked=asked)
             images = loaded
@@ -405,6 +417,7 @@ def load_images(
     background: str = "error",
     convert: bool = False,
     min_classes: int = 1,
+    value_range: Sequence[float] | None = None,
 ) -> ImageSet:
     """Load labelled images from a named data set, a folder or a file.
 
@@ -423,6 +436,11 @@ def load_images(
         background: transparent images of a folder: "error", or put on "white" or "black".
         convert: whether 16-bit and CMYK images of a folder may be converted.
         min_classes: fewer classes with images are an error; training needs 2.
+        value_range: the values that become black and white, such as (0, 4095) or (0, 1), the same for the
+            whole set, so that the order of brightness between images is kept; values outside are cut, with
+            a warning. With it, 16-bit and float images and arrays of any number type are read. If left out,
+            arrays must be uint8, and a set whose values use less than a quarter of their type is not
+            changed in silence: 8-bit ones stay as they are, with a warning; 16-bit ones are an error.
 
     Returns:
         The images in the order of the source.
@@ -434,7 +452,7 @@ def load_images(
     >>> load_images("digits")
     ImageSet(digits (train): 1442 grey images of 28x28, 10 classes)
     """
-    reading = Reading(split, size, channels, fit, background, convert, data_dir, download)
+    reading = Reading(split, size, channels, fit, background, convert, data_dir, download, value_range)
     return reading.load(source, min_classes)
 
 

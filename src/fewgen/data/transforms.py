@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from fewgen.config.checks import one_of
+from fewgen.data.value_range import ValueRange, checked_range
 from fewgen.errors import ConfigError
 
 FITS = ("crop", "pad", "stretch")
@@ -48,6 +49,8 @@ class Form:
         fit: how other shapes become square, see `fit_image`.
         background: what becomes of transparent image files: "error", or they are put on "white" or "black".
         convert: True reduces image files of 16 bits to 8 and converts CMYK to RGB; else they are an error.
+        value_range: the values of the files that become black and white, see `value_range`; None for 0 and
+            the largest of their type.
 
     Raises:
         ConfigError: if a value has no meaning.
@@ -58,8 +61,10 @@ class Form:
     fit: str = "crop"
     background: str = "error"
     convert: bool = False
+    value_range: ValueRange | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "value_range", checked_range(self.value_range))
         size = self.size
         if size is not None and (
             isinstance(size, bool) or not isinstance(size, int) or not 4 <= size <= 4096
@@ -72,7 +77,10 @@ class Form:
         check_channels(self.channels)
 
     def of(self, images: Tensor) -> Tensor:
-        """Return uint8 images (N, C, H, W) in this form; `images` itself if they have it."""
+        """Return uint8 images (N, C, H, W) in this form; `images` itself if they have it.
+
+        The range of values belongs to what a file holds and was applied when it was read.
+        """
         images = set_channels(images, self.channels)
         return images if self.size is None else resize(images, self.size, self.fit)
 

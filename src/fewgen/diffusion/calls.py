@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fewgen.errors import ConfigError, DataError, ShapeError
+from fewgen.config.checks import at_least
+from fewgen.errors import DataError, ShapeError
+from fewgen.nn.modes import evaluating
 
 if TYPE_CHECKING:
     from fewgen.diffusion.pipeline import TextToImage
@@ -21,18 +23,15 @@ _FAR = 1.5
 @contextlib.contextmanager
 def frozen(pipe: TextToImage) -> Iterator[None]:
     """Put the model into evaluation mode without gradients for its weights; afterwards it is as before."""
-    modes = [(module, module.training) for module in pipe.modules()]
     wanted = [p for p in pipe.parameters() if p.requires_grad]
-    pipe.eval()
     for parameter in wanted:
         parameter.requires_grad_(False)
     try:
-        yield
+        with evaluating(pipe):
+            yield
     finally:
         for parameter in wanted:
             parameter.requires_grad_(True)
-        for module, mode in modes:
-            module.training = mode
 
 
 def place_of(pipe: TextToImage) -> tuple[torch.device, torch.dtype]:
@@ -82,28 +81,25 @@ def check_images(pipe: TextToImage, images: Tensor) -> None:
 
 def check_batch(batch: int | None) -> None:
     """Raise `ConfigError` unless `batch` is None or 1 or more."""
-    if batch is not None and batch < 1:
-        raise ConfigError(f"batch must be 1 or more, got {batch}.")
+    if batch is not None:
+        at_least("batch", batch, 1)
 
 
 def encode_images(
     pipe: TextToImage,
     images: Tensor,
     *,
-    enlarge: Callable[[Tensor], Tensor] | None = None,
     batch: int | None = None,
 ) -> Tensor:
     """Return the latents of images of any size, on the host, (K, C, h, w).
 
     Args:
         pipe: the model.
-        images: (K, C, H, W) in [-1, 1].
-        enlarge: called with images before they are resized to the model's, bilinear with antialiasing.
+        images: (K, C, H, W) in [-1, 1]; they are resized to the model's size, bilinear with antialiasing.
         batch: images computed at a time; None: all.
 
     Raises:
-        ShapeError: the images have other channels than the model's, or there are none; or `enlarge` gives
-            another number of images or channels.
+        ShapeError: the images have other channels than the model's, or there are none.
         DataError: they are whole numbers, far outside of [-1, 1], or not finite.
         ConfigError: a batch below 1.
     """
@@ -114,13 +110,7 @@ def encode_images(
     device, dtype = _own(pipe)
     with torch.no_grad():
         for part in images.split(batch or len(images)):
-            big = part if enlarge is None else enlarge(part)
-            if big.ndim != 4 or big.shape[:2] != part.shape[:2]:
-                raise ShapeError(
-                    f"enlarge made {tuple(big.shape)} of images {tuple(part.shape)}; it may change their "
-                    "size alone."
-                )
-            fitted = resize(big.float(), (height, width)).clamp(-1, 1)
+            fitted = resize(part.float(), (height, width)).clamp(-1, 1)
             z = pipe.encode(fitted.to(device, dtype))
             latents.append(z.to("cpu", torch.promote_types(z.dtype, torch.float32)))
     return torch.cat(latents)

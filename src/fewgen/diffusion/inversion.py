@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from fewgen.diffusion.calls import cast, check_batch, frozen, place_of, predict
+from fewgen.diffusion.pipeline import check_shape
 from fewgen.diffusion.settings import (
     PLACEHOLDER,
     PROMPT,
@@ -353,7 +354,7 @@ def null_text_inversion(
     found = null.to(pivots.device).expand(steps, n, *null.shape).clone()
     if guidance_scale == 1 or config.inner_steps == 0:
         return found
-    times = _times(pipe, steps)
+    times = pipe.schedule.timesteps(steps)
     parts = _chunks(n, batch)
     with frozen(pipe), torch.no_grad():
         for number, part in enumerate(parts):
@@ -396,7 +397,7 @@ def check_textual(pipe: TextToImage, prompt: str, config: TextualConfig) -> Tens
 
 def check_inversion(pipe: TextToImage, steps: int, dequant_t: int = 0) -> list[int]:
     """Return the sampling times from high to low, or raise `ConfigError` for what `ddim_invert` refuses."""
-    times = _times(pipe, steps)
+    times = pipe.schedule.timesteps(steps)
     if not 0 <= dequant_t < times[0]:
         raise ConfigError(f"dequant_t must be between 0 and {times[0] - 1}, got {dequant_t}.")
     return times
@@ -518,15 +519,8 @@ def reconstruct(
         ConfigError: if `steps` is not the number of embeddings, or out of range.
     """
     _check_latents(pipe, z_T, "Latents")
-    _times(pipe, steps)
-    if u is not None:
-        if len(u) != steps:
-            raise ConfigError(
-                f"There are null-text embeddings of {len(u)} steps, but {steps} steps are asked for. They "
-                "belong to the steps they were made with."
-            )
-        if u.ndim != 4 or u.shape[1] != len(z_T):
-            raise ShapeError(f"Null-text embeddings {tuple(u.shape)} for {len(z_T)} latents.")
+    if u is not None and (u.ndim != 4 or u.shape[1] != len(z_T)):
+        raise ShapeError(f"Null-text embeddings {tuple(u.shape)} for {len(z_T)} latents.")
     device, dtype = place_of(pipe)
     conds = _context_rows(cond, len(z_T))
     parts = _chunks(len(z_T), batch)
@@ -552,22 +546,11 @@ def reconstruct(
 
 
 def _noised(pipe: TextToImage, z0: Tensor, noise: Tensor, t: int) -> Tensor:
-    times = torch.full((len(z0),), t, dtype=torch.int64, device=z0.device)
-    return pipe.schedule.add_noise(z0, noise, times).to(z0.dtype)
-
-
-def _times(pipe: TextToImage, steps: int) -> list[int]:
-    """Return the sampling times from high to low; the last move goes on to time 0."""
-    total = len(pipe.schedule)
-    if not 1 <= steps <= total:
-        raise ConfigError(f"steps must be between 1 and {total}, got {steps}.")
-    return pipe.schedule.timesteps(steps)
+    return pipe.schedule.add_noise(z0, noise, t).to(z0.dtype)
 
 
 def _check_latents(pipe: TextToImage, z: Tensor, what: str) -> None:
-    shape = tuple(pipe.latent_shape)
-    if z.ndim != 4 or tuple(z.shape[1:]) != shape:
-        raise ShapeError(f"{what} must be (B, {', '.join(map(str, shape))}), got {tuple(z.shape)}.")
+    check_shape(what, z, pipe.latent_shape)
     if not len(z):
         raise DataError(f"{what}: there are none.")
     if not torch.isfinite(z).all():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fewgen.diffusion.calls import check_batch, decode_latents, encode_images, frozen, place_of
-from fewgen.diffusion.inversion import Progress, check_inversion
+from fewgen.diffusion.inversion import check_inversion
 from fewgen.diffusion.specialisation import Specialisation, choose_supports, seed_rows
 from fewgen.generation.noise import noise, uniform
 
@@ -34,7 +34,6 @@ def noise_and_denoise(
     *,
     batch: int = 16,
     size: tuple[int, int] | None = None,
-    progress: Progress | None = None,
 ) -> Tensor:
     """Return variations of the given images, with the learned word of their class.
 
@@ -49,7 +48,6 @@ def noise_and_denoise(
         seeds: one per image, (N,); a number N gives `image_seeds(0, N)`.
         batch: images computed at a time, which bounds the memory.
         size: (H, W) to resize to, bilinear with antialiasing; None: the model's.
-        progress: told the share that is done.
 
     Returns:
         (N, C, H, W) float32 in [-1, 1], on the host.
@@ -76,7 +74,6 @@ def noise_and_denoise(
     device, dtype = place_of(pipe)
     clean = encode_images(pipe, images, batch=batch)[choose_supports(rows, len(images))]
     starts = start_steps(rows, steps)
-    done = 0
     with frozen(pipe):
         cond, null = specialisation.context(pipe), pipe.embed([""])
         # Those that start together are computed together, so that few wait for others.
@@ -92,7 +89,4 @@ def noise_and_denoise(
                 after = times[step + 1] if step + 1 < steps else None
                 z[active] = pipe.schedule.move(z[active], eps, times[step], after).to(dtype)
             made[part] = decode_latents(pipe, z, size).cpu()
-            done += len(part)
-            if progress is not None:
-                progress("noising and denoising", done / len(rows))
     return made

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from fewgen.diffusion.schedule import NoiseSchedule, Spacing
-from fewgen.errors import ConfigError, DataError, MissingDependencyError, ShapeError, TextError
-
-__all__ = ["TextToImage", "content_hash", "optional_library", "split_prompt"]
-
-Progress = Callable[[int, int], None]
-"""Called with the steps done and the steps in all."""
+from fewgen.diffusion.schedule import NoiseSchedule
+from fewgen.errors import ConfigError, DataError, ShapeError, TextError
 
 _SHOWN = 8
 
@@ -217,8 +210,6 @@ class TextToImage(nn.Module):
         uncond: Tensor | Sequence[Tensor] | None,
         guidance_scale: float,
         steps: int,
-        progress: Progress | None = None,
-        spacing: Spacing = "trailing",
     ) -> Tensor:
         """Denoise deterministically; returns z_0 (B, *latent_shape).
 
@@ -229,8 +220,6 @@ class TextToImage(nn.Module):
                 steps (a sequence, or (steps, B, L, D)); None with guidance_scale 1.
             guidance_scale: strength of the guidance.
             steps: number of steps.
-            progress: called after each step with the steps done and `steps`.
-            spacing: which times are visited; see `NoiseSchedule.timesteps`.
 
         Raises:
             ConfigError: a wrong number of steps or of unconditional contexts.
@@ -239,7 +228,7 @@ class TextToImage(nn.Module):
 
         Source: Song et al. 2021, arXiv:2010.02502, Eq. 12.
         """
-        times = self.schedule.timesteps(steps, spacing)
+        times = self.schedule.timesteps(steps)
         each = self._per_step(uncond, steps)
         check_shape("Latents", z_T, self.latent_shape)
         z = z_T
@@ -247,8 +236,6 @@ class TextToImage(nn.Module):
             rows = torch.full((len(z),), t, dtype=torch.int64, device=z.device)
             eps = self.guided(z, rows, cond, each[i], guidance_scale)
             z = self.schedule.move(z, eps, t, times[i + 1] if i + 1 < steps else None)
-            if progress is not None:
-                progress(i + 1, steps)
         if not bool(torch.isfinite(z).all()):
             raise DataError(
                 f"Sampling gave numbers that are not finite (guidance {guidance_scale:g}, {steps} steps). "
@@ -314,20 +301,6 @@ def content_hash(parts: Iterable[tuple[str, bytes | Tensor]]) -> str:
         digest.update(value)
         digests.append(digest.digest())
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
-
-
-def optional_library(name: str, what: str) -> Any:
-    """Import diffusers or transformers.
-
-    Raises:
-        MissingDependencyError: it is not installed; the message names the extra.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{what} needs {name}. Install it with: pip install 'fewgen[diffusion]'"
-        ) from error
 
 
 def _quoted(texts: Sequence[str]) -> str:

@@ -7,17 +7,12 @@ z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) eps.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fewgen.config.checks import choose
 from fewgen.errors import ConfigError, DataError, ShapeError
 
-__all__ = ["NoiseSchedule", "Spacing"]
-
-Spacing = Literal["trailing", "leading"]
 _END = -1
 _MAX_BETA = 0.999
 
@@ -97,23 +92,19 @@ class NoiseSchedule:
         bars = torch.cos((at + 0.008) / 1.008 * math.pi / 2) ** 2
         return cls.from_betas((1 - bars[1:] / bars[:-1]).clamp(max=_MAX_BETA))
 
-    def timesteps(self, steps: int, spacing: Spacing = "trailing") -> list[int]:
+    def timesteps(self, steps: int) -> list[int]:
         """Return the times that `steps` steps visit, falling; the last move from there goes to time 0.
 
-        "trailing" starts at the noisiest time (50 of 1000: 999, 979, ..., 19), "leading" ends at the cleanest
-        (980, ..., 20, 0).
+        It starts at the noisiest time (50 of 1000: 999, 979, ..., 19).
 
         Raises:
-            ConfigError: fewer than 1 step or more than there are times; an unknown spacing.
+            ConfigError: fewer than 1 step or more than there are times.
 
-        Source: Lin et al. 2024, arXiv:2305.08891, Table 2.
+        Source: Lin et al. 2024, arXiv:2305.08891, Table 2 ("trailing").
         """
         total = len(self)
         if not 1 <= steps <= total:
-            raise ConfigError(f"The number of steps must be in 1 ... {total}, got {steps}.")
-        choose("spacing", spacing, ("trailing", "leading"))
-        if spacing == "leading":
-            return [total // steps * i for i in reversed(range(steps))]
+            raise ConfigError(f"steps must be between 1 and {total}, got {steps}.")
         return [round(total * i / steps) - 1 for i in range(steps, 0, -1)]
 
     def bar(self, t: int | None) -> float:

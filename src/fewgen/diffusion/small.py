@@ -16,11 +16,10 @@ from torch.nn import functional
 
 from fewgen.config.checks import Checked, Count, Whole, at_least, share
 from fewgen.config.schema import from_dict, to_dict
-from fewgen.diffusion.pipeline import TextToImage, check_shape, content_hash, optional_library
+from fewgen.diffusion.pipeline import TextToImage, check_shape, content_hash
 from fewgen.diffusion.schedule import NoiseSchedule
+from fewgen.encoders.pretrained import optional_library
 from fewgen.errors import ConfigError, DataError, ShapeError, TextError, suggest
-
-__all__ = ["OBJECT", "SmallDiffusion", "SmallDiffusionConfig", "SmallLatentConfig", "Vocabulary", "words_of"]
 
 OBJECT = "object"
 """The word that means no class in particular: where a new word starts from."""
@@ -211,7 +210,7 @@ class SmallDiffusion(TextToImage):
         self.image_shape = (image_shape[0], image_shape[1], image_shape[2])
         _check(config, self.image_shape)
         self._rows = {word: row for row, word in enumerate(words.words, start=1)}
-        self.schedule = _schedule(config)
+        self.schedule = getattr(NoiseSchedule, config.schedule)(config.times)
         if self.schedule.bar(config.times - 1) < _LEAST_SIGNAL:
             raise ConfigError(
                 f"With {config.times} times the schedule {config.schedule} ends in pure noise. Use fewer "
@@ -220,7 +219,7 @@ class SmallDiffusion(TextToImage):
         self.context_shape = (config.text_length, config.text_width)
         self.latent_shape = _latent_shape(config, self.image_shape)
         self.text = _TextTower(1 + len(words.words), config)
-        diffusers = optional_library("diffusers", "The model SmallDiffusion")
+        diffusers = optional_library("diffusers", "The model SmallDiffusion", "diffusion")
         self.unet = diffusers.UNet2DConditionModel(**_unet_settings(config, self.latent_shape))
         self.vae = (
             None
@@ -451,11 +450,6 @@ def _check(config: SmallDiffusionConfig, image_shape: tuple[int, int, int]) -> N
             f"Images of {height} x {wide} cannot be divided as often as this model does: the sides must be "
             f"multiples of {down}. Resize the images (--size), or use fewer levels (channels) or patch 1."
         )
-
-
-def _schedule(config: SmallDiffusionConfig) -> NoiseSchedule:
-    schedule: NoiseSchedule = getattr(NoiseSchedule, config.schedule)(config.times)
-    return schedule
 
 
 def _latent_shape(config: SmallDiffusionConfig, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from fewgen.config.checks import at_least
 from fewgen.diffusion.blend import alpha_rows, blend, check_norm_mode
 from fewgen.diffusion.calls import check_batch, check_images, decode_latents, encode_images
 from fewgen.diffusion.inversion import (
@@ -187,26 +188,16 @@ class Specialisation:
         write_tensors(path, self.tensors(), _FILE.metadata(text))
 
     @classmethod
-    def load(
-        cls,
-        path: str | os.PathLike[str],
-        pipe: TextToImage,
-        *,
-        guidance_scale: float | None = None,
-        steps: int | None = None,
-    ) -> Specialisation:
-        """Return the specialisation in a file, checked against the model and settings to be used with it.
+    def load(cls, path: str | os.PathLike[str], pipe: TextToImage) -> Specialisation:
+        """Return the specialisation in a file, checked against the model to be used with it.
 
         Args:
             path: the file.
             pipe: the model.
-            guidance_scale: of the guidance to be used; None: the file's.
-            steps: to be used; None: the file's.
 
         Raises:
             CheckpointError: if the file is missing, damaged, of another kind or version, or belongs to
                 another model.
-            ConfigError: if it was made with another guidance scale or number of steps.
         """
         about, tensors = _FILE.read(path)
         with _FILE.fits(path):
@@ -221,7 +212,7 @@ class Specialisation:
                 steps=_of_type(int, about["steps"]),
                 settings=_of_type(dict, about["settings"]),
             )
-        found.check(pipe, guidance_scale=guidance_scale, steps=steps)
+        found.check(pipe)
         return found
 
 
@@ -231,9 +222,6 @@ def specialise(
     class_names: Sequence[str],
     config: SpecialiseConfig,
     *,
-    invert: bool = True,
-    correct: bool = True,
-    enlarge: Callable[[Tensor], Tensor] | None = None,
     rng: torch.Generator,
     progress: Progress | None = None,
 ) -> list[Specialisation]:
@@ -244,9 +232,6 @@ def specialise(
         images: of each class, (K, C, H, W) in [-1, 1], any K and size.
         class_names: one per class.
         config: how.
-        invert: False learns the word alone; such a specialisation generates at alpha = 1 only.
-        correct: False leaves null-text inversion out.
-        enlarge: called with the images before they are resized to the model's; super-resolution, for example.
         rng: of every draw.
         progress: told what is done, and the share of it.
 
@@ -263,27 +248,21 @@ def specialise(
         raise ConfigError(
             f"{len(images)} groups of images for {len(class_names)} class names: one each is needed."
         )
-    correct = correct and invert  # without inversion there is no path to keep to
     check_searches(pipe, config)
     for each in images:
         check_images(pipe, each)
-    latents = [encode_images(pipe, each, enlarge=enlarge, batch=config.batch) for each in images]
+    latents = [encode_images(pipe, each, batch=config.batch) for each in images]
     learned = textual_inversion(
         pipe, latents, config.textual, prompt=config.prompt, rng=rng, progress=progress
     )
     counts = [len(z) for z in latents]
-    z_T: Tensor | None = None
-    u: Tensor | None = None
-    if invert:
-        # All images of all classes in one batch, each with the word of its class.
-        with torch.no_grad():
-            contexts = class_contexts(pipe, config.prompt, learned.embedding)
-        each = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        contexts = contexts[each.to(contexts.device)]
-        z_T, u = find_latents(
-            pipe, torch.cat(latents), contexts, config, correct=correct, rng=rng, progress=progress
-        )
-    return by_class(class_names, pipe.model_id, config, learned.embedding, counts, z_T, u, correct)
+    # All images of all classes in one batch, each with the word of its class.
+    with torch.no_grad():
+        contexts = class_contexts(pipe, config.prompt, learned.embedding)
+    each = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    contexts = contexts[each.to(contexts.device)]
+    z_T, u = find_latents(pipe, torch.cat(latents), contexts, config, rng=rng, progress=progress)
+    return by_class(class_names, pipe.model_id, config, learned.embedding, counts, z_T, u, True)
 
 
 def by_class(
@@ -390,8 +369,7 @@ def seed_rows(seeds: int | Tensor | Sequence[int]) -> Tensor:
         ShapeError: seeds in several rows.
     """
     if isinstance(seeds, int):
-        if seeds < 0:
-            raise ConfigError(f"The number of images must be 0 or more, got {seeds}.")
+        at_least("The number of images", seeds, 0)
         return image_seeds(0, seeds)
     rows = torch.as_tensor(seeds, dtype=torch.int64)
     if rows.ndim != 1:
@@ -448,11 +426,8 @@ def generate(
     alpha: float | Tensor | str = 1.0,
     *,
     norm_mode: str = "interp",
-    guidance_scale: float | None = None,
-    steps: int | None = None,
     batch: int | None = 16,
     size: tuple[int, int] | None = None,
-    progress: Progress | None = None,
 ) -> Tensor:
     """Return new images of the class.
 
@@ -466,23 +441,19 @@ def generate(
         alpha: in [0, 1]: 0 gives a support image back, 1 an image that shares the class alone; one number,
             one for each image, or "uniform" for a draw from [0, 1) for each image.
         norm_mode: of `blend`.
-        guidance_scale: of the guidance; None, or the specialisation's.
-        steps: None, or the specialisation's.
         batch: images computed at a time, which bounds the memory; None: all.
         size: (H, W) to resize to, bilinear with antialiasing; None: the model's.
-        progress: told the share that is done.
 
     Returns:
         (N, C, H, W) float32 in [-1, 1], on the host.
 
     Raises:
-        ConfigError: if alpha is outside [0, 1], or below 1 without inverted latents; for another guidance
-            scale or number of steps.
+        ConfigError: if alpha is outside [0, 1], or below 1 without inverted latents.
         CheckpointError: if the specialisation belongs to another model.
 
     Source: Landolsi, Kahl, "Tiny models from tiny data", Sec. 3.
     """
-    specialisation.check(pipe, guidance_scale=guidance_scale, steps=steps)
+    specialisation.check(pipe)
     rows = seed_rows(seeds)
     n = len(rows)
     check_batch(batch)
@@ -515,8 +486,6 @@ def generate(
             batch=batch,
         )
         made.append(images.cpu())
-        if progress is not None:
-            progress("generation", min(start + len(images), n) / n)
     if not made:
         return torch.empty((0, pipe.image_shape[0], *size))  # type: ignore[misc]
     return torch.cat(made)

@@ -14,14 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewgen.diffusion.pipeline import TextToImage, check_shape, content_hash, optional_library
+from fewgen.diffusion.pipeline import TextToImage, check_shape, content_hash
 from fewgen.diffusion.schedule import NoiseSchedule
-from fewgen.encoders.pretrained import quiet
+from fewgen.encoders.pretrained import optional_library, quiet
 from fewgen.errors import CheckpointError, FewgenError, ProblemList
 from fewgen.files import file_sha256, read_json
 from fewgen.tensor_files import read_tensor_header
-
-__all__ = ["StableDiffusion", "fetch_stable_diffusion", "is_hub_name", "load_stable_diffusion"]
 
 _WEIGHTS = {
     "text_encoder": "model",
@@ -138,8 +136,7 @@ class StableDiffusion(TextToImage):
         return row + [tokenizer.pad_token_id] * (self.context_shape[0] - len(row))
 
     def _table(self) -> Tensor:
-        weight: Tensor = self.text_encoder.get_input_embeddings().weight
-        return weight
+        return self.text_encoder.get_input_embeddings().weight
 
     def _context(self, ids: Tensor, rows: Tensor) -> Tensor:
         """Context through CLIP's own code, with the placeholders' rows slipped into its word embeddings.
@@ -187,7 +184,7 @@ def fetch_stable_diffusion(name: str, *, download: bool = True) -> Path:
         CheckpointError: it is not there, or cannot be fetched.
         MissingDependencyError: diffusers is not installed.
     """
-    hub = optional_library("huggingface_hub", "A model from the hub")
+    hub = optional_library("huggingface_hub", "A model from the hub", "diffusion")
     try:
         found = hub.snapshot_download(
             name,
@@ -205,29 +202,23 @@ def fetch_stable_diffusion(name: str, *, download: bool = True) -> Path:
 
 
 def load_stable_diffusion(
-    folder: str | os.PathLike[str],
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    *,
-    attention_slicing: bool = False,
+    folder: str | os.PathLike[str], *, attention_slicing: bool = False
 ) -> StableDiffusion:
-    """Load Stable Diffusion from a folder written by diffusers' `save_pretrained`.
+    """Load Stable Diffusion from a folder written by `diffusers`, in float32 on the processor.
 
     Reads `text_encoder`, `tokenizer`, `unet`, `vae` and `scheduler`; other parts (safety checker, feature
     extractor) are left alone. Only safetensors are read, nothing is fetched, and no code of the folder runs.
 
     Args:
         folder: the model's folder.
-        device: where to put it.
-        dtype: precision of denoiser and autoencoder; the text tower stays float32.
         attention_slicing: computes attention in slices: slower, with less memory.
 
     Raises:
         CheckpointError: all missing and damaged parts at once; or parts that do not fit together.
         MissingDependencyError: diffusers or transformers is not installed.
     """
-    diffusers = optional_library("diffusers", "Stable Diffusion")
-    transformers = optional_library("transformers", "Stable Diffusion")
+    diffusers = optional_library("diffusers", "Stable Diffusion", "diffusion")
+    transformers = optional_library("transformers", "Stable Diffusion", "diffusion")
     place = Path(folder).expanduser()
     configs = _check_files(place)
     schedule, prediction = _read_scheduler(place / "scheduler" / _CONFIGS["scheduler"], configs["scheduler"])
@@ -246,7 +237,7 @@ def load_stable_diffusion(
         unet.set_attention_slice("auto")
     model_id = _folder_id(place, configs)
     model = StableDiffusion(text_encoder, tokenizer, unet, vae, schedule, prediction, model_id)
-    model.place(device, dtype)
+    model.place("cpu", torch.float32)
     return model
 
 
@@ -267,10 +258,7 @@ def _check_files(place: Path) -> dict[str, dict[str, Any]]:
         if part in _WEIGHTS:
             for problem in _check_weights(place / part, _WEIGHTS[part]):
                 problems.add(f"{part}: {problem}")
-    tokenizer = place / "tokenizer"
-    if tokenizer.is_dir() and not any(
-        all((tokenizer / name).is_file() for name in names) for names in _TOKENIZER_FILES
-    ):
+    if (place / "tokenizer").is_dir() and not _vocabulary(place):
         problems.add(
             "tokenizer: tokenizer.json is missing, and so are vocab.json and merges.txt in its place"
         )
@@ -300,6 +288,12 @@ def _weight_files(part: Path, stem: str) -> list[Path]:
     """One file, or the parts of a large one."""
     whole = part / f"{stem}.safetensors"
     return [whole] if whole.is_file() else sorted(part.glob(f"{stem}-*-of-*.safetensors"))
+
+
+def _vocabulary(place: Path) -> list[Path]:
+    """The files of the tokenizer's vocabulary; none if they are not complete."""
+    found = ([place / "tokenizer" / name for name in names] for names in _TOKENIZER_FILES)
+    return next((files for files in found if all(file.is_file() for file in files)), [])
 
 
 def _read_scheduler(file: Path, config: dict[str, Any]) -> tuple[NoiseSchedule, str]:
@@ -396,10 +390,6 @@ def _folder_id(place: Path, configs: dict[str, dict[str, Any]]) -> str:
         }
         parts.append((f"{part}/config", json.dumps(kept, sort_keys=True).encode()))
     files = [file for part, stem in _WEIGHTS.items() for file in _weight_files(place / part, stem)]
-    names = next(
-        names for names in _TOKENIZER_FILES if all((place / "tokenizer" / name).is_file() for name in names)
-    )
-    files += [place / "tokenizer" / name for name in names]
-    for file in files:
+    for file in files + _vocabulary(place):
         parts.append((file.relative_to(place).as_posix(), bytes.fromhex(file_sha256(file))))
     return content_hash(parts)

@@ -60,6 +60,7 @@ def distill(
     fit: str = "crop",
     background: str = "error",
     convert: bool = False,
+    value_range: Sequence[float] | None = None,
     data_dir: str | Path | None = None,
     download: bool = False,
     device: str = "auto",
@@ -131,6 +132,8 @@ def distill(
         fit: how other shapes become square: crop, pad or stretch.
         background: transparent images: error, or put them on white or black.
         convert: accept 16-bit and CMYK images and convert them.
+        value_range: the values that become black and white, such as 0 4095 for camera data or 0 1 for masks;
+            0 and the largest of their type if left out.
         data_dir: folder of the named data sets; the environment variable FEWGEN_DATA_DIR if left out.
         download: fetch a missing data set from its official address.
         device: auto (CUDA where there is one), cpu or cuda.
@@ -142,7 +145,7 @@ def distill(
     """
     from fewgen.data.registry import Reading
 
-    reading = Reading(split, size, channels, fit, background, convert, data_dir, download)
+    reading = Reading(split, size, channels, fit, background, convert, data_dir, download, value_range)
     request = DistillRequest(
         out=out, novel=novel, data=data, generator=generator, student=student, shots=shots,
         class_split=class_split, n_way=n_way, n_shot=n_shot, queries=queries, episodes=episodes,

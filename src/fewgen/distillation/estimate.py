@@ -108,14 +108,3 @@ def making_seconds(pipe: TextToImage, images: list[Tensor], config: SpecialiseCo
         * (seconds["DDIM inversion"] + max(inner, 1) * seconds.get("null-text inversion", 0.0)),
         image=more * drawing / config.batch,
     )
-
-
-def shown_seconds(seconds: float) -> str:
-    """Return a time as a reader writes it: seconds, minutes or hours.
-
-    >>> shown_seconds(42.3), shown_seconds(600), shown_seconds(9000)
-    ('42 s', '10 min', '2.5 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -14,7 +14,7 @@ from fewgen.data.imageset import ImageSet
 from fewgen.data.names import name_key, name_labels
 from fewgen.diffusion.pipeline import TextToImage
 from fewgen.diffusion.settings import SpecialiseConfig
-from fewgen.distillation.estimate import shown_seconds, training_seconds
+from fewgen.distillation.estimate import training_seconds
 from fewgen.distillation.knowledge import DistillConfig
 from fewgen.distillation.preparing import has_few_classes, load_teacher, pretrained_student, trained_teacher
 from fewgen.distillation.request import Distilled, DistillRequest
@@ -23,7 +23,7 @@ from fewgen.distillation.students import Student, make_student
 from fewgen.distillation.teacher import ProtoNet
 from fewgen.errors import ConfigError
 from fewgen.methods.tint.base import is_stable_diffusion, names_hub_model
-from fewgen.progress import Progress
+from fewgen.progress import Progress, shown_seconds
 from fewgen.runs.folder import check_apart
 from fewgen.runs.pipeline import load_pipeline
 from fewgen.runs.run import Run, load_run

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from fewgen.data.imageset import ImageSet
 from fewgen.encoders.base import Described, as_colour, in_batches
-from fewgen.encoders.pretrained import import_transformers, load_whole, model_folder
+from fewgen.encoders.pretrained import load_whole, model_folder, optional_library
 from fewgen.errors import CheckpointError, ConfigError, suggest
 from fewgen.files import file_sha256
 
@@ -58,7 +58,7 @@ class TransformerFeatures:
             raise ConfigError(
                 f'There is no transformer "{kind}".{suggest(kind, _MODEL_TYPES)} Choose dino or clip.'
             )
-        transformers = import_transformers(f"The image encoder {kind}")
+        transformers = optional_library("transformers", f"The image encoder {kind}")
         self.name: str = kind
         self.path = str(path)
         self.batch_size = batch_size

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from fewgen.data.augment import Augment
 from fewgen.encoders.classifier import working_size
-from fewgen.encoders.pretrained import import_transformers, load_whole, reading
+from fewgen.encoders.pretrained import load_whole, optional_library, reading
 from fewgen.errors import CheckpointError, ConfigError, ShapeError
 from fewgen.fitting.fit import fit
 from fewgen.fitting.optimizers import AdamW
@@ -387,7 +387,7 @@ class ClipJointEncoder:
 
 def _clip_text(folder: Path) -> tuple[Any, list[int]]:
     """Return the text encoder of a CLIP folder and the ids of start, prompt and end."""
-    transformers = import_transformers("The text encoder clip")
+    transformers = optional_library("transformers", "The text encoder clip")
     what = "CLIP text encoder"
     model = load_whole(transformers, transformers.CLIPTextModelWithProjection, folder, what)
     with reading(transformers, folder, what, CheckpointError):

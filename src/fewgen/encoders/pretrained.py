@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,18 @@ from typing import Any
 from fewgen.errors import CheckpointError, FewgenError, MissingDependencyError
 
 
-def import_transformers(what: str) -> Any:
-    """Return the library; `what` stands for what needs it, in the message.
+def optional_library(name: str, what: str, extra: str = "text") -> Any:
+    """Return a library of an extra; `what` stands for what needs it, in the message.
 
     Raises:
         MissingDependencyError: it is not installed.
     """
     try:
-        import transformers
+        return importlib.import_module(name)
     except ImportError as error:
         raise MissingDependencyError(
-            f"{what} needs transformers. Install it with: pip install 'fewgen[text]'"
+            f"{what} needs {name}. Install it with: pip install 'fewgen[{extra}]'"
         ) from error
-    return transformers
 
 
 def model_folder(path: str | Path, kind: str, example: str, error: type[FewgenError], *patterns: str) -> Path:

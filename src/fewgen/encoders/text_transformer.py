@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fewgen.encoders.pretrained import import_transformers, model_folder, reading
+from fewgen.encoders.pretrained import model_folder, optional_library, reading
 from fewgen.errors import MissingDependencyError, TextError
 from fewgen.files import file_sha256
 
@@ -76,7 +76,7 @@ class MiniLMEncoder(_SentenceEncoder):
     _max_length = 256
 
     def __init__(self, path: str | Path | None = None, sha256: str | None = MINILM_SHA256) -> None:
-        transformers = import_transformers(f"The encoder {self.name}")
+        transformers = optional_library("transformers", f"The encoder {self.name}")
         self.path = None if path is None else str(path)
         if path is None:
             folder = _offline_minilm()
@@ -114,7 +114,7 @@ class CLIPTextEncoder(_SentenceEncoder):
                 "The encoder clip needs a path: a folder with a CLIP model, "
                 'or a hub name such as "openai/clip-vit-base-patch32", which downloads it.'
             )
-        transformers = import_transformers(f"The encoder {self.name}")
+        transformers = optional_library("transformers", f"The encoder {self.name}")
         self.path: str | None = str(path)
         folder = model_folder(path, "text", "openai/clip-vit-base-patch32", TextError, *_FILES)
         self._read(transformers, folder, "CLIP model", transformers.CLIPTextModelWithProjection)

@@ -179,7 +179,6 @@ def evaluate_images(
         raise ConfigError(f"useful_draws must be 0 or more, got {useful_draws}.")
     check_sets({"training": train, "generated": generated, "held-out": held_out, "pool": pool})
     tell = progress or (lambda name, share: None)
-    tell("real images", 0.0)
     if real_side is not None:
         check_real_side(real_side, train, held_out)
     real = real_side or RealSide(train, held_out, extractor, pool, seed, progress)
@@ -187,10 +186,10 @@ def evaluate_images(
     ordered = generated.subset(order)
     if not labelled:
         ordered = _without_labels(ordered)
-    tell("generated images", 0.0)
+    tell("describing new images", 0.0)
     side = real.side(ordered)
 
-    tell("figures", 0.0)
+    tell("computing figures", 0.0)
     if real.held_out is None or real.held_features is None or real.held_out_images is None:
         found, omitted = compute_figures(None)
         controls: dict[str, dict[str, dict[str, Any]]] = {}
@@ -200,10 +199,10 @@ def evaluate_images(
             verdicts["new"] = Verdict("new", copied.answer, sentence(copied.why), plain=copied.plain)
     else:
         found, omitted = compute_figures(real.comparison(side, real.held_out, real.held_features))
-        tell("controls", 0.0)
+        tell("trying tests on controls", 0.0)
         judged = real.controls(side.labels)
         controls = judged.figures
-        tell("verdicts", 0.0)
+        tell("weighing verdicts", 0.0)
         outcomes = {test.name: attempt(test, side, real.held_out) for test in judged.tests}
         verdicts = decide(judged.tests, outcomes, judged.outcomes, len(real.held_out.labels))
         known = _seen(ordered, real.held_out_images, real.train)

@@ -78,7 +78,7 @@ class RealSide:
                 )
             extractor = ClassifierFeatures.of(
                 known,
-                progress=None if progress is None else lambda i, n, _: progress("judge", i / n),
+                progress=None if progress is None else lambda i, n, _: progress("training a judge", i / n),
             )
         self.judged_by_training = pool is None and isinstance(extractor, ClassifierFeatures)
         self.extractor = extractor
@@ -92,6 +92,8 @@ class RealSide:
             and extractor.class_names == held_out.class_names
         ):
             extractor.measure(held_out)
+        if progress is not None:
+            progress("describing real images", 0.0)
         self.aligner = Aligner(self.train.images)
         self.train_features = extractor.features(self.train)
         self._controls: dict[tuple[int, ...], Controls] = {}

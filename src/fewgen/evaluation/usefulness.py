@@ -31,6 +31,8 @@ from fewgen.progress import Progress
 
 MOST_TEST_IMAGES = 10_000
 
+_PART = "training classifiers for usefulness"
+
 
 # ------------------------------------------------------------------------------------- augmentation tuned
 
@@ -291,7 +293,7 @@ def measure_usefulness(
         _check_class_counts(generated, "generated")
 
     say = progress or (lambda part, share: None)
-    say("usefulness", 0.0)
+    say(_PART, 0.0)
     held = _at_most(OrderedSet.of(test), MOST_TEST_IMAGES)
     pairs = [(OrderedSet.of(train), OrderedSet.of(generated)) for train, generated in draws[:n_draws]]
     chosen = [pairs[i % len(pairs)] for i in range(n_draws)]
@@ -316,7 +318,7 @@ def measure_usefulness(
         _tuning([t for t, _ in pairs], settings, seed * 1_000_000) if augmentation == "tuned" else (0, [])
     )
     total = len(tuning_runs) + n_draws * (3 + len(multiples) - 1)
-    trainer = Trainer(real_cache, jobs, total, lambda share: say("usefulness", min(share, 0.99)))
+    trainer = Trainer(real_cache, jobs, total, lambda share: say(_PART, min(share, 0.99)))
     tuning = TunedAugmentation(settings.augmentation)
     if augmentation == "tuned":
         tuning = _best_augmentation(n_folds, trainer.run(tuning_runs))
@@ -355,7 +357,7 @@ def measure_usefulness(
             found_curve, found_worth = worth(tables, numbers, arms["both"], k=mean_k, seed=seed)
             _, found_generated = worth(tables, numbers, arms["generated"], k=mean_k, seed=seed)
     seen = set().union(*(set(s.digests) for pair in pairs for s in pair))
-    say("usefulness", 1.0)
+    say(_PART, 1.0)
     return UsefulnessResult(
         settings=settings,
         tuning=tuning,
@@ -427,7 +429,7 @@ def usefulness_controls(
         for sources, s in zip(arm, seeds, strict=True)
     ]
     say = progress or (lambda part, share: None)
-    trainer = Trainer(real_cache, jobs, len(trainings), lambda share: say("usefulness of controls", share))
+    trainer = Trainer(real_cache, jobs, len(trainings), lambda share: say(_PART, share))
     tables = torch.stack(trainer.run(trainings)).reshape(-1, n_draws, len(held))
     hits = dict(zip(arms, tables.to(torch.float64), strict=True))
     gains = {"copies": crossed_gain(hits["copies"] - hits["all"])}

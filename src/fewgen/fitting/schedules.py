@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from fewgen.errors import ConfigError, suggest
+from fewgen.config.checks import below_one, one_of, share
 
 Schedule = Callable[[int, int], float]
 """(step, steps) -> factor on the learning rate."""
@@ -25,8 +25,7 @@ def linear_warmup(warmup: float = 0.05) -> Schedule:
     >>> linear_warmup(0.5)(0, 4), linear_warmup(0.5)(3, 4)
     (0.5, 1.0)
     """
-    if not 0.0 <= warmup <= 1.0:
-        raise ConfigError(f"warmup is a share of the steps between 0 and 1, got {warmup}.")
+    share("warmup", warmup)
 
     def factor(step: int, steps: int) -> float:
         rising = warmup * steps
@@ -44,8 +43,7 @@ def cosine(warmup: float = 0.0, floor: float = 0.0) -> Schedule:
 
     Source: Loshchilov, Hutter 2017, "SGDR", arXiv:1608.03983, Eq. 5, without restarts.
     """
-    if not 0.0 <= floor <= 1.0:
-        raise ConfigError(f"floor is a factor between 0 and 1, got {floor}.")
+    share("floor", floor)
     rise = linear_warmup(warmup)
 
     def factor(step: int, steps: int) -> float:
@@ -68,8 +66,8 @@ def late_decay(start: float = 0.5, floor: float = 0.05) -> Schedule:
     >>> late_decay(0.5, 0.0)(0, 8), late_decay(0.5, 0.0)(6, 8)
     (1.0, 0.5)
     """
-    if not (0.0 <= start < 1.0 and 0.0 <= floor <= 1.0):
-        raise ConfigError(f"start is a share below 1 and floor a factor up to 1, got {start} and {floor}.")
+    below_one("start", start)
+    share("floor", floor)
 
     def factor(step: int, steps: int) -> float:
         along = (step / max(steps, 1) - start) / (1.0 - start)
@@ -94,9 +92,5 @@ def make_schedule(schedule: str | Schedule) -> Schedule:
     """
     if not isinstance(schedule, str):
         return schedule
-    if schedule not in SCHEDULES:
-        raise ConfigError(
-            f'There is no learning-rate schedule "{schedule}".{suggest(schedule, SCHEDULES)} '
-            f"Known schedules: {', '.join(SCHEDULES)}."
-        )
+    one_of("learning-rate schedule", schedule, SCHEDULES)
     return SCHEDULES[schedule]()

@@ -47,7 +47,7 @@ def image_rngs(seeds: Tensor | Sequence[int], stream: int = 0) -> list[torch.Gen
     `noise` and `uniform` are much faster when the number of draws is known. torch reads 32 bits of a
     seed, so the seed is mixed by Philox first: nearby seeds give unrelated generators.
     """
-    mixed = _random_words(_seed_array(seeds), n_words=1, stream=stream, domain=1)[:, 0]
+    mixed = _random_words(seeds, n_words=1, stream=stream, domain=1)[:, 0]
     return [torch.Generator().manual_seed(int(word)) for word in mixed]
 
 
@@ -59,7 +59,7 @@ def uniform(seeds: Tensor | Sequence[int], shape: Sequence[int], stream: int = 0
         shape: of one image's draw.
         stream: separates different uses within one image; the same stream gives the same numbers.
     """
-    values = _random_words(_seed_array(seeds), math.prod(shape), stream)
+    values = _random_words(seeds, math.prod(shape), stream)
     # 24 bits are what a float32 below 1 holds exactly; rounding 32 bits could give 1.0.
     numbers = (values >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
     return torch.from_numpy(numbers).reshape(len(seeds), *shape)
@@ -82,7 +82,7 @@ def noise(seeds: Tensor | Sequence[int], shape: Sequence[int], stream: int = 0) 
     """
     n_numbers = math.prod(shape)
     n_pairs = (n_numbers + 1) // 2
-    words = _random_words(_seed_array(seeds), 2 * n_pairs, stream).astype(np.float64)
+    words = _random_words(seeds, 2 * n_pairs, stream).astype(np.float64)
     words += 0.5
     words *= 2.0**-32  # strictly inside (0, 1): the logarithm stays finite
     radius = np.sqrt(-2.0 * np.log(np.ascontiguousarray(words[:, 0::2])))
@@ -93,7 +93,7 @@ def noise(seeds: Tensor | Sequence[int], shape: Sequence[int], stream: int = 0) 
     return torch.from_numpy(np.ascontiguousarray(numbers[:, :n_numbers])).reshape(len(seeds), *shape)
 
 
-def _random_words(seeds: np.ndarray, n_words: int, stream: int, domain: int = 0) -> np.ndarray:
+def _random_words(seeds: Tensor | Sequence[int], n_words: int, stream: int, domain: int = 0) -> np.ndarray:
     """Return random 32-bit words, uint32 (N, n_words), word j of row i a function of (seeds[i], stream, j).
 
     `domain` keeps `image_rngs` apart from `noise` and `uniform` of the same stream.
@@ -101,11 +101,12 @@ def _random_words(seeds: np.ndarray, n_words: int, stream: int, domain: int = 0)
     if not 0 <= stream < 2**32:
         raise ConfigError(f"stream must be between 0 and 2**32 - 1, got {stream}.")
     n_blocks = (n_words + 3) // 4
-    out = np.empty((len(seeds), n_blocks, 4), dtype=np.uint32)
+    keys = seed_tensor(seeds).numpy().astype(np.uint64)
+    out = np.empty((len(keys), n_blocks, 4), dtype=np.uint32)
     rows = max(1, _CHUNK_BLOCKS // max(1, n_blocks))
     position = np.arange(n_blocks, dtype=np.uint64)[None, :]
-    for start in range(0, len(seeds), rows):
-        key = seeds[start : start + rows, None]
+    for start in range(0, len(keys), rows):
+        key = keys[start : start + rows, None]
         counter = (position & _LOW, position >> _HALF, np.uint64(stream), np.uint64(domain))
         out[start : start + rows] = philox(counter, (key & _LOW, key >> _HALF))
     return out.reshape(len(seeds), 4 * n_blocks)[:, :n_words]
@@ -146,7 +147,3 @@ def seed_tensor(seeds: Tensor | Sequence[int]) -> Tensor:
     if any(not -(2**63) <= value < 2**63 for value in values):
         raise DataError("seeds must fit into 64 bits.")
     return torch.tensor(values, dtype=torch.int64)
-
-
-def _seed_array(seeds: Tensor | Sequence[int]) -> np.ndarray:
-    return seed_tensor(seeds).numpy().astype(np.uint64)

@@ -106,9 +106,7 @@ def class_grid(
         of_class = images[labels == label]
         if not whole:
             of_class = of_class[:columns]
-        missing = -len(of_class) % columns
-        blank = torch.full((missing, *images.shape[1:]), 255, dtype=torch.uint8)
-        rows.append(torch.cat([of_class, blank]))
+        rows.append(_filled(of_class, columns))
         names += [class_names[label]] + [""] * (len(rows[-1]) // columns - 1)
     return grid(torch.cat(rows), columns, names, scale)
 
@@ -143,13 +141,16 @@ def pairs(
     rows, names = [], []
     for start in range(0, len(originals), max(1, columns)):
         for images, name in ((originals, labels[0]), (others, labels[1])):
-            part = images[start : start + columns]
-            blank = torch.full((columns - len(part), *images.shape[1:]), 255, dtype=torch.uint8)
-            rows.append(torch.cat([part, blank]))
+            rows.append(_filled(images[start : start + columns], columns))
             names.append(name)
     if not rows:
         raise DataError("A picture of pairs needs at least one pair.")
     return grid(torch.cat(rows), columns, names, scale)
+
+
+def _filled(images: Tensor, columns: int) -> Tensor:
+    """Return the images with white ones at the end, so that they fill whole rows."""
+    return torch.cat([images, images.new_full((-len(images) % columns, *images.shape[1:]), 255)])
 
 
 def _cells(images: Tensor) -> np.ndarray:

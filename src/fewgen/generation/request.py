@@ -29,7 +29,6 @@ class GenerationRequest:
         texts: a free text for each image, or None when `labels` is given.
         seeds: one seed per image, int64 (N,).
         temperature: scale of the noise; 0 gives each class's central image, 1 the learned spread.
-        batch_size: images computed at a time; never changes the result.
         options: extra keywords of the method's `sample`.
     """
 
@@ -37,7 +36,6 @@ class GenerationRequest:
     texts: list[str] | None = None
     seeds: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     temperature: float = 1.0
-    batch_size: int = 256
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -56,8 +54,6 @@ class GenerationRequest:
             raise ConfigError(
                 f"temperature must be 0 or more, got {self.temperature}. 1 is the learned spread."
             )
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size must be 1 or more, got {self.batch_size}.")
 
     def __len__(self) -> int:
         return len(self.seeds)

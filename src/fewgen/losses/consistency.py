@@ -13,11 +13,11 @@ weights:
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from fewgen.config.checks import at_least
 from fewgen.errors import ConfigError, ShapeError
 from fewgen.losses.reconstruction import same_shape
 from fewgen.losses.stable import wide
@@ -45,9 +45,7 @@ class Consistency:
 
     def __post_init__(self) -> None:
         for name in ("real", "fake", "latent", "diversity", "sigma"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f'Consistency "{name}" is {value}, but it must be a number of at least 0.')
+            at_least(f'Consistency "{name}"', getattr(self, name), 0)
         if self.every < 1 or self.every != int(self.every):
             raise ConfigError(
                 f'Consistency "every" is {self.every}, but it must be a whole number of at least 1.'

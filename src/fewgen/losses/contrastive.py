@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fewgen.errors import ConfigError, ShapeError
+from fewgen.config.checks import above_zero
+from fewgen.errors import ShapeError
 
 
 def supervised_contrastive(features: Tensor, labels: Tensor, temperature: float = 0.5) -> Tensor:
@@ -37,8 +38,7 @@ def supervised_contrastive(features: Tensor, labels: Tensor, temperature: float 
             f"Features and labels have shapes {tuple(features.shape)} and {tuple(labels.shape)}; "
             "they must be (B, D) and (B,)."
         )
-    if not temperature > 0:
-        raise ConfigError(f"Contrastive temperature is {temperature}, but it must be greater than 0.")
+    above_zero("Contrastive temperature", temperature)
     n = len(features)
     if n < 2:
         return 0.0 * features.sum()

@@ -8,33 +8,24 @@ from torch import Tensor
 from fewgen.losses.reconstruction import same_shape
 
 
-def reparameterize(
-    mu: Tensor, logvar: Tensor, rng: torch.Generator | None, temperature: float = 1.0
-) -> Tensor:
-    """Draw z = mu + temperature * exp(logvar / 2) * eps, with one eps per sample and dimension.
+def reparameterize(mu: Tensor, logvar: Tensor, rng: torch.Generator) -> Tensor:
+    """Draw z = mu + exp(logvar / 2) * eps, with one eps per sample and dimension.
 
     Args:
         mu: means, (B, ...).
         logvar: logarithms of the variances, same shape.
-        rng: where the noise comes from; None is allowed only with temperature 0.
-        temperature: factor of the standard deviation; 0 returns the mean.
+        rng: where the noise comes from.
 
     Returns:
         z, same shape as `mu`, differentiable in both arguments.
 
     Source: Kingma & Welling 2014, arXiv:1312.6114, Eq. 10.
-    Differs: the temperature is ours. The public CADA-VAE code draws one eps per sample and shares it
-        between dimensions; that ties the dimensions together and is not done here.
+    Differs: the public CADA-VAE code draws one eps per sample and shares it between dimensions; that ties
+        the dimensions together and is not done here.
     """
     same_shape(mu, logvar, "Means and log-variances")
-    if temperature == 0.0:
-        return mu
-    if rng is None:
-        raise ValueError(
-            "reparameterize draws noise, so it needs an rng (a torch.Generator), or temperature=0."
-        )
     eps = torch.randn(mu.shape, generator=rng, device=rng.device, dtype=mu.dtype).to(mu.device)
-    return mu + temperature * torch.exp(0.5 * logvar) * eps
+    return mu + torch.exp(0.5 * logvar) * eps
 
 
 def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:

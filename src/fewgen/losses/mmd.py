@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fewgen.config.checks import above_zero
 from fewgen.errors import ConfigError, ShapeError
 
 
@@ -69,8 +70,7 @@ class RBF:
     gamma: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.gamma > 0:
-            raise ConfigError(f"RBF gamma is {self.gamma}, but it must be greater than 0.")
+        above_zero("RBF gamma", self.gamma)
 
     def __call__(self, sq_distances: Tensor, pairs: Tensor | None = None) -> Tensor:
         """See `Kernel`."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from fewgen.errors import ConfigError, ShapeError
+from fewgen.config.checks import above_zero, at_least
+from fewgen.errors import ShapeError
 from fewgen.losses.reconstruction import same_shape
 from fewgen.losses.stable import directions, safe_sqrt, wide
 
@@ -66,10 +65,8 @@ def sinkhorn(cost: Tensor, epsilon: float, n_iterations: int = 100) -> Tensor:
     """
     if cost.dim() != 2 or cost.numel() == 0:
         raise ShapeError(f"Transport cost has shape {tuple(cost.shape)}; it must be (N, M) and not empty.")
-    if not (math.isfinite(epsilon) and epsilon > 0):
-        raise ConfigError(f"Sinkhorn epsilon is {epsilon}, but it must be greater than 0.")
-    if n_iterations < 1:
-        raise ConfigError(f"Sinkhorn n_iterations is {n_iterations}, but it must be at least 1.")
+    above_zero("Sinkhorn epsilon", epsilon)
+    at_least("Sinkhorn n_iterations", n_iterations, 1)
     cost = wide(cost)
     log_a, log_b = (cost.new_full((n,), 1.0 / n).log() for n in cost.shape)
     # Everything in units of epsilon. A transposed copy, because reducing along rows is the fast direction.

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from fewgen.config.checks import above_zero, at_least
 from fewgen.errors import ConfigError, ShapeError
 from fewgen.losses.stable import directions, wide
 
@@ -39,10 +40,8 @@ def uniformity(codes: Tensor, t: float = 2.0, most: int = 4096, rng: torch.Gener
         raise ShapeError(
             f"Codes have shape {tuple(codes.shape)}, but uniformity needs (K, D) or (T, K, D) with K >= 2."
         )
-    if not (math.isfinite(t) and t > 0):
-        raise ConfigError(f"Uniformity t is {t}, but it must be greater than 0.")
-    if most < 2:
-        raise ConfigError(f"Uniformity most is {most}, but pairs need at least 2 codes.")
+    above_zero("Uniformity t", t)
+    at_least("Uniformity most", most, 2)
     n = codes.shape[-2]
     if n > most:
         if rng is None:

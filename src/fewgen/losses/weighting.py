@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +34,6 @@ class Weighting(nn.Module):
     def weights(self) -> dict[str, float]:
         """Weight of each term (its own times the adaptive one) in the latest call, for the log."""
         return dict(self._last)
-
-    def __call__(self, terms: LossTerms) -> Tensor:
-        """The weighted objective, a scalar."""
-        return cast(Tensor, super().__call__(terms))
 
 
 class UncertaintyWeights(Weighting):

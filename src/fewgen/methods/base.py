@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fewgen.config.schema import to_dict
 from fewgen.errors import ConfigError, ShapeError
+from fewgen.nn.modes import evaluating
 from fewgen.tensor_files import write_tensors
 
 if TYPE_CHECKING:
@@ -93,7 +94,6 @@ class Method(nn.Module, ABC):
         adapts_stage: name of the stage whose objective `task_terms` is, which meta-training follows or
             replaces; for methods that can "adapt".
         meta_settings: settings that meta-training needs, in place of a preset's.
-        after_stages: work that follows the stages, which estimates of the time leave out; "" for none.
         config: the settings in use.
         spec: the data it was built for.
         notes: what a reader of the results should know of how it was built for these data.
@@ -107,7 +107,6 @@ class Method(nn.Module, ABC):
     rows: ClassVar[int] = 64
     adapts_stage: ClassVar[str] = ""
     meta_settings: ClassVar[Mapping[str, Any]] = {}
-    after_stages: ClassVar[str] = ""
     inner_rates: Tensor
 
     def __init__(self, config: Any, spec: DataSpec) -> None:
@@ -270,10 +269,8 @@ class Method(nn.Module, ABC):
                     f"(0 to {self.spec.n_classes - 1})."
                 )
             vectors = self.class_vectors(labels)
-        was_training = self.training
-        self.eval()
         parts = []
-        try:
+        with evaluating(self):
             for start in range(0, n, self.rows):
                 stop = min(start + self.rows, n)
                 # Repeating the last row fills the group; what is computed for it is thrown away.
@@ -291,8 +288,6 @@ class Method(nn.Module, ABC):
                         f"{(len(rows), *self.spec.shape)}."
                     )
                 parts.append(to_uint8(images[: stop - start]).cpu())
-        finally:
-            self.train(was_training)
         return GeneratedImages(
             images=torch.cat(parts) if parts else torch.empty((0, *self.spec.shape), dtype=torch.uint8),
             labels=labels,

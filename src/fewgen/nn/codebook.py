@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewgen.errors import ConfigError, ShapeError
+from fewgen.config.checks import at_least, below_one, choose
+from fewgen.errors import ShapeError
 
 # Upper bound for the elements of one distance matrix (M x K per table): 64 MiB in float32.
 _CHUNK_ELEMENTS = 1 << 24
@@ -92,18 +93,13 @@ class Codebook(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        counts = {"codebook_size": codebook_size, "codebook_dim": codebook_dim, "groups": groups}
-        for label, count in counts.items():
-            if count < 1:
-                raise ConfigError(f"{label} is {count}, but it must be at least 1.")
-        if update not in ("ema", "gradient"):
-            raise ConfigError(f'Codebook update is "{update}", but it must be "ema" or "gradient".')
-        if init not in ("data", "uniform"):
-            raise ConfigError(f'Codebook init is "{init}", but it must be "data" or "uniform".')
-        if not 0.0 <= decay < 1.0:
-            raise ConfigError(f"Codebook decay is {decay}, but it must be in [0, 1).")
-        if restart_after < 0:
-            raise ConfigError(f"restart_after is {restart_after}, but it must be 0 (never) or more.")
+        at_least("codebook_size", codebook_size, 1)
+        at_least("codebook_dim", codebook_dim, 1)
+        at_least("groups", groups, 1)
+        choose("Codebook update", update, ("ema", "gradient"))
+        choose("Codebook init", init, ("data", "uniform"))
+        below_one("Codebook decay", decay)
+        at_least("restart_after", restart_after, 0)
         self.codebook_size = codebook_size
         self.codebook_dim = codebook_dim
         self.groups = groups
@@ -128,13 +124,6 @@ class Codebook(nn.Module):
         self.register_buffer("idle_steps", torch.zeros(tables, codebook_size, dtype=torch.long))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("initialised", torch.tensor(init == "uniform"))
-
-    def extra_repr(self) -> str:
-        """The sizes, for printing the module."""
-        return (
-            f"codebook_size={self.codebook_size}, codebook_dim={self.codebook_dim}, groups={self.groups}, "
-            f"share={self.share}, update={self.update}"
-        )
 
     def forward(self, z: Tensor) -> Quantized:
         """Quantise latents to their nearest codes.

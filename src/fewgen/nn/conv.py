@@ -62,21 +62,19 @@ class ResBlock(nn.Module):
 
     Args:
         channels: in and out.
-        dropout: before the second convolution.
     """
 
-    def __init__(self, channels: int, dropout: float = 0.0) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = norm(channels), norm(channels)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.dropout = nn.Dropout(dropout)
         nn.init.zeros_(self.conv2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, channels, h, w) to the same shape."""
         h = self.conv1(functional.silu(self.norm1(x)))
-        h = self.conv2(self.dropout(functional.silu(self.norm2(h))))
+        h = self.conv2(functional.silu(self.norm2(h)))
         return x + h
 
 
@@ -87,12 +85,9 @@ class ConvDown(nn.Sequential):
         shape: (C, H, W).
         width: channels of the map; the first layers have half.
         n_blocks: residual blocks on the map.
-        dropout: inside the blocks.
     """
 
-    def __init__(
-        self, shape: tuple[int, int, int], width: int = 64, n_blocks: int = 1, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, shape: tuple[int, int, int], width: int = 64, n_blocks: int = 1) -> None:
         map_size(shape[1], shape[2])
         layers: list[nn.Module] = []
         channels, n = shape[0], n_halvings(shape[1], shape[2])
@@ -100,13 +95,12 @@ class ConvDown(nn.Sequential):
             out = width if i == n - 1 else width // 2
             layers += [nn.Conv2d(channels, out, 4, stride=2, padding=1), nn.SiLU()]
             channels = out
-        layers[-1:] = [ResBlock(width, dropout) for _ in range(n_blocks)]
+        layers[-1:] = [ResBlock(width) for _ in range(n_blocks)]
         super().__init__(*layers, norm(width), nn.SiLU())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, width, h, w)."""
-        result: Tensor = super().forward(_fast_layout(x))
-        return result
+        return super().forward(_fast_layout(x))
 
 
 class ConvUp(nn.Sequential):
@@ -116,14 +110,11 @@ class ConvUp(nn.Sequential):
         shape: (C, H, W).
         width: channels of the map; halved at each doubling of the resolution.
         n_blocks: residual blocks on the map.
-        dropout: inside the blocks.
     """
 
-    def __init__(
-        self, shape: tuple[int, int, int], width: int = 64, n_blocks: int = 1, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, shape: tuple[int, int, int], width: int = 64, n_blocks: int = 1) -> None:
         map_size(shape[1], shape[2])
-        layers: list[nn.Module] = [ResBlock(width, dropout) for _ in range(n_blocks)]
+        layers: list[nn.Module] = [ResBlock(width) for _ in range(n_blocks)]
         channels = width
         for _ in range(n_halvings(shape[1], shape[2])):
             out = max(16, channels // 2)
@@ -212,5 +203,4 @@ class ConvImageDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return images before the output activation, (B, C, H, W), of latents (B, L)."""
-        image: Tensor = self.up(self.body(z))
-        return image
+        return self.up(self.body(z))

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fewgen.errors import CheckpointError, ConfigError
+from fewgen.config.checks import below_one
+from fewgen.errors import CheckpointError
 
 _AVERAGED = "average."
 _COPIED = "buffer."
@@ -29,8 +30,7 @@ class EMA:
     """
 
     def __init__(self, module: nn.Module, decay: float = 0.999) -> None:
-        if not 0.0 <= decay < 1.0:
-            raise ConfigError(f"EMA decay is {decay}, but it must be in [0, 1).")
+        below_one("EMA decay", decay)
         self.decay = decay
         self.n_updates = 0
         self._kept = {name: tensor.detach().clone() for name, tensor in _tensors(module).items()}

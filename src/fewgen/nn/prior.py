@@ -41,8 +41,7 @@ class CausalBlock(nn.Module):
 
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.drop(self.out(attended.transpose(1, 2).reshape(x.shape)))
-        result: Tensor = x + self.drop(self.mlp(self.norm2(x)))
-        return result
+        return x + self.drop(self.mlp(self.norm2(x)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, P, W) to (B, P, W)."""
@@ -131,8 +130,7 @@ class CodePrior(nn.Module):
     def _logits(self, group: int, h: Tensor, features: Tensor) -> Tensor:
         """Logits (..., K) of one group from hidden states (..., W)."""
         scale = self.width**-0.5
-        logits: Tensor = self.out[group](h) @ features[group].T * scale + self.bias[group]
-        return logits
+        return self.out[group](h) @ features[group].T * scale + self.bias[group]
 
     def forward(self, indices: Tensor, condition: Tensor, tables: Tensor) -> Tensor:
         """Return logits (B, P, G, K): each depends on earlier positions and earlier groups only.

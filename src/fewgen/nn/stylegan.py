@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewgen.config.checks import choose
 from fewgen.errors import ConfigError, ShapeError
 
 GAIN = math.sqrt(2.0)
@@ -161,10 +162,10 @@ class EqualConv(nn.Module):
         if not self.down:
             x = functional.conv2d(x, weight, bias, padding=self.kernel // 2)
         elif self.kernel == 1:
-            x = functional.conv2d(blur(x, (1, 1), stride=2), weight, bias)
+            x = functional.conv2d(blur(x, 1, stride=2), weight, bias)
         else:
             pad = self.kernel // 2 + 1
-            x = functional.conv2d(blur(x, (pad, pad)), weight, bias, stride=2)
+            x = functional.conv2d(blur(x, pad), weight, bias, stride=2)
         return functional.leaky_relu_(x, 0.2) if self.activation else x
 
 
@@ -176,21 +177,16 @@ def _binomial(x: Tensor, gain: float) -> Tensor:
     return kernel.expand(x.shape[1], 1, 4, 4)
 
 
-def blur(x: Tensor, padding: tuple[int, int], gain: float = 1.0, stride: int = 1) -> Tensor:
+def blur(x: Tensor, padding: int, gain: float = 1.0, stride: int = 1) -> Tensor:
     """Filter with the binomial kernel [1, 3, 3, 1] in both directions.
 
     Args:
         x: (B, C, H, W).
-        padding: zeros before and after, in both directions.
+        padding: zeros on each side.
         gain: factor on the result.
         stride: 2 keeps every second pixel.
     """
-    before, after = padding
-    kernel = _binomial(x, gain)
-    if before == after:
-        return functional.conv2d(x, kernel, stride=stride, padding=before, groups=x.shape[1])
-    x = functional.pad(x, (before, after, before, after))
-    return functional.conv2d(x, kernel, stride=stride, groups=x.shape[1])
+    return functional.conv2d(x, _binomial(x, gain), stride=stride, padding=padding, groups=x.shape[1])
 
 
 def upsample(x: Tensor) -> Tensor:
@@ -293,7 +289,7 @@ class ModulatedConv(nn.Module):
             y = x * scale[:, :, None, None]
             if self.up:
                 y = functional.conv_transpose2d(y, self.weight.transpose(0, 1), stride=2)
-                y = blur(y, (1, 1), gain=4.0)
+                y = blur(y, 1, gain=4.0)
             else:
                 y = functional.conv2d(y, self.weight, padding=self.kernel // 2)
         if not self.demodulate:
@@ -346,8 +342,7 @@ class ToImage(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """Map (B, n_in, h, w) to (B, C, h, w)."""
-        image: Tensor = self.conv(x, style) + self.bias[:, None, None]
-        return image
+        return self.conv(x, style) + self.bias[:, None, None]
 
 
 class StartMap(nn.Module):
@@ -418,10 +413,8 @@ class SynthesisNetwork(nn.Module):
         output: Literal["linear", "tanh"] = "linear",
     ) -> None:
         super().__init__()
-        if start not in ("const", "style"):
-            raise ConfigError(f'start must be "const" or "style", got "{start}".')
-        if output not in ("linear", "tanh"):
-            raise ConfigError(f'output must be "linear" or "tanh", got "{output}".')
+        choose("start", start, ("const", "style"))
+        choose("output", output, ("linear", "tanh"))
         self.output = output
         channels, height, image_width = shape
         h, w, n = _checked_start(height, image_width, width)
@@ -456,8 +449,7 @@ class SynthesisNetwork(nn.Module):
                 f"got {tuple(styles.shape)}."
             )
         if isinstance(noise, str):
-            if noise not in ("fixed", "none"):
-                raise ConfigError(f'Noise is "fixed", "none" or a list of maps, got "{noise}".')
+            choose("Noise that is no list of maps", noise, ("fixed", "none"))
         elif len(noise) != len(self.noise_sizes):
             raise ShapeError(f"Synthesis takes {len(self.noise_sizes)} maps of noise, got {len(noise)}.")
         by_layer = styles.unbind(1)
@@ -569,8 +561,7 @@ class Discriminator(nn.Module):
         super().__init__()
         channels, height, image_width = shape
         h, w, n = _checked_start(height, image_width, width)
-        if architecture not in ("residual", "plain"):
-            raise ConfigError(f'architecture must be "residual" or "plain", got "{architecture}".')
+        choose("architecture", architecture, ("residual", "plain"))
         self.shape, self.c_dim, self.group_size = shape, c_dim, group_size
         self.deviation = group_size > 1
         self.from_image = EqualConv(channels, width[-1], 1)

@@ -25,17 +25,6 @@ from fewgen.errors import CheckpointError, FewgenError, ProblemList
 from fewgen.nn.stylegan import Discriminator, MappingNetwork, SynthesisNetwork
 from fewgen.tensor_files import read_tensor_header
 
-__all__ = [
-    "STYLEGAN2_NAMES",
-    "DiscriminatorSettings",
-    "GeneratorSettings",
-    "StyleGAN2Settings",
-    "build_from_stylegan2",
-    "convert_names",
-    "load_stylegan2",
-    "shapes_of",
-]
-
 T = TypeVar("T")
 Shape = tuple[int, ...]
 
@@ -291,7 +280,7 @@ def convert_names(
 
 @dataclass(frozen=True)
 class _Found:
-    """Tensors of a file.
+    """Tensors of a file; one that is looked for and missing, or has another number of sides, is an error.
 
     Attributes:
         file: where it lies.
@@ -308,6 +297,35 @@ class _Found:
     formats: dict[str, str]
     unknown: dict[str, str]
     start: int
+
+    def get(self, name: str, sides: int) -> Shape:
+        """Return the shape of tensor `name`."""
+        shape = self.shapes.get(name)
+        if shape is None:
+            raise CheckpointError(
+                f'"{self.file}" is no complete StyleGAN2 file: "{self._public(name)}" is missing. {_WANTED}'
+            )
+        if len(shape) != sides or not all(1 <= side <= _MOST for side in shape):
+            raise CheckpointError(
+                f'"{self.file}" is no StyleGAN2 file: "{self.names[name]}" has shape {shape}, '
+                f"expected {sides} sides from 1 to {_MOST}. {_WANTED}"
+            )
+        return shape
+
+    def _public(self, name: str) -> str:
+        table, _ = _to_theirs([name, *self.names], self.start)
+        return next((theirs for theirs, ours in table.items() if ours == name), name)
+
+    def has(self, name: str) -> bool:
+        """Tell whether there is such a tensor."""
+        return name in self.shapes
+
+    def count(self, pattern: str) -> int:
+        """Return how many of `pattern` with 0, 1, 2, ... put in are there, without a gap."""
+        n = 0
+        while pattern.format(n) in self.shapes:
+            n += 1
+        return n
 
 
 def _look(path: str | os.PathLike[str]) -> _Found:
@@ -330,98 +348,60 @@ def _look(path: str | os.PathLike[str]) -> _Found:
     return _Found(file, names, shapes, formats, {name: known[name] for name in unknown}, start)
 
 
-class _Shapes:
-    """Shapes by our names; one that is missing, or has another number of sides, is an error."""
-
-    def __init__(self, found: _Found) -> None:
-        self.found = found
-
-    def get(self, name: str, sides: int) -> Shape:
-        """Return the shape of tensor `name`."""
-        shape = self.found.shapes.get(name)
-        if shape is None:
-            raise CheckpointError(
-                f'"{self.found.file}" is no complete StyleGAN2 file: "{self._public(name)}" is missing. '
-                f"{_WANTED}"
-            )
-        if len(shape) != sides or not all(1 <= side <= _MOST for side in shape):
-            raise CheckpointError(
-                f'"{self.found.file}" is no StyleGAN2 file: "{self.found.names[name]}" has shape {shape}, '
-                f"expected {sides} sides from 1 to {_MOST}. {_WANTED}"
-            )
-        return shape
-
-    def _public(self, name: str) -> str:
-        table, _ = _to_theirs([name, *self.found.names], self.found.start)
-        return next((theirs for theirs, ours in table.items() if ours == name), name)
-
-    def has(self, name: str) -> bool:
-        """Tell whether there is such a tensor."""
-        return name in self.found.shapes
-
-    def count(self, pattern: str) -> int:
-        """Return how many of `pattern` with 0, 1, 2, ... put in are there, without a gap."""
-        n = 0
-        while pattern.format(n) in self.found.shapes:
-            n += 1
-        return n
-
-
-def _generator_settings(shapes: _Shapes) -> GeneratorSettings:
-    const = shapes.get("synthesis.blocks.0.const", 3)
-    n_maps = shapes.count("synthesis.blocks.{}.conv1.conv.weight")
-    width = tuple(shapes.get(f"synthesis.blocks.{b}.conv1.conv.weight", 4)[0] for b in range(n_maps))
-    if not shapes.has("synthesis.blocks.0.to_image.bias"):
+def _generator_settings(found: _Found) -> GeneratorSettings:
+    const = found.get("synthesis.blocks.0.const", 3)
+    n_maps = found.count("synthesis.blocks.{}.conv1.conv.weight")
+    width = tuple(found.get(f"synthesis.blocks.{b}.conv1.conv.weight", 4)[0] for b in range(n_maps))
+    if not found.has("synthesis.blocks.0.to_image.bias"):
         raise CheckpointError(
-            f'The generator in "{shapes.found.file}" does not add an image at each size. Only '
+            f'The generator in "{found.file}" does not add an image at each size. Only '
             'architecture "skip", the published one, can be read.'
         )
-    channels = shapes.get("synthesis.blocks.0.to_image.bias", 1)[0]
-    w_dim = shapes.get("synthesis.blocks.0.conv1.conv.affine.weight", 2)[1]
-    has_condition = shapes.has("mapping.embed.weight")
-    embedded, c_dim = shapes.get("mapping.embed.weight", 2) if has_condition else (0, 0)
+    channels = found.get("synthesis.blocks.0.to_image.bias", 1)[0]
+    w_dim = found.get("synthesis.blocks.0.conv1.conv.affine.weight", 2)[1]
+    has_condition = found.has("mapping.embed.weight")
+    embedded, c_dim = found.get("mapping.embed.weight", 2) if has_condition else (0, 0)
     return GeneratorSettings(
         shape=(channels, const[1] << (n_maps - 1), const[2] << (n_maps - 1)),
-        z_dim=shapes.get("mapping.layers.0.weight", 2)[1] - embedded,
+        z_dim=found.get("mapping.layers.0.weight", 2)[1] - embedded,
         w_dim=w_dim,
         c_dim=c_dim,
-        mapping_layers=shapes.count("mapping.layers.{}.weight"),
+        mapping_layers=found.count("mapping.layers.{}.weight"),
         width=width,
     )
 
 
-def _discriminator_settings(shapes: _Shapes) -> DiscriminatorSettings:
-    top, channels = shapes.get("discriminator.from_image.weight", 4)[:2]
-    n = shapes.count("discriminator.blocks.{}.conv1.weight")
-    width = [top, *(shapes.get(f"discriminator.blocks.{d}.conv1.weight", 4)[0] for d in range(n))][::-1]
-    last, n_in = shapes.get("discriminator.conv.weight", 4)[:2]
+def _discriminator_settings(found: _Found) -> DiscriminatorSettings:
+    top, channels = found.get("discriminator.from_image.weight", 4)[:2]
+    n = found.count("discriminator.blocks.{}.conv1.weight")
+    width = [top, *(found.get(f"discriminator.blocks.{d}.conv1.weight", 4)[0] for d in range(n))][::-1]
+    last, n_in = found.get("discriminator.conv.weight", 4)[:2]
     if not 0 <= n_in - last <= 1:
         raise CheckpointError(
-            f'The discriminator in "{shapes.found.file}" appends {n_in - last} channels of minibatch '
+            f'The discriminator in "{found.file}" appends {n_in - last} channels of minibatch '
             "deviation; fewgen has networks with 0 or 1."
         )
-    start = shapes.found.start
-    across = shapes.get("discriminator.fc.weight", 2)[1] // (last * start)
-    has_condition = shapes.has("discriminator.mapping.embed.weight")
+    start = found.start
+    across = found.get("discriminator.fc.weight", 2)[1] // (last * start)
+    has_condition = found.has("discriminator.mapping.embed.weight")
     return DiscriminatorSettings(
         shape=(channels, start << n, across << n),
         width=tuple(width),
-        c_dim=shapes.get("discriminator.mapping.embed.weight", 2)[1] if has_condition else 0,
-        architecture="residual" if shapes.has("discriminator.blocks.0.skip.weight") else "plain",
+        c_dim=found.get("discriminator.mapping.embed.weight", 2)[1] if has_condition else 0,
+        architecture="residual" if found.has("discriminator.blocks.0.skip.weight") else "plain",
         minibatch_deviation=n_in > last,
-        mapping_layers=shapes.count("discriminator.mapping.layers.{}.weight"),
-        condition_dim=shapes.get("discriminator.out.weight", 2)[0] if has_condition else None,
+        mapping_layers=found.count("discriminator.mapping.layers.{}.weight"),
+        condition_dim=found.get("discriminator.out.weight", 2)[0] if has_condition else None,
     )
 
 
 def _settings(found: _Found) -> StyleGAN2Settings:
-    shapes = _Shapes(found)
     has_discriminator = any(name.startswith("discriminator.") for name in found.names)
     has_generator = any(name.startswith(("mapping.", "synthesis.")) for name in found.names)
     return StyleGAN2Settings(
-        generator=_generator_settings(shapes) if has_generator else None,
-        discriminator=_discriminator_settings(shapes) if has_discriminator else None,
-        has_w_avg=shapes.has("w_avg"),
+        generator=_generator_settings(found) if has_generator else None,
+        discriminator=_discriminator_settings(found) if has_discriminator else None,
+        has_w_avg=found.has("w_avg"),
     )
 
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fewgen.errors import ConfigError, ShapeError
+from fewgen.config.checks import choose
+from fewgen.errors import ShapeError
 
 LOGVAR_RANGE = (-10.0, 6.0)
 """Keeps exp(logvar) and its inverse finite; standard deviations from 0.007 to 20."""
@@ -106,8 +107,7 @@ class MLPImageDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return images before the output activation, (B, C, H, W), of latents (B, L)."""
-        image: Tensor = self.out(self.body(z)).reshape(-1, *self.shape)
-        return image
+        return self.out(self.body(z)).reshape(-1, *self.shape)
 
 
 class SemanticBody(nn.Module):
@@ -131,8 +131,7 @@ class SemanticBody(nn.Module):
         """Return z_e, (B, L), of text vectors (B, D)."""
         if c.ndim != 2 or c.shape[1] != self.dim:
             raise ShapeError(f"text vectors must be (B, {self.dim}), got {tuple(c.shape)}.")
-        z_e: Tensor = self.out(self.body(c))
-        return z_e
+        return self.out(self.body(c))
 
 
 class SemanticDecoder(nn.Module):
@@ -147,8 +146,7 @@ class SemanticDecoder(nn.Module):
 
     def __init__(self, latent_size: int, dim: int, hidden: int = 200, output: str = "linear") -> None:
         super().__init__()
-        if output not in ("linear", "sigmoid"):
-            raise ConfigError(f'The text output is "{output}", but it must be "linear" or "sigmoid".')
+        choose("The text output", output, ("linear", "sigmoid"))
         self.body = mlp([latent_size, hidden])
         self.out = nn.Linear(hidden, dim)
         self.output = output

@@ -53,8 +53,6 @@ def evaluate_sets(
         for other, own in sets.others
         if useful_draws
     ]
-    if progress is not None:
-        progress("real images", 0.0)
     real = RealSide(sets.train, sets.held_out, extractor, sets.pool, seed, progress)
     evaluation = evaluate_images(
         generated,
@@ -72,7 +70,7 @@ def evaluate_sets(
     evaluation.protocol["subject"] = sets.subject
     if sets.run is not None:
         if progress is not None:
-            progress("words and walks", 0.0)
+            progress("asking the run for words and walks", 0.0)
         ask_run(sets.run, evaluation, sets.held_out, real.extractor)
     return evaluation
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from fewgen.clock import Limit, TimeIsUp
 from fewgen.data.imageset import ImageSet, evenly
 from fewgen.generation.request import GenerationRequest, image_seeds
 from fewgen.methods.abilities import (
@@ -29,7 +29,9 @@ from fewgen.methods.abilities import (
     reconstructed,
     walk,
 )
+from fewgen.progress import within
 from fewgen.runs.steps import preset_model
+from fewgen.runs.timing import MAX_SHOWN_CLASSES, PER_CLASS_SHOWN, WALK_STEPS, Share, report_images
 
 if TYPE_CHECKING:
     from fewgen.evaluation.evaluation import Evaluation
@@ -45,12 +47,6 @@ T = TypeVar("T")
 
 EVALUATION_NAME = "evaluation.json"
 
-N_EVALUATED = 300
-"""New images that a report evaluates, over all classes: seconds of work; `fewgen evaluate` takes more."""
-
-MIN_PER_CLASS, MAX_PER_CLASS = 4, 100
-
-MAX_SHOWN_CLASSES = 40
 MAX_HELD_OUT = 2000
 """Figures on more held-out images would only take longer."""
 
@@ -60,8 +56,6 @@ MAX_ENCODED = 600
 MAX_BLENDED = 10
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Rows and columns of the picture that leads from real images to new ones."""
-
-WALK_STEPS = 9
 
 
 @dataclass(frozen=True)
@@ -206,6 +200,7 @@ def measure_run(
     progress: Progress | None = None,
     others: Others | None = None,
     data_dir: str | Path | None = None,
+    limit: Limit | None = None,
 ) -> Findings:
     """Measure all that the report of a run shows, and write `evaluation.json` into its folder.
 
@@ -217,12 +212,16 @@ def measure_run(
         others: images of the classes that were not learned from, or how to get them, as `Run.other_images`
             returns them; None: from the run's source. Needed only after meta-training.
         data_dir: folder of the named data sets; None for the usual one.
+        limit: of the whole command; what there is no time for is left out by name. None: no limit.
     """
     from fewgen.runs.new_classes import measure_new_classes, was_meta_trained
 
+    limit = limit or Limit()
+    progress = within(progress, limit)
     faults: dict[str, str] = {}
-    evaluation = _tried(faults, "evaluation", None, lambda: _evaluated(run, train, held_out, progress))
-    findings = collect(run, train, held_out, evaluation=evaluation)
+    share = Share(limit, run.method, train, held_out)
+    evaluation = _tried(faults, "evaluation", None, lambda: _evaluated(run, train, held_out, progress, share))
+    findings = collect(run, train, held_out, share.shown(), evaluation, limit)
     findings.faults.update(faults)
     if was_meta_trained(run):
         images = functools.partial(run.other_images, data_dir, with_base=True) if others is None else others
@@ -239,8 +238,9 @@ def collect(
     run: Run,
     train: ImageSet,
     held_out: ImageSet | None,
-    per_class: int = 8,
+    per_class: int = PER_CLASS_SHOWN,
     evaluation: Evaluation | None = None,
+    limit: Limit | None = None,
 ) -> Findings:
     """Return what there is to say about a run within moments; draws images, measures on held-out ones."""
     method, classes = run.method, range(min(len(run.class_names), MAX_SHOWN_CLASSES))
@@ -258,26 +258,40 @@ def collect(
     )
     for name, measure in _PARTS.items():
         without = getattr(found, name)
-        setattr(found, name, _tried(found.faults, name, without, functools.partial(measure, found)))
+        setattr(found, name, _tried(found.faults, name, without, functools.partial(measure, found), limit))
     return found
 
 
-def _tried(faults: dict[str, str], name: str, otherwise: T, measure: Callable[[], T]) -> T:
+def _tried(
+    faults: dict[str, str], name: str, otherwise: T, measure: Callable[[], T], limit: Limit | None = None
+) -> T:
     """Return what is measured; a fault is noted, as hours of training must not end without a report."""
     try:
+        if limit is not None:
+            limit.check()
         return measure()
+    except TimeIsUp as error:
+        faults[name] = str(error)
+        return otherwise
     except Exception as error:
         faults[name] = f"{type(error).__name__}: {error}"
         return otherwise
 
 
-def _evaluated(run: Run, train: ImageSet, held_out: ImageSet | None, progress: Progress | None) -> Evaluation:
+def _evaluated(
+    run: Run, train: ImageSet, held_out: ImageSet | None, progress: Progress | None, share: Share
+) -> Evaluation:
     """Measure new images of a run, all but their usefulness, which takes minutes; write what was found."""
     from fewgen.runs.evaluating import Sets, evaluate_sets
 
     sets = Sets(str(run.path), run, None, train, held_out, None, [])
-    per_class = max(MIN_PER_CLASS, min(MAX_PER_CLASS, math.ceil(N_EVALUATED / train.n_classes)))
+    wanted, per_class = report_images(train.n_classes), share.measured()
     evaluation = evaluate_sets(sets, n=per_class, useful_draws=0, progress=progress)
+    if per_class < wanted:
+        evaluation.omitted["more images"] = (
+            f"{per_class} instead of {wanted} of each class were drawn and measured: the time limit of "
+            f"{share.limit.minutes:g} minutes"
+        )
     evaluation.save(run.path / EVALUATION_NAME)
     return evaluation
 
@@ -459,10 +473,14 @@ def training_command(run: Run) -> str:
     training = config.get("training", {})
     if training.get("minutes"):
         words += ["--minutes", f"{training['minutes']:g}"]
+        if training.get("clock", "wall") != "wall":
+            words += ["--clock", training["clock"]]
     if training.get("steps_scale", 1.0) != 1.0:
         words += ["--steps-scale", f"{training['steps_scale']:g}"]
     if config.get("convert"):
         words.append("--convert")
+    if config.get("value_range"):
+        words += ["--value-range", *map(str, config["value_range"])]
     return shlex.join([*words, "--out", "NEW_RUN"])
 
 

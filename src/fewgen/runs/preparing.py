@@ -54,12 +54,14 @@ class TrainRequest:
     class_names: Sequence[str] | None
     holdout: int | str
     minutes: float | None
+    clock: str | None
     steps_scale: float | None
     meta: str | None
     tasks: Mapping[str, Any] | None
     class_split: str | None
     model: Mapping[str, Any] | str | Path | None
     training: Mapping[str, Any] | None
+    report: bool
     progress: bool
 
     def check_out(self) -> None:
@@ -92,6 +94,7 @@ class TrainRequest:
             "fit": reading.fit,
             "background": reading.background,
             "convert": reading.convert,
+            "value_range": None if reading.value_range is None else [*reading.value_range],
             "meta": self.meta,
             "tasks": self.tasks,
             "class_split": self.class_split,
@@ -348,7 +351,7 @@ def configs(request: TrainRequest) -> tuple[Any, TrainConfig, MetaConfig]:
     method_class = get_method(request.method)
     preset = load_preset(request.method, request.preset)
     flags: dict[str, Any] = {"seed": request.seed, "progress": request.progress}
-    limits = {"minutes": request.minutes, "steps_scale": request.steps_scale}
+    limits = {"minutes": request.minutes, "clock": request.clock, "steps_scale": request.steps_scale}
     flags |= {key: value for key, value in limits.items() if value is not None}
     meta = request.meta
     if meta is None and request.tasks:

@@ -16,6 +16,7 @@ from fewgen.runs.source import SPLIT_NAME
 from fewgen.runs.verbs import Verbs
 
 if TYPE_CHECKING:
+    from fewgen.clock import Limit
     from fewgen.data import ImageSet
     from fewgen.data.registry import Reading
     from fewgen.methods.base import Method
@@ -32,6 +33,7 @@ class Run(Verbs):
         path: the run folder, or the model file.
         notes: what a reader of the results should know (for example that words carry no meaning).
         result: what the trainer returned, for a run that was trained in this process.
+        limit: of the command that trained it in this process, or None.
         was_finished: whether `train` found the run finished and trained nothing.
         is_main: False in the helper processes of a training on several devices, which report nothing.
     """
@@ -42,6 +44,7 @@ class Run(Verbs):
         self.notes = list(notes)
         self.result: Any = None
         self.was_finished = False
+        self.limit: Limit | None = None
         self.is_main = True
 
     def __repr__(self) -> str:

@@ -6,21 +6,35 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fewgen.clock import Limit
+from fewgen.progress import shown_seconds
 from fewgen.runs.folder import is_finished
-from fewgen.runs.preparing import Prepared, TrainRequest, check_same_images, prepare
+from fewgen.runs.preparing import Prepared, TrainRequest, check_same_images, configs, prepare
 from fewgen.runs.run import Run
 
 
-def train_run(request: TrainRequest) -> tuple[Run, Prepared]:
-    """Train, or resume what is in the folder; return the run and the images it learned from."""
+def train_run(request: TrainRequest, *, whole: bool = True) -> tuple[Run, Prepared]:
+    """Train, or resume what is in the folder; return the run and the images it learned from.
+
+    Args:
+        request: what `train` is asked for.
+        whole: the limit of time is that of the whole command; False: of its training alone.
+    """
     from fewgen.training import Trainer
     from fewgen.version import __version__
 
     out = Path(request.out)
+    config = configs(request)[1]
+    limit = Limit(config.minutes, config.clock)
     request.check_out()  # before anything slow: the folder is ours, or the command was wrong
     prepared = prepare(request)
     check_same_images(out, prepared)
     finished = is_finished(out, prepared.train_config.minutes)
+    reserved = 0.0
+    if config.minutes is not None and not finished:
+        reserved = _split(prepared, request.report, limit, out)
+        if not whole:
+            limit = Limit(config.minutes, config.clock)
     for note in prepared.notes:
         # Where progress goes, so that standard output stays free for results.
         print(f"note: {note}", file=sys.stderr, flush=True)
@@ -32,6 +46,7 @@ def train_run(request: TrainRequest) -> tuple[Run, Prepared]:
         "shots": request.shots,
         "preset": request.preset,
         "minutes": prepared.train_config.minutes,
+        "clock": prepared.train_config.clock,
     }
     if prepared.meta is not None:
         extra["meta"] = {"algorithm": prepared.meta, **prepared.tasks.to_dict()}
@@ -45,11 +60,37 @@ def train_run(request: TrainRequest) -> tuple[Run, Prepared]:
         record=prepared.settings,
         split=prepared.split,
         extra=extra,
+        limit=limit,
+        reserved=reserved,
     )
     run = Run(out, notes=prepared.notes)
     run.result = trainer.run()
     run.is_main = trainer.processes.is_main
     run.was_finished = finished
+    run.limit = limit
     if run.result.finished:
         run.hand_on(prepared.method)  # what the file holds need not be read again
     return run, prepared
+
+
+def _split(prepared: Prepared, report: bool, limit: Limit, out: Path) -> float:
+    """Return the seconds of a limit that measuring and the report get, and say how it is split.
+
+    Raises:
+        ConfigError: the limit is shorter than the first steps.
+    """
+    from fewgen.runs.timing import check_limit, try_run
+
+    assert limit.minutes is not None
+    found = try_run(prepared, report)
+    if not (out / "state").is_dir():
+        check_limit(found, limit.minutes)
+    reserved = found.reserved(limit.seconds)
+    if reserved and prepared.train_config.progress:
+        print(
+            f"The limit of {limit.minutes:g} minutes: {shown_seconds(limit.left() - reserved)} for training, "
+            f"{shown_seconds(reserved)} for measuring and the report.",
+            file=sys.stderr,
+            flush=True,
+        )
+    return reserved

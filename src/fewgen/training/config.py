@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from fewgen.errors import ConfigError, ProblemList
+from fewgen.clock import CLOCKS
+from fewgen.errors import ConfigError, ProblemList, suggest
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -18,6 +19,7 @@ HARMLESS = frozenset(
         "threads",
         "progress",
         "minutes",
+        "clock",
         "device",
     }
 )
@@ -38,8 +40,9 @@ class TrainConfig:
         checkpoint_every: steps between saved states; 0: only at the end of a stage and when stopped.
         precision: "auto" (bfloat16 on CUDA, float32 elsewhere), "float32" or "bfloat16".
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1".
-        minutes: wall-clock limit of the whole training, shared out over the stages; their steps are
-            lowered to fit, never raised. None: no limit.
+        minutes: limit of the whole command, report included; what training gets of it is shared out over
+            the stages, whose steps are lowered to fit, never raised. None: no limit.
+        clock: what a minute of the limit is: "wall", or "cpu", of computing on all cores.
         steps_scale: factor on the steps of every stage; 0.1 is a quick look.
         tensorboard: also write TensorBoard files (needs the package tensorboard).
         threads: processor threads of torch; None leaves torch's own choice.
@@ -56,6 +59,7 @@ class TrainConfig:
     precision: str = "auto"
     device: str = "auto"
     minutes: float | None = None
+    clock: str = "wall"
     steps_scale: float = 1.0
     tensorboard: bool = False
     threads: int | None = None
@@ -75,8 +79,10 @@ class TrainConfig:
                 problems.add(f"{name} must be 0 (off) or more, got {getattr(self, name)}.")
         if self.precision not in PRECISIONS:
             problems.add(f'precision must be one of {", ".join(PRECISIONS)}, got "{self.precision}".')
-        if self.minutes is not None and not self.minutes > 0:
+        if self.minutes is not None and not 0 < self.minutes < float("inf"):
             problems.add(f"minutes must be above 0, got {self.minutes}. Leave it out for no limit.")
+        if self.clock not in CLOCKS:
+            problems.add(f'clock must be wall or cpu, got "{self.clock}".{suggest(self.clock, CLOCKS)}')
         if not (self.steps_scale > 0 and self.steps_scale != float("inf")):
             problems.add(f"steps_scale must be above 0, got {self.steps_scale}.")
         if self.threads is not None and self.threads < 1:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewgen.clock import Limit
 from fewgen.errors import CheckpointError, ConfigError, DataError, FewgenError, TrainingError, suggest
 from fewgen.files import atomic_write, write_json
 from fewgen.fitting.seeds import derive_seed, global_seed, make_rng
@@ -64,6 +65,8 @@ class Trainer:
         split: which images were used for what, written to `split.json`.
         extra: JSON values to keep inside the model file.
         display: where progress is shown.
+        limit: time of the whole command, of which the training is a part; None: the training is all of it.
+        reserved: seconds of the limit that are not the training's.
 
     Raises:
         ConfigError: if settings contradict each other or those the folder was started with.
@@ -85,6 +88,8 @@ class Trainer:
         split: Mapping[str, Any] | None = None,
         extra: Mapping[str, Any] | None = None,
         display: Display | None = None,
+        limit: Limit | None = None,
+        reserved: float = 0.0,
     ) -> None:
         if not stages:
             raise ConfigError("There is nothing to train: the method returned no stages.")
@@ -109,10 +114,12 @@ class Trainer:
         self._stop = StopRequest(self.display.note)
         self._position = run_state.Position()
         self._guards = Guards(self.run_dir, self.processes.size)
-        self._time = TimeLimit(config.minutes, self.stages, self.processes)
+        limit = limit or Limit(config.minutes, config.clock)
+        self._time = TimeLimit(limit, reserved, self.stages, self.processes)
         self._metrics: MetricsFile | None = None
         self._board: TensorBoard | None = None
         self._run: StageRun | None = None
+        self._new_limit = False
 
     # ------------------------------------------------------------------ the run
 
@@ -131,7 +138,7 @@ class Trainer:
             ConfigError: if the folder was started with other settings.
             OutputError: if something cannot be written; the last state stays.
         """
-        with locked(self.run_dir), self._surroundings():
+        with locked(self.run_dir), self.surroundings():
             self._time.start()
             if self.processes.is_main:
                 RUN.prepare(self.run_dir)
@@ -154,14 +161,11 @@ class Trainer:
                         log.close()
 
     def _train(self, state: State | None) -> TrainResult:
-        train = Pixels(self._train_images, self.device)
-        held_out = None
-        if self._held_out_images is not None and len(self._held_out_images):
-            held_out = Pixels(self._held_out_images, self.device)
+        train, held_out = self.pixels()
         while self._position.stage_index < len(self.stages):
             if self._asked_to_stop(at_once=True) and self._guards.saved_at is not None:
                 return self._interrupted()
-            run = self._begin(train, held_out, state)
+            run = self.begin(train, held_out, state)
             state = None
             if not self._run_stage(run):
                 return self._interrupted()
@@ -171,11 +175,17 @@ class Trainer:
         )
         return self._result(interrupted=False)
 
+    def pixels(self) -> tuple[Pixels, Pixels | None]:
+        """Return the training images on the device, and those held out, if there are any."""
+        held_out = None
+        if self._held_out_images is not None and len(self._held_out_images):
+            held_out = Pixels(self._held_out_images, self.device)
+        return Pixels(self._train_images, self.device), held_out
+
     def _run_stage(self, run: StageRun) -> bool:
         """Take the steps that are left; return False when told to stop."""
-        stage, context = run.stage, run.context
+        context = run.context
         phases = list(run.phases.values())
-        augment = stage.augment
         on_cpu = self.device.type == "cpu"
         self._train_mode(run)
         autocast = self._autocast()
@@ -185,10 +195,7 @@ class Trainer:
         while run.step < run.steps:
             step = run.step
             context.step, context.steps = step, run.steps
-            batch = context.train.at(run.sampler.next())
-            if augment is not None:
-                with torch.no_grad():
-                    batch = Batch(augment(batch.images, context.rng), batch.labels, batch.indices)
+            batch = self._batch(run)
             for phase in phases:
                 if step % phase.phase.every == 0:
                     entry = phase.update(batch, context, autocast)
@@ -202,6 +209,8 @@ class Trainer:
                 run.ema.update(run.container)
             run.step = step + 1
             self._position.total_steps += 1
+            if self._time.on and self._time.over(run):
+                run.steps = context.steps = run.step
             if self._between_steps(run):
                 break
             if self._asked_to_stop() and run.step < run.steps:
@@ -211,20 +220,28 @@ class Trainer:
         self._tick(run)
         return True
 
+    def _batch(self, run: StageRun) -> Batch:
+        """Return the images of the next step."""
+        batch, augment = run.context.train.at(run.sampler.next()), run.stage.augment
+        if augment is None:
+            return batch
+        with torch.no_grad():
+            return Batch(augment(batch.images, run.context.rng), batch.labels, batch.indices)
+
     def _between_steps(self, run: StageRun) -> bool:
         """Log, validate, preview and save as due; return True to end the stage early."""
         config, step = self.config, run.step
         last = step >= run.steps
         if step % config.log_every == 0 or last:
             self._log(run)
-        if config.minutes is not None:
-            if step == WARM_STEPS:
-                self._time.mark(run)
-            elif step == run.check_at:
+        if self._time.on and not last:
+            if self._time.due(run):
                 self._time.fit(
                     run, self._rehearsals(run), self.display.note, lambda text: self._warn(run, [text])
                 )
                 last = step >= run.steps
+            elif step in (1, WARM_STEPS) and not run.measured:
+                self._time.mark(run)
         measures = run.stage.validate is not None or run.stage.diagnose is not None
         if measures and (last or _due(step, config.validate_every)):
             self._validate(run)
@@ -244,7 +261,7 @@ class Trainer:
 
     # ------------------------------------------------------------------ stages
 
-    def _begin(self, train: Pixels, held_out: Pixels | None, state: State | None) -> StageRun:
+    def begin(self, train: Pixels, held_out: Pixels | None, state: State | None = None) -> StageRun:
         """Set a stage up, at its start or where `state` left it."""
         index = self._position.stage_index
         stage, config, rank = self.stages[index], self.config, self.processes.rank
@@ -265,7 +282,7 @@ class Trainer:
         build = partial(make_sampler, stage.sampler) if isinstance(stage.sampler, str) else stage.sampler
         sampler = build(self._train_images.labels, stage.batch_size, seed, rank, self.processes.size)
         run = StageRun(stage, index, config.scaled(stage.steps), context, sampler)
-        run.seconds_before = self._time.seconds()
+        self._time.begin(run)
         self._run = run
         for phase in stage.phases:
             if isinstance(phase.weighting, nn.Module):
@@ -286,7 +303,10 @@ class Trainer:
             run.ema = EMA(run.container, decay)
         if state is not None and state.values["stage"] is not None:
             run_state.restore_stage(run, state, self.processes, self.run_dir)
-        self.display.start_stage(stage.name, run.step, run.steps, stage.summary)
+            if self._new_limit:
+                run.plan_anew()
+        of_all = f"{index + 1} of {len(self.stages)}: " if len(self.stages) > 1 else ""
+        self.display.start_stage(of_all + stage.name, run.step, run.steps, stage.summary)
         return run
 
     def _end_stage(self, run: StageRun) -> None:
@@ -312,7 +332,8 @@ class Trainer:
                 figures = stage.on_end(hook)
             if figures:
                 self._write_line(run, "result", figures)
-        self._preview(run, "final")
+        if self._time.leaves("preview"):
+            self._preview(run, "final")
         self.method.eval()
         self._tick(run)
         result = StageResult(
@@ -347,7 +368,7 @@ class Trainer:
     @contextmanager
     def _hook(self, run: StageRun, name: str, gradients: bool = False) -> Iterator[Context]:
         """Evaluation mode and random numbers of its own, equal at every call."""
-        started = time.monotonic()
+        started = self._time.limit.spent()
         parts = (self.config.seed, "hook", name, run.index)
         rng = make_rng(self.device, *parts)
         context = dataclasses.replace(run.context, step=run.step, steps=run.steps, rng=rng, training=False)
@@ -358,7 +379,9 @@ class Trainer:
                 yield context
         finally:
             self._train_mode(run)
-            self._time.hooks += time.monotonic() - started
+            took = self._time.limit.spent() - started
+            self._time.took[name] = took
+            self._time.hooks += took
 
     @contextmanager
     def _averaged(self, run: StageRun, best: bool = False) -> Iterator[None]:
@@ -534,14 +557,59 @@ class Trainer:
             ("preview", stage.preview, config.preview_every),
         ):
             if hook is not None and every and self.processes.is_main:
-                found.append((every, partial(rehearse, name, hook)))
+                found.append((name, every, partial(rehearse, name, hook)))
         return found
+
+    # ------------------------------------------------------------------ trials, which write nothing
+
+    def timed_step(self, run: StageRun) -> tuple[float, dict[str, float]]:
+        """Take a step with all phases; return the seconds of each phase, and of what is not theirs."""
+
+        def now() -> float:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            return time.perf_counter()
+
+        self._train_mode(run)
+        started, autocast, phases = now(), self._autocast(), dict[str, float]()
+        batch = self._batch(run)
+        for name, phase in run.phases.items():
+            begun = now()
+            phase.update(batch, run.context, autocast)
+            phases[name] = now() - begun
+        if run.ema is not None:
+            run.ema.update(run.container)
+        return now() - started - sum(phases.values()), phases
+
+    def hook_seconds(self, run: StageRun, until: float) -> tuple[float, float]:
+        """Return the seconds per step of what comes between steps, and those after the last one.
+
+        Args:
+            run: a stage that has begun.
+            until: moment of `time.perf_counter` after which nothing more is tried.
+        """
+        between = 0.0
+        for name, every, hook in self._rehearsals(run):
+            if time.perf_counter() < until:
+                hook()
+                between += self._time.took[name] / every
+        return between, self._time.took.get("validate", 0.0) + self._time.took.get("preview", 0.0)
+
+    def heed_stop(self) -> None:
+        """Raise KeyboardInterrupt if a stop was asked for: a trial has nothing to save."""
+        if self._stop.asked:
+            raise KeyboardInterrupt
+
+    def skip_stage(self) -> None:
+        """Leave a stage that was only tried."""
+        self._position.stage_index += 1
+        self._run = None
 
     # ------------------------------------------------------------------ saving and loading
 
     def _save(self) -> None:
         """Write the model file and the state; in that order, so a state never lacks its model."""
-        run, position = self._run, self._position
+        run, position, started = self._run, self._position, self._time.limit.spent()
         if run is not None:
             self._guards.check_figures(run)
             self._tick(run)
@@ -554,6 +622,7 @@ class Trainer:
                 "settings": self._settings,
                 **dataclasses.asdict(position),
                 "seconds": self._time.seconds(),
+                "limit": self._time.record(),
                 "metrics_bytes": self._metrics.sync() if self._metrics is not None else 0,
                 "stage": None,
                 "optimizers": {},
@@ -567,6 +636,7 @@ class Trainer:
             if position.finished:
                 self._time.total = values["seconds"]
         self._guards.saved_at = position.total_steps
+        self._time.took["save"] = self._time.limit.spent() - started
 
     def _save_model(self) -> None:
         """Write `model.safetensors` with the weights that this moment would keep."""
@@ -588,7 +658,7 @@ class Trainer:
         state = read_state(self.run_dir / "state")
         position = self._position = run_state.Position()
         self._guards.saved_at = self._time.total = self._run = None
-        self._time.before, keep = 0.0, 0
+        self._time.before, self._time.limit.before, self._new_limit, keep = 0.0, 0.0, False, 0
         if state is not None:
             try:
                 run_state.compare_settings(state.values["settings"], self._settings, self.run_dir)
@@ -603,7 +673,7 @@ class Trainer:
                 self.display.warn(warning)
             run_state.restore_method(self.method, state, self.run_dir)
             self._guards.saved_at = position.total_steps
-            self._time.before = position.seconds
+            self._new_limit = self._time.resume(state.values.get("limit"), position.seconds)
             if position.finished:
                 self._time.total = position.seconds
                 return state
@@ -612,7 +682,8 @@ class Trainer:
             self._metrics = MetricsFile(self.run_dir / "metrics.jsonl", keep)
             if self.config.tensorboard:
                 self._board = TensorBoard(self.run_dir / "tensorboard", position.total_steps + 1)
-            if self.record is not None and (state is None or not (self.run_dir / "config.yaml").exists()):
+            new = state is None or self._new_limit
+            if self.record is not None and (new or not (self.run_dir / "config.yaml").exists()):
                 from fewgen.config.io import write_yaml
 
                 write_yaml(self.run_dir / "config.yaml", dict(self.record))
@@ -639,7 +710,7 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     @contextmanager
-    def _surroundings(self) -> Iterator[None]:
+    def surroundings(self) -> Iterator[None]:
         """Set threads, random state, deterministic kernels and signals; put all back afterwards."""
         threads = torch.get_num_threads()
         if self.config.threads is not None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from fewgen.config.checks import at_least
+from fewgen.config.checks import above_zero, at_least, choose
 from fewgen.errors import ConfigError
 from fewgen.fitting.schedules import Schedule, make_schedule
 
@@ -74,10 +74,19 @@ class Pixels:
             pixels = self._floats.index_select(0, there)
         return Batch(pixels, self.labels.index_select(0, there), there)
 
+    def spread(self, most: int) -> Batch:
+        """Return up to `most` images, spread evenly over all."""
+        return self.at(torch.linspace(0, len(self) - 1, min(most, len(self))).long())
+
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield all images once, in order, as they are."""
         for start in range(0, len(self), batch_size):
             yield self.at(torch.arange(start, min(start + batch_size, len(self))))
+
+
+def _no_time() -> float:
+    """Return 0 seconds: the default of `Stage.end_seconds`."""
+    return 0.0
 
 
 def _say_nothing(text: str) -> None:
@@ -128,14 +137,6 @@ class Context:
         return 1.0 if share <= 0 else min(1.0, self.progress / share)
 
 
-class WeightingLike(Protocol):
-    """Turns the terms of a loss into one number; may hold parameters of its own."""
-
-    def __call__(self, terms: LossTerms) -> Tensor:
-        """Return the objective, a scalar."""
-        ...
-
-
 @dataclass
 class Phase:
     """One kind of update inside a step.
@@ -179,7 +180,7 @@ class Phase:
     weight_decay: float = 0.0
     clip: float | None = None
     schedule: str | Schedule = "constant"
-    weighting: WeightingLike | None = None
+    weighting: Callable[[LossTerms], Tensor] | None = None
     shares: str | None = None
     optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] | None = None
     watch: bool = True
@@ -191,8 +192,8 @@ class Phase:
         at_least(f'Phase "{self.name}": every', self.every, 1)
         for key in ("lr", "clip", "limit"):
             value = getattr(self, key)
-            if value is not None and not value > 0:
-                raise ConfigError(f'Phase "{self.name}": {key} must be above 0, got {value}.')
+            if value is not None:
+                above_zero(f'Phase "{self.name}": {key}', value)
         make_schedule(self.schedule)
 
     def modules(self) -> list[nn.Module]:
@@ -281,6 +282,7 @@ class Stage:
         summary: one line for the log and the report.
         ema_decay: instead of the run's; 0 turns averaging off in this stage.
         time_share: share of the `minutes` limit; stages without one divide the rest equally.
+        end_seconds: returns an estimate of the time of an `on_end` that takes long; not needed for others.
     """
 
     name: str
@@ -302,6 +304,7 @@ class Stage:
     summary: str = ""
     ema_decay: float | None = None
     time_share: float | None = None
+    end_seconds: Callable[[], float] = _no_time
 
     def __post_init__(self) -> None:
         at_least(f'Stage "{self.name}": steps', self.steps, 1)
@@ -320,8 +323,7 @@ class Stage:
                 )
         if self.monitor is not None and self.validate is None:
             raise ConfigError(f'Stage "{self.name}" monitors "{self.monitor}" but has no `validate`.')
-        if self.monitor_mode not in ("min", "max"):
-            raise ConfigError(f'monitor_mode must be "min" or "max", got "{self.monitor_mode}".')
+        choose("monitor_mode", self.monitor_mode, ("min", "max"))
         if self.patience is not None and (self.monitor is None or self.patience < 1):
             raise ConfigError(f'Stage "{self.name}": patience must be 1 or more and needs `monitor`.')
         if self.time_share is not None and not 0 < self.time_share <= 1:

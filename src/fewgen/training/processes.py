@@ -51,12 +51,9 @@ class Processes:
         flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
         torch.distributed.all_reduce(flat)
         flat /= self.size
-        offset = 0
         with torch.no_grad():
-            for tensor in tensors:
-                n = tensor.numel()
-                tensor.copy_(flat[offset : offset + n].view_as(tensor))
-                offset += n
+            for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+                tensor.copy_(mean.view_as(tensor))
 
     def agree(self, modules: Sequence[nn.Module]) -> None:
         """Average the floating buffers (running statistics); take the others from the first process."""

@@ -168,8 +168,7 @@ def settings_of(
         "processes": n_processes,
         "settings": _without_harmless(record),
     }
-    loaded: dict[str, Any] = json.loads(json.dumps(settings, default=str))
-    return loaded
+    return json.loads(json.dumps(settings, default=str))
 
 
 def _stage_settings(stage: Stage, config: TrainConfig) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fewgen.errors import ConfigError, DataError, suggest
+from fewgen.config.checks import one_of
+from fewgen.errors import ConfigError, DataError
 from fewgen.fitting.seeds import derive_seed
 
 _BLOCK = 1024
@@ -204,8 +205,5 @@ def make_sampler(
         ConfigError: if the name is unknown.
         DataError: if there are no images.
     """
-    if kind not in SAMPLERS:
-        raise ConfigError(
-            f'There is no sampler "{kind}".{suggest(kind, SAMPLERS)} Known samplers: {", ".join(SAMPLERS)}.'
-        )
+    one_of("sampler", kind, SAMPLERS)
     return SAMPLERS[kind](labels, batch_size, seed, rank, n_processes)

@@ -75,6 +75,11 @@ class StageRun:
         self.watch.load(values["watch"])
         self.pending = [from_json(entry) for entry in values["pending"]]
 
+    def plan_anew(self) -> None:
+        """Forget the steps that another limit of time allowed."""
+        self.steps = self.context.steps = max(self.planned, self.step)
+        self.measured, self.check_at = False, self.step + WARM_STEPS + MEASURED_STEPS
+
     def means(self) -> tuple[dict[str, float], dict[str, float]]:
         """Return the means of the pending figures by "phase/name", and of the totals by phase."""
         values: dict[str, float] = {}

@@ -10,8 +10,8 @@ import numpy as np
 
 _SMOOTH = 5
 _WINDOW = 20
-_MIN_POINTS = 10
 _KEEP = 64
+_REMEMBERED = ("train", "first", "lowest", "above", "held_out", "given")
 
 
 class Watch:
@@ -25,8 +25,8 @@ class Watch:
         self._first: dict[str, float] = {}
         self._lowest: dict[str, float] = {}
         self._above: dict[str, int] = {}
-        self._held_out: list[tuple[float, float]] = []
-        self._given: set[str] = set()
+        self._held_out: list[list[float]] = []
+        self._given: list[str] = []
 
     def train(self, phase: str, loss: float) -> list[str]:
         """Take the mean total of a phase since the last log line; return new warnings."""
@@ -49,17 +49,11 @@ class Watch:
             )
         return warnings
 
-    def held_out(self, value: float, train_loss: float | None = None) -> list[str]:
-        """Take a held-out figure for which lower is better; return new warnings.
-
-        Args:
-            value: the monitored figure.
-            train_loss: the training loss at this time; default: smoothed from the first phase.
-        """
-        if train_loss is None:
-            first = next(iter(self._train.values()), [])
-            train_loss = _mean(first[-_SMOOTH:]) if first else 0.0
-        self._held_out.append((value, train_loss))
+    def held_out(self, value: float) -> list[str]:
+        """Take a held-out figure for which lower is better; return new warnings."""
+        first = next(iter(self._train.values()), [])
+        train_loss = _mean(first[-_SMOOTH:]) if first else 0.0
+        self._held_out.append([value, train_loss])
         values = [held for held, _ in self._held_out]
         best = int(np.argmin(values))
         since = values[best + 1 :]
@@ -98,28 +92,17 @@ class Watch:
     def _once(self, key: str, message: str) -> list[str]:
         if key in self._given:
             return []
-        self._given.add(key)
+        self._given.append(key)
         return [message]
 
     def state(self) -> dict[str, Any]:
         """Return all that is remembered, as JSON values."""
-        return {
-            "train": self._train,
-            "first": self._first,
-            "lowest": self._lowest,
-            "above": self._above,
-            "held_out": self._held_out,
-            "given": sorted(self._given),
-        }
+        return {name: getattr(self, f"_{name}") for name in _REMEMBERED}
 
     def load(self, state: dict[str, Any]) -> None:
         """Continue from `state()`."""
-        self._train = {name: list(series) for name, series in state["train"].items()}
-        self._first = dict(state["first"])
-        self._lowest = dict(state["lowest"])
-        self._above = dict(state["above"])
-        self._held_out = [(held, train) for held, train in state["held_out"]]
-        self._given = set(state["given"])
+        for name in _REMEMBERED:
+            setattr(self, f"_{name}", state[name])
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -130,8 +113,7 @@ def _residual(series: Sequence[float]) -> np.ndarray:
     """Return the last points less their quadratic trend, so that a bend does not count as a swing."""
     points = np.asarray(series[-_WINDOW:], dtype=np.float64)
     x = np.linspace(-1.0, 1.0, len(points))
-    result: np.ndarray = points - np.polynomial.Polynomial.fit(x, points, 2)(x)
-    return result
+    return points - np.polynomial.Polynomial.fit(x, points, 2)(x)
 
 
 def _relative_swing(series: Sequence[float]) -> float:
@@ -140,7 +122,7 @@ def _relative_swing(series: Sequence[float]) -> float:
 
 
 def _swings(series: Sequence[float]) -> bool:
-    if len(series) < max(_WINDOW, _MIN_POINTS):
+    if len(series) < _WINDOW:
         return False
     steps = np.diff(series[-_WINDOW:])
     turns = int((np.sign(steps[1:]) != np.sign(steps[:-1])).sum())

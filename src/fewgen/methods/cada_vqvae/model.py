@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewgen.config.checks import one_of
 from fewgen.data.augment import Augment
-from fewgen.data.imageset import ImageSet, to_uint8
-from fewgen.errors import ConfigError, suggest
+from fewgen.data.imageset import ImageSet, to_floats, to_uint8
+from fewgen.errors import ConfigError
 from fewgen.generation.noise import noise, uniform
 from fewgen.losses.contrastive import supervised_contrastive
 from fewgen.losses.divergence import kl_diagonal, kl_standard_normal, reparameterize
@@ -26,25 +27,24 @@ from fewgen.methods.cada_vqvae.spatial import ConditionedPrior, Tokenizer
 from fewgen.methods.registry import register
 from fewgen.nn.codebook import Codebook, Quantized
 from fewgen.nn.conv import ConvImageDecoder, ConvImageEncoder
+from fewgen.nn.modes import evaluating
 from fewgen.nn.vae import GaussianHead, MLPImageDecoder, MLPImageEncoder, SemanticBody, SemanticDecoder
-from fewgen.training.phases import Batch, Context, Phase, Pixels, Stage
+from fewgen.training.phases import Batch, Context, LossFunction, Phase, Pixels, Stage
 
 REFERENCE = 784
 """Numbers that an image and a word vector count for in the objective, whatever their size."""
 
 ALIGNED = (
-    "image_encoder.",
-    "image_decoder.",
-    "semantic_encoder.",
-    "codebook.",
-    "semantic_head.",
-    "semantic_decoder.",
+    "image_encoder",
+    "image_decoder",
+    "semantic_encoder",
+    "codebook",
+    "semantic_head",
+    "semantic_decoder",
 )
-"""Where the names of the aligned latent's parameters begin."""
+"""The networks of the aligned latent."""
 
 Gaussian = tuple[Tensor, Tensor]
-PhaseLoss = Callable[[Batch, Context], LossTerms]
-Validation = Callable[[Context], dict[str, float]]
 
 
 @register("cada_vqvae")
@@ -255,7 +255,7 @@ class CadaVqVae(Method):
     def adaptable(self, part: str = "all") -> list[str]:
         """Return the names of the parameters that adapt to a new class; see `Method.adaptable`."""
         prefixes = {
-            "all": (*ALIGNED, "prior."),
+            "all": (*(f"{name}." for name in ALIGNED), "prior."),
             "decoder": ("image_decoder.", "semantic_encoder.", "semantic_head.", "codebook."),
             "heads": (
                 "image_encoder.head.",
@@ -265,10 +265,7 @@ class CadaVqVae(Method):
                 "semantic_decoder.body.0.",
             ),
         }
-        if part not in prefixes:
-            raise ConfigError(
-                f'Nothing adapts as "{part}".{suggest(part, prefixes)} Choose one of: {", ".join(prefixes)}.'
-            )
+        one_of("part to adapt", part, prefixes)
         return [name for name, _ in self.named_parameters() if name.startswith(prefixes[part])]
 
     def _alignment(
@@ -299,7 +296,7 @@ class CadaVqVae(Method):
         cfg = self.config
         validated = held_out is not None
 
-        def phase(name: str, modules: nn.Module | list[nn.Module], loss: PhaseLoss, **more: Any) -> Phase:
+        def phase(name: str, modules: nn.Module | list[nn.Module], loss: LossFunction, **more: Any) -> Phase:
             return Phase(name, modules, loss, clip=cfg.clip or None, schedule=cfg.schedule, **more)
 
         def stage(
@@ -320,19 +317,11 @@ class CadaVqVae(Method):
                 **more,
             )
 
-        aligned: list[nn.Module] = [
-            self.image_encoder,
-            self.image_decoder,
-            self.semantic_encoder,
-            self.codebook,
-            self.semantic_head,
-            self.semantic_decoder,
-        ]
         align = stage(
             "align",
             phase(
                 "vae",
-                aligned,
+                [self.get_submodule(name) for name in ALIGNED],
                 self._align_loss,
                 lr=cfg.lr,
                 weight_decay=cfg.weight_decay,
@@ -605,19 +594,12 @@ class CadaVqVae(Method):
                 raise ConfigError(f"trust_noise must be in [0, 1], got {trust!r}.")
         if n_candidates == 1 or temperature == 0:
             return self._draw(class_vectors, labels, seeds, temperature, **options)
-        best: Tensor | None = None
-        best_score: Tensor | None = None
-        for k in range(n_candidates):
-            drawn = self._draw(class_vectors, labels, seeds, temperature, stream=k, **options)
-            score = self._fit(drawn, class_vectors, labels)
-            if best is None or best_score is None:
-                best, best_score = drawn, score
-            else:
-                better = score > best_score
-                best = torch.where(better[:, None, None, None], drawn, best)
-                best_score = torch.where(better, score, best_score)
-        assert best is not None
-        return best
+        drawn = [
+            self._draw(class_vectors, labels, seeds, temperature, stream=k, **options)
+            for k in range(n_candidates)
+        ]
+        best = torch.stack([self._fit(images, class_vectors, labels) for images in drawn]).argmax(0)
+        return torch.stack(drawn)[best, torch.arange(len(labels), device=best.device)]
 
     def _draw(
         self,
@@ -708,17 +690,15 @@ class CadaVqVae(Method):
     @torch.no_grad()
     def codebook_usage(self, images: ImageSet) -> dict[str, Tensor]:
         """Return how often each code is used, per codebook, (groups * codebook_size,)."""
-        was_training = self.training
-        self.eval()
-        _, quantized, _ = self.encode_word(self.text_table)
-        usage = {"words": _counts(quantized.indices, self.config.text.codebook_size)}
-        if self.tokenizer is not None:
-            parts = []
-            for start in range(0, len(images), 256):
-                rows = torch.arange(start, min(start + 256, len(images)))
-                parts.append(self.tokenizer.indices(images.floats(rows).to(self.device)))
-            usage["map"] = _counts(torch.cat(parts), self.tokenizer.config.codebook_size)
-        self.train(was_training)
+        with evaluating(self):
+            _, quantized, _ = self.encode_word(self.text_table)
+            usage = {"words": _counts(quantized.indices, self.config.text.codebook_size)}
+            if self.tokenizer is not None:
+                parts = [
+                    self.tokenizer.indices(to_floats(part).to(self.device))
+                    for part in images.images.split(256)
+                ]
+                usage["map"] = _counts(torch.cat(parts), self.tokenizer.config.codebook_size)
         return usage
 
 

@@ -54,8 +54,7 @@ class Tokenizer(nn.Module):
     def quantize(self, x: Tensor) -> Quantized:
         """Return the codes of images (B, C, H, W) in [-1, 1]; positions in raster order."""
         check_images(x, self.shape)
-        quantized: Quantized = self.codebook(self.to_codes(self.down(x)).flatten(2).transpose(1, 2))
-        return quantized
+        return self.codebook(self.to_codes(self.down(x)).flatten(2).transpose(1, 2))
 
     def indices(self, x: Tensor) -> Tensor:
         """Return int64 (B, P, G) of images (B, C, H, W) in [-1, 1]."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewgen.config.schema import warn_renamed
 from fewgen.data.augment import Augment
@@ -17,9 +17,9 @@ from fewgen.errors import ConfigError, TextError
 from fewgen.generation.noise import noise
 from fewgen.losses.terms import LossTerms
 from fewgen.methods.base import DataSpec, Method
-from fewgen.methods.diffusion.config import DiffusionConfig
+from fewgen.methods.diffusion.config import AutoencoderConfig, DiffusionConfig
 from fewgen.methods.registry import register
-from fewgen.training.phases import Batch, Context, Phase, Pixels, Stage
+from fewgen.training.phases import Batch, Context, LossFunction, Phase, Stage
 
 SHOWN = 6
 """Classes in a preview, a column each."""
@@ -72,75 +72,60 @@ class Diffusion(Method):
 
     def stages(self, train: ImageSet, held_out: ImageSet | None) -> list[Stage]:
         """Return the autoencoder's training, if there is one, and the denoiser's."""
-        config = self.config
-        augment = self._augment()
-        found = []
-        if self.pipe.vae is not None:
-            own = config.autoencoder
-            found.append(
-                Stage(
-                    "autoencoder",
-                    [
-                        Phase(
-                            "autoencoder",
-                            self.pipe.vae,
-                            self._autoencoder_loss,
-                            lr=own.lr,
-                            clip=1.0,
-                            schedule=config.schedule,
-                        )
-                    ],
-                    steps=own.steps,
-                    batch_size=own.batch_size,
-                    augment=augment,
-                    validate=self._validate_autoencoder if held_out is not None else None,
-                    monitor="loss" if held_out is not None else None,
-                    preview=self._preview_autoencoder,
-                    on_end=self._scale_latents,
-                    summary="autoencoder: images to latents and back",
-                    time_share=0.25,
-                )
-            )
-        found.append(
-            Stage(
-                "denoiser",
-                [
-                    Phase(
-                        "denoiser",
-                        [self.pipe.unet, self.pipe.text],
-                        self._denoiser_loss,
-                        lr=config.lr,
-                        clip=1.0,
-                        weight_decay=config.weight_decay,
-                        schedule=config.schedule,
-                    )
-                ],
-                steps=config.steps,
-                batch_size=config.batch_size,
-                augment=augment,
-                validate=self._validate if held_out is not None else None,
-                monitor="loss" if held_out is not None else None,
-                preview=self._preview,
-                diagnose=self._diagnose,
-                on_end=self._set_object_word,
-                summary="denoiser, conditioned on captions",
-            )
-        )
-        return found
+        config, augment = self.config, self._augment()
 
-    def _augment(self) -> Any:
-        config = self.config
-        if config.augment == "none" and not config.mirror:
-            return None
-        change = None if config.augment == "none" else Augment(config.augment)
+        def stage(
+            name: str,
+            modules: nn.Module | list[nn.Module],
+            loss: LossFunction,
+            own: DiffusionConfig | AutoencoderConfig,
+            validate: Callable[[Context], dict[str, float]],
+            weight_decay: float = 0.0,
+            **more: Any,
+        ) -> Stage:
+            phase = Phase(
+                name, modules, loss, lr=own.lr, clip=1.0, weight_decay=weight_decay, schedule=config.schedule
+            )
+            if held_out is not None:
+                more |= {"validate": validate, "monitor": "loss"}
+            return Stage(name, [phase], own.steps, own.batch_size, augment=augment, **more)
+
+        denoiser = stage(
+            "denoiser",
+            [self.pipe.unet, self.pipe.text],
+            self._denoiser_loss,
+            config,
+            self._validate,
+            config.weight_decay,
+            preview=self._preview,
+            diagnose=self._diagnose,
+            on_end=self._set_object_word,
+            summary="denoiser, conditioned on captions",
+        )
+        if self.pipe.vae is None:
+            return [denoiser]
+        autoencoder = stage(
+            "autoencoder",
+            self.pipe.vae,
+            self._autoencoder_loss,
+            config.autoencoder,
+            self._validate_autoencoder,
+            preview=self._preview_autoencoder,
+            on_end=self._scale_latents,
+            summary="autoencoder: images to latents and back",
+            time_share=0.25,
+        )
+        return [autoencoder, denoiser]
+
+    def _augment(self) -> Callable[[Tensor, torch.Generator], Tensor]:
+        change = Augment(self.config.augment)
+        if not self.config.mirror:
+            return change
 
         def augment(images: Tensor, rng: torch.Generator) -> Tensor:
-            if change is not None:
-                images = change(images, rng)
-            if config.mirror:
-                flip = torch.rand(len(images), generator=rng, device=rng.device) < 0.5
-                images = torch.where(flip.to(images.device)[:, None, None, None], images.flip(3), images)
-            return images
+            images = change(images, rng)
+            flip = torch.rand(len(images), generator=rng, device=rng.device) < 0.5
+            return torch.where(flip.to(images.device)[:, None, None, None], images.flip(3), images)
 
         return augment
 
@@ -156,7 +141,7 @@ class Diffusion(Method):
     def _validate(self, context: Context) -> dict[str, float]:
         """Error of the noise on held-out images with their captions, and how much worse with others'."""
         assert context.held_out is not None
-        batch = _some(context.held_out)
+        batch = context.held_out.spread(MEASURED)
         others = (batch.labels + 1) % self.spec.n_classes
         state = context.rng.get_state()
         loss = self._error(batch.images, batch.labels, context.rng)
@@ -173,23 +158,21 @@ class Diffusion(Method):
         ]
         return sum(parts) / len(images)
 
-    @torch.no_grad()
     def _validate_autoencoder(self, context: Context) -> dict[str, float]:
         assert context.held_out is not None
-        images = _some(context.held_out).images
+        images = context.held_out.spread(MEASURED).images
         restored = torch.cat([self.pipe.decode(self.pipe.encode(x)) for x in images.split(64)])
         return {"loss": float(torch.nn.functional.mse_loss(restored, images))}
 
     @torch.no_grad()
     def _scale_latents(self, context: Context) -> None:
-        self.pipe.set_latent_scale(_some(context.train).images)
+        self.pipe.set_latent_scale(context.train.spread(MEASURED).images)
 
     def _set_object_word(self, context: Context) -> None:
         # Where "object" is all that the classes are called, training has taught the word itself.
         if self.pipe.vocabulary.class_words:
             self.pipe.set_object_word()
 
-    @torch.no_grad()
     def _preview(self, context: Context) -> Tensor:
         labels = torch.arange(SHOWN**2, device=self.device) % min(SHOWN, self.spec.n_classes)
         seeds = torch.arange(len(labels))
@@ -199,7 +182,6 @@ class Diffusion(Method):
         ]
         return to_uint8(torch.cat(images)).cpu()
 
-    @torch.no_grad()
     def _preview_autoencoder(self, context: Context) -> Tensor:
         images = context.train.at(torch.linspace(0, len(context.train) - 1, 20).long()).images
         return to_uint8(torch.cat([images, self.pipe.decode(self.pipe.encode(images))])).cpu()
@@ -331,9 +313,3 @@ def _check_names(class_names: Sequence[str], names: Sequence[str], captions: Seq
                 f'The classes "{other}" and "{name}" have the same words in their captions ("{caption}"). '
                 "Rename one of them, or put them into one class."
             )
-
-
-def _some(pixels: Pixels) -> Batch:
-    """Return up to `MEASURED` images, spread evenly over all."""
-    n = min(MEASURED, len(pixels))
-    return pixels.at(torch.linspace(0, len(pixels) - 1, n).long())

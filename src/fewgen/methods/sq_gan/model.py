@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -38,7 +37,7 @@ from fewgen.nn.stylegan import (
     mix_styles,
     start_size,
 )
-from fewgen.training.phases import Batch, Context, Phase, Pixels, Stage
+from fewgen.training.phases import Batch, Context, LossFunction, Phase, Pixels, Stage
 from fewgen.training.sampler import GroupedSampler, Sampler, make_sampler
 
 CENTRE_DRAWS = 512
@@ -49,8 +48,6 @@ BATCH_SIZE = 32
 
 _CENTRE_STREAM = 1 << 16
 """Stream of `generate.noise` for these latents; images use the ones from 0."""
-
-PhaseLoss = Callable[[Batch, Context], LossTerms]
 
 
 @register("sq_gan")
@@ -176,10 +173,7 @@ class SqGan(Method):
 
     def styles(self, z: Tensor, labels: Tensor) -> Tensor:
         """Return continuous styles (B, D) of latents (B, Z) and classes (B,)."""
-        return self._styles(z, self.condition(labels))
-
-    def _styles(self, z: Tensor, c: Tensor | None) -> Tensor:
-        return self.mapping(z, c)  # type: ignore[no-any-return]
+        return self.mapping(z, self.condition(labels))
 
     def centre(self, c: Tensor | None, n: int) -> Tensor:
         """Return the mean style (n, D) of each condition (n, c_dim), over a fixed set of latents.
@@ -192,10 +186,10 @@ class SqGan(Method):
         if self.quantizer is not None and self.quantizer.config.space == "z":
             z = self.quantizer(z, learn=False).styles
         if c is None:
-            return self._styles(z, None).mean(0, keepdim=True).expand(n, -1)
+            return self.mapping(z, None).mean(0, keepdim=True).expand(n, -1)
         unique, row = torch.unique(c, dim=0, return_inverse=True)
         # Each condition by itself: the last bits of a matrix product depend on its size.
-        means = [self._styles(z, one.expand(CENTRE_DRAWS, -1)).mean(0) for one in unique]
+        means = [self.mapping(z, one.expand(CENTRE_DRAWS, -1)).mean(0) for one in unique]
         return torch.stack(means)[row]
 
     def quantized(
@@ -213,12 +207,12 @@ class SqGan(Method):
             Styles (B, D), or (B, L, D) if W+ is quantised; what the quantiser says, None without one.
         """
         if self.quantizer is None or self.config.quantizer is None:
-            return self._truncated(self._styles(z, c), c, psi, centre), None
+            return self._truncated(self.mapping(z, c), c, psi, centre), None
         space = self.config.quantizer.space
         if space == "z":
             codes: StyleCodes = self.quantizer(z, learn=False)
-            return self._truncated(self._styles(codes.styles, c), c, psi, centre), codes
-        w = self._truncated(self._styles(z, c), c, psi, centre)
+            return self._truncated(self.mapping(codes.styles, c), c, psi, centre), codes
+        w = self._truncated(self.mapping(z, c), c, psi, centre)
         if space == "w+":
             w = w[:, None].expand(-1, self.synthesis.n_layers, -1)
         codes = self.quantizer(w, learn=False)
@@ -391,7 +385,7 @@ class SqGan(Method):
         if self.quantizer is not None:
             generator.append(self.quantizer)
 
-        def phase(name: str, modules: nn.Module | list[nn.Module], loss: PhaseLoss, **more: Any) -> Phase:
+        def phase(name: str, modules: nn.Module | list[nn.Module], loss: LossFunction, **more: Any) -> Phase:
             # The total of a penalty makes up for the steps between, so its limit does too.
             limit = config.loss_limit * more.get("every", 1)
             return Phase(name, modules, loss, watch=False, limit=limit, **more)
@@ -539,7 +533,6 @@ class SqGan(Method):
             None if near_codes is None else near_codes.indices,
         )
 
-    @torch.no_grad()
     def _preview(self, context: Context) -> Tensor:
         n_classes = min(10, self.spec.n_classes)
         labels = torch.arange(n_classes, device=self.device).repeat(64 // n_classes)
@@ -550,7 +543,7 @@ class SqGan(Method):
         if context.progress < 0.2:
             return []
         warnings = code_warnings(self._validate(context), self.config)
-        own = context.train.at(torch.linspace(0, len(context.train) - 1, min(256, len(context.train))).long())
+        own = context.train.spread(256)
         pairs = []
         for k in own.labels.unique()[:10].tolist():
             of_class = own.images[own.labels == k]
@@ -588,7 +581,7 @@ class SqGan(Method):
     ) -> Tensor:
         z = noise(seeds, (self.config.network.z_dim,)).to(self.device)
         styles, _ = self.quantized(z, c, temperature, centre)
-        return self.synthesis(styles, self._maps(seeds, temperature)).clamp(-1.0, 1.0)  # type: ignore[no-any-return]
+        return self.synthesis(styles, self._maps(seeds, temperature)).clamp(-1.0, 1.0)
 
     def _maps(self, seeds: Tensor, temperature: float) -> list[Tensor] | str:
         if not self.config.network.noise:
@@ -681,9 +674,9 @@ class SqGan(Method):
         if self.config.quantizer.space == "z":
             if labels is None:
                 raise ConfigError("This model quantises latents: from_codes needs the labels.")
-            styles = self._styles(styles, self.condition(labels.to(self.device)))
+            styles = self.mapping(styles, self.condition(labels.to(self.device)))
         seeds = torch.zeros(len(codes), dtype=torch.int64) if seeds is None else seeds
-        return self.synthesis(styles, self._maps(seeds, 1.0)).clamp(-1.0, 1.0)  # type: ignore[no-any-return]
+        return self.synthesis(styles, self._maps(seeds, 1.0)).clamp(-1.0, 1.0)
 
     @staticmethod
     def swap_codes(a: Tensor, b: Tensor, positions: Tensor | list[int]) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Sequence
@@ -76,7 +77,6 @@ class Tint(Method):
     min_classes = 1
     reads_text = False
     rows = 16
-    after_stages = "the inversion of each image"
     config: TintConfig
     base_id: Tensor
     z_T: Tensor
@@ -90,7 +90,11 @@ class Tint(Method):
         self._clock = (0.0, 0)
         fitted = config.fitted
         if fitted is None:
-            fitted = self._adopt(open_base(config.base, config.attention_slicing), config.base or "")
+            pipe = open_base(config.base, config.attention_slicing)
+            self._check_images(pipe)
+            self._hold(pipe)
+            fitted = describe(pipe, config.base or "")
+            self.config = replace(config, fitted=fitted)
         elif fitted.kind == "small":
             self.pipe = SmallDiffusion.from_settings(fitted.settings).requires_grad_(False)
         self.words = Words(spec.n_classes, fitted.word_size)
@@ -105,14 +109,6 @@ class Tint(Method):
                     f"{spec.n_classes}."
                 )
             self._make_room()
-
-    def _adopt(self, pipe: TextToImage, folder: str) -> BaseModel:
-        """Take a base model in; the settings say from now on which."""
-        self._check_images(pipe)
-        self._hold(pipe)
-        fitted = describe(pipe, folder)
-        self.config = replace(self.config, fitted=fitted)
-        return fitted
 
     def _hold(self, pipe: TextToImage) -> None:
         if isinstance(pipe, SmallDiffusion):
@@ -213,10 +209,35 @@ class Tint(Method):
                 preview=self._preview,
                 on_start=self._start,
                 on_end=self._finish,
+                end_seconds=functools.cache(lambda: self._inversion_seconds(train)),
                 ema_decay=0.0,
                 summary="a word for each class; then each image is inverted",
             )
         ]
+
+    @torch.no_grad()
+    def _inversion_seconds(self, train: ImageSet) -> float:
+        """Return about how long the inversion of all images takes, at most: two of its steps are timed."""
+        config = self.config
+        if not config.invert:
+            return 0.0
+        few = train.subset(range(min(len(train), config.batch)))
+        pipe, contexts = self.pipeline(), self._contexts()[few.labels]
+        latents = encode_images(pipe, few.floats(), batch=config.batch).cpu()
+        steps = min(2, config.steps)
+        null_text = replace(config.null_text, inner_steps=min(1, config.null_text.inner_steps), tol=0.0)
+        trial = replace(config, steps=steps, dequant_t=0, null_text=null_text)
+        seconds = []
+        for correct in (False, False, config.correct):  # the first round pays for warming up
+            started = _now(self.device)
+            rng = torch.Generator(self.device).manual_seed(0)
+            find_latents(pipe, latents, contexts, trial, correct=correct, rng=rng)
+            seconds.append(_now(self.device) - started)
+        _, path, both = seconds
+        inner = max(1, config.null_text.inner_steps) if config.correct else 0
+        # Back to the image, guided, with and without null texts, to measure what comes back.
+        each = path + inner * max(0.0, both - path) + 2 * path * (1 + config.correct)
+        return len(train) / len(few) * config.steps / steps * each
 
     def _start(self, context: Context) -> None:
         """Encode the images, and refuse to go on with another base than the run was started with."""
@@ -344,7 +365,6 @@ class Tint(Method):
     def _decoded(self, pipe: TextToImage, z0: Tensor) -> Tensor:
         return torch.cat([decode_latents(pipe, part) for part in z0.split(self.config.batch)])
 
-    @torch.no_grad()
     def _preview(self, context: Context) -> Tensor:
         """Return one picture: a row per class, from a real image to a new one."""
         labels = torch.arange(min(SHOWN_CLASSES, self.spec.n_classes))
@@ -368,8 +388,7 @@ class Tint(Method):
         Raises:
             ConfigError: alpha is outside [0, 1], or below 1 without inverted latents.
         """
-        alpha = request.options.get("alpha", self.config.alpha)
-        self._check_alpha(alpha)
+        self._check_alpha(request.options.get("alpha", self.config.alpha))
         made = super().generate(request)
         if self.has_latents and request.labels is not None:
             made.provenance["supports"] = self._places(request.labels, request.seeds).tolist()

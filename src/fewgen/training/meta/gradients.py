@@ -85,8 +85,7 @@ def method_loss(method: Any) -> BatchLoss:
 
     def loss(parameters: Mapping[str, Tensor], part: Part, rng: torch.Generator) -> Tensor:
         terms = functional_call(method, dict(parameters), (part.images, part.labels, part.vectors, rng))
-        total: Tensor = terms.total()
-        return total
+        return terms.total()
 
     return loss
 
@@ -143,11 +142,11 @@ def maml_gradient(
 
     def collect(parameters: Parameters, weight: float) -> float:
         value, gradient = _gradient_at(loss, parameters, task.query, rng)
-        _accumulate(collected, gradient, weight)
+        accumulate(collected, gradient, weight)
         # To first order an update is its rate times a fixed direction, so the way that was gone is the
         # derivative with respect to the logarithm of the rate.
         ways = {n: (parameters[n] - start[n]).detach() for n in factors if n in gradient}
-        _accumulate(of_rates, {n: (gradient[n] * way).sum() for n, way in ways.items()}, weight)
+        accumulate(of_rates, {n: (gradient[n] * way).sum() for n, way in ways.items()}, weight)
         return value
 
     def visit(k: int, parameters: Parameters) -> None:
@@ -265,6 +264,7 @@ def _gradient_at(
     return float(total.detach()), {n: g for n, g in zip(names, found, strict=True) if g is not None}
 
 
-def _accumulate(into: Parameters, gradient: Mapping[str, Tensor], weight: float) -> None:
+def accumulate(into: Parameters, gradient: Mapping[str, Tensor], weight: float) -> None:
+    """Add the weighted gradients to those that are there."""
     for name, value in gradient.items():
         into[name] = weight * value if name not in into else into[name] + weight * value

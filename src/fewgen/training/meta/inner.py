@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from fewgen.config.checks import choose
 from fewgen.errors import ConfigError, TrainingError
 
 Parameters = dict[str, Tensor]
@@ -30,33 +30,6 @@ ADVICE = "Lower --tasks.inner_lr or --tasks.inner_steps, or set --tasks.inner_op
 """What mends a loss that is not finite while meta-training."""
 
 
-class InnerOptimizer(Protocol):
-    """A rule of updates without state of its own: `start` makes the state, `step` returns the next one."""
-
-    @property
-    def lr(self) -> float:
-        """The learning rate."""
-        ...
-
-    def start(self, values: Tensors) -> State:
-        """Return the state before the first update."""
-        ...
-
-    def step(
-        self, values: Tensors, gradients: Tensors, state: State, k: int, rates: Sequence[Rate]
-    ) -> tuple[Tensors, State]:
-        """Return the values after update k (from 0) and the new state; changes nothing in place.
-
-        Args:
-            values: what is updated.
-            gradients: of each value.
-            state: what `start` or the update before returned.
-            k: number of the update, from 0.
-            rates: learning rate of each value.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class SGD:
     """Gradient descent, `value - lr * gradient`."""
@@ -70,7 +43,15 @@ class SGD:
     def step(
         self, values: Tensors, gradients: Tensors, state: State, k: int, rates: Sequence[Rate]
     ) -> tuple[Tensors, State]:
-        """See `InnerOptimizer`."""
+        """Return the values after update k (from 0) and the new state; changes nothing in place.
+
+        Args:
+            values: the parameters.
+            gradients: of the loss of the task, one for each.
+            state: of `start`, or of the update before.
+            k: number of the update.
+            rates: learning rate of each parameter.
+        """
         return [v - r * g for v, g, r in zip(values, gradients, rates, strict=True)], state
 
 
@@ -101,7 +82,7 @@ class Adam:
     def step(
         self, values: Tensors, gradients: Tensors, state: State, k: int, rates: Sequence[Rate]
     ) -> tuple[Tensors, State]:
-        """See `InnerOptimizer`."""
+        """Return the values after update k and the new state; see `SGD.step`."""
         beta1, beta2 = self.betas
         correction1, correction2 = 1.0 - beta1 ** (k + 1), 1.0 - beta2 ** (k + 1)
         means = [torch.lerp(g, m, beta1) for m, g in zip(state[0], gradients, strict=True)]
@@ -113,17 +94,18 @@ class Adam:
         return moved, (means, squares)
 
 
+InnerOptimizer = SGD | Adam
+"""A rule of updates without state of its own: `start` makes the state, `step` returns the next one."""
+
+
 def make_inner_optimizer(name: str, lr: float) -> InnerOptimizer:
     """Return the inner optimiser "sgd" or "adam".
 
     Raises:
-        ConfigError: if the name is unknown.
+        ConfigError: for another name.
     """
-    if name == "sgd":
-        return SGD(lr)
-    if name == "adam":
-        return Adam(lr)
-    raise ConfigError(f'There is no inner optimiser "{name}". Choose adam or sgd.')
+    choose("inner_optimizer", name, ("adam", "sgd"))
+    return SGD(lr) if name == "sgd" else Adam(lr)
 
 
 def inner_loop(

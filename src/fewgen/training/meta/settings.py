@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
-from fewgen.config.checks import Count, Positive, Share, Weight, Whole, check_fields, choose
-from fewgen.errors import ConfigError, ProblemList, suggest
+from fewgen.config.checks import Count, Positive, Share, Weight, Whole, check_fields, choose, one_of
+from fewgen.errors import ConfigError, ProblemList
 
 ALGORITHMS = ("none", "reptile", "fomaml", "maml")
 
@@ -97,9 +97,5 @@ def check_algorithm(name: str) -> str:
     Raises:
         ConfigError: if it is unknown.
     """
-    if name not in ALGORITHMS:
-        raise ConfigError(
-            f'There is no meta-training "{name}".{suggest(name, ALGORITHMS)} '
-            f"Choose one of: {', '.join(ALGORITHMS)}."
-        )
+    one_of("meta-training", name, ALGORITHMS)
     return name

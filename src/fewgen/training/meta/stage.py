@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +14,13 @@ from fewgen.episodes import EpisodeSampler
 from fewgen.errors import ConfigError, TrainingError
 from fewgen.fitting.seeds import derive_seed, make_rng
 from fewgen.losses.terms import LossTerms
+from fewgen.nn.modes import evaluating
 from fewgen.training.meta.gradients import (
     BatchLoss,
     Part,
     Task,
     TaskGradient,
+    accumulate,
     maml_gradient,
     method_loss,
     parameters_detached,
@@ -189,12 +190,10 @@ def meta_stage(
             method.eval()
 
     def validate(context: Context) -> dict[str, float]:
-        figures: dict[str, float] = {}
-        for classes in others:
-            # Novel classes are looked at once, at the end; nothing is chosen by them.
-            if classes.name != "novel" or context.step >= context.steps:
-                figures |= curve_figures(method, config, classes, seed=context.seed)
-        return figures
+        # Novel classes are looked at once, at the end; nothing is chosen by them.
+        at_end = context.step >= context.steps
+        measured = [classes for classes in others if at_end or classes.name != "novel"]
+        return _curves(method, config, measured, context)
 
     return Stage(
         "meta",
@@ -260,11 +259,17 @@ def _also(
     def both(context: Context) -> dict[str, float] | None:
         figures = dict((validate(context) if validate is not None else None) or {})
         if context.step >= context.steps:
-            for classes in others:
-                figures |= curve_figures(method, config, classes, seed=context.seed)
+            figures |= _curves(method, config, others, context)
         return figures
 
     return both
+
+
+def _curves(
+    method: Any, config: MetaConfig, others: Sequence[OtherClasses], context: Context
+) -> dict[str, float]:
+    found = [curve_figures(method, config, classes, seed=context.seed) for classes in others]
+    return {name: value for figures in found for name, value in figures.items()}
 
 
 def _falling(step: int, steps: int) -> float:
@@ -301,7 +306,7 @@ class _Learner:
         # The share of early query losses falls to 0, as the last step is what counts in use.
         early = config.multi_step * (1.0 - context.progress)
         # Without dropout, and with a codebook that keeps still: a task must leave nothing behind.
-        with _evaluating(method):
+        with evaluating(method):
             everything = parameters_of(method)
             start = {name: everything[name] for name in self.trained}
             text = method.spec.text
@@ -322,9 +327,8 @@ class _Learner:
                     # them with it, and the loop stops all at the same step.
                     return self._failed()
                 scale = clip / n_tasks
-                for into, gradients in ((total, found.gradient), (of_rates, found.rates)):
-                    for name, gradient in gradients.items():
-                        into[name] = scale * gradient + into.get(name, 0.0)
+                accumulate(total, found.gradient, scale)
+                accumulate(of_rates, found.rates, scale)
                 results.append(found)
         for name, parameter in method.named_parameters():
             parameter.grad = total.get(name)
@@ -348,25 +352,13 @@ class _Learner:
     ) -> TaskGradient:
         config = self.config
         optimizer = make_inner_optimizer(config.inner_optimizer, config.inner_lr)
+        what = (self.loss, start, task, optimizer, config.inner_steps, rng)
         if self.algorithm == "reptile":
             return reptile_gradient(
-                self.loss,
-                start,
-                task,
-                optimizer,
-                config.inner_steps,
-                rng,
-                adapted=self.adapted,
-                decay=config.inner_decay,
-                batch=config.inner_batch,
+                *what, adapted=self.adapted, decay=config.inner_decay, batch=config.inner_batch
             )
         return maml_gradient(
-            self.loss,
-            start,
-            task,
-            optimizer,
-            config.inner_steps,
-            rng,
+            *what,
             adapted=self.adapted,
             rates=None if self.rates is None else self._factors(),
             decay=config.inner_decay,
@@ -437,18 +429,6 @@ def _clip_factor(found: TaskGradient, limit: float) -> float:
     return min(1.0, limit / (norm + 1e-12)) if limit else 1.0
 
 
-@contextmanager
-def _evaluating(method: nn.Module) -> Iterator[None]:
-    """Put a method in evaluation mode; each of its modules gets its own mode back."""
-    modes = [(module, module.training) for module in method.modules()]
-    method.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
 def adaptation_curve(
     method: Any, config: MetaConfig, classes: OtherClasses, n_tasks: int, seed: int = 0
 ) -> Tensor:
@@ -462,7 +442,7 @@ def adaptation_curve(
         seed: of the tasks; the same seed gives every model the same tasks and the same noise.
     """
     advice = "Lower --tasks.adapt_lr."
-    with _evaluating(method):
+    with evaluating(method):
         loss = method_loss(method)
         n_way = min(config.n_way, int((classes.images.counts() > 0).sum()))
         episodes = EpisodeSampler(

@@ -1,0 +1,271 @@
+"""What a training with its measuring and its report will take here, and how a limit is split among them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import math
+import time
+from typing import TYPE_CHECKING
+
+import torch
+
+from fewgen.clock import Limit, TimeIsUp
+from fewgen.errors import ConfigError
+from fewgen.evaluation.cost import evaluation_seconds
+from fewgen.progress import Display, shown_seconds
+from fewgen.training.loop import Trainer
+from fewgen.training.time_limit import share_of_rest
+from fewgen.training.trial import StageTrial, try_stages
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fewgen.data.imageset import ImageSet
+    from fewgen.methods.base import Method
+    from fewgen.runs.preparing import Prepared
+    from fewgen.training.phases import Stage
+
+MEASURING_SHARE = 0.35
+"""Share of a limit that measuring and the report get at most."""
+
+PAGE = 4.0
+"""Seconds of drawing the plots of a page."""
+
+N_EVALUATED = 300
+"""New images that a report evaluates, over all classes: seconds of work; `fewgen evaluate` takes more."""
+
+MIN_PER_CLASS, MAX_PER_CLASS = 4, 100
+
+PER_CLASS_SHOWN = 8
+MAX_SHOWN_CLASSES = 40
+WALK_STEPS = 9
+"""What the pictures of a report show."""
+
+FEW = 4
+"""Images whose drawing says whether a full group can be tried."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunTrial:
+    """What the parts of a run take here.
+
+    Attributes:
+        stages: of the training; None for one that could not be tried.
+        draw: seconds of drawing an image.
+        report: seconds of measuring and the page; 0 without a report.
+    """
+
+    stages: list[StageTrial | None]
+    draw: float
+    report: float
+
+    def reserved(self, seconds: float) -> float:
+        """Return the part of a limit that measuring and the report get."""
+        return min(self.report, MEASURING_SHARE * seconds)
+
+
+def report_images(n_classes: int) -> int:
+    """Return how many new images of each class a report measures."""
+    return max(MIN_PER_CLASS, min(MAX_PER_CLASS, math.ceil(N_EVALUATED / n_classes)))
+
+
+def page_images(n_classes: int, per_class: int = PER_CLASS_SHOWN) -> int:
+    """Return about how many new images the pictures of a report show."""
+    return min(n_classes, MAX_SHOWN_CLASSES) * (per_class + 1) + 3 * WALK_STEPS
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What there is time for after training.
+
+    Attributes:
+        limit: of the whole command.
+        method: trained.
+        train: images that it learned from.
+        held_out: images set aside, or None.
+    """
+
+    limit: Limit
+    method: Method
+    train: ImageSet
+    held_out: ImageSet | None
+
+    @functools.cached_property
+    def draw(self) -> float:
+        """Seconds of drawing an image; 0 without a limit."""
+        return 0.0 if self.limit.minutes is None else draw_seconds(self.method)
+
+    def shown(self) -> int:
+        """Return how many new images of each class a page can show; 1 at least."""
+        n_classes, room = self.train.n_classes, 0.5 * self.limit.left()
+        fits = [n for n in (8, 4, 2) if self.draw * page_images(n_classes, n) <= room]
+        return min(PER_CLASS_SHOWN, fits[0] if fits else 1)
+
+    def measured(self) -> int:
+        """Return how many new images of each class can be measured.
+
+        Raises:
+            TimeIsUp: not even the fewest that say something.
+        """
+        n_classes = self.train.n_classes
+        wanted = report_images(n_classes)
+        if self.limit.minutes is None:
+            return wanted
+        n_held_out = len(self.held_out or ())
+        seconds = {
+            n: sum(evaluation_seconds(n * n_classes, self.train, n_held_out, draw=self.draw).values())
+            for n in (wanted, MIN_PER_CLASS)
+        }
+        room = self.limit.left() - PAGE - self.draw * page_images(n_classes, 1)
+        if seconds[wanted] <= room or wanted <= MIN_PER_CLASS:
+            if seconds[wanted] > room:
+                raise TimeIsUp(self.limit.missed)
+            return wanted
+        if seconds[MIN_PER_CLASS] > room:
+            raise TimeIsUp(self.limit.missed)
+        per_image = (seconds[wanted] - seconds[MIN_PER_CLASS]) / (wanted - MIN_PER_CLASS)
+        return MIN_PER_CLASS + int((room - seconds[MIN_PER_CLASS]) / max(per_image, 1e-9))
+
+
+def try_run(prepared: Prepared, report: bool, seconds: float = 0.0) -> RunTrial:
+    """Try the parts of a run on a copy of its method; nothing is written and nothing is left behind.
+
+    Args:
+        prepared: of the run.
+        report: whether it ends with one.
+        seconds: that may be spent; 0: a single step of each stage, and nothing around the steps.
+    """
+    tried = dataclasses.replace(prepared, method=copy.deepcopy(prepared.method))
+    trainer = Trainer(
+        tried.method,
+        tried.stages(),
+        tried.train,
+        tried.held_out,
+        tried.train_config,
+        "unused",
+        display=Display(False),
+    )
+    draw = measuring = 0.0
+    if report:
+        draw = draw_seconds(tried.method)
+        measuring = PAGE + draw * page_images(prepared.train.n_classes)
+        measuring += sum(report_parts(prepared, draw).values())
+    stages = try_stages(trainer, seconds, steps=4 if seconds else 1, hooks=seconds > 0)
+    return RunTrial(stages, draw, measuring)
+
+
+def report_parts(prepared: Prepared, draw: float = 0.0) -> dict[str, float]:
+    """Return the parts of measuring for the report of a run, with the seconds that each takes."""
+    n_classes, n_held_out = prepared.train.n_classes, len(prepared.held_out or ())
+    return evaluation_seconds(report_images(n_classes) * n_classes, prepared.train, n_held_out, draw=draw)
+
+
+def draw_seconds(method: Method) -> float:
+    """Return the seconds of drawing an image, in full groups unless that would take long itself."""
+    from fewgen.generation.request import GenerationRequest, image_seeds
+
+    def drawn(n: int) -> float:
+        labels = torch.arange(n) % method.spec.n_classes
+        options = {"alpha": 1.0} if "blend" in method.capabilities else {}
+        request = GenerationRequest(labels=labels, seeds=image_seeds(0, n), options=options)
+        started = time.perf_counter()
+        method.generate(request)
+        return (time.perf_counter() - started) / n
+
+    rows = method.rows
+    vars(method)["rows"] = min(FEW, rows)  # shadows that of the class
+    try:
+        few = drawn(method.rows)
+        del method.rows
+        return min(few, drawn(rows)) if few * rows < 3.0 else few
+    except Exception:  # a method that cannot draw before it has learned
+        return 0.0
+    finally:
+        vars(method).pop("rows", None)
+
+
+# ------------------------------------------------------------------------------------------ in words
+
+
+def steps_within(stages: Sequence[Stage], trials: Sequence[StageTrial], seconds: float) -> list[int]:
+    """Return the steps of each stage that fit into the seconds of a training."""
+    allowed = []
+    for index, trial in enumerate(trials):
+        room = seconds * share_of_rest(stages, index)
+        steps = min(trial.steps, max(1, int((room - trial.start - trial.end) / max(trial.step, 1e-9))))
+        allowed.append(steps)
+        seconds -= trial.start + steps * trial.step + trial.end
+    return allowed
+
+
+def limit_in_words(
+    stages: Sequence[Stage], found: RunTrial, minutes: float | None, size: tuple[int, int], before: float
+) -> str:
+    """Return what a limit buys, or what it takes without one, as a sentence.
+
+    Args:
+        stages: of the training.
+        found: what its parts take.
+        minutes: the limit, or None.
+        size: height and width of the images.
+        before: seconds before the first step.
+    """
+    at = f"at {size[0]} px" if size[0] == size[1] else f"at {size[0]}x{size[1]} px"
+    trials = [trial for trial in found.stages if trial is not None]
+    if len(trials) < len(found.stages):
+        return "How long it takes cannot be said before the first stages have run."
+    planned, training = sum(t.steps for t in trials), sum(t.seconds for t in trials)
+    whole = before + training + found.report
+    if minutes is None:
+        measuring = f" and {shown_seconds(found.report)} for measuring and the report" if found.report else ""
+        return (
+            f"It takes about {shown_seconds(whole)} {at} here: {shown_seconds(training)} for {planned:,} "
+            f"steps{measuring}."
+        )
+    limit = 60.0 * minutes
+    one = minutes == 1
+    given = "1 minute" if one else f"{minutes:g} minutes"
+    if whole <= limit:
+        be = "is" if one else "are"
+        return (
+            f"{given} {be} enough for all {planned:,} steps {at} here: about {shown_seconds(whole)} in all."
+        )
+    room = limit - before - found.reserved(limit)
+    steps = sum(steps_within(stages, trials, room))
+    enough = _minutes(whole / 60)
+    text = f"{given} allow{'s' if one else ''} about {steps:,} of {planned:,} steps {at} here"
+    if steps >= planned / 10:
+        return f"{text}; all of them take --minutes {enough}."
+    smaller = f"--size {min(size) // 2}, or " if min(size) >= 56 else ""
+    return f"{text}: not enough for pictures; take {smaller}--minutes {enough}."
+
+
+def _minutes(needed: float) -> str:
+    """Return minutes that are enough, with two digits.
+
+    >>> _minutes(94.2), _minutes(3.21), _minutes(0.37), _minutes(312)
+    ('95', '3.3', '0.38', '320')
+    """
+    unit = 10.0 ** (math.floor(math.log10(max(needed, 0.01))) - 1)
+    return f"{math.ceil(round(needed / unit, 6)) * unit:.10g}"
+
+
+def check_limit(found: RunTrial, minutes: float) -> None:
+    """Refuse a limit in which not even a step of each stage fits, before anything is written.
+
+    Raises:
+        ConfigError: with the time that they take.
+    """
+    trials = [trial for trial in found.stages if trial is not None]
+    ends = sum(trial.end for trial in trials)
+    least = sum(trial.start + trial.step for trial in trials) + ends
+    if least <= 60.0 * minutes:
+        return
+    after = f", with {shown_seconds(ends)} for what follows the steps," if ends > 1 else ""
+    raise ConfigError(
+        f"A limit of {minutes:g} minutes is too short: a single step of each stage{after} takes "
+        f"{shown_seconds(least)} here. Nothing was written. Take --minutes {_minutes(2 * least / 60)} or "
+        "more, or smaller images (--size)."
+    )
