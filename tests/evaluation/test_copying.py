@@ -289,7 +289,32 @@ def test_refused():
 def test_one_transform_for_each_mirror_rotation_and_shift():
     for side, n in ((8, 9), (16, 25)):
         transforms = Aligner(noisy(2, (1, side, side), 0)).transforms
-        assert len(transforms) == len(set(transforms)) == 2 * 5 * n
+        assert len(transforms) == len(set(transforms)) == 2 * 12 * n
+
+
+def test_turned_and_scaled_copies_are_found(digits):
+    chosen = torch.arange(3, 150, 9)
+    source, others = digits[chosen], digits[torch.arange(1, 150, 9)]
+    train = digits[[i for i in range(150) if i % 9 != 1]]
+    aligner = Aligner(train)
+    usual = aligner.nearest(others).score
+    for k, turn in ((1, "270"), (2, "180"), (3, "90")):
+        for queries, mirror in ((source, ""), (source.flip(3), "mirrored, ")):
+            found = aligner.nearest(queries.rot90(k, (2, 3)))
+            assert found.distance.tolist() == [0.0] * len(chosen)
+            assert words(aligner, found) == [
+                f"{mirror}turned +{turn if not mirror or k == 2 else 360 - int(turn)} degrees"
+            ] * len(chosen)
+    for scale in (0.82, 0.87, 1.15, 1.2):
+        size = round(28 * scale)
+        resized = functional.interpolate(source.float(), (size, size), mode="bilinear", antialias=True)
+        edge = abs(28 - size) // 2
+        if size > 28:
+            made = resized[:, :, edge : edge + 28, edge : edge + 28]
+        else:
+            made = functional.pad(resized, (edge, 28 - size - edge) * 2)
+        found = aligner.nearest(made.round().to(torch.uint8))
+        assert float((found.score < usual.min()).double().mean()) > 0.9, scale
 
 
 # ------------------------------------------------------------------------------------------ tail test

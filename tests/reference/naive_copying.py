@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ROTATIONS = (0.0, -10.0, -5.0, 5.0, 10.0)
+# Degrees and scale; every one also mirrored.
+VERSIONS = [(d, 1.0) for d in (0.0, -10.0, -5.0, 5.0, 10.0, 90.0, 180.0, 270.0)]
+VERSIONS += [(0.0, s) for s in (0.8, 0.9, 1.12, 1.25)]
 LARGEST_SIDE = 32
 N_NEXT = 10
 
@@ -34,13 +36,13 @@ def reduced(images: np.ndarray) -> np.ndarray:
     return out
 
 
-def turned(image: np.ndarray, degrees: float) -> np.ndarray:
-    """Turn one image (C, H, W) about its centre; bilinear between pixels, the border goes on for ever."""
+def turned(image: np.ndarray, degrees: float, scale: float = 1.0) -> np.ndarray:
+    """Turn and enlarge one image (C, H, W) about its centre; bilinear between pixels, the border goes on for ever."""
     channels, height, width = image.shape
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     out = np.zeros_like(image)
     for r, c in itertools.product(range(height), range(width)):
-        down, right = r - (height - 1) / 2, c - (width - 1) / 2
+        down, right = (r - (height - 1) / 2) / scale, (c - (width - 1) / 2) / scale
         y = min(max(sin * right + cos * down + (height - 1) / 2, 0), height - 1)
         x = min(max(cos * right - sin * down + (width - 1) / 2, 0), width - 1)
         top, left = math.floor(y), math.floor(x)
@@ -57,9 +59,10 @@ def standardised(window: np.ndarray, flat: float) -> np.ndarray:
     return (values - values.mean()) / math.sqrt(values.var() + flat**2)
 
 
-def words(mirrored: bool, degrees: float, down: int, right: int) -> str:
+def words(mirrored: bool, degrees: float, scale: float, down: int, right: int) -> str:
     parts = ["mirrored"] if mirrored else []
     parts += [f"turned {degrees:+g} degrees"] if degrees else []
+    parts += [f"scaled by {scale:g}"] if scale != 1 else []
     parts += [f"shifted {down:+d} down, {right:+d} right"] if (down, right) != (0, 0) else []
     return ", ".join(parts) or "as it is"
 
@@ -79,7 +82,7 @@ class Found:
 
 
 def nearest(train: np.ndarray, queries: np.ndarray, exclude: list[int] | None = None) -> list[Found]:
-    """Compare every query with every training image under every mirror, rotation and shift."""
+    """Compare every query with every training image under every mirror, turn, scale and shift."""
     small, asked = reduced(train), reduced(queries)
     height, width = small.shape[2:]
     margin = 2 if min(height, width) >= 16 else 1
@@ -90,14 +93,14 @@ def nearest(train: np.ndarray, queries: np.ndarray, exclude: list[int] | None = 
     found = []
     for q, query in enumerate(asked):
         best = [(math.inf, "")] * len(bank)
-        for mirrored, degrees in itertools.product((False, True), ROTATIONS):
-            image = turned(query[:, :, ::-1] if mirrored else query, degrees)
+        for mirrored, (degrees, scale) in itertools.product((False, True), VERSIONS):
+            image = turned(query[:, :, ::-1] if mirrored else query, degrees, scale)
             for down, right in itertools.product(moves, moves):
                 top, left = margin + down, margin + right
                 window = standardised(image[:, top : top + high, left : left + wide], flat)
                 for i, one in enumerate(bank):
                     distance = math.sqrt(((window - one) ** 2).mean())
-                    best[i] = min(best[i], (distance, words(mirrored, degrees, down, right)))
+                    best[i] = min(best[i], (distance, words(mirrored, degrees, scale, down, right)))
         order = [i for i in range(len(bank)) if exclude is None or i != exclude[q]]
         order.sort(key=lambda i: best[i][0])
         others = sorted(best[i][0] for i in order[1 : 1 + N_NEXT])

@@ -1,4 +1,4 @@
-"""New, or a copy? Each generated image against its nearest training image, over mirrors, shifts, rotations.
+"""New, or a copy? Each generated image against its nearest training image, mirrored, turned, scaled, moved.
 
 What counts is not how near the nearest training image is (blurred images are near to everything) but how
 much nearer it is than the next ones: a copy has one source. Held-out real images show what is usual.
@@ -24,6 +24,18 @@ MAX_SIDE = 32
 
 ROTATIONS = (0.0, -10.0, -5.0, 5.0, 10.0)
 """Degrees by which a query is turned."""
+
+QUARTER_TURNS = (90.0, 180.0, 270.0)
+"""Further degrees by which a query is turned; of a square image exactly."""
+
+SCALES = (0.8, 0.9, 1.12, 1.25)
+"""Factors by which a query is enlarged about its centre."""
+
+VERSIONS = (
+    *((degrees, 1.0) for degrees in (*ROTATIONS, *QUARTER_TURNS)),
+    *((0.0, scale) for scale in SCALES),
+)
+"""(degrees, scale) of all versions of a query; each also mirrored. Their combinations would be too many."""
 
 MAX_SHIFT = 2
 """Pixels by which a query is moved (1 below 16 pixels), at the size at which images are compared."""
@@ -74,7 +86,7 @@ class Aligner:
     """Finds nearest training images over mirrors, shifts and small rotations.
 
     Images are reduced to at most `MAX_SIDE` pixels. The training images are cut to their centre, a query
-    to all windows of that size, mirrored or not, turned by `ROTATIONS`; so a shifted copy meets its source
+    to all windows of that size, mirrored or not, in all of `VERSIONS`; so a shifted copy meets its source
     exactly, whatever was filled in at its border. Each window is standardised (mean 0, spread 1 over all
     its values; flat windows stay small), so that brightness and contrast do not matter. A coarse search in
     blurred images picks `n_candidates` training images, all transforms are tried on those.
@@ -116,9 +128,9 @@ class Aligner:
         )
         self.shifts = shifts
         self.transforms = [
-            _describe(mirrored, angle, shift)
+            _describe(mirrored, angle, scale, shift)
             for mirrored in (False, True)
-            for angle in ROTATIONS
+            for angle, scale in VERSIONS
             for shift in shifts
         ]
 
@@ -151,7 +163,7 @@ class Aligner:
     # ---------------------------------------------------------------------------------------- pieces
 
     def _block(self, x: Tensor, exclude: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        turned = self._turned(x)  # (N, 2 * rotations, C, H, W)
+        turned = self._turned(x)  # (N, 2 * versions, C, H, W)
         candidates = self._candidates(turned, exclude)  # (N, K)
         windows, deviation = self._windows(turned)  # (N, V, P), (N, V)
         bank = self.train[candidates]  # (N, K, P), mean 0, so that the windows' means drop out of the product
@@ -181,16 +193,19 @@ class Aligner:
         return centred / (centred.square().mean(dim=-1, keepdim=True) + self.flat**2).sqrt()
 
     def _turned(self, x: Tensor) -> Tensor:
-        """Return each image mirrored or not and turned by each angle, (N, 2 * rotations, C, H, W)."""
+        """Return each image mirrored or not, in all of `VERSIONS`, (N, 2 * versions, C, H, W)."""
         n = len(x)
         both = torch.stack([x, x.flip(3)], dim=1)
         versions = []
-        for angle in ROTATIONS:
-            if angle == 0:
+        for angle, scale in VERSIONS:
+            if (angle, scale) == (0, 1):
                 versions.append(both)
                 continue
+            if angle % 90 == 0 and scale == 1 and (angle == 180 or x.shape[2] == x.shape[3]):
+                versions.append(both.rot90(round(angle / 90), (3, 4)))
+                continue
             height, width = x.shape[2:]
-            cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+            cos, sin = math.cos(math.radians(angle)) / scale, math.sin(math.radians(angle)) / scale
             # In units of half the image; the ratio of the sides keeps a rotation a rotation.
             matrix = torch.tensor([[cos, -sin * height / width, 0.0], [sin * width / height, cos, 0.0]])
             flat = both.flatten(0, 1)
@@ -231,16 +246,19 @@ class Aligner:
         m, (height, width) = self.margin, self.window
         nearest = torch.full((len(turned), self.n_train), math.inf)
         train_squares = self.coarse_train.square().sum(1)
-        half = len(ROTATIONS)
+        half = len(VERSIONS)
         moves = [(0, 0), (m, 0), (-m, 0), (0, m), (0, -m)]
         if min(self.window) < 24:  # hardly blurred, so that the corners are far from all of these
             moves += [(m, m), (m, -m), (-m, m), (-m, -m)]
-        for version in (0, half, half + 1, half + 4, 1, 4):  # straight and turned by 10, both ways round
-            for dy, dx in moves:
-                crop = turned[:, version, :, m + dy : m + dy + height, m + dx : m + dx + width]
-                query = self._coarse(crop)
-                squared = query.square().sum(1)[:, None] + train_squares - 2 * query @ self.coarse_train.T
-                torch.minimum(nearest, squared, out=nearest)
+        # Straight and turned by 10, both ways round, moved; the quarter turns and the scales as they are.
+        further = range(len(ROTATIONS), half)
+        tried = [(v, move) for v in (0, half, half + 1, half + 4, 1, 4) for move in moves]
+        tried += [(v + way, (0, 0)) for way in (0, half) for v in further]
+        for version, (dy, dx) in tried:
+            crop = turned[:, version, :, m + dy : m + dy + height, m + dx : m + dx + width]
+            query = self._coarse(crop)
+            squared = query.square().sum(1)[:, None] + train_squares - 2 * query @ self.coarse_train.T
+            torch.minimum(nearest, squared, out=nearest)
         if exclude is not None:
             nearest[torch.arange(len(turned)), exclude] = math.inf
         keep = self.n_candidates if exclude is None else min(self.n_candidates, self.n_train - 1)
@@ -258,10 +276,12 @@ def reduced(images: Tensor) -> Tensor:
     return x / 255
 
 
-def _describe(mirrored: bool, angle: float, shift: tuple[int, int]) -> str:
+def _describe(mirrored: bool, angle: float, scale: float, shift: tuple[int, int]) -> str:
     parts = ["mirrored"] if mirrored else []
     if angle:
         parts.append(f"turned {angle:+g} degrees")
+    if scale != 1:
+        parts.append(f"scaled by {scale:g}")
     if shift != (0, 0):
         parts.append(f"shifted {shift[0]:+d} down, {shift[1]:+d} right")
     return ", ".join(parts) or "as it is"

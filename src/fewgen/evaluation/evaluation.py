@@ -17,7 +17,7 @@ from fewgen.data.imageset import ImageSet
 from fewgen.encoders.base import FeatureExtractor
 from fewgen.errors import ConfigError, DataError
 from fewgen.evaluation.controls import DESCRIPTIONS
-from fewgen.evaluation.copying import MAX_SIDE, ROTATIONS, worst
+from fewgen.evaluation.copying import MAX_SIDE, QUARTER_TURNS, ROTATIONS, SCALES, worst
 from fewgen.evaluation.figures import compute_figures, entry
 from fewgen.evaluation.gains import Gain
 from fewgen.evaluation.outcome import Outcome
@@ -299,7 +299,8 @@ def _protocol(generated: ImageSet, real: RealSide, useful_draws: int, labelled: 
         "copying": {
             "largest_side": MAX_SIDE,
             "largest_shift": real.aligner.margin,
-            "rotations": list(ROTATIONS),
+            "rotations": [*ROTATIONS, *QUARTER_TURNS],
+            "scales": [1.0, *SCALES],
             "mirrored": True,
             "window": list(real.aligner.window),
         },

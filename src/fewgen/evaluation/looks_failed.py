@@ -20,6 +20,7 @@ images, must get "no" before good news counts.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,7 @@ from fewgen.evaluation.side import Side, matched
 AS_FAR = 2 / 3
 """Share of a failed generator's distance from which images count as no better; distances vary by chance."""
 
-N_COMPARED = 400
+N_COMPARED = 300
 """Images of each side at most."""
 
 REAL = "They look like real images."
@@ -144,17 +145,16 @@ def looks_failed(
             why = "in features, appearance and pixels they are not told apart from held-out real images."
             return Outcome("yes", why, numbers, REAL)
 
-        between = {
-            name: {v: energy_distance(images.views[v], own.views[v]) for v in found}
-            for name, own in known_of.failed.items()
-        }
+        @functools.cache
+        def between(view: str, name: str) -> float:
+            return energy_distance(images.views[view], known_of.failed[name].views[view])
 
         def no_better(view: str, name: str) -> bool:
             value, (theirs, apart) = found[view][0], known_of.distances[name][view]
-            return (apart and value >= AS_FAR * theirs) or between[name][view] < value
+            return (apart and value >= AS_FAR * theirs) or between(view, name) < value
 
         like = [name for name in known_of.failed if all(no_better(view, name) for view in found)]
-        like.sort(key=lambda name: between[name]["appearance"])
+        like.sort(key=lambda name: between("appearance", name))
         beyond = []
         for view in told:
             values = sorted(own[view][0] for own in known_of.distances.values())

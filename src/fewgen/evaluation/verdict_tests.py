@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fewgen.errors import DataError
 from fewgen.evaluation.agreement import alignment_test
-from fewgen.evaluation.copying import MAX_SHIFT, ROTATIONS, c_t, clear_copies, reduced, tail_test
+from fewgen.evaluation.copying import MAX_SHIFT, ROTATIONS, SCALES, c_t, clear_copies, reduced, tail_test
 from fewgen.evaluation.distances import kernel_test, neighbour_scores
 from fewgen.evaluation.diversity import collapse_share, vendi_ratio, within_class_distance
 from fewgen.evaluation.failed import FAILED
@@ -304,7 +304,8 @@ def _copies_in(side: Side, held_out: Side, scores: Tensor, held: Tensor, space: 
 
 
 SEARCHED = (
-    f"pixels, over mirrors, shifts of up to {MAX_SHIFT} and turns of up to {max(ROTATIONS):.0f} degrees"
+    f"pixels, over mirrors, shifts of up to {MAX_SHIFT}, turns of up to {max(ROTATIONS):.0f} degrees or by "
+    f"multiples of 90, and scales of {min(SCALES):g} to {max(SCALES):g}"
 )
 """What the search for copies covers, in words: it says nothing of other changes."""
 
