@@ -50,9 +50,7 @@ def test_false_alarms_and_misses(accuracy):
         real.append(alignment_test(judged(HUNDRED, accuracy, rng), HUNDRED, held_out, HUNDRED, TEN).answer)
         mixed = judged(HUNDRED, accuracy, rng)[torch.randperm(100, generator=rng)]
         shuffled.append(alignment_test(mixed, HUNDRED, held_out, HUNDRED, TEN).answer)
-    # At 50 % and 100 images a loss of 10 points is found by chance in 8 %: that is no "yes" and no accusation.
-    assert real.count("yes") + real.count("cannot tell") > 0.98 * n
-    assert real.count("yes") > 0.88 * n
+    assert real.count("yes") > 0.98 * n
     assert shuffled.count("no") > 0.98 * n
     assert shuffled.count("yes") == 0
 
@@ -95,10 +93,8 @@ def test_yes_says_what_it_does_not_rule_out():
     assert f"but {-100 * loss.difference.low:.0f} are not ruled out" in loss.why
 
 
-@pytest.mark.parametrize(
-    ("wrong", "n", "answer"), [(4, 24, "cannot tell"), (19, 100, "cannot tell"), (5, 100, "yes")]
-)
-def test_a_wide_interval_or_a_clear_loss_is_no_yes(wrong, n, answer):
+@pytest.mark.parametrize(("wrong", "n", "doubtful"), [(4, 24, True), (19, 100, True), (5, 100, False)])
+def test_a_yes_with_a_wide_interval_or_a_clear_loss_is_doubtful(wrong, n, doubtful):
     """ "-10 points (-14 to +18), not shown to be more than 5 points below" was a no labelled yes."""
     wanted = torch.arange(n) % 10
     held_out = HUNDRED.clone()
@@ -106,8 +102,8 @@ def test_a_wide_interval_or_a_clear_loss_is_no_yes(wrong, n, answer):
     predicted = wanted.clone()
     predicted[:wrong] = (predicted[:wrong] + 1) % 10
     found = alignment_test(predicted, wanted, held_out, HUNDRED, TEN)
-    assert found.answer == answer
-    assert ("So wide an interval" in found.why) == (answer == "cannot tell")
+    assert found.answer == "yes"
+    assert ("So wide an interval" in found.doubt) == doubtful
 
 
 def test_numbers_by_hand():

@@ -206,6 +206,16 @@ def test_yes_needs_every_primary_test(answers, expected):
     assert decided(*((answer, True) for answer in answers)) == expected
 
 
+def test_a_doubtful_yes_is_none_but_a_control_may_get_one():
+    test = saying("yes")
+    doubtful = dataclasses.replace(Outcome("yes", "fine"), doubt="the interval is wide")
+    controls = {"test": {"held_out": doubtful, "copies": Outcome("no", "")}}
+    found = decide([test], {"test": doubtful}, controls, 60)["new"]
+    assert (found.answer, found.plain) == ("cannot tell", "The interval is wide")
+    accused = decide([test], {"test": Outcome("no", "bad")}, controls, 60)["new"]
+    assert accused.answer == "no"
+
+
 @pytest.mark.parametrize(("first", "expected"), [("cannot tell", "cannot tell"), ("yes", "partly")])
 def test_a_test_that_may_not_stand_alone_needs_a_primary_one_with_an_answer(first, expected):
     average = dataclasses.replace(saying("partly", name="average", primary=False), alone=False)

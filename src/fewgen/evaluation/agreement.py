@@ -152,6 +152,7 @@ class AlignmentTest:
         per_class: one entry per class that has generated and held-out images.
         failing: names of the classes that fail.
         not_compared: classes that were generated but have no held-out image.
+        doubt: why a "yes" means little here, or nothing.
     """
 
     answer: str
@@ -166,6 +167,7 @@ class AlignmentTest:
     per_class: tuple[ClassAlignment, ...]
     failing: tuple[str, ...]
     not_compared: tuple[str, ...]
+    doubt: str = ""
 
     def figures(self) -> dict[str, dict[str, Any]]:
         """Return the figures for an evaluation: `class_agreement` and `class_agreement_difference`."""
@@ -255,9 +257,9 @@ def alignment_test(
       above `MISS_LEVEL`.
     - "no": significantly nearer to chance than to the real agreement (the interval of generated - (real +
       chance) / 2 lies below 0).
-      Also where "yes" would hold, but the loss is `TOLERATED` margins or the interval reaches more than
-      `WIDEST` to either side: a "yes" would mean little, or be a no.
-    - "yes": the interval of generated - real reaches up to -`margin` or more, and no class fails.
+    - "yes": the interval of generated - real reaches up to -`margin` or more, and no class fails. If the loss
+      is `TOLERATED` margins, or the interval reaches more than `WIDEST` to either side, `doubt` says that
+      this means little, or may be a no.
     - "partly": everything else.
 
     Args:
@@ -329,6 +331,7 @@ def alignment_test(
     failing = tuple(c.class_name for c in per_class if c.fails)
 
     no, yes = _decide(p, n, q, m, chance, margin, z)
+    doubt = ""
     numbers = (
         f"The judge reads {_percent(generated)} of the generated and {_percent(real)} of the held-out real "
         f"images as their class; chance is {chance:.0%}. The difference is {100 * difference.value:+.0f} "
@@ -345,22 +348,17 @@ def alignment_test(
         )
     elif bool(no):
         answer, why = "no", f"{numbers} That is nearer to chance than to real images."
-    elif (
-        bool(yes)
-        and not failing
-        and (difference.value <= -TOLERATED * margin or difference.high - difference.low > 2 * WIDEST)
-    ):
-        answer = "cannot tell"
-        why = (
-            f"{numbers} So wide an interval does not rule out a loss of {-100 * difference.low:.0f} points; "
-            "hold out more images."
-        )
     elif bool(yes) and not failing:
         answer = "yes"
         why = f"{numbers} It is not shown to be more than {100 * margin:.0f} points below real images"
         # "yes" is no proof of equality: with few images the interval still holds a clear loss.
         limit = -100 * difference.low
         why += f", but {limit:.0f} are not ruled out." if limit > 100 * margin else "."
+        if difference.value <= -TOLERATED * margin or difference.high - difference.low > 2 * WIDEST:
+            doubt = (
+                f"{numbers} So wide an interval does not rule out a loss of {limit:.0f} points; hold out "
+                "more images."
+            )
     else:
         answer = "partly"
         why = f"{numbers} That is above chance, but below real images." if not yes else numbers
@@ -373,4 +371,4 @@ def alignment_test(
         why += f" Clearly worse than real: {named}."
     left_out = tuple(class_names[c] for c in np.flatnonzero((counts > 0) & ~both).tolist())
     numbers_of = (generated, real, chance, difference, margin, nearness, shuffled_yes)
-    return AlignmentTest(answer, why, *numbers_of, tuple(per_class), failing, left_out)
+    return AlignmentTest(answer, why, *numbers_of, tuple(per_class), failing, left_out, doubt)

@@ -23,12 +23,14 @@ class Outcome:
     why: a sentence with the statistics.
     numbers: those behind it.
     plain: a sentence for people who know no statistics.
+    doubt: why a "yes" counts for nothing, though nothing speaks against the images; a control keeps its yes.
     """
 
     answer: str
     why: str
     numbers: dict[str, Any] = field(default_factory=dict)
     plain: str = ""
+    doubt: str = ""
 
 
 @dataclass(frozen=True)

@@ -351,7 +351,7 @@ def shows_its_class(side: Side, held_out: Side) -> Outcome:
         "partly": "They show the classes that were asked for, but less clearly than real images do.",
         "no": "They do not show the classes that were asked for.",
     }.get(found.answer, "")
-    return Outcome(found.answer, found.why, {"figures": found.figures()}, plain)
+    return Outcome(found.answer, found.why, {"figures": found.figures()}, plain, found.doubt)
 
 
 COPIED = 0.02

@@ -110,6 +110,8 @@ def _weigh(test: VerdictTest, outcome: Outcome, controls: Mapping[str, Outcome],
                 f"the test found nothing wrong, but on this data it does not catch {names} either.",
                 f"Nothing wrong was found, but {names} would not have been noticed either.",
             )
+        if outcome.doubt:
+            return unsure(outcome.doubt, "")
         if n_held_out < test.fewest_held_out:
             return unsure(
                 f"the test found nothing wrong, but with {n_held_out} held-out images it would find little; "
