@@ -15,6 +15,7 @@ NAMES = {
     "tint_ablation": "what each part of TINT contributes: inversion, images, students; Theorem 1; cost",
     "sqgan_speed": "seconds of a training step of SQ-GAN, by size, threads, layout and compilation",
     "startup": "seconds of short commands, each as a new process: help, import, train, generate, evaluate",
+    "time": "ten trainings with limits: whether minutes are kept and dry runs are right",
     "lines": "lines of code of src, in total and per folder",
     "speed": "images per second of a run, and the time of `fewgen --help`",
 }

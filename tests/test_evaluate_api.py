@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 
 import pytest
@@ -333,6 +334,7 @@ def test_mistakes_on_the_command_line_are_one_line(files, calls, capsys):
 def test_a_dry_run_says_what_would_be_compared(files, calls, capsys, run):
     assert main(["evaluate", "made.npz", "--data", "real.npz", "--holdout", "6", "--dry-run"]) == 0
     out = capsys.readouterr().out
+    assert re.match(r"It takes about \d+ (s|min) here, \d+ (s|min) of it for usefulness\.\n", out)
     assert "24 grey images" in out
     assert "12 grey images" in out
     assert "Nothing was written" in out
@@ -453,3 +455,7 @@ def test_a_dry_run_finds_mistakes_that_measuring_would_meet(calls):
     with pytest.raises(ConfigError, match="holdout must be a whole number of 0 or more"):
         plan_evaluation(images=toy, data=_images(seed=1), holdout=-3)
     assert "features    pixels" in plan_evaluation(images=toy, data=_images(seed=1), features="pixels")
+    one = [images.select_classes(images.class_names[:1]) for images in (toy, _images(seed=1))]
+    for ask in (plan_evaluation, fewgen.evaluate):
+        with pytest.raises(DataError, match="judges the images needs two classes .* --features pixels"):
+            ask(images=one[0], data=one[1])

@@ -268,16 +268,27 @@ def test_the_table_alone_reads_no_data(finished, monkeypatch):
 # ------------------------------------------------------------------------------------------------ plans
 
 
-def test_plan_counts_cells_and_time_and_writes_nothing(tmp_path, finished):
+def test_plan_counts_cells_and_time_and_writes_nothing(tmp_path, finished, monkeypatch):
+    asked = []
+    monkeypatch.setattr("fewgen.comparison.grid.judge_seconds", lambda real: 40.0)
+
+    def seconds(n, train, n_held_out, *, pool, useful_draws, run, classifier):
+        asked.append((n, len(train), useful_draws, run, classifier))
+        return {"figures": 20.0, "verdicts": 10.0}
+
+    monkeypatch.setattr("fewgen.comparison.grid.evaluation_seconds", seconds)
     keywords = {"data": "digits", "shots": 5, "budget_minutes": 2.0, "seeds": 2, "size": 8, "useful_draws": 0}
     plan = plan_benchmark(**keywords, methods=["copies", "conditional_vae"], out=tmp_path / "new")
     assert len(plan.cells) == 4
-    assert plan.seconds == pytest.approx(2 * 120 + 4 * 30)
+    assert plan.seconds == pytest.approx(40 + 2 * 120 + 4 * 30)
+    assert "judge       a classifier of real images, trained once in about 40 s" in str(plan)
+    assert asked == [(3000, 50, 0, False, False)]
     assert "generator   copies: seed 0 to compute, seed 1 to compute" in str(plan)
     assert list(tmp_path.iterdir()) == []
     settings = Settings("digits", 5, 0.02, 30, size=8, useful_draws=0)
     done = plan_grid(Grid(settings, tuple(METHODS), 2, finished))
-    assert done.seconds == 0
+    assert (done.seconds, done.judge) == (0, 0)
+    assert "judge " not in str(done)
     assert "0 of 6 cells" in str(done)
 
 

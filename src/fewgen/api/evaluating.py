@@ -12,7 +12,7 @@ from fewgen.config.keywords import writes_out
 from fewgen.files import json_text, write_texts
 from fewgen.progress import ShownProgress
 from fewgen.runs.evaluating import evaluate_request, output_files
-from fewgen.runs.gathering import EvaluateRequest, gather, planned
+from fewgen.runs.gathering import EvaluateRequest, expected_seconds, gather, planned
 from fewgen.runs.run import Run
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def evaluate(
     sets = gather(request)
     for note in sets.notes:
         warnings.warn(note, stacklevel=5)
-    shown = ShownProgress(progress)
+    shown = ShownProgress(progress, parts=expected_seconds(request, sets) if progress else None)
     evaluation = evaluate_request(request, sets, shown)
     shown.close()
     texts: dict[Any, str] = {}

@@ -28,18 +28,14 @@ from fewgen.data.identity import fingerprint
 from fewgen.data.registry import is_named
 from fewgen.encoders.classifier import ClassifierFeatures
 from fewgen.errors import ConfigError, DataError, ProblemList, suggest
+from fewgen.evaluation.cost import evaluation_seconds, judge_seconds
 from fewgen.folders import FolderKind, is_our_tensor_file
+from fewgen.progress import shown_seconds
 from fewgen.runs.environment import command_line
 
 BENCHMARK = FolderKind(
     "a benchmark", ".fewgen-benchmark", lambda folder: is_our_tensor_file(folder / JUDGE_NAME)
 )
-
-MEASURE_SECONDS = 30.0
-"""Guess of the time that measuring a cell takes without usefulness, before any cell says better."""
-
-DRAW_SECONDS = 8.0
-"""Guess of the time of one paired draw of usefulness: two trainings of a small classifier."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,13 +87,15 @@ class GridPlan:
 
     cells: all cells asked for, seed after seed.
     jobs: cells at a time.
-    seconds: rough estimate of the whole time.
+    seconds: rough estimate of the whole time, without the drawing of images.
+    judge: seconds of it that the judge of all cells takes, which is trained once.
     """
 
     grid: Grid
     cells: list[Cell]
     jobs: int
     seconds: float
+    judge: float
 
     def __str__(self) -> str:
         s = self.grid.settings
@@ -113,6 +111,9 @@ class GridPlan:
             own = [cell for cell in self.cells if cell.spec == spec]
             shown = ", ".join(f"seed {cell.seed} {words[cell.to_do]}" for cell in own)
             lines.append(f"generator   {spec}: {shown}")
+        if self.judge:
+            about = shown_seconds(self.judge)
+            lines.append(f"judge       a classifier of real images, trained once in about {about}")
         left = sum(1 for cell in self.cells if cell.to_do)
         lines.append(
             f"time        about {self.seconds / 60:.0f} minutes for {left} of {len(self.cells)} cells, "
@@ -172,17 +173,33 @@ def plan_grid(grid: Grid) -> GridPlan:
         if settings.n < real.training.n_classes:
             raise ConfigError(f"--n must be at least 1 image for each of {real.training.n_classes} classes.")
     at_a_time = max(1, effective_n_jobs(grid.jobs))
-    return GridPlan(grid, cells, at_a_time, _estimate(cells, settings, at_a_time))
+    judge = 0.0
+    if any(cell.to_do for cell in cells) and not (grid.out / JUDGE_NAME).is_file():
+        judge = judge_seconds(settings.real().training)
+    return GridPlan(grid, cells, at_a_time, judge + _estimate(cells, settings, at_a_time), judge)
+
+
+def _measuring_seconds(settings: Settings) -> float:
+    """Return the estimated seconds of measuring a cell, with the judge at hand."""
+    real = settings.real()
+    train, rest = real.draw(settings.shots, 0)
+    draws, n_held_out = settings.useful_draws, len(real.held_out)
+    parts = evaluation_seconds(
+        settings.n, train, n_held_out, pool=rest, useful_draws=draws, run=False, classifier=False
+    )
+    return sum(parts.values())
 
 
 def _estimate(cells: Sequence[Cell], settings: Settings, at_a_time: int) -> float:
     """Return seconds for the cells that are left; finished cells tell how long measuring takes."""
+    if not any(cell.to_do for cell in cells):
+        return 0.0
     known = [
         float(read_cell(cell.folder)["evaluation"]["benchmark"]["measure_seconds"])
         for cell in cells
         if not cell.to_do
     ]
-    measuring = sum(known) / len(known) if known else MEASURE_SECONDS + DRAW_SECONDS * settings.useful_draws
+    measuring = sum(known) / len(known) if known else _measuring_seconds(settings)
     seconds = sum(
         (settings.minutes * 60 if cell.to_do == "make" and takes_time(cell.spec) else 0.0) + measuring
         for cell in cells

@@ -32,26 +32,33 @@ _TRIAL_STEPS = 6
 
 _TRIAL_IMAGES = 256
 
+FEW_IMAGES = 300
+
 _SHARES = {PARTS[2]: 0.2, PARTS[3]: 0.3, PARTS[4]: 0.5, PARTS[5]: 2.0, PARTS[6]: 0.5, PARTS[8]: 0.3}
-"""Work on 300 new and 300 training images, in a hundred steps of the judge: measured at 28 px, with room."""
+"""Work on 300 new and 300 training images, in quarters of the training of a judge on these."""
 
 _TRAININGS = 4, 15
 """Trainings per draw of usefulness (real, generated, both, a point of the curve), and of its controls."""
 
 
-def judge_seconds(train: ImageSet) -> tuple[float, float]:
-    """Return the seconds of a step of the judge here, and of its whole training on these images."""
+def judge_seconds(train: ImageSet, n_images: int | None = None) -> float:
+    """Return the seconds of training the judge here.
+
+    Args:
+        train: images that it learns from.
+        n_images: how many of such images there are; None: these.
+    """
     if train.n_classes < 2 or len(train) < 2:
-        return 0.0, 0.0
-    settings = ClassifierSettings.for_images(len(train), min(working_size(*train.size)))
+        return 0.0
+    n_images = len(train) if n_images is None else n_images
+    settings = ClassifierSettings.for_images(n_images, min(working_size(*train.size)))
     few = train.subset(range(min(len(train), _TRIAL_IMAGES)))
 
     def trained(steps: int) -> object:
         own = dataclasses.replace(settings, steps=steps)
         return ClassifierFeatures.of(few, settings=own, use_cache=False)
 
-    step = _per_step(trained)
-    return step, step * settings.steps
+    return settings.steps * _per_step(trained)
 
 
 def useful_seconds(train: ImageSet) -> float:
@@ -100,9 +107,11 @@ def evaluation_seconds(
         run: whether a run is judged, which draws its images and is asked for words.
         classifier: whether the small classifier is the judge.
     """
-    step, judge = judge_seconds(train if pool is None else pool)
+    few = judge_seconds(train, FEW_IMAGES)
+    judged_by = train if pool is None else pool
+    judge = few if len(judged_by) <= FEW_IMAGES else judge_seconds(judged_by)
     compared = 1 + 0.5 * min(len(train), 5000) / 300
-    unit = 100 * step * max(n_generated, 50) / 300 * compared / 1.5
+    unit = few / 4 * max(n_generated, 50) / 300 * compared / 1.5
     seconds = {name: share * unit for name, share in _SHARES.items()}
     seconds |= {PARTS[0]: draw * n_generated, JUDGE: judge if classifier else 0.0}
     if n_held_out == 0:

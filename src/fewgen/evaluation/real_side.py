@@ -71,11 +71,7 @@ class RealSide:
         known = self.train if pool is None else pool
         n_classes = len(known.labels.unique())
         if extractor is None:
-            if n_classes < 2:
-                raise DataError(
-                    f"the small classifier that judges the images needs two classes with images, but there "
-                    f"is {n_classes}. Choose features that know no classes, such as --features pixels."
-                )
+            check_judge(known)
             extractor = ClassifierFeatures.of(
                 known,
                 progress=None if progress is None else lambda i, n, _: progress("training a judge", i / n),
@@ -249,6 +245,16 @@ class Controls:
         """Test name -> control -> outcome."""
         made = self.real.failed_of_held_out
         return run_controls(self.tests, {**self.sides, **{n: (s, self.tested) for n, s in made.items()}})
+
+
+def check_judge(known: ImageSet) -> None:
+    """Raise unless the small classifier can learn from these images."""
+    n_classes = len(known.labels.unique())
+    if n_classes < 2:
+        raise DataError(
+            f"the small classifier that judges the images needs two classes with images, but there "
+            f"is {n_classes}. Choose features that know no classes, such as --features pixels."
+        )
 
 
 def check_sets(sets: Mapping[str, ImageSet | None]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen.errors import DataError, OutputError
-from fewgen.runs.gathering import EvaluateRequest, Sets, extractor_of, images_per_class
+from fewgen.runs.gathering import EvaluateRequest, Sets, check_evaluation, extractor_of, images_per_class
 from fewgen.runs.run import Run
 from fewgen.runs.steps import training_steps
 
@@ -85,11 +85,13 @@ def draw_images(run: Run, n: int, seed: int, subject: str) -> ImageSet:
 
 def evaluate_request(request: EvaluateRequest, sets: Sets, progress: Progress | None = None) -> Evaluation:
     """Measure the sets that were gathered for a request, and note how they were read."""
+    extractor = extractor_of(request, sets)
+    check_evaluation(sets, extractor)
     evaluation = evaluate_sets(
         sets,
         n=request.n,
         seed=request.seed,
-        extractor=extractor_of(request, sets),
+        extractor=extractor,
         useful_draws=request.useful_draws,
         progress=progress,
     )

@@ -174,7 +174,10 @@ def gather(request: EvaluateRequest) -> Sets:
 
 
 def planned(request: EvaluateRequest) -> str:
-    """Return what an evaluation would compare; draws and measures nothing."""
+    """Return what an evaluation would compare and how long it would take; measures nothing."""
+    from fewgen.evaluation.cost import USEFULNESS
+    from fewgen.progress import shown_seconds
+
     sets = gather(request)
     if sets.generated is None:
         per_class = images_per_class(request.n, sets.train.n_classes)
@@ -183,7 +186,11 @@ def planned(request: EvaluateRequest) -> str:
         made = repr(sets.generated)
         if not sets.labelled:
             made = f"{len(sets.generated)} images of {sets.subject}, without classes"
-    extractor_of(request, sets)  # features that are not there are better known now
+    extractor = extractor_of(request, sets)  # features that are not there are better known now
+    check_evaluation(sets, extractor)
+    seconds = expected_seconds(request, sets)
+    total, useful = shown_seconds(sum(seconds.values())), seconds.get(USEFULNESS)
+    part = "" if useful is None else f", {shown_seconds(useful)} of it for usefulness"
     draws = request.useful_draws
     lines = {
         "generated": made,
@@ -193,8 +200,42 @@ def planned(request: EvaluateRequest) -> str:
         "features": request.features,
         "useful": f"{draws} paired draws" if draws else "left out",
     }
-    return "\n".join(
-        f"{name:<12}{value}" for name, value in [*lines.items(), *(("note", n) for n in sets.notes)]
+    rows = [*lines.items(), *(("note", note) for note in sets.notes)]
+    return "\n".join([f"It takes about {total} here{part}.", *(f"{name:<12}{value}" for name, value in rows)])
+
+
+def check_evaluation(sets: Sets, extractor: FeatureExtractor | None) -> None:
+    """Raise what measuring these sets would raise, before anything slow.
+
+    Raises:
+        DataError: an empty set, other classes; a single class without features that know none.
+        ShapeError: other sizes or channels.
+    """
+    from fewgen.evaluation.real_side import check_judge, check_sets
+
+    check_sets(
+        {"training": sets.train, "generated": sets.generated, "held-out": sets.held_out, "pool": sets.pool}
+    )
+    if extractor is None:
+        check_judge(sets.train if sets.pool is None else sets.pool)
+
+
+def expected_seconds(request: EvaluateRequest, sets: Sets) -> dict[str, float]:
+    """Return the parts of an evaluation in their order, and how long each will take here."""
+    from fewgen.evaluation.cost import evaluation_seconds
+    from fewgen.runs.timing import draw_seconds
+
+    n_classes = sets.train.n_classes
+    n = images_per_class(request.n, n_classes) * n_classes if sets.generated is None else len(sets.generated)
+    return evaluation_seconds(
+        n,
+        sets.train,
+        len(sets.held_out or ()),
+        pool=sets.pool,
+        useful_draws=request.useful_draws if sets.labelled else 0,
+        draw=0.0 if sets.run is None else draw_seconds(sets.run.method),
+        run=sets.run is not None,
+        classifier=request.features == "classifier",
     )
 
 
