@@ -185,7 +185,7 @@ def quickstart(
     shots: int = 30,
     seed: int = 0,
     steps_scale: float = 0.2,
-    minutes: float | None = 1.3,
+    minutes: float | None = 1.8,
     text: str = "auto",
     progress: bool = True,
     config: str | Path | Mapping[str, Any] | None = None,

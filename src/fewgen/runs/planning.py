@@ -81,7 +81,7 @@ class Plan:
         return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])
 
 
-TRIAL_SECONDS = 9.0
+TRIAL_SECONDS = 8.0
 """That a plan spends on trying, beside a step of each stage, which it needs."""
 
 

@@ -137,6 +137,7 @@ def try_run(prepared: Prepared, report: bool, seconds: float = 0.0) -> RunTrial:
         report: whether it ends with one.
         seconds: that may be spent; 0: a single step of each stage, and nothing around the steps.
     """
+    begun = time.perf_counter()
     tried = dataclasses.replace(prepared, method=copy.deepcopy(prepared.method))
     trainer = Trainer(
         tried.method,
@@ -152,7 +153,8 @@ def try_run(prepared: Prepared, report: bool, seconds: float = 0.0) -> RunTrial:
         draw = draw_seconds(tried.method)
         measuring = PAGE + draw * page_images(prepared.train.n_classes)
         measuring += sum(report_parts(prepared, draw).values())
-    stages = try_stages(trainer, seconds, steps=4 if seconds else 1, hooks=seconds > 0)
+    left = max(0.0, seconds - (time.perf_counter() - begun))
+    stages = try_stages(trainer, left, steps=4 if seconds else 1, hooks=seconds > 0)
     return RunTrial(stages, draw, measuring)
 
 

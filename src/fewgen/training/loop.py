@@ -564,36 +564,30 @@ class Trainer:
 
     def timed_step(self, run: StageRun) -> tuple[float, dict[str, float]]:
         """Take a step with all phases; return the seconds of each phase, and of what is not theirs."""
-
-        def now() -> float:
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            return time.perf_counter()
-
         self._train_mode(run)
-        started, autocast, phases = now(), self._autocast(), dict[str, float]()
+        started, autocast, phases = self.now(), self._autocast(), dict[str, float]()
         batch = self._batch(run)
         for name, phase in run.phases.items():
-            begun = now()
+            begun = self.now()
             phase.update(batch, run.context, autocast)
-            phases[name] = now() - begun
+            phases[name] = self.now() - begun
         if run.ema is not None:
             run.ema.update(run.container)
-        return now() - started - sum(phases.values()), phases
+        return self.now() - started - sum(phases.values()), phases
 
-    def hook_seconds(self, run: StageRun, until: float) -> tuple[float, float]:
-        """Return the seconds per step of what comes between steps, and those after the last one.
+    def now(self) -> float:
+        """Return the seconds of the limit that are spent, with all that the device was asked for."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return self._time.limit.spent()
 
-        Args:
-            run: a stage that has begun.
-            until: moment of `time.perf_counter` after which nothing more is tried.
-        """
-        between = 0.0
+    def validation_seconds(self, run: StageRun) -> tuple[float, float]:
+        """Return the seconds of a validation, and its share in each step; previews cost little beside."""
         for name, every, hook in self._rehearsals(run):
-            if time.perf_counter() < until:
+            if name == "validate":
                 hook()
-                between += self._time.took[name] / every
-        return between, self._time.took.get("validate", 0.0) + self._time.took.get("preview", 0.0)
+                return self._time.took[name], self._time.took[name] / every
+        return 0.0, 0.0
 
     def heed_stop(self) -> None:
         """Raise KeyboardInterrupt if a stop was asked for: a trial has nothing to save."""

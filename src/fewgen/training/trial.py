@@ -57,14 +57,14 @@ def try_stages(
             if not hooks:
                 stage.on_start = None
             with suppress(Exception):  # a stage that needs the results of those before it
-                started = time.perf_counter()
+                started = trainer.now()
                 run = trainer.begin(train, held_out)
-                start = time.perf_counter() - started
+                start = trainer.now() - started
                 step = _step_seconds(trainer, run, until, steps)
                 end = stage.end_seconds()
-                if hooks:
-                    between, after = trainer.hook_seconds(run, until)
-                    step, end = step + between, end + after
+                if hooks and time.perf_counter() < until:
+                    validation, share = trainer.validation_seconds(run)
+                    step, end = step + share, end + validation
                 trial = StageTrial(run.planned, start, BUSIER * step, end)
             stage.on_start = on_start
             trainer.heed_stop()
@@ -77,10 +77,11 @@ def _step_seconds(trainer: Trainer, run: StageRun, until: float, steps: int) -> 
     """Return the seconds of a step; what runs in every 16th step counts a sixteenth."""
     mean = 0.0
     for n in range(steps):
+        begun = time.perf_counter()
         taken, phases = trainer.timed_step(run)
         total = taken + sum(seconds / run.phases[name].phase.every for name, seconds in phases.items())
         # The first step pays for warming up, and counts only where no other is taken.
         mean = total if n < 2 else mean + (total - mean) / n
-        if time.perf_counter() + total > until:
+        if 2 * time.perf_counter() - begun > until:
             break
     return mean
