@@ -107,6 +107,7 @@ def renamed(**names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     Args:
         **names: former name = the name of today.
 
+    >>> import warnings
     >>> @renamed(alpha="background")
     ... def paint(background="error"):
     ...     return background

@@ -247,7 +247,7 @@ def limit_in_words(
 def _minutes(needed: float) -> str:
     """Return minutes that are enough, with two digits.
 
-    >>> _minutes(94.2), _minutes(3.21), _minutes(0.37), _minutes(312)
+    >>> _minutes(94.2), _minutes(3.21), _minutes(0.371), _minutes(312)
     ('95', '3.3', '0.38', '320')
     """
     unit = 10.0 ** (math.floor(math.log10(max(needed, 0.01))) - 1)
