@@ -22,10 +22,11 @@ TRAIN = "train fake --data digits --size 8 --shots 5 --text onehot --no-report -
 @pytest.fixture(autouse=True)
 def _deadly():
     """Where a signal is not caught, the test process would end, as a user's would."""
-    before = {number: signal.getsignal(number) for number in ASKING}
+    # The suite itself may run below `nohup`, which hands on that SIGHUP is ignored.
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in ASKING}
     yield
     for number, handler in before.items():
-        assert signal.getsignal(number) is handler
+        assert signal.getsignal(number) is signal.SIG_DFL
         signal.signal(number, handler)
 
 
