@@ -101,8 +101,7 @@ def accepts_config(function: Callable[P, T]) -> Callable[P, T]:
 def renamed(**names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Let a function take keywords by their former names for one release, with a warning.
 
-    With `accepts_config` below it, the former names also count in settings files. The function runs in its
-    `own_surroundings`.
+    With `accepts_config` below it, the former names also count in settings files.
 
     Args:
         **names: former name = the name of today.
@@ -122,8 +121,7 @@ def renamed(**names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
         @functools.wraps(function)
         def wrapper(*args: Any, **keywords: Any) -> T:
             renamed_keywords: Any = _with_new_names(function, keywords)
-            with own_surroundings():
-                return function(*args, **renamed_keywords)
+            return function(*args, **renamed_keywords)
 
         return wrapper
 

@@ -14,6 +14,7 @@ import torch
 
 from fewgen import plugins
 from fewgen.config.call import renamed
+from fewgen.config.surroundings import own_surroundings
 from fewgen.data import cifar_binary, digits, idx, npz, omniglot
 from fewgen.data import download as downloads
 from fewgen.data.folder import load_folder, save_folder
@@ -405,6 +406,7 @@ class Reading:
 
 
 @renamed(alpha="background")
+@own_surroundings()
 def load_images(
     source: str | os.PathLike[str],
     *,
