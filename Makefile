@@ -29,8 +29,8 @@ $(CORE): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
-	@echo "Installing fewgen with its text encoders and tools into $(VENV) ..."
-	$(PIP_INSTALL) -e ".[dev,text]"
+	@echo "Installing fewgen with its encoders and tools into $(VENV) ..."
+	$(PIP_INSTALL) -e ".[dev,knowledge]"
 	@touch $@ $(CORE)
 
 quickstart: $(CORE)

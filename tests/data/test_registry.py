@@ -97,10 +97,15 @@ def test_real_omniglot(data_dir: Path) -> None:
     assert sum(name.startswith("Greek/") for name in test.class_names) == 24
 
 
-def test_real_imagenette_file(data_dir: Path) -> None:
+def test_real_imagenette64(data_dir: Path) -> None:
     path = data_dir / "Imagenette64" / "imagenette_64_subset.npz"
-    assert load_images(path).images.shape == (600, 3, 64, 64)
-    assert load_images(path, split="test").counts().tolist() == [30] * 10
+    (info,) = (info for info in datasets(data_dir) if info.name == "imagenette64")
+    train, test = (load_images("Imagenette64", split=split, data_dir=data_dir) for split in ("train", "test"))
+    assert (len(train), len(test), info.where) == (info.n_train, info.n_test, str(path))
+    assert train.images.shape[1:] == (info.channels, info.size, info.size)
+    assert test.counts().tolist() == [30] * info.classes
+    assert train.class_names[0] == "tench, Tinca tinca"
+    assert torch.equal(load_images(path).images, train.images)
 
 
 def test_min_classes(tmp_path: Path) -> None:

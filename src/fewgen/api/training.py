@@ -64,8 +64,8 @@ def train(
 
     Args:
         method: which system to train; `fewgen methods` lists them.
-        data: digits, mnist, fashion_mnist, cifar10, omniglot, tiny_imagenet32, a folder with one subfolder
-            per class, or an .npz.
+        data: digits, mnist, fashion_mnist, cifar10, omniglot, tiny_imagenet32, imagenette64, a folder with
+            one subfolder per class, or an .npz.
         out: the run folder: new, empty, or the same run to resume.
         shots: images per class to learn from; all of them if left out.
         preset: settings that come with the method; `fewgen methods METHOD` lists them.

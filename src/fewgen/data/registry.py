@@ -122,9 +122,12 @@ def _load_cifar10(root: Path, split: str, size: int | None) -> ImageSet | None:
     return npz.load_npz(file, split, f"cifar10 ({split}, from JPEG)") if file.is_file() else None
 
 
-def _load_tiny_imagenet32(root: Path, split: str, size: int | None) -> ImageSet | None:
-    file = root / "TinyImageNet32" / "tinyimagenet32_180classes_jpeg.npz"
-    return npz.load_npz(file, split, f"tiny_imagenet32 ({split}, from JPEG)") if file.is_file() else None
+def _load_npz(place: str, name: str) -> Callable[..., ImageSet | None]:
+    def load(root: Path, split: str, size: int | None) -> ImageSet | None:
+        file = root / place
+        return npz.load_npz(file, split, f"{name} ({split}, from JPEG)") if file.is_file() else None
+
+    return load
 
 
 def _load_omniglot(root: Path, split: str, size: int | None) -> ImageSet | None:
@@ -138,6 +141,10 @@ def _load_digits(root: Path, split: str, size: int | None) -> ImageSet:
     images = digits.load_digits(split)
     return images if size is not None else in_form(images, Form(28, fit="stretch"))
 
+
+_IMAGENETTE = "Imagenette64/imagenette_64_subset.npz"
+_TINY_IMAGENET = "TinyImageNet32/tinyimagenet32_180classes_jpeg.npz"
+_IMAGENET_TERMS = "ImageNet terms; non-commercial research"
 
 _NAMED: dict[str, NamedSet] = {
     "digits": NamedSet(10, 1442, 355, 28, 1, "CC BY 4.0", (), _load_digits),
@@ -180,9 +187,12 @@ _NAMED: dict[str, NamedSet] = {
         9000,
         32,
         3,
-        "ImageNet terms; non-commercial research",
-        ("TinyImageNet32/tinyimagenet32_180classes_jpeg.npz",),
-        _load_tiny_imagenet32,
+        _IMAGENET_TERMS,
+        (_TINY_IMAGENET,),
+        _load_npz(_TINY_IMAGENET, "tiny_imagenet32"),
+    ),
+    "imagenette64": NamedSet(
+        10, 600, 300, 64, 3, _IMAGENET_TERMS, (_IMAGENETTE,), _load_npz(_IMAGENETTE, "imagenette64")
     ),
 }
 
@@ -424,11 +434,11 @@ def load_images(
     """Load labelled images from a named data set, a folder or a file.
 
     Args:
-        source: "digits", "mnist", "fashion_mnist", "cifar10", "omniglot", "tiny_imagenet32"; or a folder
-            with one subfolder per class, idx files or CIFAR-10 batches; or an `.npz` file. A name wins
-            over a folder of the same name; write "./mnist" for the folder.
+        source: "digits", "mnist", "fashion_mnist", "cifar10", "omniglot", "tiny_imagenet32",
+            "imagenette64"; or a folder with one subfolder per class, idx files or CIFAR-10 batches; or an
+            `.npz` file. A name wins over a folder of the same name; write "./mnist" for the folder.
         split: "train" or "test". "digits": the last fifth of each class; "omniglot": drawers 15 to 20;
-            "tiny_imagenet32": its validation images; a folder: its subfolder `test` or `val`.
+            "tiny_imagenet32" and "imagenette64": validation images; a folder: its subfolder `test` or `val`.
         size: side of square images in pixels; None keeps the size ("digits": 28), which must then be the
             same for all.
         channels: 1 for grey, 3 for colour, None to keep.
