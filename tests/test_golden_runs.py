@@ -24,6 +24,7 @@ from tests.golden import make_runs
 from tests.golden.make_runs import EVALUATION, EXPECTED, GOLDEN, IMAGES, REQUESTS, RUNS, digest
 
 import fewgen
+from fewgen.cli.main import main
 
 FOLDERS = sorted(folder for folder in RUNS.glob("*/*") if folder.is_dir())
 SHARE = 0.001
@@ -152,6 +153,18 @@ def kept(record: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]
         "protocol": {name: record["protocol"].get(name) for name in stored["protocol"] if name != "copying"},
         "answered": sorted(record["verdicts"]),
     }
+
+
+@pytest.mark.parametrize("name", ["cada_vqvae", "tint"])
+def test_one_line_says_that_a_run_of_0_1_0_has_no_digest(name, capsys, tmp_path):
+    run, out = str(RUNS / "0.1.0" / name), tmp_path / "images.npz"
+    assert main(["generate", run, "-n", "2", "--out", str(out)]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "digest" in line]
+    model = Path(run) / "model.safetensors"
+    assert said == [
+        f'warning: An earlier release wrote "{model}" without a digest: damage to it cannot be noticed.'
+    ]
+    assert out.is_file()
 
 
 def test_no_path_of_a_machine_is_stored():

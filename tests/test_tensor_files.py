@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from fewgen.errors import CheckpointError, ConfigError
-from fewgen.tensor_files import TensorFile
+from fewgen.tensor_files import TensorFile, write_tensors
 
 KIND = TensorFile(
     format="fewgen-thing",
@@ -121,3 +121,43 @@ def test_overlapping_tensors_are_refused(tmp_path: Path) -> None:
         else:
             with pytest.raises(CheckpointError, match="is damaged"):
                 KIND.read(path)
+
+
+def test_every_changed_byte_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    tensors = {"x": torch.arange(1300.0), "flags": torch.tensor([True, False]), "n": torch.tensor(7)}
+    write_tensors(path, tensors, KIND.metadata('{"n": 1}'))
+    good = path.read_bytes()
+    (length,) = struct.unpack("<Q", good[:8])
+    key = good.index(b'"digest":"') + 1
+    for i in [*range(8 + length), *range(8 + length, len(good), 53), len(good) - 1]:
+        if key <= i < key + len("digest"):
+            continue  # a file without a digest, then
+        path.write_bytes(good[:i] + bytes([good[i] ^ 1]) + good[i + 1 :])
+        with pytest.raises(CheckpointError) as caught:
+            KIND.read(path)
+        assert str(path) in str(caught.value), i
+    zeroed, block = bytearray(good), 8 + length + 64
+    zeroed[block : block + 4096] = bytes(4096)
+    for changed in (bytes(zeroed), good[:block] + good[block + 4096 :] + good[block : block + 4096]):
+        path.write_bytes(changed)
+        with pytest.raises(CheckpointError, match="does not hold the numbers that were written. Copy or"):
+            KIND.read(path)
+    path.write_bytes(good)
+    assert KIND.read(path)[1]["x"].equal(tensors["x"])
+
+
+def test_equal_content_is_an_equal_file_whatever_its_order(tmp_path: Path) -> None:
+    x, y = torch.arange(6.0).reshape(2, 3), torch.ones(3, 2).T
+    metadata = KIND.metadata("{}")
+    write_tensors(tmp_path / "a", {"x": x, "y": y}, metadata)
+    write_tensors(tmp_path / "b", {"y": y.contiguous(), "x": x}, dict(reversed(metadata.items())))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_file_without_a_digest_is_read_with_one_line_that_says_so(tmp_path: Path) -> None:
+    path = thing(tmp_path / "a")
+    with pytest.warns(UserWarning, match="without a digest: damage to it cannot be noticed") as found:
+        KIND.read(path)
+    assert len(found) == 1
+    assert str(path) in str(found[0].message)

@@ -77,3 +77,18 @@ def test_weights_that_are_not_finite_or_too_many_are_refused(tmp_path, kind):
     ):
         with pytest.raises(CheckpointError, match=message):
             load(write(tmp_path / "a.safetensors", tensors))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_changed_byte_is_noticed(tmp_path, kind):
+    path = tmp_path / "a.safetensors"
+    student = make_student("conv4", (1, 16, 16), 3 if kind == "student" else 0, channels=4)
+    save_student(student, path) if kind == "student" else ProtoNet(student).save(path)
+    KINDS[kind][1](path)
+    data = bytearray(path.read_bytes())
+    data[-len(data) // 4] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(
+        CheckpointError, match='a.safetensors" is damaged: .* Copy or download it again, or delete'
+    ):
+        KINDS[kind][1](path)

@@ -219,7 +219,8 @@ def test_a_centre_is_kept_and_files_of_before_have_none(tmp_path) -> None:
     assert torch.equal(ProtoNet.load(tmp_path / "t.safetensors").centre, teacher.centre)
     with safe_open(tmp_path / "t.safetensors", "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys() if name != "centre"}  # noqa: SIM118
-        save_file(tensors, tmp_path / "old.safetensors", file.metadata())
+        metadata = {key: text for key, text in file.metadata().items() if key != "digest"}
+        save_file(tensors, tmp_path / "old.safetensors", metadata)
     old = ProtoNet.load(tmp_path / "old.safetensors")
     assert not old.centre.any()
     assert torch.equal(old.logits(images, prototypes), plain)

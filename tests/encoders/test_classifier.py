@@ -72,6 +72,11 @@ def test_cache_is_used_and_survives_damage(tmp_path, monkeypatch):
         ClassifierFeatures.load(path)
     mended = ClassifierFeatures.of(images, settings=QUICK)
     assert torch.equal(mended.features(images), made.features(images))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="not a readable .* does not hold the numbers .* or delete it"):
+        ClassifierFeatures.load(path)
     # One changed pixel is other data.
     changed = images.images.clone()
     changed[0, 0, 0, 0] ^= 1

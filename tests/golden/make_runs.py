@@ -28,8 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 import fewgen
+from fewgen.tensor_files import write_tensors
 
 GOLDEN = Path(__file__).resolve().parent
 RUNS = GOLDEN / "runs"
@@ -225,11 +228,9 @@ def digest(images: np.ndarray) -> str:
 
 def without_place(file: Path, place: Path) -> None:
     """Make the paths in the header of a model file relative to a folder: tint stores where its base was."""
-    content = file.read_bytes()
-    length = int.from_bytes(content[:8], "little")
-    header = content[8 : 8 + length].replace(f"{place}{os.sep}".encode(), b"")
-    header += b" " * (-len(header) % 8)  # as safetensors pads it, so that the numbers stay aligned
-    file.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
+    with safe_open(file, framework="pt") as stream:
+        metadata = {key: text.replace(f"{place}{os.sep}", "") for key, text in stream.metadata().items()}
+    write_tensors(file, load_file(file), metadata)
 
 
 def make(name: str) -> None:

@@ -204,6 +204,18 @@ def test_truncated_files_say_so(tmp_path, tiny, share):
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("share", [0.6, 0.9])
+def test_a_changed_byte_is_noticed(tmp_path, tiny, share):
+    path = tmp_path / "m.safetensors"
+    tiny.save(path)
+    data = bytearray(path.read_bytes())
+    data[int(share * len(data))] ^= 16
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="is damaged: it does not hold .* or delete it and") as caught:
+        load_method(path)
+    assert str(path) in str(caught.value)
+
+
 def test_other_kinds_of_files(tmp_path):
     path = tmp_path / "m.safetensors"
 

@@ -21,7 +21,7 @@ from fewgen.data.imageset import ImageSet
 from fewgen.encoders.base import Described, check_shape, in_batches
 from fewgen.errors import CheckpointError, DataError, ShapeError
 from fewgen.fitting.fit import Shuffled, fit
-from fewgen.tensor_files import write_tensors
+from fewgen.tensor_files import check_content, read_tensor_header, write_tensors
 
 # Raise when training or network change in a way that settings do not show: old cache files are then ignored.
 _FORMAT = 2
@@ -394,13 +394,14 @@ class ClassifierFeatures:
     @classmethod
     def load(cls, path: str | Path) -> ClassifierFeatures:
         """Read a saved classifier. Raises CheckpointError for a damaged or foreign file."""
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
 
         try:
-            with safe_open(str(path), framework="pt") as file:
-                header = json.loads((file.metadata() or {})["fewgen_classifier"])
-                # The file object offers keys() but cannot be iterated.
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = read_tensor_header(path, "Name a classifier of fewgen.").get("__metadata__")
+            header = json.loads((metadata or {})["fewgen_classifier"])
+            weights = load_file(path)
+            check_content(path, weights, metadata)
             if header["format"] != _FORMAT:
                 raise CheckpointError(f"{path} has classifier format {header['format']}, not {_FORMAT}.")
             settings = ClassifierSettings(**header["settings"])
@@ -409,8 +410,6 @@ class ClassifierFeatures:
             network.load_state_dict(weights)
             return cls(network, (channels, height, width), header["class_names"], settings, header["about"])
         except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            if isinstance(error, CheckpointError):
-                raise
             raise CheckpointError(f"{path} is not a readable fewgen classifier: {error}") from error
 
 

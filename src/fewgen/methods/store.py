@@ -21,7 +21,7 @@ from fewgen.config.schema import from_dict, with_current_names
 from fewgen.errors import CheckpointError, ConfigError, FewgenError, MissingDependencyError
 from fewgen.methods.base import FORMAT, FORMAT_VERSION, DataSpec, Method
 from fewgen.methods.registry import get_method
-from fewgen.tensor_files import read_tensor_header
+from fewgen.tensor_files import check_content, read_tensor_header
 
 
 @dataclass(frozen=True)
@@ -143,20 +143,19 @@ def load_method(path: str | os.PathLike[str], device: torch.device | str = "cpu"
         config: Any = from_dict(cls.Config, stored, where="config")
     except ConfigError as error:
         raise CheckpointError(f'The settings in the model file "{file}" do not fit: {error}') from error
-    weights: dict[str, Tensor] = {}
-    text_tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     try:
         with safe_open(file, framework="pt") as stream:
-            for name in stream.keys():  # noqa: SIM118 - not a dictionary
-                group, _, rest = name.partition(".")
-                if group == "text":
-                    text_tensors[rest] = stream.get_tensor(name)
-            spec = _read_spec(file, info, text_tensors)
+            for name in info.shapes:
+                if name.startswith("text."):
+                    tensors[name] = stream.get_tensor(name)
+            spec = _read_spec(file, info, {name[5:]: tensor for name, tensor in tensors.items()})
             expected = _expected_shapes(file, cls, config, spec)
             found = {name[6:]: shape for name, shape in info.shapes.items() if name.startswith("model.")}
             _compare(file, info.method, expected, found)
-            for name in found:
-                weights[name] = stream.get_tensor(f"model.{name}")
+            weights = {name: stream.get_tensor(f"model.{name}") for name in found}
+            tensors.update({f"model.{name}": tensor for name, tensor in weights.items()})
+            check_content(file, tensors, stream.metadata())
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f'The model file "{file}" is damaged ({error}). Use another checkpoint.'
