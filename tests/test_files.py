@@ -118,14 +118,19 @@ def test_mode_follows_the_umask(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o644
 
 
-def test_link_keeps_pointing_and_its_target_is_replaced(tmp_path: Path) -> None:
+def test_a_link_is_replaced_and_its_target_stays(tmp_path: Path) -> None:
     real = tmp_path / "real.txt"
     real.write_text("old")
     link = tmp_path / "link.txt"
     link.symlink_to(real)
     write_text(link, "new")
-    assert link.is_symlink()
-    assert real.read_text() == "new"
+    assert not link.is_symlink()
+    assert (link.read_text(), real.read_text()) == ("new", "old")
+    folder = tmp_path / "folder"
+    folder.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    write_text(folder / "below.txt", "in it")  # a link on the way to a file is followed
+    assert (tmp_path / "elsewhere" / "below.txt").read_text() == "in it"
 
 
 def test_writing_over_a_folder_or_below_a_file_is_refused(tmp_path: Path) -> None:

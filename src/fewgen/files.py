@@ -88,13 +88,13 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     the temporary file is removed and an existing `path` stays as it was.
 
     Args:
-        path: the file to write; a link is followed, so that the file it points to is replaced.
+        path: the file to write; a link is replaced, and what it points to stays as it is.
 
     Raises:
         OutputError: if the operating system refuses (disk full, no permission, read-only).
     """
     shown = Path(path)
-    target = Path(os.path.realpath(shown))
+    target = Path(os.path.realpath(shown.parent)) / shown.name
     if target.is_dir():
         raise OutputError(f'Cannot write the file "{shown}": a folder has this name. Choose another name.')
     make_dir(target.parent)

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,6 +176,30 @@ def test_a_stopped_cell_goes_on_where_it_was(copied):
     (cell / "made.json").unlink()
     (cell / "images.npz").write_bytes(b"half of it")
     assert ask(copied).failed == []
+
+
+@pytest.mark.parametrize(
+    "harm", [lambda data: data[: len(data) // 2], lambda data: data[:300] + b"x" + data[301:]]
+)
+@pytest.mark.parametrize("finished_cell", [True, False])
+def test_damaged_images_of_a_cell_are_made_again(copied, finished, capfd, harm, finished_cell):
+    name = Path("cells") / "class_pca_gaussian" / "seed1"
+    images = copied / name / "images.npz"
+    images.write_bytes(harm(images.read_bytes()))
+    if not finished_cell:
+        (copied / name / "evaluation.json").unlink()
+    else:
+        (failed,) = ask(copied, table_only=True).failed
+        assert failed["error"] == "images.npz is damaged; without --table-only it is computed again"
+        left = ask(copied, methods=["copies"], seeds=1)  # the cell is not asked for, but in the folder
+        assert [cell["error"] for cell in left.failed] == ["images.npz is damaged"]
+    before = stamps(copied)
+    assert ask(copied, progress=True).failed == []
+    assert "seed 1] images.npz is damaged; the cell is computed again" in capfd.readouterr().err
+    after = stamps(copied)
+    assert {Path(path).parent for path in after if after[path] != before.get(path)} == {name}
+    with np.load(copied / name / "images.npz") as new, np.load(finished / name / "images.npz") as old:
+        assert np.array_equal(new["images"], old["images"])
 
 
 def test_a_failing_cell_does_not_stop_the_others(finished, tmp_path):

@@ -161,6 +161,62 @@ def test_what_was_interrupted_goes_on_and_gives_the_same_student(whole, novel, b
     assert (tmp_path / "x" / name).read_bytes() == (whole.path / name).read_bytes()
 
 
+PRODUCTS = ("student.safetensors", "student.onnx", "classes.txt", "synthetic.png", "distill.json")
+HARMS = [(name, harm) for name in PRODUCTS for harm in ("missing", "truncated", "changed", "link")]
+HARMS.remove(("distill.json", "changed"))  # a text of people, which they may change
+
+
+@pytest.mark.parametrize(("name", "harm"), HARMS)
+def test_products_that_are_not_whole_are_written_again(
+    whole, novel, base, tmp_path, monkeypatch, capsys, name, harm
+):
+    out, elsewhere = tmp_path / "x", tmp_path / "of somebody"
+    shutil.copytree(whole.path, out)
+    elsewhere.write_text("not ours")
+    content = (out / name).read_bytes()
+    (out / name).unlink()
+    middle = len(content) // 2
+    if harm == "link":
+        (out / name).symlink_to(elsewhere)
+    elif harm != "missing":
+        cut = content[:middle]
+        changed = cut + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        (out / name).write_bytes(cut if harm == "truncated" else changed)
+    monkeypatch.setattr(product, "distill", lambda *a, **k: pytest.fail("trained again"))
+    made = fewgen.distill(novel=novel, shots=4, data=base, generator=Toy(), out=out, **SMALL)
+    assert not made.was_finished
+    said = "are missing or damaged; they are written again" in capsys.readouterr().err
+    assert said == ((name, harm) != ("distill.json", "missing"))
+    assert {**made.record, "seconds": 0} == {**whole.record, "seconds": 0}
+    if name != "distill.json":
+        assert (out / name).read_bytes() == content
+    assert not (out / name).is_symlink()
+    assert elsewhere.read_text() == "not ours"
+
+
+def test_finished_folders_without_digests_are_taken_if_their_files_can_be_read(whole, tmp_path):
+    shutil.copytree(whole.path, tmp_path / "x")
+    record = {key: value for key, value in whole.record.items() if key != "files"}
+    (tmp_path / "x" / "distill.json").write_text(json.dumps(record))
+    assert product.finished(tmp_path / "x") == record
+    onnx = tmp_path / "x" / "student.onnx"
+    onnx.write_bytes(onnx.read_bytes()[:-1])
+    assert product.finished(tmp_path / "x") is None
+
+
+def test_damaged_images_of_a_part_are_made_again(whole, novel, base, tmp_path):
+    out = tmp_path / "x"
+    shutil.copytree(whole.path, out)
+    (out / "distill.json").unlink()
+    images = out / "parts" / "tint.npz"
+    with np.load(images) as file:
+        wanted = file["images"]
+    images.write_bytes(images.read_bytes()[:-100])
+    fewgen.distill(novel=novel, shots=4, data=base, generator=Toy(), out=out, **SMALL)
+    with np.load(images) as file:
+        assert np.array_equal(file["images"], wanted)
+
+
 def test_without_base_images_synthetic_ones_keep_their_class(novel, tmp_path, monkeypatch):
     seen = []
     real = knowledge.distill

@@ -91,6 +91,18 @@ def test_metrics_file_is_cut_back_and_never_holds_nan(tmp_path):
     assert [json.loads(line)["a"] for line in path.read_text().splitlines()] == [1.0, 3.0]
 
 
+def test_metrics_are_never_written_through_a_link(tmp_path):
+    elsewhere, path = tmp_path / "elsewhere", tmp_path / "metrics.jsonl"
+    elsewhere.write_text('{"step": 1}\n{"step": 2}\n')
+    path.symlink_to(elsewhere)
+    file = MetricsFile(path, len('{"step": 1}\n'))
+    file.write({"step": 3})
+    file.close()
+    assert path.read_text() == '{"step": 1}\n{"step": 3}\n'
+    assert elsewhere.read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert not path.is_symlink()
+
+
 def test_tensorboard_missing_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(MissingDependencyError, match=r"fewgen\[tensorboard\]"):

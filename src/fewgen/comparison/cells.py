@@ -32,7 +32,7 @@ from fewgen.comparison.candidates import folder_name, make_generator, takes_time
 from fewgen.comparison.sets import RealImages
 from fewgen.data.identity import fingerprint
 from fewgen.data.imageset import ImageSet
-from fewgen.data.npz import save_npz
+from fewgen.data.npz import is_whole_npz, save_npz
 from fewgen.data.registry import load_images
 from fewgen.encoders.classifier import ClassifierFeatures
 from fewgen.errors import ConfigError, DataError, FewgenError
@@ -152,7 +152,7 @@ class Cell:
     @property
     def to_do(self) -> str:
         """What is left: "make", "measure" or ""."""
-        if not all((self.folder / name).is_file() for name in MADE):
+        if not _is_made(self.folder):
             return "make"
         return "measure" if self.remeasure or not is_finished(self.folder) else ""
 
@@ -162,12 +162,31 @@ class Cell:
         return real, *real.draw(self.settings.shots, self.seed)
 
 
-MADE = ("made.json", "images.npz")
-
-
 def is_finished(folder: Path) -> bool:
-    """Tell whether the folder of a cell holds its images and its figures."""
-    return all((folder / name).is_file() for name in (*MADE, "evaluation.json"))
+    """Tell whether the folder of a cell holds its images, whole, and its figures."""
+    return _is_made(folder) and (folder / "evaluation.json").is_file()
+
+
+def _is_made(folder: Path) -> bool:
+    return (folder / "made.json").is_file() and not damage(folder)
+
+
+def damage(folder: Path) -> str:
+    """Return what is wrong with the images of a cell that says they are made; "" if nothing is."""
+    file = folder / "images.npz"
+    if not (folder / "made.json").is_file():
+        return ""
+    try:
+        status = file.stat()
+    except OSError:
+        return "images.npz is missing"
+    return "" if _is_whole(file, status.st_size, status.st_mtime_ns) else "images.npz is damaged"
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_whole(file: Path, *_: int) -> bool:
+    """Tell whether images can be read; a file that has not changed since is not read again."""
+    return is_whole_npz(file)
 
 
 def read_cell(folder: Path) -> dict[str, Any]:
@@ -244,6 +263,8 @@ def run_cell(
             torch.set_num_threads(threads)
         make_dir(folder)
         if cell.to_do == "make":
+            if damage(folder):
+                say(f"{damage(folder)}; the cell is computed again")
             _make(cell, say)
         if cell.to_do:
             _measure(cell, say, evaluate)

@@ -19,6 +19,7 @@ from fewgen.comparison.cells import (
     Cell,
     Evaluate,
     Settings,
+    damage,
     differences,
     is_finished,
     read_cell,
@@ -283,16 +284,26 @@ def run_grid(
 def other_cells(out: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """Return finished cells in the folder that were not asked for now: they belong into the table too."""
     asked = {cell.folder for cell in cells}
-    folders = [path.parent for path in sorted(out.glob("cells/*/seed*/evaluation.json"))]
-    return [read_cell(folder) for folder in folders if folder not in asked and is_finished(folder)]
+    found = []
+    for folder in (path.parent for path in sorted(out.glob("cells/*/seed*/evaluation.json"))):
+        if folder in asked or not (is_finished(folder) or damage(folder)):
+            continue
+        record = read_cell(folder)
+        if damage(folder):
+            record = {"generator": record["generator"], "seed": record["seed"], "error": damage(folder)}
+        found.append(record)
+    return found
 
 
 def failures(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Return the cells asked for that an earlier call could not finish, with the last line of the reason."""
+    """Return the cells asked for that are damaged or that an earlier call did not finish, with the reason."""
     failed = []
     for cell in cells:
         reason = cell.folder / "error.txt"
-        if cell.to_do and reason.is_file():
+        if damage(cell.folder):
+            error = f"{damage(cell.folder)}; without --table-only it is computed again"
+            failed.append({"generator": cell.spec, "seed": cell.seed, "error": error})
+        elif cell.to_do and reason.is_file():
             lines = reason.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["unknown"]
             failed.append({"generator": cell.spec, "seed": cell.seed, "error": lines[-1]})
     return failed

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,15 @@ def load_npz(
         if captions_name in reader:
             captions = to_texts(reader.read(captions_name), "captions")
     return ImageSet(images, labels, class_names, captions, name or path.name)
+
+
+def is_whole_npz(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a file is an `.npz` whose arrays are the bytes that were written, by their checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError):
+        return False
 
 
 def save_npz(

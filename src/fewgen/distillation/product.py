@@ -16,9 +16,9 @@ from fewgen.distillation.knowledge import DistillConfig, accuracy, distill, pred
 from fewgen.distillation.storing import load_student, save_student
 from fewgen.distillation.students import Student
 from fewgen.distillation.teacher import ProtoNet
-from fewgen.errors import DataError, MissingDependencyError
+from fewgen.errors import DataError, FewgenError, MissingDependencyError
 from fewgen.evaluation.statistics import wilson_interval
-from fewgen.files import atomic_write, read_json, write_json, write_text
+from fewgen.files import atomic_write, file_sha256, read_json, write_json, write_text
 from fewgen.fitting.seeds import derive_seed
 from fewgen.progress import Progress
 
@@ -55,11 +55,25 @@ class Ingredients:
 
 
 def finished(out: Path) -> dict[str, Any] | None:
-    """Return the record of a folder whose student is finished."""
-    if not (out / RECORD_NAME).is_file() or not (out / STUDENT_NAME).is_file():
+    """Return the record of a folder whose student is finished and whose files are those that were written."""
+    try:
+        record: dict[str, Any] = read_json(out / RECORD_NAME)
+        onnx, written = record["student"]["onnx"], record.get("files")
+        if written is None:  # of 0.1.0, which kept no digests
+            load_student(out / STUDENT_NAME)
+            there = (out / CLASSES_NAME).is_file() and (out / PICTURE_NAME).is_file()
+            whole = there and (onnx is None or (out / ONNX_NAME).stat().st_size == onnx["bytes"])
+        else:
+            whole = written == _digests(out, onnx is not None)
+    except (FewgenError, OSError, LookupError, TypeError, AttributeError):
         return None
-    record: dict[str, Any] = read_json(out / RECORD_NAME)
-    return record
+    return record if whole else None
+
+
+def _digests(out: Path, onnx: bool) -> dict[str, str]:
+    """Return the sha256 of each file that a user takes from the folder."""
+    names = [STUDENT_NAME, CLASSES_NAME, PICTURE_NAME, *([ONNX_NAME] if onnx else [])]
+    return {name: file_sha256(out / name) for name in names}
 
 
 def write_product(
@@ -119,6 +133,7 @@ def write_product(
     save_student(student, out / STUDENT_NAME, given.supports.class_names)
     write_text(out / CLASSES_NAME, "".join(f"{name}\n" for name in given.supports.class_names))
     contact_sheet(given.supports, synthetic, out / PICTURE_NAME)
+    record["files"] = _digests(out, onnx is not None)
     write_json(out / RECORD_NAME, record)
     return record
 

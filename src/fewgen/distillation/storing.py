@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -183,16 +184,17 @@ def kept_images(
 
     Args:
         file: ends in .npz; what is known lies beside it as .images.json, written last.
-        make: called where one of them is missing.
+        make: called where one of them is missing, or the images are damaged.
     """
     from fewgen.data.npz import load_npz, save_npz
 
     beside = file.with_suffix(".images.json")
     if file.is_file() and beside.is_file():
         about = read_json(beside, CheckpointError)
-        loaded = load_npz(file)
-        names = tuple(about["class_names"])
-        return ImageSet(loaded.images, loaded.labels, names, name=file.stem), about["about"]
+        with contextlib.suppress(DataError):
+            loaded = load_npz(file)
+            names = tuple(about["class_names"])
+            return ImageSet(loaded.images, loaded.labels, names, name=file.stem), about["about"]
     images, about = make()
     make_dir(file.parent)
     beside.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fewgen.distillation.estimate import making_seconds
 from fewgen.distillation.preparing import teacher_id, teacher_tasks, wants_turns
 from fewgen.distillation.product import (
     PARTS_NAME,
+    RECORD_NAME,
     Ingredients,
     finished,
     supports_and_rest,
@@ -246,6 +248,11 @@ class StudentWork(Work):
         there = finished(self.out)
         if there is not None:
             return Distilled(self.out, there, list(there["notes"]), was_finished=True)
+        if (self.out / RECORD_NAME).exists():
+            print(
+                f'note: files of "{self.out}" are missing or damaged; they are written again.',
+                file=sys.stderr,
+            )
         shown = ShownProgress(self.request.progress)
         try:
             DISTILLATION.prepare(self.out)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fewgen.errors import MissingDependencyError, OutputError
+from fewgen.files import atomic_write
 
 
 class MetricsFile:
@@ -27,6 +28,10 @@ class MetricsFile:
     def __init__(self, path: Path, keep_bytes: int = 0) -> None:
         self.path = path
         with self._explained():
+            if path.is_symlink():  # a file of its own, so that what the link points to stays as it is
+                kept = path.read_bytes() if path.exists() else b""
+                with atomic_write(path) as temporary:
+                    temporary.write_bytes(kept)
             self._stream = open(path, "ab")  # noqa: SIM115 - open for the length of the run
             if self._stream.seek(0, os.SEEK_END) > keep_bytes:
                 self._stream.truncate(keep_bytes)
