@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ import fewgen
 from fewgen.api import resolved_settings
 from fewgen.api.training import train_request
 from fewgen.config import read_config, write_yaml
-from fewgen.data import ImageSet
+from fewgen.data import ImageSet, save_images
 from fewgen.data.split import split_indices
 from fewgen.errors import ConfigError, DataError, FewgenError, OutputError, RenamedWarning, TextError
 from fewgen.runs import preparing as prepare
@@ -94,6 +96,46 @@ def test_the_same_call_resumes_and_another_is_refused(tmp_path):
         fewgen.train("fake", **short, model={"lr": 0.5})
     with pytest.raises(OutputError, match="other images"):
         fewgen.train("fake", **{**short, "seed": 1})
+
+
+def test_a_run_goes_on_where_things_lie_elsewhere_but_not_with_other_things(tmp_path, monkeypatch):
+    from fewgen.training import Trainer
+
+    def things(place, seed=0, word="0.5", base=("one", "two")):
+        pixels = torch.randint(0, 256, (24, 1, 6, 6), generator=torch.Generator().manual_seed(seed)).byte()
+        save_images(ImageSet(pixels, torch.arange(24) % 3, ("one", "three", "two")), place / "photos")
+        (place / "words.txt").write_text(f"one 0.1 {word}\ntwo 0.3 -1\nthree -1 0.2\n")
+        novel = sorted({"one", "two", "three"} - {*base})
+        (place / "split.json").write_text(json.dumps({"base": base, "val": [], "novel": novel}))
+        return {"data": place / "photos", "text_path": str(place / "words.txt"), "class_split": str(place / "split.json")}  # fmt: skip
+
+    def train(out, **given):
+        training = {"checkpoint_every": 1, "device": "cpu"}
+        return fewgen.train("fake", out=out, text="glove", training=training, report=False, progress=False, **given)  # fmt: skip
+
+    given = things(tmp_path / "here")
+    whole = train(tmp_path / "whole", **given)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_end_stage", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "a", **given)
+    for changed, message in (
+        ({"seed": 1}, "other images"),
+        ({"word": "0.4"}, "other vectors of its class names"),
+        ({"base": ("one", "three")}, "another split of the classes"),
+    ):
+        with pytest.raises(OutputError, match=message):
+            train(tmp_path / "a", **things(tmp_path / f"changed {next(iter(changed))}", **changed))
+    monkeypatch.chdir(tmp_path)
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    moved = {key: f"./there/../there/{Path(value).name}" for key, value in given.items()}
+    run = train("a", **moved)
+    assert run.result.finished
+    assert not run.was_finished
+    first, second = whole.method.state_dict(), run.method.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert read_config(run.path / "config.yaml")["data"] == moved["data"]
+    assert train("a", **things(tmp_path / "copy")).was_finished
 
 
 def test_precedence_of_settings(tmp_path):

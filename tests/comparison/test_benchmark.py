@@ -270,6 +270,12 @@ def test_finished_cells_of_a_file_that_has_changed_are_refused(tmp_path):
     save(0)
     assert ask(tmp_path / "out", **keywords).failed == []
     assert ask(tmp_path / "out", **keywords).failed == []
+    shutil.copy(tmp_path / "own.npz", tmp_path / "moved.npz")
+    before = stamps(tmp_path / "out")
+    assert ask(tmp_path / "out", **{**keywords, "data": tmp_path / "." / "moved.npz"}).failed == []
+    assert stamps(tmp_path / "out") == before  # the same images, elsewhere
+    with pytest.raises(ConfigError, match=r"(?s)other training images.*copies, seed 0"):
+        ask(tmp_path / "out", **{**keywords, "data": "digits", "size": None})
     save(1)
     load_real_cached.cache_clear()
     with pytest.raises(ConfigError, match=r"(?s)other training images.*copies, seed 0"):

@@ -492,6 +492,20 @@ def test_strips_hold_each_image_at_each_alpha(run):
         fewgen.generate(run, alpha=0.5, alphas=[0, 1])
 
 
+def test_a_base_that_lies_elsewhere_is_the_same_base(base, tmp_path, monkeypatch):
+    train(tmp_path / "a", base)
+    copy = shutil.copytree(base, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path)
+    assert train("a", "./copy").was_finished
+    one, two = (load_method(folder).config.fitted for folder in (tmp_path / "a", train("b", copy).path))
+    assert (one.model_id, one.folder) == (two.model_id, "run")
+    other = load_method(copy)
+    other.pipe.text.table.weight.data.add_(0.1)
+    other.save(copy / "model.safetensors")
+    with pytest.raises(ConfigError, match="has changed since this run was started"):
+        train("a", copy)
+
+
 def test_alpha_is_refused_for_other_methods(base):
     for keywords in ({"alpha": 0.5}, {"alphas": [0, 1]}):
         with pytest.raises(ConfigError, match="is a run of diffusion. Leave alpha out"):
@@ -527,6 +541,11 @@ def test_stable_diffusion_from_its_folder(written, tmp_path, capsys):  # noqa: F
     folder.rename(tmp_path / "elsewhere")
     with pytest.raises(CheckpointError, match="that folder is gone"):
         draw(load_method(tmp_path / "run"), [0])
+    beside = shutil.copytree(written.folder, tmp_path / "moved" / folder.name)
+    shutil.copytree(tmp_path / "run", tmp_path / "moved" / "run")
+    again = draw(load_method(tmp_path / "moved" / "run"), [0, 1], alpha=0.5)
+    assert torch.equal(again.images, made.images)
+    shutil.rmtree(beside)
     shutil.copytree(written.folder, folder)
     config = json.loads((folder / "unet" / "config.json").read_text())
     (folder / "unet" / "config.json").write_text(json.dumps({**config, "center_input_sample": True}))

@@ -240,8 +240,14 @@ def check_same_images(cells: Sequence[Cell], settings: Settings) -> None:
         ConfigError: names the cells.
         DataError: the data cannot be read.
     """
-    finished = [cell for cell in cells if not cell.to_do]
-    if not finished or is_named(settings.data):
+    data = settings.of_images()["data"]
+    finished = [
+        cell
+        for cell in cells
+        if not cell.to_do
+        and not (is_named(settings.data) and read_cell(cell.folder)["made"]["settings"].get("data") == data)
+    ]
+    if not finished:
         return
     problems = ProblemList(
         "Finished cells were made from other training images than the data hold", ConfigError

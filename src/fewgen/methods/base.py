@@ -7,6 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -97,6 +98,7 @@ class Method(nn.Module, ABC):
         config: the settings in use.
         spec: the data it was built for.
         notes: what a reader of the results should know of how it was built for these data.
+        path: the model file that it was read from, or None.
     """
 
     name: ClassVar[str] = ""
@@ -118,6 +120,7 @@ class Method(nn.Module, ABC):
         self.config = config
         self.spec = spec
         self.notes: list[str] = []
+        self.path: Path | None = None
         self._encoder: Any = None
 
     def _register_inner_rates(self) -> None:

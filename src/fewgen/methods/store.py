@@ -12,7 +12,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from fewgen.errors import CheckpointError, ConfigError, FewgenError, MissingDepe
 from fewgen.methods.base import FORMAT, FORMAT_VERSION, DataSpec, Method
 from fewgen.methods.registry import get_method
 from fewgen.tensor_files import check_content, read_tensor_header
+
+if TYPE_CHECKING:
+    from fewgen.text.table import ClassText
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,25 @@ def _read_spec(file: Path, info: ModelInfo, text_tensors: dict[str, Tensor]) -> 
     return DataSpec(channels, height, width, tuple(names), text)  # type: ignore[arg-type]
 
 
+def read_class_text(path: str | os.PathLike[str]) -> ClassText | None:
+    """Return the class text table of a model file; None if it has none.
+
+    Raises:
+        CheckpointError: as `read_method_info`; or the table is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file, info = _model_path(path), read_method_info(path)
+    try:
+        with safe_open(file, framework="pt") as stream:
+            names = [name for name in info.shapes if name.startswith("text.")]
+            return _read_spec(file, info, {name[5:]: stream.get_tensor(name) for name in names}).text
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f'The model file "{file}" is damaged ({error}). Use another checkpoint.'
+        ) from error
+
+
 def load_method(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Method:
     """Return the model in a file, ready to generate (in evaluation mode).
 
@@ -161,6 +183,7 @@ def load_method(path: str | os.PathLike[str], device: torch.device | str = "cpu"
             f'The model file "{file}" is damaged ({error}). Use another checkpoint.'
         ) from error
     method = cls(config, spec)
+    method.path = file
     if "inner_rates" in method.state_dict():
         weights.setdefault("inner_rates", method.inner_rates)
     method.load_state_dict(weights)

@@ -452,6 +452,23 @@ def check_same_images(out: Path, prepared: Prepared) -> None:
         )
 
 
+def check_same_words(out: Path, prepared: Prepared) -> None:
+    """Refuse to resume a run with other vectors of its classes, wherever the text encoder lies."""
+    from fewgen.methods.store import read_class_text
+
+    table = prepared.method.spec.text
+    if table is None or not (out / "state").is_dir() or not (out / "model.safetensors").is_file():
+        return
+    then = read_class_text(out)
+    # Another machine may round differently; other words, or another encoder, differ by much more.
+    same = then is not None and then.vectors.shape == table.vectors.shape
+    if then is None or not same or float((then.vectors - table.vectors).abs().max()) > 1e-3:
+        raise OutputError(
+            f'"{out}" holds a run with other vectors of its class names: the text encoder or its file has '
+            "changed. Nothing was changed. Repeat its command to resume it, or choose another --out."
+        )
+
+
 def _names(classes: Any) -> str:
     names = [str(name) for name in classes or ()]
     return (", ".join(names[:5]) + (", ..." if len(names) > 5 else "")) or "none"

@@ -9,7 +9,14 @@ from typing import Any
 from fewgen.clock import Limit
 from fewgen.progress import shown_seconds
 from fewgen.runs.folder import is_finished
-from fewgen.runs.preparing import Prepared, TrainRequest, check_same_images, configs, prepare
+from fewgen.runs.preparing import (
+    Prepared,
+    TrainRequest,
+    check_same_images,
+    check_same_words,
+    configs,
+    prepare,
+)
 from fewgen.runs.run import Run
 
 
@@ -29,6 +36,7 @@ def train_run(request: TrainRequest, *, whole: bool = True) -> tuple[Run, Prepar
     request.check_out()  # before anything slow: the folder is ours, or the command was wrong
     prepared = prepare(request)
     check_same_images(out, prepared)
+    check_same_words(out, prepared)
     finished = is_finished(out, prepared.train_config.minutes)
     reserved = 0.0
     if config.minutes is not None and not finished:

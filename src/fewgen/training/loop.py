@@ -676,7 +676,7 @@ class Trainer:
             self._metrics = MetricsFile(self.run_dir / "metrics.jsonl", keep)
             if self.config.tensorboard:
                 self._board = TensorBoard(self.run_dir / "tensorboard", position.total_steps + 1)
-            new = state is None or self._new_limit
+            new = state is None or self._new_limit or self._moved(state)
             if self.record is not None and (new or not (self.run_dir / "config.yaml").exists()):
                 from fewgen.config.io import write_yaml
 
@@ -684,6 +684,11 @@ class Trainer:
             if self.split is not None and (state is None or not (self.run_dir / "split.json").exists()):
                 write_json(self.run_dir / "split.json", dict(self.split))
         return state
+
+    def _moved(self, state: State) -> bool:
+        """Tell whether the images lie elsewhere now, where later commands will look for them."""
+        there = state.values["settings"].get("settings", {}).get("data")
+        return (self.record or {}).get("data") not in (None, there)
 
     @cached_property
     def _settings(self) -> dict[str, Any]:

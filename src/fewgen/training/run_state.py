@@ -184,6 +184,21 @@ def _stage_settings(stage: Stage, config: TrainConfig) -> dict[str, Any]:
     }
 
 
+_PLACES = frozenset({"settings.data", "settings.text_path", "settings.model.base"})
+"""Where something lies. What lies there is compared: images, class vectors and the base by their content."""
+
+
+def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as they are compared: flat, and without places."""
+    flat = {key: value for key, value in _flattened(settings) if key not in _PLACES}
+    foundation, split = (flat.get(f"settings.{key}") for key in ("model.init.foundation", "class_split"))
+    if isinstance(foundation, str) and foundation.startswith("clip:"):
+        flat["settings.model.init.foundation"] = "clip"  # used once, before the first state
+    if isinstance(split, str) and split.endswith(".json"):
+        flat["settings.class_split"] = "a file"  # the classes are compared, as split.json names them
+    return flat
+
+
 def compare_settings(before: Mapping[str, Any], now: Mapping[str, Any], run_dir: Path) -> None:
     """Refuse to go on with other settings than a run was started with.
 
@@ -191,7 +206,7 @@ def compare_settings(before: Mapping[str, Any], now: Mapping[str, Any], run_dir:
         ConfigError: it names the first of those that differ.
     """
     before = {**before, "settings": current_names(before.get("settings", {}))}
-    then, new = dict(_flattened(before)), dict(_flattened(now))
+    then, new = _compared(before), _compared(now)
     changed = [key for key in dict.fromkeys([*then, *new]) if then.get(key) != new.get(key)]
     # What was asked for, before the many numbers that follow from it.
     changed.sort(key=lambda key: not key.startswith("settings."))

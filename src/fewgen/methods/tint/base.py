@@ -82,9 +82,11 @@ def describe(pipe: TextToImage, folder: str) -> BaseModel:
     """Return what a trained model keeps of its base."""
     place = Path(folder).expanduser()
     from_hub = is_hub_name(folder) and not place.exists()
+    small = isinstance(pipe, SmallDiffusion)
     return BaseModel(
-        kind="small" if isinstance(pipe, SmallDiffusion) else "stable",
-        folder=str(place.absolute()) if folder and not from_hub else folder,
+        kind="small" if small else "stable",
+        # A small one is in the model file, which is the same wherever the base lay.
+        folder=place.name if small else str(place.absolute()) if folder and not from_hub else folder,
         model_id=pipe.model_id,
         image_shape=pipe.image_shape,
         latent_shape=pipe.latent_shape,
@@ -94,21 +96,30 @@ def describe(pipe: TextToImage, folder: str) -> BaseModel:
     )
 
 
-def reopen(base: BaseModel, attention_slicing: bool = False) -> TextToImage:
+def reopen(base: BaseModel, attention_slicing: bool = False, beside: Path | None = None) -> TextToImage:
     """Return the Stable Diffusion that a model was trained with, from its folder or the cache of the hub.
 
     Nothing is downloaded: a model file of others must not make this machine fetch what it names.
+
+    Args:
+        base: what the model keeps of it.
+        attention_slicing: of Stable Diffusion.
+        beside: the model file; a folder of the base's name that lies beside it, or beside its run, is taken
+            where the first place is gone.
 
     Raises:
         CheckpointError: it is not there any more, or it is another one.
     """
     place = Path(base.folder)
+    if beside is not None and not place.is_dir():
+        moved = (folder / place.name for folder in beside.absolute().parents[:2])
+        place = next((folder for folder in moved if is_stable_diffusion(folder)), place)
     if not place.is_dir() and is_hub_name(base.folder):
         place = fetch_stable_diffusion(base.folder, download=False)
     if not base.folder or not place.is_dir():
         raise CheckpointError(
             f'This model needs the Stable Diffusion that was in "{base.folder}", and that folder is gone. '
-            "Put it back, or a link to it."
+            "Put it back, or a link to it, or a copy beside the run."
         )
     pipe = load_stable_diffusion(place, attention_slicing=attention_slicing)
     if pipe.model_id != base.model_id:

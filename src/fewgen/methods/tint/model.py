@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -166,7 +166,7 @@ class Tint(Method):
         if self._fitted.kind == "small":
             return self.pipe
         if not self._outside:
-            self._outside.append(reopen(self._fitted, self.config.attention_slicing))
+            self._outside.append(reopen(self._fitted, self.config.attention_slicing, self.path))
         return place_on(self._outside[0], self.device, self.config.precision)
 
     @property
@@ -180,6 +180,20 @@ class Tint(Method):
         return bool(self.config.supports) and bool((self.z_T != 0).any())
 
     # ------------------------------------------------------------------------------------ training
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *more: Any, **given: Any) -> Any:
+        """Take weights, and refuse those that were learned with another base.
+
+        Raises:
+            ConfigError: they were.
+        """
+        there = state_dict.get("base_id")
+        if there is not None and not torch.equal(there.cpu(), _digest(self._fitted)):
+            raise ConfigError(
+                f'The model in "{self.config.base}" has changed since this run was started. Use a new run '
+                "folder."
+            )
+        return super().load_state_dict(state_dict, *more, **given)
 
     def stages(self, train: ImageSet, held_out: ImageSet | None) -> list[Stage]:
         """Return the search for words; images are inverted at its end."""
@@ -240,12 +254,7 @@ class Tint(Method):
         return len(train) / len(few) * config.steps / steps * each
 
     def _start(self, context: Context) -> None:
-        """Encode the images, and refuse to go on with another base than the run was started with."""
-        if not torch.equal(self.base_id.cpu(), _digest(self._fitted)):
-            raise ConfigError(
-                f'The model in "{self.config.base}" has changed since this run was started. Use a new run '
-                "folder."
-            )
+        """Encode the images."""
         self._clock = (0.0, 0)
         self._encoded(context)
 
