@@ -305,7 +305,7 @@ def test_phrases_for_a_class_that_is_not_there_are_named(monkeypatch):
 
 def test_text_auto_falls_back_and_says_so(monkeypatch, tmp_path):
     monkeypatch.delenv("FEWGEN_DATA_DIR", raising=False)
-    import fewgen.encoders.text as encoders
+    import fewgen.encoders.named as encoders
 
     real = encoders.make_text_encoder
 

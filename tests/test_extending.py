@@ -197,8 +197,10 @@ def test_a_package_gives_its_bibtex_itself():
 def test_a_text_encoder_fills_a_class_table():
     from fewgen.text import ClassText
 
-    table = ClassText.build(example("class Letters")["Letters"](), ("cat", "dog", "bird"))
+    toy = example("class Letters")["TOY"]
+    table = ClassText.build(toy.text("", None), ("cat", "dog", "bird"))
     assert table.vectors.shape == (3, 26)
+    assert toy.kinds == ("image", "text")
 
 
 def test_a_command_is_one_file(capsys):

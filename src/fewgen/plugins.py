@@ -1,4 +1,4 @@
-"""Methods and data sets of other packages, found through entry points.
+"""Methods, data sets and encoders of other packages, found through entry points.
 
 Looking for them reads the metadata of what is installed and imports nothing; `load` imports one.
 """
@@ -16,7 +16,7 @@ from fewgen.errors import ConfigError
 if TYPE_CHECKING:
     from importlib import metadata
 
-KINDS = {"fewgen.methods": "method", "fewgen.datasets": "data set"}
+KINDS = {"fewgen.methods": "method", "fewgen.datasets": "data set", "fewgen.encoders": "encoder"}
 """Group of entry points -> what one of them is."""
 
 

@@ -24,7 +24,7 @@ MODULES = {
     "fewgen.evaluate.aligned": "fewgen.evaluation",
     "fewgen.evaluate.features": "fewgen.evaluation",
     "fewgen.generate": "fewgen.generation",
-    "fewgen.text.encoders": "fewgen.encoders.text",
+    "fewgen.text.encoders": "fewgen.encoders.named",
     "fewgen.text.glove": "fewgen.encoders.glove",
     "fewgen.text.transformer": "fewgen.encoders.text_transformer",
     "fewgen.training.seeds": "fewgen.fitting.seeds",

@@ -16,7 +16,7 @@ from fewgen.encoders.classifier import (
     cache_folder,
     working_size,
 )
-from fewgen.encoders.image import make_extractor
+from fewgen.encoders.named import make_image_encoder
 from fewgen.errors import CheckpointError, ConfigError, DataError, ShapeError
 
 
@@ -182,6 +182,6 @@ def test_wrong_input_is_named(extractor):
     with pytest.raises(DataError, match="two classes"):
         ClassifierFeatures.of(one, use_cache=False)
     with pytest.raises(ConfigError, match='Did you mean "pixels"'):
-        make_extractor("pixel", other)
+        make_image_encoder("pixel", other)
     with pytest.raises(ShapeError, match="too small"):
         SmallConvNet(1, 3, 3, 2)

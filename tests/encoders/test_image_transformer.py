@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fewgen.data.imageset import ImageSet
-from fewgen.encoders.image import make_extractor
 from fewgen.encoders.image_transformer import TransformerFeatures
+from fewgen.encoders.named import make_image_encoder
 from fewgen.errors import CheckpointError, ConfigError, MissingDependencyError
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]
@@ -224,7 +224,7 @@ def test_preparation_must_fit_the_model(models, tmp_path, name, change, message)
 
 def test_by_name(models):
     images = noise_images(3, 32)
-    extractor = make_extractor(f"clip:{models[0] / 'clip'}", images)
+    extractor = make_image_encoder(f"clip:{models[0] / 'clip'}", images)
     assert extractor.name == "clip"
     torch.testing.assert_close(extractor.features(images).norm(dim=1), torch.ones(3))
 

@@ -6,8 +6,9 @@ from tests.encoders.tools import noise_images, random_weights
 
 from fewgen.data.imageset import ImageSet
 from fewgen.encoders.inception import InceptionFeatures, InceptionV3, _InceptionA, _InceptionE, tf1_resize
+from fewgen.encoders.named import make_image_encoder
 from fewgen.encoders.weights import read_weights
-from fewgen.errors import CheckpointError
+from fewgen.errors import CheckpointError, ConfigError
 from fewgen.files import file_sha256
 
 
@@ -152,6 +153,34 @@ def test_inception_features(inception, inception_file):
     with torch.no_grad():
         by_hand = inception.network(tf1_resize(x, 299, 299))
     torch.testing.assert_close(by_hand, found[:1], atol=1e-5, rtol=1e-4)
+
+
+def test_an_earlier_layer_may_be_taken(inception, inception_file, monkeypatch):
+    network, seen = inception.network, {}
+    after = {64: "Conv2d_2b_3x3", 192: "Conv2d_4a_3x3", 768: "Mixed_6e"}
+    hooks = [
+        getattr(network, name).register_forward_hook(lambda m, i, o, n=layer: seen.update({n: o}))
+        for layer, name in after.items()
+    ]
+    x = torch.rand(1, 3, 299, 299, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        network(x)
+        whole = dict(seen)
+        for layer in after:
+            monkeypatch.setattr(network, "layer", layer)
+            found = network(x)
+            assert found.shape == (1, layer)
+            last = whole[layer] if layer == 768 else torch.nn.functional.max_pool2d(whole[layer], 3, 2)
+            torch.testing.assert_close(found, last.mean((2, 3)))
+    for hook in hooks:
+        hook.remove()
+    early = make_image_encoder(f"inception:{inception_file}:64", use_cache=False)
+    assert (early.dim, early.network.layer, early.record()["dim"]) == (64, 64, 64)
+
+
+def test_another_layer_is_refused(inception_file):
+    with pytest.raises(ConfigError, match="64, 192, 768, 2048 features, not 100"):
+        InceptionFeatures(inception_file, layer=100)
 
 
 def test_grey_images_are_three_equal_channels(inception, monkeypatch):

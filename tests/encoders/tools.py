@@ -35,7 +35,7 @@ def random_weights(network, seed=0):
         if value.ndim >= 2:
             fan_in = value[0].numel()
             weights[name] = torch.randn(value.shape, generator=rng) * (2.0 / fan_in) ** 0.5
-        elif name.endswith(("running_var", "bn.weight")):
+        elif name.endswith("running_var") or ("bn" in name and name.endswith(".weight")):
             weights[name] = 0.5 + torch.rand(value.shape, generator=rng)
         else:
             weights[name] = 0.1 * torch.randn(value.shape, generator=rng)

@@ -17,10 +17,10 @@ from fewgen.encoders.joint import (
     PROMPT,
     ClipJointEncoder,
     SmallJointEncoder,
-    make_joint_encoder,
     pair_loss,
     words_of,
 )
+from fewgen.encoders.named import make_joint_encoder
 from fewgen.errors import CheckpointError, ConfigError, DataError, MissingDependencyError, ShapeError
 from fewgen.methods.base import DataSpec, Method
 from fewgen.methods.registry import register
@@ -344,7 +344,7 @@ def test_folders_without_the_whole_of_clip_are_refused(tiny_clip, tmp_path, monk
 
     with pytest.raises(ConfigError, match="no folder"):
         make_joint_encoder(f"clip:{tmp_path / 'nowhere'}", train)
-    with pytest.raises(ConfigError, match='"small" or "clip:FOLDER"'):
+    with pytest.raises(ConfigError, match='"clip" needs a path: clip:FOLDER'):
         make_joint_encoder("clip:", train)
     shutil.copytree(tiny_clip, tmp_path / "half")
     weights = load_file(tmp_path / "half" / "model.safetensors")

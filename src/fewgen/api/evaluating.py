@@ -70,7 +70,8 @@ def evaluate(
         class_names: only these classes, in this order.
         seed: of the choice of training images, as in fewgen train, of new images, and of the tests.
         n: images per class that a run draws; 100 if left out, and at least 300 in all.
-        features: where images are compared: classifier, pixels, dino:FOLDER, clip:FOLDER or inception:FILE.
+        features: where images are compared: classifier, pixels, lite0, lite1 or lite2 (EfficientNet of
+            ImageNet), dino:FOLDER, clip:FOLDER or inception:FILE.
         useful_draws: paired trainings of a classifier that show usefulness; 0 leaves it out.
         other_runs: runs of the same method on other draws of the training images (other seeds), so that
             usefulness speaks of the method and not of one draw.

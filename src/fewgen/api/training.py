@@ -70,7 +70,7 @@ def train(
         shots: images per class to learn from; all of them if left out.
         preset: settings that come with the method; `fewgen methods METHOD` lists them.
         seed: of the choice of images and of the training.
-        text: where the vectors of class names come from: glove, minilm, clip, onehot (no meaning), or
+        text: where the vectors of class names come from: glove, minilm, clip:FOLDER, onehot (no meaning), or
             auto, the first of glove, minilm and onehot that is at hand and knows every class.
         text_path: the GloVe file, or the folder or hub name of a text model.
         phrases: other words for a class, such as {"T-shirt/top": ["t-shirt", "top"]}, or a YAML file.

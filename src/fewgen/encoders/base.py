@@ -1,20 +1,22 @@
-"""What every encoder offers: of texts, and of images.
+"""What every encoder offers: of texts, of images, and of both in one space.
 
-A feature extractor decides what every figure means, so each has a `record()` that goes into the evaluation:
-its name, how it was made, how it resizes and how good it is. Extractors take an `ImageSet` and work in
+An image encoder decides what every figure means, so each has a `record()` that goes into the evaluation:
+its name, how it was made, how it resizes and how good it is. Image encoders take an `ImageSet` and work in
 batches of one fixed size, the last one filled up, so that neither the number of images nor their order
-changes a feature.
+changes a feature. `named.py` makes every encoder by its name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
+from fewgen.encoders.kept import kept_features
 from fewgen.errors import ShapeError, TextError
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class UnknownWordError(TextError):
 
 @dataclass(frozen=True)
 class Described:
-    """What an extractor says of images.
+    """What an image encoder says of images.
 
     features: (N, dim), float32.
     predictions: the class it sees in each image, int64 (N,); None if it knows no classes
@@ -69,7 +71,7 @@ class Described:
     predictions: Tensor | None
 
 
-class FeatureExtractor(Protocol):
+class ImageEncoder(Protocol):
     """Turns images into vectors whose Euclidean distances are meaningful."""
 
     @property
@@ -93,6 +95,66 @@ class FeatureExtractor(Protocol):
     def record(self) -> dict[str, object]:
         """Return what a reader must know to judge figures in these features; JSON-ready."""
         ...
+
+
+class JointEncoder(Protocol):
+    """An image encoder and a text encoder whose features share a space."""
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Return features (N, F) of length 1, without gradient, of float images (N, C, H, W) in [-1, 1]."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return features (len(texts), F) of length 1.
+
+        Raises:
+            UnknownWordError: for a text that has none.
+        """
+        ...
+
+    def record(self) -> dict[str, object]:
+        """Return what tells it from every other, digests of its weights included; JSON-ready."""
+        ...
+
+
+class FrozenEncoder:
+    """An image encoder whose weights were learned elsewhere; what the encoders of that kind share.
+
+    Args:
+        name: of the encoder.
+        batch_size: images per forward pass.
+
+    Attributes:
+        dim: length of a feature vector.
+        folder: where features are kept, by content; None: nowhere.
+    """
+
+    dim: int
+
+    def __init__(self, name: str, batch_size: int) -> None:
+        self.name = name
+        self.batch_size = batch_size
+        self.folder: Path | None = None
+
+    def vectors(self, images: Tensor) -> Tensor:
+        """Return one vector per image (N, 1 or 3, H, W) in [0, 255], all in one pass."""
+        raise NotImplementedError
+
+    def record(self) -> dict[str, Any]:
+        """Return name, digest of the weights, resizing and normalising."""
+        raise NotImplementedError
+
+    def features(self, images: ImageSet) -> Tensor:
+        """Return one vector per image, (N, dim), float32; grey images as three equal channels."""
+
+        def compute(pixels: Tensor) -> Tensor:
+            return in_batches(pixels, self.batch_size, self.vectors)
+
+        return kept_features(images, self.record(), self.folder, compute)
+
+    def describe(self, images: ImageSet) -> Described:
+        """Return features without predictions: its classes, if it has any, are not those of the images."""
+        return Described(self.features(images), None)
 
 
 def in_batches(images: Tensor, size: int, function: Callable[[Tensor], Tensor]) -> Tensor:

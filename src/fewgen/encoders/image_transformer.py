@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewgen.data.imageset import ImageSet
-from fewgen.encoders.base import Described, as_colour, in_batches
+from fewgen.encoders.base import FrozenEncoder, as_colour
 from fewgen.encoders.pretrained import load_whole, model_folder, optional_library
 from fewgen.errors import CheckpointError, ConfigError, suggest
 from fewgen.files import file_sha256
@@ -31,7 +30,7 @@ _EXAMPLES = {"dino": "facebook/dinov2-small", "clip": "openai/clip-vit-base-patc
 _FIXED_SIZE = ("vit", "clip", "clip_vision_model")
 
 
-class TransformerFeatures:
+class TransformerFeatures(FrozenEncoder):
     """Image vectors of a vision transformer: the class token (DINO) or the projected image vector (CLIP).
 
     Args:
@@ -59,21 +58,14 @@ class TransformerFeatures:
                 f'There is no transformer "{kind}".{suggest(kind, _MODEL_TYPES)} Choose dino or clip.'
             )
         transformers = optional_library("transformers", f"The image encoder {kind}")
-        self.name: str = kind
+        super().__init__(kind, batch_size)
         self.path = str(path)
-        self.batch_size = batch_size
-        patterns = ("*.json", "model*.safetensors")
-        folder = model_folder(path, kind, _EXAMPLES[kind], ConfigError, *patterns)
+        folder = _folder(kind, path)
         model_type = _model_type(kind, folder)
         preparation = _read_json(folder, "preprocessor_config.json")
         self.side = _input_side(preparation, folder)
         self._mean, self._std = (_three(preparation, key, folder) for key in ("image_mean", "image_std"))
-        weights = sorted(folder.glob("*.safetensors"))
-        if not weights:
-            raise CheckpointError(
-                f"{folder} holds no safetensors weights, and no other kind is read. Convert the model, or "
-                f"take one that has them, such as {_EXAMPLES[kind]}."
-            )
+        weights = weights_of(kind, folder)
         options: dict[str, Any] = {}
         if kind == "clip":
             maker = transformers.CLIPVisionModelWithProjection
@@ -127,15 +119,7 @@ class TransformerFeatures:
         token: Tensor = found.last_hidden_state[:, 0]
         return token
 
-    def features(self, images: ImageSet) -> Tensor:
-        """Return one vector per image, (N, dim), float32; grey images as three equal channels."""
-        return in_batches(images.images, self.batch_size, self.vectors)
-
-    def describe(self, images: ImageSet) -> Described:
-        """Return features without predictions."""
-        return Described(self.features(images), None)
-
-    def record(self) -> dict[str, object]:
+    def record(self) -> dict[str, Any]:
         """Return name, model and digests of its weights, resizing and normalising."""
         return {
             "name": self.name,
@@ -176,6 +160,27 @@ class DinoBackbone(nn.Module):
     def about(self) -> dict[str, object]:
         """Return the name and what the loaded model was; JSON-ready."""
         return {"name": "dino", **{k: v for k, v in self._loaded.record().items() if k != "name"}}
+
+
+def weights_of(kind: str, path: str | Path) -> list[Path]:
+    """Return the weight files of a model, sorted.
+
+    Raises:
+        ConfigError: no such folder or hub name.
+        CheckpointError: a folder without any.
+    """
+    folder = _folder(kind, path)
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise CheckpointError(
+            f"{folder} holds no safetensors weights, and no other kind is read. Convert the model, or "
+            f"take one that has them, such as {_EXAMPLES[kind]}."
+        )
+    return weights
+
+
+def _folder(kind: str, path: str | Path) -> Path:
+    return model_folder(path, kind, _EXAMPLES[kind], ConfigError, "*.json", "model*.safetensors")
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:

@@ -6,15 +6,18 @@ Parameter names are those of the public files: torchvision's `inception_v3` and 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewgen.data.imageset import ImageSet
-from fewgen.encoders.base import Described, as_colour, in_batches
+from fewgen.encoders.base import FrozenEncoder, as_colour
 from fewgen.encoders.weights import load_weights, read_weights
+from fewgen.errors import ConfigError
+
+LAYERS = (64, 192, 768, 2048)
+"""Features of a layer: after the first and the second pooling, before the last halving, at the end."""
 
 
 def tf1_resize_matrix(old: int, new: int) -> Tensor:
@@ -183,14 +186,19 @@ class InceptionV3(nn.Module):
     23,834,568 parameters with 1,000 classes (torchvision's weights), 23,850,960 with 1,008 (the weights of
     the published distance).
 
+    Args:
+        n_classes: outputs of the last layer, which plays no part in the features.
+        layer: of `LAYERS`, what is returned; the network ends there.
+
     Source: Szegedy et al. 2016, arXiv:1512.00567; variant: the graph `inception-2015-12-05` of Heusel et
     al. 2017, arXiv:1706.08500.
     Differs from the network of the paper as that graph does: average pooling inside the blocks leaves the
     padding out, and the pooling branch of the last block takes the maximum.
     """
 
-    def __init__(self, n_classes: int = 1008) -> None:
+    def __init__(self, n_classes: int = 1008, layer: int = 2048) -> None:
         super().__init__()
+        self.layer = layer
         self.Conv2d_1a_3x3 = _Conv(3, 32, 3, stride=2)
         self.Conv2d_2a_3x3 = _Conv(32, 32, 3)
         self.Conv2d_2b_3x3 = _Conv(32, 64, 3, padding=1)
@@ -210,28 +218,32 @@ class InceptionV3(nn.Module):
         self.fc = nn.Linear(2048, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return pool features (B, 2048) of images (B, 3, 299, 299) in about [-1, 1]."""
+        """Return the mean of the layer's maps, (B, layer), of images (B, 3, 299, 299) in about [-1, 1]."""
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = functional.max_pool2d(x, 3, stride=2)
-        x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x))
-        x = functional.max_pool2d(x, 3, stride=2)
-        x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x)))
-        x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))
-        x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))
+        if self.layer > 64:
+            x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x))
+            x = functional.max_pool2d(x, 3, stride=2)
+        if self.layer > 192:
+            x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x)))
+            x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))
+        if self.layer > 768:
+            x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))
         return x.mean(dim=(2, 3))
 
 
-class InceptionFeatures:
-    """The 2,048 pool features of Inception-V3, from a weight file of the user.
+class InceptionFeatures(FrozenEncoder):
+    """The 2,048 pool features of Inception-V3, or those of an earlier layer, from a weight file of the user.
 
     Args:
         weights: file of pytorch-fid (1,008 classes; the published distance) or torchvision (1,000 classes;
             its own figures), .safetensors or .pth.
         sha256: digest that the file must have; None accepts any and records what was found.
         batch_size: images per forward pass.
+        layer: of `LAYERS`; with few images, the distance is defined for the first ones alone.
 
     Raises:
-        ConfigError: no such file.
+        ConfigError: no such file or layer.
         CheckpointError: another digest, a damaged file, or weights of another network.
 
     Source: Heusel et al. 2017, arXiv:1706.08500, Sec. 5.
@@ -239,19 +251,23 @@ class InceptionFeatures:
     (pixel - 128) / 128, as the original graph does.
     """
 
-    name = "inception"
-    dim = 2048
     side = 299
 
-    def __init__(self, weights: str | Path, sha256: str | None = None, batch_size: int = 16) -> None:
+    def __init__(
+        self, weights: str | Path, sha256: str | None = None, batch_size: int = 16, layer: int = 2048
+    ) -> None:
+        if layer not in LAYERS:
+            raise ConfigError(f"Inception has layers of {', '.join(map(str, LAYERS))} features, not {layer}.")
+        super().__init__("inception", batch_size)
+        self.dim = layer
         tensors, found = read_weights(weights, sha256)
         last = tensors.get("fc.weight")
         with torch.device("meta"):
-            network = InceptionV3(1008 if last is None or last.ndim != 2 else int(last.shape[0]))
+            n_classes = 1008 if last is None or last.ndim != 2 else int(last.shape[0])
+            network = InceptionV3(n_classes, layer)
         # torchvision's file also holds the auxiliary classifier, which plays no part in the features.
         self.network = network.to_empty(device="cpu").eval()
         load_weights(self.network, tensors, f"Inception-V3 ({weights})", ignore=("AuxLogits.",))
-        self.batch_size = batch_size
         self._about = {
             "weights": Path(weights).name,
             "sha256": found,
@@ -259,20 +275,13 @@ class InceptionFeatures:
         }
 
     @torch.no_grad()
-    def features(self, images: ImageSet) -> Tensor:
-        """Return pool features, (N, 2048), float32; grey images as three equal channels."""
+    def vectors(self, images: Tensor) -> Tensor:
+        """Return pool features (N, dim) of images (N, 1 or 3, H, W) in [0, 255]."""
+        x = (images.to(torch.float32) - 128.0) / 128.0
+        found: Tensor = self.network(as_colour(tf1_resize(x, self.side, self.side)))
+        return found
 
-        def pooled(batch: Tensor) -> Tensor:
-            x = (batch.to(torch.float32) - 128.0) / 128.0
-            return self.network(as_colour(tf1_resize(x, self.side, self.side)))
-
-        return in_batches(images.images, self.batch_size, pooled)
-
-    def describe(self, images: ImageSet) -> Described:
-        """Return features without predictions: its classes are not those of the images."""
-        return Described(self.features(images), None)
-
-    def record(self) -> dict[str, object]:
+    def record(self) -> dict[str, Any]:
         """Return name, weight file and digest, resizing, and whether published figures compare."""
         return {
             "name": self.name,

@@ -11,13 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fewgen.data.augment import Augment
+from fewgen.encoders.base import JointEncoder, UnknownWordError
 from fewgen.encoders.classifier import working_size
 from fewgen.encoders.pretrained import load_whole, optional_library, reading
 from fewgen.errors import CheckpointError, ConfigError, ShapeError
@@ -42,8 +43,8 @@ _TOKEN_RMS = 0.2
 _CLIP_ROWS = 32
 
 
-class JointEncoder(Protocol):
-    """An image encoder and a text encoder whose features share a space.
+class TokenReader(JointEncoder, Protocol):
+    """A joint encoder whose text half also reads vectors in place of words.
 
     Attributes:
         token_width: W, numbers of one token.
@@ -55,16 +56,24 @@ class JointEncoder(Protocol):
     token_rms: float
     max_blocks: int
 
-    def image_features(self, images: Tensor) -> Tensor:
-        """Return features (N, F) of length 1, without gradient, of float images (N, C, H, W) in [-1, 1]."""
-        ...
-
     def text_features(self, tokens: Tensor) -> Tensor:
         """Return features (B, F) of length 1 of "a photo of" and tokens (B, m, W); differentiable in them."""
         ...
 
 
-def check_tokens(tokens: Tensor, encoder: JointEncoder) -> None:
+def token_reader(encoder: JointEncoder) -> TokenReader:
+    """Return a joint encoder that reads vectors in place of words.
+
+    Raises:
+        ConfigError: it reads words alone.
+    """
+    if not hasattr(encoder, "text_features"):
+        name = encoder.record()["name"]
+        raise ConfigError(f'The joint encoder "{name}" reads words alone; codes need small or clip:FOLDER.')
+    return cast(TokenReader, encoder)
+
+
+def check_tokens(tokens: Tensor, encoder: TokenReader) -> None:
     """Refuse tokens that a text encoder cannot read.
 
     Raises:
@@ -194,8 +203,12 @@ class SmallJointEncoder(nn.Module):
         """Return features (len(texts), F) of length 1.
 
         Raises:
-            KeyError: for a word that no caption held.
+            UnknownWordError: for a word that no caption held.
         """
+        unknown = {word: text for text in texts for word in words_of(text) if word not in self.vocabulary}
+        if unknown:
+            words = ", ".join(f'"{word}"' for word in unknown)
+            raise UnknownWordError(f"No caption that was learned from holds {words}.", unknown.values())
         rows = [self.ids(text) for text in texts]
         longest = max(len(row) for row in rows)
         device = self.position.device
@@ -241,6 +254,11 @@ class SmallJointEncoder(nn.Module):
         """Return features (N, F) of length 1, without gradient, of float images (N, C, H, W) in [-1, 1]."""
         found = [self.encode_images(rows.to(self.position.device)) for rows in images.split(_ROWS)]
         return torch.cat(found)
+
+    def record(self) -> dict[str, object]:
+        """Return name, size and number of words."""
+        n_parameters = sum(p.numel() for p in self.parameters())
+        return {"name": "small", "n_parameters": n_parameters, "n_words": len(self.vocabulary)}
 
     @classmethod
     def fit(
@@ -336,11 +354,11 @@ class ClipJointEncoder:
         path = Path(folder).expanduser()
         if not path.is_dir():
             raise ConfigError(
-                f"init.foundation: there is no folder {folder} with a CLIP model. Download one such as "
+                f"There is no folder {folder} with a CLIP model. Download one such as "
                 "openai/clip-vit-base-patch32 and give its folder."
             )
         self._images = TransformerFeatures("clip", path).to(device)
-        self._model, ids = _clip_text(path)
+        self._model, self._tokenizer, ids = _clip_text(path)
         self._model.to(device).requires_grad_(False)
         self._prefix, self._end = ids[:-1], ids[-1]
         words = self._model.get_input_embeddings().weight
@@ -360,6 +378,20 @@ class ClipJointEncoder:
         """Return features (N, F) of length 1, without gradient, of float images (N, C, H, W) in [-1, 1]."""
         pixels = images.to(self.device).add(1.0).mul_(127.5)
         return torch.cat([self._images.vectors(rows) for rows in pixels.split(_CLIP_ROWS)])
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return features (len(texts), F) of length 1; text beyond the model's window is cut off."""
+        longest = int(self._model.config.max_position_embeddings)
+        found = self._tokenizer(
+            list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt"
+        ).to(self.device)
+        inputs = {"input_ids": found["input_ids"], "attention_mask": found["attention_mask"]}
+        return directions(self._model(**inputs).text_embeds)
+
+    def record(self) -> dict[str, object]:
+        """Return what the image half says of the model, whose text half lies in the same files."""
+        return self._images.record()
 
     def text_features(self, tokens: Tensor) -> Tensor:
         """Return features (B, F) of length 1 of "a photo of" and tokens (B, m, W); differentiable in them.
@@ -385,8 +417,8 @@ class ClipJointEncoder:
         return directions(found)
 
 
-def _clip_text(folder: Path) -> tuple[Any, list[int]]:
-    """Return the text encoder of a CLIP folder and the ids of start, prompt and end."""
+def _clip_text(folder: Path) -> tuple[Any, Any, list[int]]:
+    """Return the text encoder of a CLIP folder, its tokenizer, and the ids of start, prompt and end."""
     transformers = optional_library("transformers", "The text encoder clip")
     what = "CLIP text encoder"
     model = load_whole(transformers, transformers.CLIPTextModelWithProjection, folder, what)
@@ -400,19 +432,4 @@ def _clip_text(folder: Path) -> tuple[Any, list[int]]:
             f"{folder}: tokenizer and text encoder do not fit together: the text ends with token "
             f"{ids[-1] if ids else None}, but the encoder expects {eos}."
         )
-    return model, ids
-
-
-def make_joint_encoder(
-    spec: str, train: ImageSet, steps: int = 300, seed: int = 0, device: torch.device | str = "cpu"
-) -> JointEncoder:
-    """Return encoders: "small", trained on `train` for `steps`, or "clip:FOLDER".
-
-    Raises:
-        ConfigError: for any other `spec`.
-    """
-    if spec == "small":
-        return SmallJointEncoder.fit(train, steps, seed, device)
-    if spec.startswith("clip:") and spec[5:]:
-        return ClipJointEncoder(spec[5:], device)
-    raise ConfigError(f'init.foundation is "small" or "clip:FOLDER", got "{spec}".')
+    return model, tokenizer, ids

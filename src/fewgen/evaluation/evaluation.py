@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fewgen.data.identity import content_order, image_digests
 from fewgen.data.imageset import ImageSet
-from fewgen.encoders.base import FeatureExtractor
+from fewgen.encoders.base import ImageEncoder
 from fewgen.errors import ConfigError, DataError
 from fewgen.evaluation.controls import DESCRIPTIONS
 from fewgen.evaluation.copying import MAX_SIDE, QUARTER_TURNS, ROTATIONS, SCALES, worst
@@ -136,7 +136,7 @@ def evaluate_images(
     train: ImageSet,
     held_out: ImageSet | None = None,
     *,
-    extractor: FeatureExtractor | None = None,
+    extractor: ImageEncoder | None = None,
     pool: ImageSet | None = None,
     useful_draws: int = 10,
     draws: Sequence[tuple[ImageSet, ImageSet]] = (),

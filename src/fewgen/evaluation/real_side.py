@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewgen.data.identity import content_order
 from fewgen.data.imageset import ImageSet
-from fewgen.encoders.base import FeatureExtractor
+from fewgen.encoders.base import ImageEncoder
 from fewgen.encoders.classifier import ClassifierFeatures
 from fewgen.encoders.probe import class_predictor
 from fewgen.errors import ConfigError, DataError, ShapeError
@@ -56,7 +56,7 @@ class RealSide:
         self,
         train: ImageSet,
         held_out: ImageSet | None,
-        extractor: FeatureExtractor | None = None,
+        extractor: ImageEncoder | None = None,
         pool: ImageSet | None = None,
         seed: int = 0,
         progress: Progress | None = None,

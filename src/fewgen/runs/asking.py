@@ -9,7 +9,7 @@ from fewgen.errors import DataError
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet
-    from fewgen.encoders.base import FeatureExtractor
+    from fewgen.encoders.base import ImageEncoder
     from fewgen.evaluation.evaluation import Evaluation
     from fewgen.runs.run import Run
 
@@ -18,7 +18,7 @@ N_STEPS = 9
 """Images of a walk from one class to the next, both ends included."""
 
 
-def ask_run(run: Run, evaluation: Evaluation, held_out: ImageSet | None, extractor: FeatureExtractor) -> None:
+def ask_run(run: Run, evaluation: Evaluation, held_out: ImageSet | None, extractor: ImageEncoder) -> None:
     """Add the figures of what a run's method can do to an evaluation of its images, under "aligned".
 
     What cannot be measured is named in `evaluation.omitted` with the reason.
@@ -41,7 +41,7 @@ def ask_run(run: Run, evaluation: Evaluation, held_out: ImageSet | None, extract
             evaluation.omitted[name] = str(reason)
 
 
-def _walks(run: Run, evaluation: Evaluation, extractor: FeatureExtractor) -> None:
+def _walks(run: Run, evaluation: Evaluation, extractor: ImageEncoder) -> None:
     """Measure how evenly images change on straight walks from each class to the next."""
     import torch
 

@@ -13,7 +13,7 @@ from fewgen.runs.steps import training_steps
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet
-    from fewgen.encoders.base import FeatureExtractor
+    from fewgen.encoders.base import ImageEncoder
     from fewgen.evaluation.evaluation import Evaluation
     from fewgen.progress import Progress
 
@@ -23,7 +23,7 @@ def evaluate_sets(
     *,
     n: int | None = None,
     seed: int = 0,
-    extractor: FeatureExtractor | None = None,
+    extractor: ImageEncoder | None = None,
     useful_draws: int = 10,
     progress: Progress | None = None,
 ) -> Evaluation:

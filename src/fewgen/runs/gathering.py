@@ -20,7 +20,7 @@ from fewgen.runs.source import SPLIT_NAME
 if TYPE_CHECKING:
     from fewgen.data import ImageSet
     from fewgen.data.registry import Reading
-    from fewgen.encoders.base import FeatureExtractor
+    from fewgen.encoders.base import ImageEncoder
     from fewgen.generation import GeneratedImages
 
     Load = Callable[[Reading, str | Path], ImageSet]
@@ -204,7 +204,7 @@ def planned(request: EvaluateRequest) -> str:
     return "\n".join([f"It takes about {total} here{part}.", *(f"{name:<12}{value}" for name, value in rows)])
 
 
-def check_evaluation(sets: Sets, extractor: FeatureExtractor | None) -> None:
+def check_evaluation(sets: Sets, extractor: ImageEncoder | None) -> None:
     """Raise what measuring these sets would raise, before anything slow.
 
     Raises:
@@ -239,13 +239,13 @@ def expected_seconds(request: EvaluateRequest, sets: Sets) -> dict[str, float]:
     )
 
 
-def extractor_of(request: EvaluateRequest, sets: Sets) -> FeatureExtractor | None:
+def extractor_of(request: EvaluateRequest, sets: Sets) -> ImageEncoder | None:
     """Return the features by name; None stands for the small classifier, which the evaluation trains."""
     if request.features == "classifier":
         return None
-    from fewgen.encoders.image import make_extractor
+    from fewgen.encoders.named import make_image_encoder
 
-    return make_extractor(request.features, sets.train if sets.pool is None else sets.pool)
+    return make_image_encoder(request.features, sets.train if sets.pool is None else sets.pool)
 
 
 # ------------------------------------------------------------------------------------------- the sets

@@ -19,7 +19,6 @@ from fewgen.errors import (
     MissingDependencyError,
     OutputError,
     TextError,
-    suggest,
 )
 from fewgen.folders import RUN
 from fewgen.runs.folder import check_apart, refuse_adapted
@@ -213,10 +212,11 @@ def prepare(request: TrainRequest) -> Prepared:
     with global_seed(torch.device("cpu"), request.seed, "weights"):
         method = method_class(model_config, spec)
     notes += method.notes
+    path_given = request.text_path is not None or ":" in str(request.text)
     settings = request.settings() | {
         "data": None if isinstance(request.data, ImageSet) else str(request.data),
         "text": None if table is None else table.encoder_name,
-        "text_path": table.encoder_path if table is not None and request.text_path else None,
+        "text_path": table.encoder_path if table is not None and path_given else None,
         "phrases": to_dict(phrases) if phrases else None,
         "class_names": list(everything.class_names) if request.class_names else None,
         "tasks": to_dict(tasks) if request.meta is not None else None,
@@ -391,13 +391,11 @@ def class_text(
     """Return the class vectors, and notes on what they can and cannot do."""
     from fewgen.text import ClassText, make_text_encoder
 
-    choices = ("auto", "glove", "minilm", "clip", "onehot")
-    if name not in choices:
-        raise ConfigError(
-            f'There is no text encoder "{name}".{suggest(name, choices)} Known: {", ".join(choices)}.'
-        )
     if name != "auto":
-        path = encoder_path(name, path, data_dir)
+        name, _, option = name.partition(":")
+        if option and path is not None:
+            raise ConfigError(f'text "{name}:{option}" names a path already. Leave out text_path.')
+        path = encoder_path(name, option or path, data_dir)
         encoder = make_text_encoder(name, path=path, vocabulary=class_names)
         notes = (
             [] if encoder.has_meaning else ["onehot vectors carry no meaning: free texts cannot be drawn."]

@@ -1,7 +1,7 @@
 """Words in: texts become vectors, class names become the table that a method is trained with."""
 
 from fewgen.encoders.base import TextEncoder, UnknownWordError
-from fewgen.encoders.text import ENCODER_NAMES, make_text_encoder
+from fewgen.encoders.named import ENCODER_NAMES, make_text_encoder
 from fewgen.text.phrases import split_phrases
 from fewgen.text.standardize import Standardizer
 from fewgen.text.table import ClassText

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 from fewgen.config.checks import BelowOne, Checked, Count, Rate, Weight, Whole, at_least, choose
+from fewgen.encoders.named import find_encoder
 from fewgen.errors import ConfigError
 from fewgen.losses.consistency import CONSISTENCIES, Consistency
 
@@ -94,8 +95,8 @@ class InitConfig(Checked):
         kind: "transport" (codes, mapping network and a code tokeniser are trained until a text tower makes
             of codes what an image tower makes of the training images, by optimal transport), "features"
             (k-means on the image tower's features), "kmeans" (k-means on styles) or "random".
-        foundation: where the towers come from: "small" (trained on the training images and their class
-            names, in seconds), or "clip:FOLDER".
+        foundation: where the towers come from, a joint encoder by name: "small" (trained on the training
+            images and their class names, in seconds), or "clip:FOLDER".
         foundation_steps: of training the small towers.
         steps: of the transport.
         batch_size: codes, and images, that are matched at a time.
@@ -123,8 +124,10 @@ class InitConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.foundation != "small" and not (self.foundation.startswith("clip:") and self.foundation[5:]):
-            raise ConfigError(f'init.foundation is "small" or "clip:FOLDER", got "{self.foundation}".')
+        try:
+            find_encoder("joint", self.foundation)
+        except ConfigError as error:
+            raise ConfigError(f"init.foundation: {error}") from None
 
 
 @dataclass(frozen=True)

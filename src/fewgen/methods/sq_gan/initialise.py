@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewgen.encoders.joint import JointEncoder, make_joint_encoder
+from fewgen.encoders.base import JointEncoder
+from fewgen.encoders.joint import TokenReader, token_reader
+from fewgen.encoders.named import make_joint_encoder
 from fewgen.errors import ConfigError, DataError, ShapeError
 from fewgen.losses.terms import LossTerms
 from fewgen.losses.transport import cosine_cost, marginal_error, sinkhorn
@@ -164,13 +166,13 @@ def transport_stage(method: StyleMethod, config: InitConfig) -> Stage:
     pieces = quantizer.pieces * quantizer.layers
     CodeTokenizer(pieces, quantizer.config.code_dim, config.blocks, 1)  # refuses impossible sizes early
     carrier = TokenizerCarrier()
-    encoder: JointEncoder
+    encoder: TokenReader
     features: Tensor
 
     def start(context: Context) -> None:
         nonlocal encoder, features
         context.note("preparing the image and text encoders")
-        encoder = encoder_of(config, context)
+        encoder = token_reader(encoder_of(config, context))
         if config.blocks > encoder.max_blocks:
             raise ConfigError(
                 f"init.blocks is {config.blocks}, but the text encoder has room for "

@@ -1,0 +1,80 @@
+"""Features of images, kept on the disk by content: no set of images is described twice by an encoder."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewgen.data.identity import image_digests
+from fewgen.data.imageset import ImageSet
+from fewgen.errors import OutputError
+from fewgen.tensor_files import write_tensors
+
+LIMIT = 2 << 30
+"""Bytes of a folder of features; beyond, the files that were not read for longest go."""
+
+# Raise when features change in a way that the description of an encoder does not show.
+_FORMAT = 1
+
+
+def kept_features(
+    images: ImageSet, about: Mapping[str, Any], folder: Path | None, compute: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Return features of images, read from the disk where the same set was described before, in any order.
+
+    Args:
+        images: (N, C, H, W), whatever their labels.
+        about: what tells the encoder from every other; JSON-ready.
+        folder: where files lie; None computes and keeps nothing.
+        compute: uint8 (N, C, H, W) -> (N, D), each row from its own image.
+
+    Returns:
+        (N, D), float32. A damaged file is made again; where nothing can be written, nothing is kept.
+    """
+    if folder is None or len(images) == 0:
+        return compute(images.images)
+    digests = image_digests(images)
+    order = torch.tensor(sorted(range(len(digests)), key=digests.__getitem__))
+    header = json.dumps([_FORMAT, torch.__version__, list(images.images.shape), about], sort_keys=True)
+    key = hashlib.sha256(header.encode() + b"".join(sorted(digests))).hexdigest()
+    path = folder / f"{key[:32]}.safetensors"
+    found = _read(path, len(images))
+    if found is not None:
+        return found[order.argsort()]
+    features = compute(images.images)
+    with contextlib.suppress(OutputError):
+        write_tensors(path, {"features": features[order]}, {"fewgen_features": header})
+        _tidy(folder)
+    return features
+
+
+def _read(path: Path, n: int) -> Tensor | None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        found = load_file(path)["features"]
+        os.utime(path)
+    except (SafetensorError, OSError, KeyError):
+        return None
+    return found if found.ndim == 2 and len(found) == n else None
+
+
+def _tidy(folder: Path) -> None:
+    """Remove the files that were not used for longest, until the rest fits."""
+    with contextlib.suppress(OSError):  # another process tidies up, too
+        files = sorted(((f.stat(), f) for f in folder.glob("*.safetensors")), key=lambda row: row[0].st_mtime)
+        left = sum(stat.st_size for stat, _ in files)
+        for stat, file in files[:-1]:
+            if left <= LIMIT:
+                return
+            file.unlink()
+            left -= stat.st_size
