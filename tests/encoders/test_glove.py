@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fewgen.encoders.base import UnknownWordError
-from fewgen.encoders.glove import GloveEncoder, find_glove_file, word_variants
+from fewgen.encoders.glove import GloveEncoder, glove_files, word_variants
 from fewgen.errors import TextError
 
 SMALL = "cat 1 2 3\ndog 4 5 6\nsandal 7 8 9\ntshirt 0.5 -0.5 1e-3\nberry 1 1 1\n"
@@ -115,11 +115,16 @@ def test_the_file_is_found_through_the_data_folder(tmp_path, monkeypatch):
     for name in ("a.txt", "b.txt"):
         (shelf / name).write_text(SMALL)
     monkeypatch.setenv("FEWGEN_DATA_DIR", str(tmp_path))
-    assert find_glove_file().name == "a.txt"
+    assert glove_files() == [shelf / "a.txt"], "whatever else a folder of texts holds is not tried"
+    (shelf / "glove.6B.txt").write_text(SMALL)
+    assert [file.name for file in glove_files()] == ["glove.6B.txt"]
     (shelf / "glove.840B.300d.subset.txt").write_text(SMALL)
     assert GloveEncoder().path == "glove.840B.300d.subset.txt"
-    assert find_glove_file("b.txt") == shelf / "b.txt"
-    assert find_glove_file(shelf).name == "glove.840B.300d.subset.txt"
+    assert glove_files("b.txt") == [shelf / "b.txt"]
+    names = ["glove.840B.300d.subset.txt", "glove.6B.txt"]
+    assert [file.name for file in glove_files(shelf)] == names
+    assert [encoder.path for encoder in GloveEncoder.of_each_file()] == names
+    assert [e.path for e in GloveEncoder.of_each_file(shelf)] == [str(shelf), str(shelf / names[1])]
 
 
 def test_the_real_files_hold_what_their_description_says(data_dir):

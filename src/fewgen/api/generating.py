@@ -51,7 +51,7 @@ def generate(
             from.
         sharpen: strength of a sharpening filter for the eye, such as 0.25; 0 is off. Marked in the file;
             do not measure sharpened images.
-        options: further settings of the method, such as --options.top_p 0.95.
+        options: further settings of the method, such as --options.guidance_scale 2 of diffusion.
         out: an .npz (with labels and seeds), a .png (one picture), or a folder (a subfolder per class).
         overwrite: replace an existing output.
         device: auto (CUDA where there is one), cpu or cuda.

@@ -11,6 +11,7 @@ import io
 import math
 import os
 import re
+import shlex
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -23,7 +24,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fewgen.data.colour import COLOUR_KEYS, to_srgb, unusable_profiles
-from fewgen.data.imageset import ImageSet, too_few_images
+from fewgen.data.counts import Shots, few_classes
+from fewgen.data.imageset import ImageSet
 from fewgen.data.kinds import HEAD_BYTES, foreign_kind, is_text, kind_of
 from fewgen.data.names import check_class_names, unprintable
 from fewgen.data.transforms import Form, fit_image, from_pillow, parallel_map, to_pillow
@@ -210,13 +212,16 @@ def _to_l_or_rgb(image: Image.Image, form: Form) -> Image.Image:
     return image
 
 
+_TEXT = "is a text and not an image; captions and lists are not read, so move it out of the folder"
+
+
 def _what_instead(data: bytes) -> str:
     """Return what a file is that is no image, and what to do; what may be someone's work is not deleted."""
     kind = foreign_kind(data[:HEAD_BYTES], len(data))
     if kind:
         return kind
     if is_text(data[:HEAD_BYTES]):
-        return "is a text and not an image; captions and lists are not read, so move it out of the folder"
+        return _TEXT
     known = ", ".join(name.lower() for name in FORMATS)
     return (
         f"is not an image, or is damaged (known formats: {known}); replace it, or move it out of the folder"
@@ -333,16 +338,19 @@ def _image_files(folder: Path, root: Path, problems: ProblemList, no_folder: str
     return files
 
 
-def _collect(root: Path, problems: ProblemList) -> tuple[list[str], list[Path], list[int]]:
+def _collect(root: Path, problems: ProblemList, min_classes: int) -> tuple[list[str], list[Path], list[int]]:
     """Return class names, files and labels below `root`; problems of names and places are added."""
     class_names: list[str] = []
     folders: list[str] = []
     files: list[Path] = []
     labels: list[int] = []
+    loose: list[Path] = []
     for entry in _entries(root, root, problems):
         if not entry.is_dir():
-            place = "is not in the folder of a class; move it into one, or out of this folder"
-            problems.add(f'"{entry.name}" {kind_of(entry) or place}')
+            if kind := _no_image(entry):
+                problems.add(f'"{entry.name}" {kind}')
+            else:
+                loose.append(entry)
             continue
         class_names.append(folder_to_class(entry.name))
         folders.append(entry.name)
@@ -354,7 +362,47 @@ def _collect(root: Path, problems: ProblemList) -> tuple[list[str], list[Path], 
         files += inside
         labels += [len(class_names) - 1] * len(inside)
     check_class_names(class_names, problems, folders)
+    if loose or not class_names:
+        problems.add(_without_class(root, loose, bool(class_names), min_classes))
     return class_names, files, labels
+
+
+def _no_image(file: Path) -> str:
+    """Return what a file is that cannot be an image, and what to do; "" if it may be one."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(HEAD_BYTES)
+    except OSError:
+        return ""
+    return kind_of(file) or (_TEXT if is_text(head) else "")
+
+
+def _without_class(root: Path, files: list[Path], others: bool, min_classes: int) -> str:
+    """Return what to do with images that lie in a folder of classes and in no class.
+
+    Args:
+        root: the folder.
+        files: the images.
+        others: whether there are folders of classes.
+        min_classes: that are needed.
+    """
+    if not files:
+        return "there is no class folder; make one subfolder per class, named as the class, with its images"
+    which = (
+        f'"{files[0].name}" is' if len(files) == 1 else f'{len(files)} images, such as "{files[0].name}", are'
+    )
+    if others:
+        return f"{which} in no folder of a class; move each into that of its class, or out of this folder"
+    endings = sorted({file.suffix for file in files})
+    place = shlex.quote(str(root))
+    moved = " ".join(f"{place}/*{ending}" for ending in (endings if len(endings) <= 4 else ["*.*"]))
+    command = f"mkdir {place}/NAME && mv {moved} {place}/NAME/"
+    if min_classes < 2:
+        return f"{which} in no class folder; this makes them one class: {command}"
+    return (
+        f"{which} in no class folder, and {min_classes} classes are needed; make a subfolder for each class "
+        f"and move its images there; for images of a single class: {command}"
+    )
 
 
 def _checked_root(path: str | os.PathLike[str]) -> Path:
@@ -418,7 +466,8 @@ def load_folder(
     *,
     split: str = "train",
     min_classes: int = 1,
-    asked: tuple[int, int] | None = None,
+    asked: Shots | None = None,
+    otherwise: str = "",
     name: str = "",
 ) -> ImageSet:
     """Read a folder with one subfolder per class, named as the class.
@@ -428,7 +477,8 @@ def load_folder(
         form: what the images are made into; a size or number of channels that is kept must be one for all.
         split: "train" or "test"; a folder without parts has only "train".
         min_classes: fewer classes are a problem.
-        asked: the images to learn from and to hold out that each class must have; fewer are a problem.
+        asked: the images that each class must have; fewer are a problem.
+        otherwise: what else can be done about too few classes, after "or".
         name: where the images came from; the folder name if empty.
 
     Returns:
@@ -440,23 +490,17 @@ def load_folder(
     """
     root = _find_split(_checked_root(path), split)
     problems = ProblemList(f'The images in "{root}" cannot be used')
-    class_names, files, labels = _collect(root, problems)
-    if not class_names:
-        problems.add(
-            "there is no class folder; make one subfolder per class, named as the class, with its images"
-        )
-    elif len(class_names) < min_classes:
-        problems.add(
-            f"{min_classes} classes are needed, but there is only: {', '.join(class_names)}; "
-            "add a folder with images of another class"
-        )
+    class_names, files, labels = _collect(root, problems, min_classes)
+    if class_names and (problem := few_classes(class_names, min_classes, otherwise)):
+        problems.add(problem)
     class_of = torch.tensor(labels, dtype=torch.int64)
 
     def check_counts(usable: list[int]) -> None:
         counts = torch.bincount(class_of[usable], minlength=len(class_names)).tolist()
-        for class_name, count in zip(class_names, counts, strict=True):
-            if count and asked and (problem := too_few_images(class_name, count, *asked)):
-                problems.add(problem)
+        # That a class has no images is a problem already.
+        names = [name for name, count in zip(class_names, counts, strict=True) if count]
+        for problem in asked.problems(names, [count for count in counts if count]) if asked else []:
+            problems.add(problem)
 
     images = _read(files, root, problems, form or Form(), check_counts)
     return ImageSet(images, class_of, tuple(class_names), None, name or root.resolve().name)

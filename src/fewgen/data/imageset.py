@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewgen.data.counts import Shots, few_classes
 from fewgen.data.names import check_class_names, name_key, name_labels
 from fewgen.errors import DataError, ProblemList, suggest
 from fewgen.files import read_json, write_json
@@ -55,18 +56,6 @@ def evenly(labels: Sequence[int], n: int) -> list[int]:
         turns.append((seen.get(label, 0), label, index))
         seen[label] = seen.get(label, 0) + 1
     return [index for _, _, index in sorted(turns)[:n]]
-
-
-def too_few_images(class_name: str, count: int, k: int, n_holdout: int) -> str:
-    """Return what to say of a class with fewer images than shots and held-out ones need; else ""."""
-    needed = k + n_holdout
-    if count >= needed:
-        return ""
-    asked = f"{k} shots" if n_holdout == 0 else f"{k} shots + {n_holdout} held out = {needed}"
-    return (
-        f'Class "{class_name}" has {count} images, but {asked} are needed. '
-        f"Add {needed - count} images, or ask for fewer."
-    )
 
 
 def _class_rng(seed: int, name: str, purpose: str) -> torch.Generator:
@@ -195,6 +184,16 @@ class ImageSet:
         captions = None if self.captions is None else tuple(self.captions[i] for i in keep.tolist())
         return ImageSet(self.images[keep], labels[keep], chosen, captions, self.name)
 
+    def too_few_classes(self, least: int, otherwise: str = "") -> str:
+        """Return what to say if fewer than `least` classes have images, else "".
+
+        Args:
+            least: classes that are needed.
+            otherwise: what else can be done, after "or".
+        """
+        counted = zip(self.class_names, self.counts().tolist(), strict=True)
+        return few_classes([name for name, count in counted if count], least, otherwise)
+
     def class_orders(self, seed: int) -> list[list[int]]:
         """Return for each class the indices of its images in a random order.
 
@@ -207,16 +206,16 @@ class ImageSet:
             orders.append(indices[order].tolist())
         return orders
 
-    def shot_indices(self, k: int, n_holdout: int, seed: int) -> tuple[list[int], list[int]]:
+    def shot_indices(self, shots: Shots, seed: int) -> tuple[list[int], list[int]]:
         """Return the indices of the images that `split_shots` draws, grouped by class."""
+        k, n_holdout = shots.k, shots.n_holdout
         if k < 1 or n_holdout < 0:
             raise DataError(f"shots must be at least 1 and n_holdout at least 0, got {k} and {n_holdout}.")
         problems = ProblemList("Too few images")
-        orders = self.class_orders(seed)
-        for class_name, order in zip(self.class_names, orders, strict=True):
-            if problem := too_few_images(class_name, len(order), k, n_holdout):
-                problems.add(problem)
+        for problem in shots.problems(self.class_names, self.counts().tolist()):
+            problems.add(problem)
         problems.raise_if_any()
+        orders = self.class_orders(seed)
         train = [index for order in orders for index in order[:k]]
         return train, [index for order in orders for index in order[k : k + n_holdout]]
 
@@ -247,7 +246,7 @@ class ImageSet:
         Raises:
             DataError: if a class has fewer than k + n_holdout images; names every such class.
         """
-        train, held_out = self.shot_indices(k, n_holdout, seed)
+        train, held_out = self.shot_indices(Shots(k, n_holdout), seed)
         return self.subset(train), self.subset(held_out)
 
     def base_novel(self, n_base: int, n_val: int, seed: int) -> ClassSplit:

@@ -17,6 +17,7 @@ from fewgen.config.call import renamed
 from fewgen.config.surroundings import own_surroundings
 from fewgen.data import cifar_binary, digits, idx, npz, omniglot
 from fewgen.data import download as downloads
+from fewgen.data.counts import Shots
 from fewgen.data.folder import load_folder, save_folder
 from fewgen.data.imageset import ImageSet
 from fewgen.data.kinds import kind_of
@@ -380,15 +381,17 @@ class Reading:
         self,
         source: str | os.PathLike[str],
         min_classes: int = 1,
-        asked: tuple[int, int] | None = None,
+        asked: Shots | None = None,
+        otherwise: str = "",
     ) -> ImageSet:
         """Return the images of a source; `load_images` says which there are and what may be wrong.
 
         Args:
             source: as for `load_images`.
             min_classes: as for `load_images`.
-            asked: the images to learn from and to hold out that each class must have; too few are among the
-                problems of a folder. Of other sources only their draw tells.
+            asked: the images that each class must have; too few are among the problems of a folder. Of other
+                sources only their draw tells.
+            otherwise: what else can be done about too few classes, after "or".
         """
         if self.split not in SPLITS:
             hint = suggest(self.split, SPLITS)
@@ -407,11 +410,17 @@ class Reading:
                 )
             loaded = _load_path(path, self.split, form.value_range)
             if loaded is None:
-                return load_folder(path, form, split=self.split, min_classes=min_classes, asked=asked)
+                return load_folder(
+                    path,
+                    form,
+                    split=self.split,
+                    min_classes=min_classes,
+                    asked=asked,
+                    otherwise=otherwise,
+                )
             images = loaded
-        n_present = int((images.counts() > 0).sum())
-        if n_present < min_classes:
-            raise DataError(f'"{source}" has images of {n_present} class, but {min_classes} are needed.')
+        if problem := images.too_few_classes(min_classes, otherwise):
+            raise DataError(f'"{source}": {problem}.')
         return in_form(images, form)
 
 

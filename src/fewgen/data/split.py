@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fewgen.data.counts import Shots
 from fewgen.data.names import name_key, name_labels
 from fewgen.errors import ConfigError, ProblemList, suggest
 
@@ -30,8 +31,8 @@ def class_list(wanted: Sequence[str] | str, known: Sequence[str]) -> list[str]:
     return names
 
 
-def asked_per_class(shots: int | None, holdout: int | str) -> tuple[int, int] | None:
-    """Return the training and the held-out images of a class, as `split_indices` draws them.
+def asked_per_class(shots: int | None, holdout: int | str) -> Shots | None:
+    """Return how many images of a class `split_indices` draws.
 
     Returns:
         None without `shots`: the numbers then depend on the class.
@@ -44,11 +45,11 @@ def asked_per_class(shots: int | None, holdout: int | str) -> tuple[int, int] | 
     if shots is None:
         return None
     if shots < 1:
-        raise ConfigError(f"shots must be 1 or more, got {shots}. Leave it out to use every image.")
+        raise ConfigError(f"shots must be 1 or more, got {shots}.")
     if holdout != "auto":
-        return shots, int(holdout)
+        return Shots(shots, int(holdout))
     n_held = max(1, shots // 10) if shots >= 10 else 0
-    return shots - n_held, n_held
+    return Shots(shots - n_held, n_held, within=True)
 
 
 def split_indices(
@@ -71,7 +72,7 @@ def split_indices(
     """
     asked = asked_per_class(shots, holdout)
     if asked is not None:
-        return data.shot_indices(*asked, seed)
+        return data.shot_indices(asked, seed)
     train: list[int] = []
     held_out: list[int] = []
     problems = ProblemList("Too few images")

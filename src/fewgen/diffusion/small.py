@@ -436,7 +436,9 @@ def _check(config: SmallDiffusionConfig, image_shape: tuple[int, int, int]) -> N
         if not widths or any(width < _GROUPS or width % _GROUPS for width in widths):
             raise ConfigError(f"{where} must be multiples of {_GROUPS}, at least one, got {list(widths)}.")
     if config.patch > 1 and config.latent is not None:
-        raise ConfigError(f"patch {config.patch} is for pixels: leave out either patch or latent.")
+        raise ConfigError(
+            f"patch {config.patch} is for pixels. Set network.patch to 1, or network.latent to null."
+        )
     n = len(config.channels)
     if not 1 <= config.attention_levels <= n:
         raise ConfigError(f"attention_levels must be in 1 ... {n}, got {config.attention_levels}.")

@@ -305,7 +305,7 @@ def distill(
     if soft and teacher is None:
         raise ConfigError(
             f"Soft labels of {' and '.join(soft)} images need a teacher. Give one"
-            + (", or set distill.hard_labels." if soft == ["synthetic"] else ".")
+            + (", or set hard_labels (--training.hard_labels true)." if soft == ["synthetic"] else ".")
         )
     history = DistillHistory(parts)
     prototypes, labelled = None, {}
@@ -390,7 +390,7 @@ def _train(
         SGD(groups, config.momentum, config.weight_decay),
         rates,
         failure=f"The student's loss became {{value}} at step {{step}}. "
-        f"Lower distill.lr (now {config.lr:g}).",
+        f"Lower lr (now {config.lr:g}; --training.lr).",
         report=None if progress is None else lambda step, loss: progress(step, config.steps, loss),
     )
 

@@ -56,7 +56,7 @@ class GloveEncoder:
 
     Args:
         path: the file, a folder with one, or the name of a file in the folder `glove` of the data folder.
-            None: `glove.840B.300d.subset.txt` there, or the first other `.txt`.
+            None: the first of `glove_files` there.
         data_dir: the data folder; None: the environment variable FEWGEN_DATA_DIR.
 
     Raises:
@@ -70,12 +70,26 @@ class GloveEncoder:
     has_meaning = True
 
     def __init__(self, path: str | Path | None = None, data_dir: str | Path | None = None) -> None:
-        self.file = find_glove_file(path, data_dir)
+        self.file = glove_files(path, data_dir)[0]
         # Within the data folder the bare name is enough, and stays right on another machine.
         self.path: str | None = str(path) if path is not None else self.file.name
         self._known: dict[str, Tensor | None] = {}
         with self.file.open("rb") as stream:
             self.dim = _width(stream.readline(_LONGEST_LINE), stream.readline(_LONGEST_LINE), self.file)
+
+    @classmethod
+    def of_each_file(cls, path: str | Path | None = None) -> Iterator[GloveEncoder]:
+        """Give an encoder for each file that `path` may stand for, the preferred one first.
+
+        Raises:
+            TextError: if there is no file, or one is not in GloVe format.
+        """
+        yield cls(path)
+        for file in glove_files(path)[1:]:
+            encoder = cls(file)
+            if path is None:
+                encoder.path = file.name
+            yield encoder
 
     def encode(self, texts: list[str]) -> Tensor:
         """Mean word vector of each text, float32 (len(texts), dim).
@@ -147,14 +161,14 @@ class GloveEncoder:
         elif len(every) <= 100:
             distinct = list(dict.fromkeys(known.lower() for known in every))
             hint = f" It has {', '.join(distinct)}."
-        return (
-            f"{self.file.name} has no vector for {_quoted(words)}.{hint} "
-            "Give other words for the class (phrases), or use a larger GloVe file or the encoder minilm."
-        )
+        return f"{self.file.name} has no vector for {_quoted(words)}.{hint}"
 
 
-def find_glove_file(path: str | Path | None = None, data_dir: str | Path | None = None) -> Path:
-    """The GloVe file to read; see `GloveEncoder` for the rules.
+def glove_files(path: str | Path | None = None, data_dir: str | Path | None = None) -> list[Path]:
+    """The GloVe files that a path may stand for, one at least, in the order in which they are tried.
+
+    A file stands for itself; a folder, or None for that of the data sets, for `glove.840B.300d.subset.txt`,
+    then its other `glove*.txt`, or, without any, its first `.txt`.
 
     Raises:
         TextError: if there is none; it says where it was looked for.
@@ -164,32 +178,32 @@ def find_glove_file(path: str | Path | None = None, data_dir: str | Path | None 
     if path is not None:
         given = Path(path).expanduser()
         if given.is_dir():
-            return _first_text_file(given)
+            return _files_of(given)
         candidates = [given] + ([shelf / given] if shelf is not None and not given.is_absolute() else [])
         for candidate in candidates:
             if candidate.is_file():
-                return candidate
+                return [candidate]
         places = " or ".join(str(candidate) for candidate in candidates)
         raise TextError(f"There is no GloVe file {places}. {_HOW_TO_GET}")
     if shelf is None:
         raise TextError(f"No GloVe file is given, and FEWGEN_DATA_DIR is not set. {_HOW_TO_GET}")
     if not shelf.is_dir():
         raise TextError(f"No GloVe file is given, and there is no folder {shelf}. {_HOW_TO_GET}")
-    return _first_text_file(shelf)
+    return _files_of(shelf)
 
 
 _HOW_TO_GET = (
-    "Pass the path of a text file in GloVe format (lines of a word and its numbers), "
-    "or set FEWGEN_DATA_DIR to a folder that contains glove/*.txt."
+    "Set FEWGEN_DATA_DIR to a folder that contains glove/*.txt (lines of a word and its numbers); train and "
+    "adapt also take such a file with --text-path."
 )
 
 
-def _first_text_file(folder: Path) -> Path:
-    files = sorted(folder.glob("*.txt"))
+def _files_of(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("glove*.txt"), key=lambda file: (file.name != DEFAULT_FILE, file.name))
+    files = files or sorted(folder.glob("*.txt"))[:1]
     if not files:
         raise TextError(f"The folder {folder} holds no .txt file. {_HOW_TO_GET}")
-    preferred = folder / DEFAULT_FILE
-    return preferred if preferred in files else files[0]
+    return files
 
 
 def _words(text: str) -> list[str]:

@@ -207,9 +207,9 @@ def _glove(option: str, at_hand: AtHand) -> TextEncoder:
 
 
 def _glove_sha256(option: str) -> str:
-    from fewgen.encoders.glove import find_glove_file
+    from fewgen.encoders.glove import glove_files
 
-    return file_sha256(find_glove_file(option or None))
+    return file_sha256(glove_files(option or None)[0])
 
 
 def _minilm(option: str, at_hand: AtHand) -> TextEncoder:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen.config.keywords import whole
+from fewgen.data.counts import Shots
 from fewgen.data.names import name_key, name_labels, unprintable
 from fewgen.data.one_image import is_image_file, single_image
 from fewgen.data.split import class_list
@@ -153,7 +154,7 @@ def share_out(images: ImageSet, shots: int | None, seed: int) -> tuple[ImageSet,
     if shots is None:
         return images, images.subset([])
     k = whole("shots", shots, 1)
-    used, _ = images.shot_indices(k, 0, seed)
+    used, _ = images.shot_indices(Shots(k), seed)
     free = torch.ones(len(images), dtype=torch.bool)
     free[used] = False
     kept = [

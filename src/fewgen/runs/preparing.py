@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from fewgen.training.phases import Stage
 
 
+ONE_CLASS = "train sq_gan, which learns a single class"
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainRequest:
     """What `fewgen.train` is asked for; its docstring says what each part means."""
@@ -171,10 +174,13 @@ def prepare(request: TrainRequest) -> Prepared:
             not request.class_names and request.class_split in (None, "all") and request.meta is None
         )
         asked = asked_per_class(request.shots, request.holdout) if every_class else None
-        source = request.reading.load(source, method_class.min_classes, asked)
+        source = request.reading.load(source, method_class.min_classes, asked, ONE_CLASS)
     everything = source
     if request.class_names:
         everything = source.select_classes(class_list(request.class_names, source.class_names))
+    otherwise = f"give another --class-name, or {ONE_CLASS}" if request.class_names else ONE_CLASS
+    if problem := everything.too_few_classes(method_class.min_classes, otherwise):
+        raise DataError(f"The method {request.method} cannot learn from these images: {problem}.")
     phrases = fitting_phrases(given_phrases, everything.class_names)
     classes = split_classes(everything, request.class_split, request.meta, request.seed)
     data = everything.select_classes(classes.base)
@@ -185,9 +191,10 @@ def prepare(request: TrainRequest) -> Prepared:
     train_set = data.subset(train_indices)
     held_out = data.subset(held_indices) if held_indices else None
     if held_out is None and request.holdout != 0:
+        more = "More" if request.shots is None else "A larger --shots, more"
         found.append(
             "there are too few images to hold any out, so training does not stop early and the report has no "
-            "figures. A larger --shots, more images or --holdout 1 changes that."
+            f"figures. {more} images or --holdout 1 changes that."
         )
     table, notes = None, found
     data_dir = request.reading.data_dir
@@ -391,16 +398,32 @@ def class_text(
     """Return the class vectors, and notes on what they can and cannot do."""
     from fewgen.text import ClassText, make_text_encoder
 
+    def table(name: str, path: str | None) -> ClassText:
+        """Return the table of the first encoder that knows every class: GloVe may have several files."""
+        path = encoder_path(name, path, data_dir)
+        problems = []
+        if name == "glove":
+            from fewgen.encoders.glove import GloveEncoder
+
+            for encoder in GloveEncoder.of_each_file(path):
+                try:
+                    return ClassText.build(encoder, class_names, phrases)
+                except TextError as error:
+                    problems.append((error, encoder.file.name))
+            (first, _), *others = problems
+            tried = ", ".join(file for _, file in others)
+            raise type(first)(f"{first} No better: {tried}." if others else str(first))
+        return ClassText.build(
+            make_text_encoder(name, path=path, vocabulary=class_names), class_names, phrases
+        )
+
     if name != "auto":
         name, _, option = name.partition(":")
         if option and path is not None:
             raise ConfigError(f'text "{name}:{option}" names a path already. Leave out text_path.')
-        path = encoder_path(name, option or path, data_dir)
-        encoder = make_text_encoder(name, path=path, vocabulary=class_names)
-        notes = (
-            [] if encoder.has_meaning else ["onehot vectors carry no meaning: free texts cannot be drawn."]
-        )
-        return ClassText.build(encoder, class_names, phrases), notes
+        found = table(name, option or path)
+        notes = [] if found.has_meaning else ["onehot vectors carry no meaning: free texts cannot be drawn."]
+        return found, notes
     if path is not None:
         raise ConfigError(
             "text_path needs text: say which encoder the path belongs to, such as --text glove."
@@ -408,20 +431,16 @@ def class_text(
     reasons = []
     for candidate in ("glove", "minilm"):
         try:
-            found = encoder_path(candidate, None, data_dir)
-            encoder = make_text_encoder(candidate, path=found, vocabulary=class_names)
-            return ClassText.build(encoder, class_names, phrases), []
+            return table(candidate, None), []
         except (TextError, MissingDependencyError) as error:
             reasons.append(f"{candidate}: {str(error).splitlines()[0]}")
     if phrases:
         raise TextError("Phrases need vectors with meaning, but none are at hand. " + " ".join(reasons))
-    encoder = make_text_encoder("onehot", vocabulary=class_names)
     note = (
-        "no word vectors are at hand, so each class gets a vector without meaning (onehot): drawing by class "
-        "works, free texts do not. For words, set FEWGEN_DATA_DIR to a folder with glove/, or install "
-        '"fewgen[text]".'
+        "no word vectors are at hand for these classes, so each gets a vector without meaning (onehot): "
+        f"drawing by class works, free texts do not. {' '.join(reasons)}"
     )
-    return ClassText.build(encoder, class_names), [note]
+    return table("onehot", None), [note]
 
 
 def check_same_images(out: Path, prepared: Prepared) -> None:

@@ -240,7 +240,7 @@ def limit_in_words(
     text = f"{given} allow{'s' if one else ''} about {steps:,} of {planned:,} steps {at} here"
     if steps >= planned / 10:
         return f"{text}; all of them take --minutes {enough}."
-    smaller = f"--size {min(size) // 2}, or " if min(size) >= 56 else ""
+    smaller = f"--size {min(size) // 16 * 8}, or " if min(size) >= 56 else ""  # a size for every method
     return f"{text}: not enough for pictures; take {smaller}--minutes {enough}."
 
 

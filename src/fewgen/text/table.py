@@ -74,7 +74,14 @@ class ClassText:
                 "Leave them out, or choose glove, minilm or clip."
             )
         wanted = [tuple(_phrases_of(given.get(name, name), encoder)) for name in class_names]
-        raw, used = _encode_phrases(encoder, wanted)
+        try:
+            raw, used = _encode_phrases(encoder, wanted)
+        except UnknownWordError as error:
+            raise UnknownWordError(
+                f"{error} Give other words for the class (--phrases), another GloVe file (--text-path), or "
+                "another encoder (--text).",
+                error.texts,
+            ) from None
         _refuse_equal(raw, class_names, used)
         standardizer = Standardizer.fit(raw)
         return cls(
@@ -180,7 +187,10 @@ class ClassText:
                 vectors[i] = self.vectors[row]
         if free:
             self._check_encoder(encoder)
-            raw, _ = _encode_phrases(encoder, [tuple(_phrases_of(texts[i], encoder)) for i in free])
+            try:
+                raw, _ = _encode_phrases(encoder, [tuple(_phrases_of(texts[i], encoder)) for i in free])
+            except UnknownWordError as error:
+                raise UnknownWordError(f"{error} Use other words.", error.texts) from None
             vectors[free] = self.standardizer(raw)
         return vectors
 

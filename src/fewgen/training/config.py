@@ -80,7 +80,7 @@ class TrainConfig:
         if self.precision not in PRECISIONS:
             problems.add(f'precision must be one of {", ".join(PRECISIONS)}, got "{self.precision}".')
         if self.minutes is not None and not 0 < self.minutes < float("inf"):
-            problems.add(f"minutes must be above 0, got {self.minutes}. Leave it out for no limit.")
+            problems.add(f"minutes must be above 0, got {self.minutes}.")
         if self.clock not in CLOCKS:
             problems.add(f'clock must be wall or cpu, got "{self.clock}".{suggest(self.clock, CLOCKS)}')
         if not (self.steps_scale > 0 and self.steps_scale != float("inf")):

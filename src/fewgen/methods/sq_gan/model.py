@@ -371,10 +371,11 @@ class SqGan(Method):
         if n < 2:
             raise ConfigError("There is 1 training image; telling real from generated ones needs 2 or more.")
         if config.batch_size is not None and config.batch_size > n:
-            group = config.network.group_size
+            most = n // config.network.group_size * config.network.group_size
+            fewer = f"{most} or less" if most > 1 else f"{n} and --model.network.group_size to 1"
             raise ConfigError(
-                f"batch_size {config.batch_size} is more than there are training images ({n}). Leave it out, "
-                f"or set model.batch_size to {max(group, n // group * group)} or less."
+                f"batch_size {config.batch_size} is more than there are training images ({n}). "
+                f"Set --model.batch_size to {fewer}."
             )
         group = self._group_size(train)
         if config.batch_size is not None:

@@ -73,7 +73,9 @@ class TintConfig(SpecialiseConfig):
         super().__post_init__()
         check_alpha(self.alpha)
         if not self.invert and self.alpha != 1:
-            raise ConfigError(f"alpha {self.alpha} needs inverted latents: leave out invert, or alpha.")
+            raise ConfigError(
+                f"alpha {self.alpha} needs inverted latents. Set invert to true, or alpha to 1."
+            )
         if self.supports and (self.fitted is None or min(self.supports) < 1):
             raise ConfigError("supports is written by training. Leave it out.")
 
