@@ -16,6 +16,7 @@ NAMES = {
     "sqgan_speed": "seconds of a training step of SQ-GAN, by size, threads, layout and compilation",
     "startup": "seconds of short commands, each as a new process: help, import, train, generate, evaluate",
     "time": "ten trainings with limits: whether minutes are kept and dry runs are right",
+    "kills": "what is left after kills at random moments, and pairs of processes on one output",
     "lines": "lines of code of src, in total and per folder",
     "speed": "images per second of a run, and the time of `fewgen --help`",
 }
