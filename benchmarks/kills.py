@@ -20,6 +20,7 @@ import contextlib
 import functools
 import hashlib
 import importlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -31,7 +32,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -245,7 +246,6 @@ def import_everything() -> None:
         "onnx",
         "onnxruntime",
         "safetensors.torch",
-        "scipy.stats",
         "sklearn.datasets",
     ):
         with contextlib.suppress(ImportError):
@@ -272,7 +272,8 @@ def start(words: list[str], folder: Path, log: Path) -> int:
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
         os._exit(code)
 
 
@@ -314,8 +315,12 @@ class Bench:
         return start(words, self.work / "shared", log)
 
 
-def prepare(work: Path, seed: int) -> Bench:
-    """Make what the commands start from, and run each once without a kill; what is there is kept."""
+def prepare(work: Path, seed: int, names: Sequence[str] = tuple(CASES)) -> Bench:
+    """Make what the commands start from, and run each of them twice without a kill.
+
+    Raises:
+        RuntimeError: a command fails, or leaves something else the second time.
+    """
     shared = work / "shared"
     shared.mkdir(parents=True, exist_ok=True)
     os.environ["FEWGEN_CACHE_DIR"] = str(work / "cache")
@@ -329,7 +334,8 @@ def prepare(work: Path, seed: int) -> Bench:
     if code != 0:
         raise RuntimeError(f"The run to start from was not trained: see {log}.")
     wanted, seconds = {}, {}
-    for name, case in CASES.items():
+    for name in names:
+        case = CASES[name]
         for attempt in ("first", "second"):  # the first fills caches
             folder = work / "whole" / f"{name} {attempt}"
             shutil.rmtree(folder, ignore_errors=True)
@@ -429,16 +435,11 @@ def _at_the_end(case: Case, out: Path, wanted: dict[str, Any], *logs: Path) -> s
     return difference(case, out, wanted)
 
 
-def planned(kills: int) -> Iterator[tuple[str, str, int]]:
+def planned(names: Sequence[str], kills: int) -> Iterator[tuple[str, str, int]]:
     """Yield kind, command and number of trials, commands in turn: pairs first, then kills without an end."""
-    for number in range(PAIRS if kills >= PAIRS * len(CASES) else 1):
-        for name in CASES:
-            yield "pair", name, number
-    number = 0
-    while True:
-        for name in CASES:
-            yield "kill", name, number
-        number += 1
+    pairs = PAIRS if kills >= PAIRS * len(names) else 1
+    yield from (("pair", name, number) for number in range(pairs) for name in names)
+    yield from (("kill", name, number) for number in itertools.count() for name in names)
 
 
 def _attempt(bench: Bench, kind: str, name: str, number: int) -> list[dict[str, Any]]:
@@ -453,7 +454,7 @@ def run_trials(bench: Bench, kills: int, jobs: int, record: Path) -> list[dict[s
         else []
     )
     done = {(line["kind"].replace("end", "kill"), line["command"], line["trial"]) for line in lines}
-    todo = (one for one in planned(kills) if one not in done)
+    todo = (one for one in planned(tuple(bench.wanted), kills) if one not in done)
     with contextlib.ExitStack() as stack:
         several = jobs > 1
         pool = stack.enter_context(multiprocessing.get_context("fork").Pool(jobs)) if several else None
@@ -564,7 +565,8 @@ def table(lines: list[dict[str, Any]]) -> str:
         "the same command ends, equal",
         "pairs, equal",
     )
-    rows = [row(f"`{name}`", [line for line in lines if line["command"] == name]) for name in CASES]
+    names = [name for name in CASES if any(line["command"] == name for line in lines)]
+    rows = [row(f"`{name}`", [line for line in lines if line["command"] == name]) for name in names]
     return markdown(head, [*rows, row("all", lines)])
 
 
@@ -616,6 +618,7 @@ def main(arguments: list[str]) -> int:
     """Run the trials, print the table, and write the page if asked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks kills", description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=200, help="how many, over all commands")
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), help="these commands")
     parser.add_argument("--jobs", type=int, default=1, help="trials at the same time")
     parser.add_argument("--seed", type=int, default=0, help="of moments and signals")
     parser.add_argument("--work", help="folder to work in and to go on in; a temporary one if left out")
@@ -624,7 +627,7 @@ def main(arguments: list[str]) -> int:
     with contextlib.ExitStack() as stack:
         work = Path(options.work or stack.enter_context(tempfile.TemporaryDirectory())).absolute()
         import_everything()
-        bench = prepare(work, options.seed)
+        bench = prepare(work, options.seed, options.only)
         lines = run_trials(bench, options.kills, options.jobs, work / "kills.jsonl")
         print(table(lines))
         if options.out:
