@@ -22,7 +22,15 @@ from fewgen.api.training import train_request
 from fewgen.config import read_config, write_yaml
 from fewgen.data import ImageSet, save_images
 from fewgen.data.split import split_indices
-from fewgen.errors import ConfigError, DataError, FewgenError, OutputError, RenamedWarning, TextError
+from fewgen.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    FewgenError,
+    OutputError,
+    RenamedWarning,
+    TextError,
+)
 from fewgen.runs import preparing as prepare
 from fewgen.runs.findings import collect
 from fewgen.training.checkpoint import read_state, write_state
@@ -96,6 +104,20 @@ def test_the_same_call_resumes_and_another_is_refused(tmp_path):
         fewgen.train("fake", **short, model={"lr": 0.5})
     with pytest.raises(OutputError, match="other images"):
         fewgen.train("fake", **{**short, "seed": 1})
+
+
+def test_a_finished_run_whose_model_is_damaged_says_what_to_do(tmp_path):
+    short = {**SMALL, "out": tmp_path / "a", "report": False}
+    run = fewgen.train("fake", **short)
+    whole = run.model_path.read_bytes()
+    run.model_path.write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
+    with pytest.raises(
+        CheckpointError, match="is damaged: .* or delete it and repeat the command that made it"
+    ):
+        fewgen.train("fake", **short)
+    run.model_path.unlink()
+    assert fewgen.train("fake", **short).result.finished
+    assert run.model_path.read_bytes() == whole
 
 
 def test_a_run_goes_on_where_things_lie_elsewhere_but_not_with_other_things(tmp_path, monkeypatch):

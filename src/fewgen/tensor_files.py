@@ -126,6 +126,18 @@ def check_content(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
         )
 
 
+def check_tensor_file(path: str | os.PathLike[str]) -> None:
+    """Read a whole file of tensors, and compare it with its digest.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    from safetensors.torch import load_file
+
+    metadata = read_tensor_header(path).get("__metadata__")
+    check_content(path, load_file(path), metadata)
+
+
 def write_tensors(
     path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:

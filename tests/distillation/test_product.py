@@ -194,6 +194,19 @@ def test_products_that_are_not_whole_are_written_again(
     assert elsewhere.read_text() == "not ours"
 
 
+def test_a_product_is_made_of_what_was_kept(whole, novel, base, tmp_path, monkeypatch):
+    """Weights that were just trained may lie otherwise in memory than those of a file, with other last bits."""
+    used = []
+    monkeypatch.setattr(product, "measured", lambda student, *_: used.append(student))
+    trained = []
+    real = product._trained
+    monkeypatch.setattr(product, "_trained", lambda *a: trained.append(real(*a)) or trained[0])
+    fewgen.distill(novel=novel, shots=4, data=base, generator=Toy(), out=tmp_path / "x", **SMALL)
+    assert used[0] is not trained[0][0]
+    found, kept = used[0].state_dict(), load_student(tmp_path / "x" / "parts" / "student.safetensors")[0]
+    assert all(torch.equal(found[name], value) for name, value in kept.state_dict().items())
+
+
 def test_finished_folders_without_digests_are_taken_if_their_files_can_be_read(whole, tmp_path):
     shutil.copytree(whole.path, tmp_path / "x")
     record = {key: value for key, value in whole.record.items() if key != "files"}

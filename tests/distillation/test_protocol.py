@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -20,6 +21,8 @@ from fewgen.distillation.protocol import (
     Prepared,
     Question,
     check_competitors,
+    episode_folder,
+    missing,
     run_protocol,
     some_base,
     summary,
@@ -107,6 +110,15 @@ def without_times(record):
 
 
 # ------------------------------------------------------------------------------------------- the whole
+
+
+def test_a_cell_that_cannot_be_read_is_missing(whole, tmp_path):
+    cells = shutil.copytree(whole[0].with_suffix(".cells"), tmp_path / "cells")
+    assert missing(cells, 0, ("tint", "none")) == ()
+    cell = episode_folder(cells, 0) / "none.json"
+    for text in (cell.read_text()[:-9], "[]", ""):
+        cell.write_text(text)
+        assert missing(cells, 0, ("tint", "none")) == ("none",)
 
 
 def test_the_record_holds_what_was_promised(whole):

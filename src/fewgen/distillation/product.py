@@ -91,14 +91,13 @@ def write_product(
     synthetic = given.synthetic()
     made = time.perf_counter()
     kept = out / PARTS_NAME / STUDENT_NAME
-    about: dict[str, Any] = {}
-    if kept.is_file() and (out / PARTS_NAME / "training.json").is_file():
-        student = load_student(kept)[0]
-        about = read_json(out / PARTS_NAME / "training.json")
-    else:
-        student, about = _trained(given, synthetic, progress)
-        save_student(student, kept, given.supports.class_names)
-        write_json(out / PARTS_NAME / "training.json", about)
+    history = out / PARTS_NAME / "training.json"
+    if not (kept.is_file() and history.is_file()):
+        trained, rows = _trained(given, synthetic, progress)
+        save_student(trained, kept, given.supports.class_names)
+        write_json(history, rows)
+    # Read back in either case: last bits depend on how weights lie in memory.
+    student, about = load_student(kept)[0], read_json(history)
     if progress is not None:
         progress("measuring and writing", 0.0)
     notes = list(given.notes)

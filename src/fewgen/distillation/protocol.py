@@ -305,9 +305,16 @@ def episode_folder(cells: Path, index: int) -> Path:
 
 
 def missing(cells: Path, index: int, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the competitors whose cell of an episode is not there."""
+    """Return the competitors whose cell of an episode is not there, or cannot be read."""
     folder = episode_folder(cells, index)
-    return tuple(name for name in names if not (folder / f"{name}.json").is_file())
+    return tuple(name for name in names if not _is_json(folder / f"{name}.json"))
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        return isinstance(read_json(file), dict)
+    except DataError:
+        return False
 
 
 def read_episode(cells: Path, index: int, names: Sequence[str]) -> dict[str, Any]:

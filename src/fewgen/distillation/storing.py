@@ -16,7 +16,7 @@ from fewgen.config.schema import with_current_names
 from fewgen.data.imageset import ImageSet
 from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.distillation.students import Student, make_student
-from fewgen.errors import CheckpointError, ConfigError, DataError, OutputError
+from fewgen.errors import ConfigError, DataError, OutputError
 from fewgen.files import make_dir, read_json, write_json
 from fewgen.folders import NEW, contents
 from fewgen.tensor_files import TensorFile, write_tensors
@@ -184,14 +184,14 @@ def kept_images(
 
     Args:
         file: ends in .npz; what is known lies beside it as .images.json, written last.
-        make: called where one of them is missing, or the images are damaged.
+        make: called where one of them is missing or damaged.
     """
     from fewgen.data.npz import load_npz, save_npz
 
     beside = file.with_suffix(".images.json")
     if file.is_file() and beside.is_file():
-        about = read_json(beside, CheckpointError)
-        with contextlib.suppress(DataError):
+        with contextlib.suppress(DataError, LookupError, TypeError):
+            about = read_json(beside)
             loaded = load_npz(file)
             names = tuple(about["class_names"])
             return ImageSet(loaded.images, loaded.labels, names, name=file.stem), about["about"]

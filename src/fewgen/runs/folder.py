@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fewgen.errors import CheckpointError, OutputError
+from fewgen.tensor_files import check_tensor_file
 
 
 def refuse_adapted(out: Path) -> None:
@@ -57,7 +58,7 @@ def check_apart(out: Path, data: Any) -> None:
 
 
 def is_finished(out: Path, minutes: float | None) -> bool:
-    """Tell whether a folder holds a finished run; refuse one that was given another time.
+    """Tell whether a folder holds a finished run; refuse a damaged one, or one that was given another time.
 
     Another time would change nothing: a finished run is not trained further.
 
@@ -82,4 +83,5 @@ def is_finished(out: Path, minutes: float | None) -> bool:
             f'The run "{out}" is finished with {shown(then)}, and this command asks for {shown(minutes)}. '
             "A finished run is not trained further. Nothing was changed; choose a new --out."
         )
+    check_tensor_file(out / "model.safetensors")
     return True
