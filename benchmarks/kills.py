@@ -26,13 +26,14 @@ import multiprocessing
 import os
 import pkgutil
 import random
+import re
 import shutil
 import signal
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,9 @@ MOMENTS = 0.95
 
 MOST_KILLS, TERM_SHARE, PAIRS = 3, 0.25, 4
 """Kills of a trial at most; share of SIGTERM; pairs of each command."""
+
+REFUSED = re.compile(r"^error: .*(is being written by|exists already|is not empty)")
+"""What a second process on an output may be told."""
 
 BASE = """cada_vqvae --data digits --class-name zero --class-name one --class-name two --size 16 --shots 8
 --holdout 4 --text onehot --no-report --model.image.width 4 --model.image.hidden 16 --model.text.hidden 16
@@ -76,31 +80,25 @@ class Case:
 # ------------------------------------------------------------------------------------------ what is left
 
 
+VOLATILE = ("second", "minutes", "environment", "spent", "fewgen", "torch")
+"""Parts of the names of values that differ from run to run."""
+
+
 def plain(value: Any) -> Any:
-    """Return JSON values without times, versions and places."""
+    """Return JSON values without times and versions."""
     if isinstance(value, dict):
-        kept = {
-            key: plain(inner)
-            for key, inner in value.items()
-            if not any(
-                word in str(key) for word in ("second", "minutes", "environment", "spent", "fewgen", "torch")
-            )
-        }
-        return kept
+        return {k: plain(inner) for k, inner in value.items() if not any(word in str(k) for word in VOLATILE)}
     return [plain(inner) for inner in value] if isinstance(value, list) else value
 
 
 def tensors(file: Path) -> str:
     """Return a digest of the tensors in a file, which also has to be as its own digest says."""
-    from safetensors import safe_open
     from safetensors.torch import load_file
 
-    from fewgen.tensor_files import check_content, content_digest
+    from fewgen.tensor_files import check_tensor_file, content_digest
 
-    found = load_file(file)
-    with safe_open(file, framework="pt") as stream:
-        check_content(file, found, stream.metadata())
-    return content_digest(found, {})
+    check_tensor_file(file)
+    return content_digest(load_file(file), {})
 
 
 def arrays(file: Path) -> str:
@@ -112,21 +110,27 @@ def arrays(file: Path) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def a_run(out: Path) -> dict[str, Any]:
-    """Return what a run folder holds; its state must be whole, too."""
-    from fewgen.methods.store import load_method
+def state_problem(out: Path) -> str:
+    """Return what is wrong with the training state of a folder; "" if nothing is, or there is none."""
     from fewgen.training.checkpoint import read_state
 
-    load_method(out)
     state = read_state(out / "state") if (out / "state").is_dir() else None
-    if state is not None and state.warnings:
-        raise ValueError(state.warnings[0])
-    rows = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if state is not None else []
+    return "" if state is None else " ".join(state.warnings)
+
+
+def a_run(out: Path) -> dict[str, Any]:
+    """Return what a run folder holds; its model must load."""
+    from fewgen.methods.store import load_method
+
+    load_method(out)
+    file = out / "metrics.jsonl"  # an adapted run has none
+    rows = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     return {
         "model": tensors(out / "model.safetensors"),
         "metrics": [plain(json.loads(row)) for row in rows],
         "split": read_json(out / "split.json"),
         "config": plain(yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))),
+        "state": state_problem(out),
     }
 
 
@@ -139,17 +143,14 @@ def a_distillation(out: Path) -> dict[str, Any]:
 
 def a_benchmark(out: Path) -> dict[str, Any]:
     """Return what `benchmark` leaves."""
-    cells = sorted(path.parent for path in out.glob("cells/*/seed*/made.json"))
-    found: dict[str, Any] = {
-        str(cell.relative_to(out)): (arrays(cell / "images.npz"), plain(read_json(cell / "evaluation.json")))
-        for cell in cells
-    }
     record = plain(read_json(out / "benchmark.json"))
-    return found | {
-        "judge": tensors(out / "judge.safetensors"),
-        "summary": record["summary"],
-        "failed": record["failed"],
+    found = {key: record[key] for key in ("summary", "failed")} | {
+        "judge": tensors(out / "judge.safetensors")
     }
+    for cell in (path.parent for path in out.glob("cells/*/seed*/made.json")):
+        measured = plain(read_json(cell / "evaluation.json"))
+        found[str(cell.relative_to(out))] = [arrays(cell / "images.npz"), measured]
+    return found
 
 
 def an_evaluation(out: Path) -> dict[str, Any]:
@@ -195,9 +196,7 @@ CASES: dict[str, Case] = {
 
 def unreadable(case: Case, out: Path) -> str:
     """Return what a kill left that cannot be read; "" if all can. Files not there yet are fine."""
-    from fewgen.training.checkpoint import read_state
-
-    # Lines of figures may end in half a one, which is removed when training goes on; states are read below.
+    # The last line of metrics may be half a one, which is removed when training goes on.
     readers: dict[str, Callable[[Path], object]] = {
         ".safetensors": tensors,
         ".npz": arrays,
@@ -211,13 +210,11 @@ def unreadable(case: Case, out: Path) -> str:
                 readers[file.suffix](file)
             except Exception as error:
                 return f"{file.relative_to(out.parent)}: {error}"
-    state = read_state(out / "state") if (out / "state").is_dir() else None
-    if state is not None and state.warnings:
-        return state.warnings[0]
-    others = [
-        path.name for path in out.parent.iterdir() if not is_leftover(path.name) and path.suffix != ".log"
-    ]
-    return "" if case.resumes or out.exists() or not others else f"half of it: {', '.join(others)}"
+    others = sorted(path.name for path in out.parent.iterdir() if not is_leftover(path.name))
+    others = [name for name in others if not name.endswith(".log")]
+    if others and not case.resumes and not out.exists():
+        return f"half of it: {', '.join(others)}"
+    return state_problem(out)
 
 
 def difference(case: Case, out: Path, wanted: dict[str, Any]) -> str:
@@ -359,6 +356,7 @@ def trial(bench: Bench, name: str, number: int) -> list[dict[str, Any]]:
     folder, log = _fresh(bench, f"{name} {number}")
     out, lines = folder / case.out, []
     about = {"command": name, "trial": number}
+    whole = False
     for _ in range(rng.randint(1, MOST_KILLS)):
         moment = rng.uniform(0, MOMENTS * bench.seconds[name])
         kind = signal.SIGTERM if rng.random() < TERM_SHARE else signal.SIGKILL
@@ -366,22 +364,20 @@ def trial(bench: Bench, name: str, number: int) -> list[dict[str, Any]]:
         time.sleep(moment)
         os.kill(process, kind)
         code = ended(process)
+        whole = not case.resumes and out.exists()
         if code == 0:
             break  # it was faster
         problem = "" if code in (-kind, 130) else f"ended with {code}"
         problem = problem or unreadable(case, out)
-        if not problem and not case.resumes and out.exists():
-            problem = difference(case, out, bench.wanted[name])
-        line = {"kind": "kill", "signal": kind.name, "moment": round(moment, 3), "code": code}
         left = sum(is_leftover(path.name) for path in folder.rglob("*"))
-        lines.append({**about, **line, "left": left, "problem": problem})
-        if not case.resumes and out.exists():
-            break  # the kill came after the whole was in place
-    code = 0 if not case.resumes and out.exists() else ended(bench.run(name, folder, log))
+        line = {"kind": "kill", "signal": kind.name, "moment": round(moment, 3), "code": code, "left": left}
+        lines.append({**about, **line, "problem": problem})
+        if whole:
+            break  # the kill came after everything was in place
+    code = 0 if whole else ended(bench.run(name, folder, log))
     problem = "" if code == 0 else f"ended with {code}: {_last_line(log)}"
-    lines.append(
-        {**about, "kind": "end", "problem": problem or _at_the_end(case, out, bench.wanted[name], log)}
-    )
+    problem = problem or _at_the_end(case, out, bench.wanted[name], log)
+    lines.append({**about, "kind": "end", "problem": problem})
     _tidy(folder, lines)
     return lines
 
@@ -390,26 +386,20 @@ def pair(bench: Bench, name: str, number: int) -> list[dict[str, Any]]:
     """Start a command twice on the same output and return a line about both."""
     case, rng = CASES[name], random.Random(f"{bench.seed} {name} pair {number}")
     folder, log = _fresh(bench, f"{name} pair {number}")
+    logs = [log, folder / "second.log"]
     moment = rng.uniform(0, MOMENTS * bench.seconds[name])
-    first = bench.run(name, folder, log)
+    first = bench.run(name, folder, logs[0])
     time.sleep(moment)
-    second = bench.run(name, folder, folder / "second.log")
+    second = bench.run(name, folder, logs[1])
     codes = [ended(first), ended(second)]
-    problem = ""
     # Whoever comes first has the folder; the other is refused in words, or finds it finished.
-    if sorted(codes, key=str) not in ([0, 0], [0, 2]):
-        problem = f"ended with {codes}"
-    problem = problem or _at_the_end(case, folder / case.out, bench.wanted[name], log, folder / "second.log")
-    line = {
-        "command": name,
-        "trial": number,
-        "kind": "pair",
-        "moment": round(moment, 3),
-        "codes": codes,
-        "problem": problem,
-    }
-    _tidy(folder, [line])
-    return [line]
+    refused = [_last_line(log) for log, code in zip(logs, codes, strict=True) if code == 2]
+    fine = codes in ([0, 0], [0, 2], [2, 0]) and all(REFUSED.search(line) for line in refused)
+    problem = "" if fine else f"ended with {codes}: {' '.join(refused)}"
+    problem = problem or _at_the_end(case, folder / case.out, bench.wanted[name], *logs)
+    line = {"command": name, "trial": number, "kind": "pair", "moment": round(moment, 3), "codes": codes}
+    _tidy(folder, [line | {"problem": problem}])
+    return [line | {"problem": problem}]
 
 
 def _fresh(bench: Bench, name: str) -> tuple[Path, Path]:
@@ -435,34 +425,28 @@ def _at_the_end(case: Case, out: Path, wanted: dict[str, Any], *logs: Path) -> s
     return difference(case, out, wanted)
 
 
-def planned(names: Sequence[str], kills: int) -> Iterator[tuple[str, str, int]]:
-    """Yield kind, command and number of trials, commands in turn: pairs first, then kills without an end."""
-    pairs = PAIRS if kills >= PAIRS * len(names) else 1
-    yield from (("pair", name, number) for number in range(pairs) for name in names)
-    yield from (("kill", name, number) for number in itertools.count() for name in names)
-
-
 def _attempt(bench: Bench, kind: str, name: str, number: int) -> list[dict[str, Any]]:
     return (pair if kind == "pair" else trial)(bench, name, number)
 
 
 def run_trials(bench: Bench, kills: int, jobs: int, record: Path) -> list[dict[str, Any]]:
-    """Run trials until there are so many kills, and return all lines; each trial is kept as it ends."""
-    lines = (
-        [json.loads(row) for row in record.read_text(encoding="utf-8").splitlines()]
-        if record.exists()
-        else []
-    )
+    """Run all pairs, then trials until there are so many kills, commands in turn; return all lines."""
+    rows = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
+    lines = [json.loads(row) for row in rows]
     done = {(line["kind"].replace("end", "kill"), line["command"], line["trial"]) for line in lines}
-    todo = (one for one in planned(tuple(bench.wanted), kills) if one not in done)
+    numbers = range(PAIRS if kills >= PAIRS * len(bench.wanted) else 1)
+    pairs = [("pair", name, number) for number in numbers for name in bench.wanted]
+    todo = [one for one in pairs if one not in done]
+    trials = (("kill", name, number) for number in itertools.count() for name in bench.wanted)
     with contextlib.ExitStack() as stack:
         several = jobs > 1
         pool = stack.enter_context(multiprocessing.get_context("fork").Pool(jobs)) if several else None
-        while sum(line["kind"] == "kill" for line in lines) < kills:
-            batch = [next(todo) for _ in range(jobs)]
-            work = functools.partial(_attempt, bench)
-            results = pool.starmap(work, batch) if pool else [work(*one) for one in batch]
-            for found in results:
+        work = functools.partial(_attempt, bench)
+        while todo or sum(line["kind"] == "kill" for line in lines) < kills:
+            if not todo:
+                todo = list(itertools.islice((one for one in trials if one not in done), jobs))
+            batch, todo = todo[:jobs], todo[jobs:]
+            for found in pool.starmap(work, batch) if pool else [work(*one) for one in batch]:
                 lines += found
                 with record.open("a", encoding="utf-8") as stream:
                     stream.writelines(json.dumps(line) + "\n" for line in found)
@@ -495,29 +479,16 @@ def costs(work: Path) -> list[tuple[str, int, float, float]]:
     from fewgen.methods.store import load_method
     from fewgen.tensor_files import content_digest
 
-    files = {"cada_vqvae, the run above": work / "shared" / "base" / "model.safetensors"}
-    for name, preset, spec in (("cada_vqvae", "default", (1, 28, 28)), ("sq_gan", "paper256", (3, 256, 256))):
-        cls = get_method(name)
-        config = resolve(cls.Config, load_preset(name, preset)["model"])
-        file = files[f"{name}, preset {preset}"] = work / f"{name} {preset}.safetensors"
-        if not file.exists():
-            from fewgen.text import ClassText, make_text_encoder
-
-            names = ("a", "b")
-            text = (
-                ClassText.build(make_text_encoder("onehot", vocabulary=names), names)
-                if cls.reads_text
-                else None
-            )
-            cls(config, DataSpec(*spec, names, text)).save(file)
+    files = {"the run of `train` above": work / "shared" / "base" / "model.safetensors"}
+    cls = get_method("sq_gan")
+    for preset, shape in (("default", (1, 32, 32)), ("paper256", (3, 256, 256))):
+        file = files[f"sq_gan, preset {preset}"] = work / f"{preset}.safetensors"
+        config = resolve(cls.Config, load_preset("sq_gan", preset)["model"])
+        cls(config, DataSpec(*shape, ("a", "b"))).save(file)
     rows = []
     for name, file in files.items():
-        found = load_file(file)
-        loading, digest = (
-            best_of(7, lambda f=file: load_method(f)),
-            best_of(7, lambda t=found: content_digest(t, {})),
-        )
-        rows.append((name, file.stat().st_size, loading, digest))
+        digest = best_of(7, functools.partial(content_digest, load_file(file), {}))
+        rows.append((name, file.stat().st_size, best_of(7, functools.partial(load_method, file)), digest))
     return rows
 
 
@@ -541,33 +512,21 @@ def markdown(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+HEAD = ("command", "kills (SIGTERM)", "all readable after it", "the same command ends, equal", "pairs, equal")
+
+
 def table(lines: list[dict[str, Any]]) -> str:
     """Return a row for each command, and their sum."""
 
-    def row(title: str, own: list[dict[str, Any]]) -> tuple[Any, ...]:
-        kills, ends, pairs = (
-            [line for line in own if line["kind"] == kind] for kind in ("kill", "end", "pair")
-        )
-        good = [sum(not line["problem"] for line in group) for group in (kills, ends, pairs)]
-        terms = sum(line["signal"] == "SIGTERM" for line in kills)
-        return (
-            title,
-            f"{len(kills)} ({terms})",
-            f"{good[0]} of {len(kills)}",
-            f"{good[1]} of {len(ends)}",
-            f"{good[2]} of {len(pairs)}",
-        )
+    def row(title: str, own: list[dict[str, Any]]) -> tuple[str, ...]:
+        of_kind = {kind: [line for line in own if line["kind"] == kind] for kind in ("kill", "end", "pair")}
+        terms = sum(line["signal"] == "SIGTERM" for line in of_kind["kill"])
+        good = [f"{sum(not x['problem'] for x in group)} of {len(group)}" for group in of_kind.values()]
+        return (title, f"{len(of_kind['kill'])} ({terms})", *good)
 
-    head = (
-        "command",
-        "kills (SIGTERM)",
-        "all readable after it",
-        "the same command ends, equal",
-        "pairs, equal",
-    )
     names = [name for name in CASES if any(line["command"] == name for line in lines)]
     rows = [row(f"`{name}`", [line for line in lines if line["command"] == name]) for name in names]
-    return markdown(head, [*rows, row("all", lines)])
+    return markdown(HEAD, [*rows, row("all", lines)])
 
 
 def page(lines: list[dict[str, Any]], work: Path, command: str) -> str:

@@ -7,7 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from benchmarks.kills import CASES, Case, difference, ended, page, plain, planned, table, tensors, unreadable
+from benchmarks.kills import (
+    CASES,
+    Bench,
+    Case,
+    difference,
+    ended,
+    page,
+    plain,
+    run_trials,
+    table,
+    tensors,
+    unreadable,
+)
 
 from fewgen.cli.main import main as fewgen
 from fewgen.tensor_files import write_tensors
@@ -38,13 +50,21 @@ def test_the_page_names_command_problems_and_costs(tmp_path, monkeypatch):
     assert "Nothing went wrong." in page(LINES[:1], tmp_path, "x")
 
 
-def test_pairs_come_first_and_all_commands_in_turn():
-    found = planned(("a", "b"), 200)
-    assert [next(found) for _ in range(10)] == [
-        *(("pair", name, number) for number in range(4) for name in "ab"),
-        ("kill", "a", 0),
-        ("kill", "b", 0),
-    ]
+def test_pairs_come_first_then_commands_in_turn_and_what_is_there_is_not_repeated(tmp_path, monkeypatch):
+    asked = []
+
+    def attempt(bench, kind, name, number):
+        asked.append((kind, name, number))
+        lines = [{"kind": kind, "command": name, "trial": number, "problem": ""}]
+        return lines if kind == "pair" else [*lines, {**lines[0], "kind": "end"}]
+
+    monkeypatch.setattr("benchmarks.kills._attempt", attempt)
+    bench, record = Bench(tmp_path, {"a": {}, "b": {}}, {}, 0), tmp_path / "kills.jsonl"
+    first = run_trials(bench, 3, 1, record)
+    assert asked == [("pair", "a", 0), ("pair", "b", 0), ("kill", "a", 0), ("kill", "b", 0), ("kill", "a", 1)]
+    asked.clear()
+    assert run_trials(bench, 4, 1, record)[: len(first)] == first
+    assert asked == [("kill", "b", 1)]
 
 
 def test_times_and_versions_do_not_count():
