@@ -310,3 +310,20 @@ def test_citations_name_what_was_used(run):
         for one in entry.split("\n\n"):
             assert re.match(r"@\w+\{\w+,\n", one), key
             assert one.count("{") == one.count("}"), key
+
+
+def test_a_run_of_one_class_has_a_page_without_raw_exceptions(tmp_path):
+    images = torch.randint(0, 256, (14, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    data = ImageSet(images, torch.zeros(14, dtype=torch.int64), ("cat",))
+    model = {"steps": 2, "network": {"w_dim": 8, "z_dim": 8, "width": 4, "max_width": 8}}
+    run = fewgen.train(
+        "sq_gan", data=data, out=tmp_path / "run", preset="plain", text="onehot", model=model, holdout=4,
+        progress=False,
+    )  # fmt: skip
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    assert "could not be made" not in page
+    assert "could not be measured" not in page
+    record = json.loads((run.path / "evaluation.json").read_text(encoding="utf-8"))
+    assert record["protocol"]["extractor"]["name"] == "pixels", "a small classifier cannot learn one class"
+    assert record["verdicts"]["aligned"]["answer"] == "cannot tell"
+    assert record["omitted"]["class_agreement"] == "the judge knows no classes"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewgen.clock import n_cores
 from fewgen.config.call import accepts_config, call_settings, unwrapped
+from fewgen.errors import DataError
 
 if TYPE_CHECKING:
     from fewgen.comparison.cells import Evaluate
@@ -164,11 +165,35 @@ class BenchmarkRequest:
         return Grid(settings, methods, self.seeds, out, self.jobs, self.remeasure)
 
 
-def plan_benchmark(**keywords: Any) -> GridPlan:
+def plan_benchmark(**keywords: Any) -> GridPlan | str:
     """Return what `benchmark` would do with the same keywords, with a rough time; writes nothing."""
     from fewgen.comparison.grid import plan_grid
 
-    return plan_grid(BenchmarkRequest(**call_settings(unwrapped(benchmark), keywords)).grid())
+    request = BenchmarkRequest(**call_settings(unwrapped(benchmark), keywords))
+    if request.table_only:
+        return f"A table of {len(_at_hand(request.grid()))} cells that are there; nothing is computed."
+    return plan_grid(request.grid())
+
+
+def _at_hand(grid: Grid) -> list[dict[str, Any]]:
+    """Return the finished and the failed cells in the folder of a grid.
+
+    Raises:
+        DataError: there is none.
+    """
+    from fewgen.comparison import cells
+    from fewgen.comparison.grid import failures, other_cells
+
+    grid = dataclasses.replace(grid, remeasure=False)
+    grid.check()
+    wanted = grid.cells()
+    found = [cells.read_cell(cell.folder) for cell in wanted if not cell.to_do]
+    found += [*failures(wanted), *other_cells(grid.out, wanted)]
+    if not found:
+        raise DataError(
+            f'There is no finished cell in "{grid.out}" yet. Run the same command without --table-only.'
+        )
+    return found
 
 
 def run_benchmark(request: BenchmarkRequest, evaluate: Evaluate | None = None) -> BenchmarkResult:
@@ -179,7 +204,7 @@ def run_benchmark(request: BenchmarkRequest, evaluate: Evaluate | None = None) -
         evaluate: `evaluate_images`, or a stand-in for it.
     """
     from fewgen.comparison import cells
-    from fewgen.comparison.grid import failures, other_cells, plan_grid, run_grid
+    from fewgen.comparison.grid import other_cells, plan_grid, run_grid
     from fewgen.data import load_images
     from fewgen.folders import locked
 
@@ -187,18 +212,12 @@ def run_benchmark(request: BenchmarkRequest, evaluate: Evaluate | None = None) -
     with locked(grid.out):
         try:
             if request.table_only:
-                grid = dataclasses.replace(grid, remeasure=False)
-                grid.check()
-                wanted = grid.cells()
-                found = [cells.read_cell(cell.folder) for cell in wanted if not cell.to_do]
-                found += failures(wanted)
-            else:
-                if request.download:
-                    load_images(request.data, data_dir=request.data_dir, download=True)
-                plan = plan_grid(grid)
-                wanted = plan.cells
-                found = run_grid(plan, progress=request.progress, evaluate=evaluate)
-            return write_benchmark(grid, [*found, *other_cells(grid.out, wanted)])
+                return write_benchmark(grid, _at_hand(grid))
+            if request.download:
+                load_images(request.data, data_dir=request.data_dir, download=True)
+            plan = plan_grid(grid)
+            found = run_grid(plan, progress=request.progress, evaluate=evaluate)
+            return write_benchmark(grid, [*found, *other_cells(grid.out, plan.cells)])
         finally:
             cells.forget()
 
@@ -208,16 +227,11 @@ def _without(values: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def write_benchmark(grid: Grid, cells: Sequence[Mapping[str, Any]]) -> BenchmarkResult:
-    """Write benchmark.json, table.md, plot.png and benchmark.html for these cells, and return the same.
-
-    Raises:
-        DataError: there is no finished cell.
-    """
+    """Write benchmark.json, table.md, plot.png and benchmark.html for these cells, and return the same."""
     from fewgen.comparison.cells import Cell
     from fewgen.comparison.page import render_benchmark
     from fewgen.comparison.plot import quality_against_copying
     from fewgen.comparison.summary import markdown, notes, summarise
-    from fewgen.errors import DataError
     from fewgen.files import atomic_write, write_json, write_text
     from fewgen.runs.environment import environment
     from fewgen.version import __version__
@@ -225,10 +239,6 @@ def write_benchmark(grid: Grid, cells: Sequence[Mapping[str, Any]]) -> Benchmark
     out, settings = grid.out, grid.settings
     failed = [dict(cell) for cell in cells if "error" in cell]
     finished = [dict(cell) for cell in cells if "evaluation" in cell]
-    if not cells:
-        raise DataError(
-            f'There is no finished cell in "{out}" yet. Run the same command without --table-only.'
-        )
     summary = summarise(finished)
     below = notes(finished, settings.shots)
     below += [f"Failed: {cell['generator']}, seed {cell['seed']}: {cell['error']}" for cell in failed]

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from fewgen.clock import Limit, TimeIsUp
+from fewgen.clock import Limit
 from fewgen.data.imageset import ImageSet, evenly
+from fewgen.encoders.pixels import PixelFeatures
+from fewgen.errors import FewgenError
 from fewgen.generation.request import GenerationRequest, image_seeds
 from fewgen.methods.abilities import (
     Blends,
@@ -270,7 +272,7 @@ def _tried(
         if limit is not None:
             limit.check()
         return measure()
-    except TimeIsUp as error:
+    except FewgenError as error:  # which a user can read; also that time is up
         faults[name] = str(error)
         return otherwise
     except Exception as error:
@@ -286,7 +288,10 @@ def _evaluated(
 
     sets = Sets(str(run.path), run, None, train, held_out, None, [])
     wanted, per_class = report_images(train.n_classes), share.measured()
-    evaluation = evaluate_sets(sets, n=per_class, useful_draws=0, progress=progress)
+    # The small classifier has nothing to learn from a single class.
+    alone = len(train.labels.unique()) < 2
+    extractor = PixelFeatures(*train.shape) if alone else None
+    evaluation = evaluate_sets(sets, n=per_class, extractor=extractor, useful_draws=0, progress=progress)
     if per_class < wanted:
         evaluation.omitted["more images"] = (
             f"{per_class} instead of {wanted} of each class were drawn and measured: the time limit of "
@@ -353,7 +358,7 @@ def _walks(found: Findings) -> list[tuple[tuple[str, str], Tensor]]:
         return []
     names, n = method.spec.class_names, method.spec.n_classes
     walks = []
-    for a, b in dict.fromkeys([(0, 1), (n // 2, (n // 2 + 1) % n), (n - 1, 0)]):
+    for a, b in dict.fromkeys([(0, 1 % n), (n // 2, (n // 2 + 1) % n), (n - 1, 0)]):
         if a != b:
             ends = class_latents(method, torch.tensor([a, b]))
             images = walk(method, ends[:1], ends[1:], torch.zeros(WALK_STEPS, dtype=torch.int64))

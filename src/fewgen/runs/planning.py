@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen.progress import shown_seconds
-from fewgen.runs.preparing import TrainRequest, prepare
+from fewgen.runs.preparing import TrainRequest, checked
 
 if TYPE_CHECKING:
     from fewgen.training.phases import Stage
@@ -87,14 +88,15 @@ TRIAL_SECONDS = 8.0
 
 def plan_run(request: TrainRequest) -> Plan:
     """Return what a training would do; writes nothing."""
-    from fewgen.runs.timing import limit_in_words, try_run
+    from fewgen.runs.timing import check_limit, limit_in_words, try_run
 
     begun = time.perf_counter()
-    request.check_out()
-    prepared = prepare(request)
+    prepared, _ = checked(request)
     before = time.perf_counter() - begun
     found = try_run(prepared, request.report, max(1.0, TRIAL_SECONDS - before))
     stages, config = prepared.stages(), prepared.train_config
+    if config.minutes is not None and not (Path(request.out) / "state").is_dir():
+        check_limit(found, config.minutes)
     spec = prepared.method.spec
     sentence = limit_in_words(stages, found, config.minutes, prepared.train.size, before)
     known = all(found.stages)

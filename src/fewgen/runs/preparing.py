@@ -22,7 +22,7 @@ from fewgen.errors import (
     TextError,
 )
 from fewgen.folders import RUN
-from fewgen.runs.folder import check_apart, refuse_adapted
+from fewgen.runs.folder import check_apart, is_finished, refuse_adapted
 from fewgen.runs.source import SPLIT_NAME, encoder_path, read_phrases
 
 if TYPE_CHECKING:
@@ -442,6 +442,31 @@ def class_text(
         f"drawing by class works, free texts do not. {' '.join(reasons)}"
     )
     return table("onehot", None), [note]
+
+
+def checked(request: TrainRequest) -> tuple[Prepared, bool]:
+    """Return what a run needs, and whether it is finished already, once nothing can be refused any more.
+
+    Writes nothing, so that a dry run refuses what the command refuses.
+    """
+    from fewgen.training.checkpoint import read_state
+    from fewgen.training.run_state import compare_settings, settings_of
+
+    out = Path(request.out)
+    request.check_out()  # before anything slow: the folder is ours, or the command was wrong
+    prepared = prepare(request)
+    check_same_images(out, prepared)
+    check_same_words(out, prepared)
+    finished = is_finished(out, prepared.train_config.minutes)
+    state = read_state(out / "state")
+    if state is not None and "settings" in state.values:
+        images = {"train": prepared.train, "held_out": prepared.held_out}
+        before = state.values["settings"]
+        now = settings_of(
+            prepared.train_config, prepared.stages(), images, before.get("processes", 1), prepared.settings
+        )
+        compare_settings(before, now, out)
+    return prepared, finished
 
 
 def check_same_images(out: Path, prepared: Prepared) -> None:

@@ -8,14 +8,11 @@ from typing import Any
 
 from fewgen.clock import Limit
 from fewgen.progress import shown_seconds
-from fewgen.runs.folder import is_finished
 from fewgen.runs.preparing import (
     Prepared,
     TrainRequest,
-    check_same_images,
-    check_same_words,
+    checked,
     configs,
-    prepare,
 )
 from fewgen.runs.run import Run
 
@@ -33,11 +30,7 @@ def train_run(request: TrainRequest, *, whole: bool = True) -> tuple[Run, Prepar
     out = Path(request.out)
     config = configs(request)[1]
     limit = Limit(config.minutes, config.clock)
-    request.check_out()  # before anything slow: the folder is ours, or the command was wrong
-    prepared = prepare(request)
-    check_same_images(out, prepared)
-    check_same_words(out, prepared)
-    finished = is_finished(out, prepared.train_config.minutes)
+    prepared, finished = checked(request)
     reserved = 0.0
     if config.minutes is not None and not finished:
         reserved = _split(prepared, request.report, limit, out)
