@@ -4,7 +4,7 @@ import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
 from fewgen.errors import ShapeError
-from fewgen.losses.divergence import kl_diagonal, kl_standard_normal, reparameterize
+from fewgen.losses.divergence import ACTIVE, active_units, kl_diagonal, kl_standard_normal, reparameterize
 from fewgen.losses.reconstruction import squared_error
 
 
@@ -94,3 +94,15 @@ def test_golden_values():
     # 1/2 (1 + 0) + 1/2 (1 + 2 - 1 - log 2)
     assert kl_standard_normal(mu, logvar).item() == pytest.approx(1.1534264, abs=1e-6)
     assert squared_error(torch.tensor([[3.0, 1.0], [0.0, 0.0]]), torch.zeros(2, 2)).item() == 5.0
+
+
+def test_active_units_carry_information_about_the_image_in_any_scale(rng):
+    noise = torch.full((4000, 3), 0.25).log()
+    signal = torch.randn(4000, 3, generator=rng) * torch.tensor([2.0, 0.5, 0.02])
+    assert active_units(signal, noise).tolist() == [True, True, False]
+    # Bits are those of a Gaussian channel: half a nat's logarithm of 1 + signal to noise, in no unit.
+    assert active_units(1e-3 * signal, noise + 2 * np.log(1e-3)).tolist() == [True, True, False]
+    edge = 0.25 * np.expm1(2 * ACTIVE)
+    for factor, active in ((1.1, True), (0.9, False)):
+        exact = (factor * edge) ** 0.5 * (signal[:, :1] / signal[:, :1].std(0))
+        assert active_units(exact, noise[:, :1]).tolist() == [active]

@@ -926,6 +926,19 @@ def test_a_collapsed_model_causes_one_warning_that_says_what_to_change(trained, 
     assert advice in warnings[0]
 
 
+@pytest.mark.parametrize("prior", ["standard", "conditional"])
+@pytest.mark.parametrize("kl", [0.05, 50.0])
+def test_a_kl_weight_that_collapses_the_posterior_is_named(data, tmp_path, prior, kl):
+    method = make(data, prior=prior, steps=60, weights={"kl": kl})
+    quick = TrainConfig(progress=False, device="cpu", ema_decay=0.9)
+    result = Trainer(
+        method, method.stages(data, shapes(4, seed=1)), data, shapes(4, seed=1), quick, tmp_path
+    ).run()
+    found = [text for text in result.warnings if text.startswith("Posterior collapse")]
+    assert len(found) == (kl == 50.0)
+    assert all("Lower model.weights.kl (now 50)" in text for text in found)
+
+
 def test_words_that_share_codes_are_no_news_at_the_start(trained, data):
     assert diagnosed(broken(trained, "semantic_encoder.out.weight"), data, progress=0.1) == []
 

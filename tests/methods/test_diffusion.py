@@ -183,6 +183,16 @@ def test_captions_steer_the_images_after_training(tmp_path):
     assert not any("Captions" in str(row) for row in rows)
 
 
+@pytest.mark.parametrize("weight", [1e-6, 100.0])
+def test_an_autoencoder_whose_posterior_collapses_names_the_weight(weight, tmp_path):
+    data = images()
+    method = make(LATENT, {"autoencoder": {"steps": 60, "lr": 1e-2, "kl_weight": weight}})
+    stage = method.stages(data, None)[0]
+    result = Trainer(method, [stage], data, None, quiet(checkpoint_every=0), tmp_path).run()
+    assert [text.split(":")[0] for text in result.warnings] == ["Posterior collapse"] * (weight == 100.0)
+    assert all("model.autoencoder.kl_weight (now 100)" in text for text in result.warnings)
+
+
 def test_an_untrained_model_is_warned_of():
     data = images()
     method = make()

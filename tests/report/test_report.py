@@ -19,7 +19,7 @@ import fewgen
 from fewgen.data import ImageSet
 from fewgen.report import bibtex, render_card, render_report, write_report
 from fewgen.report.citations import entries
-from fewgen.report.plots import latent_map, loss_curves, perplexity
+from fewgen.report.plots import curves_of, latent_map, loss_curves, perplexity
 from fewgen.runs.findings import collect, measure_run
 
 HOSTILE = ('<script>alert("1")</script>', "a|b `c` $(rm -rf x) \\ 'd'", "# head &amp;", "日本語")
@@ -134,8 +134,8 @@ def test_the_card_says_what_it_is_and_its_limits(run):
         "## Verdicts",
         "fewgen train fake",
         "fewgen train --config config.yaml --out NEW_RUN",
-        "180 trained on and 20 held out for early stopping and the figures below",
-        "those images decided when training stopped",
+        "180 trained on and 20 held out for the choice of the weights and the figures below",
+        "those images decided which weights were kept",
     ):
         assert part in card
     assert "holds the training images themselves" not in card
@@ -282,6 +282,23 @@ def test_curves_join_training_and_held_out_and_skip_what_is_no_loss():
     assert rest == []
     assert Image.open(io.BytesIO(picture)).size[0] > 100
     assert loss_curves([]) == []
+
+
+def test_a_held_out_loss_stands_beside_the_training_loss_under_its_name():
+    lines = [
+        {"kind": "train", "stage": "a", "step": s, "vae/total": 10.0 / s, "vae/image": 3.0, "vae/mse": 1.0}
+        for s in (1, 2, 3)
+    ]
+    held = {"kind": "held_out", "stage": "a", "step": 3, "mse": 1.5, "accuracy_train": 0.9}
+    for name in ("objective", "loss"):  # of cada_vqvae and diffusion
+        panels = curves_of([*lines, {**held, name: 4.0, "accuracy_held_out": 0.6}], "a")
+        assert panels["vae/total"] == [
+            ("training", [(1, 10.0), (2, 5.0), (3, 10 / 3)]),
+            ("held out", [(3, 4.0)]),
+        ]
+        assert panels["vae/mse"][1] == ("held out", [(3, 1.5)])
+        assert panels["accuracy"] == [("training", [(3, 0.9)]), ("held out", [(3, 0.6)])]
+        assert list(panels) == ["vae/total", "vae/image", "vae/mse", "accuracy"]
 
 
 @pytest.mark.parametrize("n", [1, 3, 20])

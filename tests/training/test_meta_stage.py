@@ -553,6 +553,27 @@ def test_an_inner_rate_that_is_far_too_high_is_named(tmp_path, algorithm):
         run_of(tmp_path / "b", algorithm, config).run()
 
 
+@pytest.mark.parametrize("algorithm", META)
+def test_tasks_that_adapting_makes_far_worse_stop_with_the_last_state(tmp_path, algorithm):
+    """Every loss is finite; before, this ended as "Finished"."""
+    config = settings(inner_lr=0.5, inner_decay=1.0, inner_steps=2)
+    with pytest.raises(TrainingError, match=r"Meta-training diverges: 2 inner updates.*--tasks\.inner_lr"):
+        run_of(tmp_path, algorithm, config).run()
+    assert metrics(tmp_path)[-1]["kind"] == "error"
+    assert (tmp_path / "model.safetensors").is_file()  # of the stage before
+
+
+def test_an_outer_rate_that_is_far_too_high_stops(tmp_path):
+    config = settings(pretrain=0.0, inner_optimizer="adam", inner_lr=1e-3, outer_lr=50.0)
+    with pytest.raises(TrainingError, match=r'"outer" is .* and was .* at its first step.*--tasks\.outer_lr'):
+        run_of(tmp_path, "fomaml", config).run()
+
+
+@pytest.mark.parametrize("algorithm", META)
+def test_healthy_meta_training_is_not_warned_of(learned, algorithm):
+    assert [line for line in learned[algorithm] if line["kind"] == "warning"] == []
+
+
 class Steep(ToyAdapt):
     """The loss of the toy, with a slope that overflows where the value does not."""
 

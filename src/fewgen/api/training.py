@@ -46,6 +46,7 @@ def train(
     value_range: Sequence[float] | None = None,
     minutes: float | None = None,
     clock: str | None = None,
+    checkpoint: str | None = None,
     steps_scale: float | None = None,
     meta: str | None = None,
     tasks: Mapping[str, Any] | None = None,
@@ -89,6 +90,9 @@ def train(
         minutes: limit on the time of the whole command: training, measuring and report. Stages are shortened
             to fit, and what there was no time to measure is named. A run may be resumed with another limit.
         clock: what a minute of the limit is: wall (the default), or cpu, of computing on all cores.
+        checkpoint: which weights are kept: best (the default), by the held-out loss, or where there is none,
+            as in a GAN, by images of fixed seeds drawn on the way: the latest that are about as near to
+            held-out images as any and copy no training images; images, by these in any case; or last.
         steps_scale: factor on the number of steps; 0.1 is a quick look.
         meta: learn to adapt to new classes from few images: reptile, fomaml or maml; or none, ordinary
             training on the same classes with the same measurements, to compare with.
@@ -125,6 +129,7 @@ def train(
         holdout=holdout,
         minutes=minutes,
         clock=clock,
+        checkpoint=checkpoint,
         steps_scale=steps_scale,
         meta=meta,
         tasks=tasks,

@@ -20,6 +20,7 @@ from fewgen.diffusion.pipeline import TextToImage, check_shape, content_hash
 from fewgen.diffusion.schedule import NoiseSchedule
 from fewgen.encoders.pretrained import optional_library
 from fewgen.errors import ConfigError, DataError, ShapeError, TextError, suggest
+from fewgen.losses.divergence import active_units
 
 OBJECT = "object"
 """The word that means no class in particular: where a new word starts from."""
@@ -398,6 +399,12 @@ class SmallDiffusion(TextToImage):
         restored = vae.decode(found.mean + found.std * noise).sample
         kl = 0.5 * (found.mean**2 + found.var - 1 - found.logvar).mean()
         return functional.mse_loss(restored, images) + kl_weight * kl
+
+    @torch.no_grad()
+    def active_share(self, images: Tensor) -> float:
+        """Return the share of the autoencoder's numbers that tell at least 2 images (B, C, H, W) apart."""
+        found = self._autoencoder().encode(images).latent_dist
+        return float(active_units(found.mean, found.logvar).float().mean())
 
     @torch.no_grad()
     def set_latent_scale(self, images: Tensor) -> None:

@@ -72,3 +72,24 @@ def kl_diagonal(mu_q: Tensor, logvar_q: Tensor, mu_p: Tensor, logvar_p: Tensor) 
     # expm1 keeps the difference of two nearly equal variances exact near zero.
     kl = 0.5 * (torch.expm1(difference) - difference + (mu_q - mu_p).square() * torch.exp(-logvar_p))
     return kl.flatten(1).sum(1).mean()
+
+
+ACTIVE = 0.1
+"""Nats about the image from which on a number of a latent counts as active; healthy ones carry 1 or more."""
+
+
+def active_units(mu: Tensor, logvar: Tensor) -> Tensor:
+    """Return which numbers of a latent tell images apart, bool (...).
+
+    A number is active if it carries `ACTIVE` nats: ``0.5 log(1 + Var_x(mu) / E_x(sigma^2)) >= 0.1``, the
+    information of a Gaussian channel. If few or none are, the posterior has collapsed onto its prior.
+
+    Args:
+        mu: means of the posteriors of at least 2 images, (B, ...); less the prior's, if it knows the class.
+        logvar: logarithms of their variances, same shape.
+
+    Source: Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519, Sec. 5.2 (active units: Var_x(mu) > 0.01).
+    Differs: in units of the posterior's own variance, as a conditional prior may have any scale.
+    """
+    same_shape(mu, logvar, "Means and log-variances")
+    return 0.5 * torch.log1p(mu.var(0) / logvar.exp().mean(0)) >= ACTIVE

@@ -30,8 +30,8 @@ def render_card(findings: Findings) -> str:
         findings=findings,
         evidence=None if findings.evaluation is None else EvidenceView(findings.evaluation),
         preset=findings.config.get("preset"),
-        # Held-out images do not decide which weights of a GAN are kept.
-        stops_by_images=any(stage.get("best_step") is not None for stage in findings.stages),
+        # They do not where the last weights are kept.
+        chosen_by_images=any(stage.get("best_step") is not None for stage in findings.stages),
         new_classes=NewClassesView(findings).card_line(),
         warnings=findings.warnings,
         bibtex=bibtex(findings.citations),

@@ -12,7 +12,7 @@ from fewgen.report.citations import bibtex
 from fewgen.report.evidence import EvidenceView
 from fewgen.report.new_classes import NewClassesView
 from fewgen.report.page import render, versions
-from fewgen.runs.findings import BLENDS, Findings
+from fewgen.runs.findings import BLENDS, Checkpoints, Findings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -75,6 +75,21 @@ class ReportView:
         """Return a row per training image: itself, then what becomes of it."""
         names = self.findings.method.spec.class_names[: len(images)]
         return grid(images.flatten(0, 1), len(heads), names, self.scale, heads)
+
+    def checkpoints(self, found: Checkpoints) -> Image:
+        """Return the images of fixed seeds, a row for each checkpoint."""
+        import torch
+        from PIL import Image as PillowImage
+
+        from fewgen.data.transforms import from_pillow
+
+        spec, rows = self.findings.method.spec, []
+        for path in found.pictures.values():
+            with PillowImage.open(path) as picture:
+                rows.append(torch.tensor(from_pillow(picture.convert("L" if spec.channels == 1 else "RGB"))))
+        cells = torch.stack([cell for row in rows for cell in row.split(spec.width, dim=2)])
+        names = [f"{step:,}{' (kept)' if step == found.kept else ''}" for step in found.pictures]
+        return grid(cells, rows[0].shape[2] // spec.width, names, self.scale)
 
     def latents(self) -> tuple[bytes, str]:
         """Return the map of the latent space and the name of its projection."""

@@ -19,9 +19,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Panels = dict[str, list[tuple[str, list[tuple[int, float]]]]]
+"""Name of a panel -> its curves: "training" or "held out", and (step, value)."""
+
 BLUE, ORANGE = "#3465a4", "#cc5500"
 NOT_A_LOSS = ("lr", "norm", "grad_norm", "seconds")
 BASE_KEYS = ("kind", "stage", "step", "total_step", "seconds")
+OBJECTIVE = ("objective", "loss")
+"""What methods call the held-out loss, which is the total of the first phase on other images."""
+_SUFFIX = {"training": "_train", "held out": "_held_out"}
+"""Ends of the names of figures that a method measures on both sides, such as a discriminator's accuracy."""
 
 
 def loss_curves(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, bytes]]:
@@ -29,20 +36,25 @@ def loss_curves(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, bytes]]:
 
     Terms have scales of their own, so each gets its own axes.
     """
-    pictures = []
-    for stage in dict.fromkeys(str(line["stage"]) for line in lines if "stage" in line):
-        train = _series(lines, stage, "train")
-        held = _series(lines, stage, "held_out")
-        # A held-out figure is drawn into the plot of the training term of the same name.
-        panels: dict[str, list[tuple[str, list[tuple[int, float]]]]] = {}
-        for name, points in train.items():
-            panels.setdefault(name, []).append(("training", points))
-        for name, points in held.items():
-            home = next((panel for panel in panels if panel.split("/")[-1] == name), name)
-            panels.setdefault(home, []).append(("held out", points))
-        if panels:
-            pictures.append((stage, _panels(panels)))
-    return pictures
+    stages = dict.fromkeys(str(line["stage"]) for line in lines if "stage" in line)
+    found = {stage: curves_of(lines, stage) for stage in stages}
+    return [(stage, _panels(panels)) for stage, panels in found.items() if panels]
+
+
+def curves_of(lines: Sequence[Mapping[str, Any]], stage: str) -> Panels:
+    """Return name of a panel -> its curves, training and held-out; what is the same figure shares a panel."""
+    panels: Panels = {}
+    for name, points in _series(lines, stage, "train").items():
+        panels.setdefault(name, []).append(("training", points))
+    for name, points in _series(lines, stage, "held_out").items():
+        side = next((end for end in ("training", "held out") if name.endswith(_SUFFIX[end])), None)
+        if side is not None:
+            panels.setdefault(name.removesuffix(_SUFFIX[side]), []).append((side, points))
+            continue
+        same = "total" if name in OBJECTIVE else name
+        home = next((panel for panel in panels if panel.split("/")[-1] == same), name)
+        panels.setdefault(home, []).append(("held out", points))
+    return panels
 
 
 def _series(lines: Sequence[Mapping[str, Any]], stage: str, kind: str) -> dict[str, list[tuple[int, float]]]:
@@ -58,7 +70,7 @@ def _series(lines: Sequence[Mapping[str, Any]], stage: str, kind: str) -> dict[s
     return {name: points for name, points in series.items() if len(points) > 1 or kind == "held_out"}
 
 
-def _panels(panels: Mapping[str, Sequence[tuple[str, list[tuple[int, float]]]]]) -> bytes:
+def _panels(panels: Panels) -> bytes:
     from matplotlib.lines import Line2D
     from matplotlib.ticker import NullFormatter
 
@@ -84,6 +96,48 @@ def _panels(panels: Mapping[str, Sequence[tuple[str, list[tuple[int, float]]]]])
     handles = [Line2D([], [], label=kind, **styles[kind]) for kind in styles if kind in used]
     figure.legend(handles=handles, loc="upper right", fontsize=7, frameon=False, ncols=2)
     return _png(figure, top=0.95 if rows > 1 else 0.9)
+
+
+def checkpoints(lines: Sequence[Mapping[str, Any]], kept: int) -> bytes:
+    """Return the held-out distance and the copy share of the images of each checkpoint.
+
+    Args:
+        lines: of metrics.jsonl, kind checkpoint.
+        kept: the step whose weights were kept.
+    """
+    steps = [line["step"] for line in lines]
+    figure = _figure(7.2, 3.6)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    above.errorbar(
+        steps,
+        [line["distance"] for line in lines],
+        [line["error"] for line in lines],
+        color=BLUE,
+        marker="o",
+        markersize=4,
+        linewidth=1.2,
+        capsize=2,
+        label="drawn images",
+    )
+    above.axhline(lines[-1]["real_distance"], color=ORANGE, linestyle="--", label="training images")
+    above.set_ylabel("held-out distance", fontsize=8)
+    below.plot(
+        steps,
+        [100 * line["copy_share"] for line in lines],
+        color=BLUE,
+        marker="o",
+        markersize=4,
+        linewidth=1.2,
+    )
+    below.axhline(100 * lines[-1]["real_copy_share"], color=ORANGE, linestyle="--", label="held-out images")
+    below.set_ylabel("copies, %", fontsize=8)
+    below.set_xlabel("steps", fontsize=8)
+    below.set_ylim(0, max(5.0, *(110 * line["copy_share"] for line in lines)))
+    for axes in (above, below):
+        axes.axvline(kept, color="grey", linewidth=5, alpha=0.3, label="kept" if axes is above else None)
+        axes.tick_params(labelsize=7)
+        axes.legend(fontsize=7, frameon=False)
+    return _png(figure)
 
 
 def latent_map(

@@ -77,6 +77,23 @@ class Latents:
     words: Tensor
 
 
+@dataclass(frozen=True)
+class Checkpoints:
+    """What the checkpoints of a stage drew.
+
+    Attributes:
+        stage: its name.
+        lines: of metrics.jsonl, kind checkpoint, one for each.
+        kept: the step whose weights were kept.
+        pictures: step -> picture of the first of its images, a row.
+    """
+
+    stage: str
+    lines: list[dict[str, Any]]
+    kept: int
+    pictures: dict[int, Path]
+
+
 @dataclass
 class Findings:
     """Everything that the page and the card show.
@@ -152,6 +169,25 @@ class Findings:
     def stages(self) -> list[dict[str, Any]]:
         """How each stage of the training went."""
         return list(self.run.info.extra.get("training", {}).get("stages", []))
+
+    @property
+    def checkpoints(self) -> list[Checkpoints]:
+        """The checkpoints of each stage that compared some."""
+        found = []
+        for number, stage in enumerate(self.stages, start=1):
+            name = str(stage.get("name"))
+            own = [
+                line for line in self.lines if (line.get("kind"), line.get("stage")) == ("checkpoint", name)
+            ]
+            paths = {
+                line["step"]: self.run.path / "previews" / f"{number}_{name}_{line['step']:07d}_drawn.png"
+                for line in own
+            }
+            kept = stage.get("best_step")
+            pictures = {step: path for step, path in paths.items() if path.is_file()}
+            if own:
+                found.append(Checkpoints(name, own, stage["steps"] if kept is None else kept, pictures))
+        return found
 
     @property
     def steps(self) -> int:
@@ -480,6 +516,8 @@ def training_command(run: Run) -> str:
         words += ["--minutes", f"{training['minutes']:g}"]
         if training.get("clock", "wall") != "wall":
             words += ["--clock", training["clock"]]
+    if training.get("checkpoint", "best") != "best":
+        words += ["--checkpoint", training["checkpoint"]]
     if training.get("steps_scale", 1.0) != 1.0:
         words += ["--steps-scale", f"{training['steps_scale']:g}"]
     if config.get("convert"):

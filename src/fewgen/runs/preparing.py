@@ -58,6 +58,7 @@ class TrainRequest:
     holdout: int | str
     minutes: float | None
     clock: str | None
+    checkpoint: str | None
     steps_scale: float | None
     meta: str | None
     tasks: Mapping[str, Any] | None
@@ -359,8 +360,8 @@ def configs(request: TrainRequest) -> tuple[Any, TrainConfig, MetaConfig]:
     method_class = get_method(request.method)
     preset = load_preset(request.method, request.preset)
     flags: dict[str, Any] = {"seed": request.seed, "progress": request.progress}
-    limits = {"minutes": request.minutes, "clock": request.clock, "steps_scale": request.steps_scale}
-    flags |= {key: value for key, value in limits.items() if value is not None}
+    given = {key: getattr(request, key) for key in ("minutes", "clock", "checkpoint", "steps_scale")}
+    flags |= {key: value for key, value in given.items() if value is not None}
     meta = request.meta
     if meta is None and request.tasks:
         raise ConfigError("--tasks has no use without --meta. Choose reptile, fomaml, maml or none.")

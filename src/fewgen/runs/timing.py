@@ -15,6 +15,7 @@ from fewgen.clock import Limit, TimeIsUp
 from fewgen.errors import ConfigError
 from fewgen.evaluation.cost import evaluation_seconds
 from fewgen.progress import Display, shown_seconds
+from fewgen.runs.checkpoints import checkpoint_images
 from fewgen.training.loop import Trainer
 from fewgen.training.time_limit import share_of_rest
 from fewgen.training.trial import StageTrial, try_stages
@@ -147,6 +148,7 @@ def try_run(prepared: Prepared, report: bool, seconds: float = 0.0) -> RunTrial:
         tried.train_config,
         "unused",
         display=Display(False),
+        draw=checkpoint_images(tried),
     )
     draw = measuring = 0.0
     if report:

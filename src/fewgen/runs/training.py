@@ -8,6 +8,7 @@ from typing import Any
 
 from fewgen.clock import Limit
 from fewgen.progress import shown_seconds
+from fewgen.runs.checkpoints import checkpoint_images
 from fewgen.runs.preparing import (
     Prepared,
     TrainRequest,
@@ -63,6 +64,7 @@ def train_run(request: TrainRequest, *, whole: bool = True) -> tuple[Run, Prepar
         extra=extra,
         limit=limit,
         reserved=reserved,
+        draw=checkpoint_images(prepared),
     )
     run = Run(out, notes=prepared.notes)
     run.result = trainer.run()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fewgen.clock import CLOCKS
 from fewgen.errors import ConfigError, ProblemList, suggest
+from fewgen.training.selection import CHOICES
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -43,6 +44,9 @@ class TrainConfig:
         minutes: limit of the whole command, report included; what training gets of it is shared out over
             the stages, whose steps are lowered to fit, never raised. None: no limit.
         clock: what a minute of the limit is: "wall", or "cpu", of computing on all cores.
+        checkpoint: which weights of a stage are kept: "best", by the held-out loss, or where a stage has
+            none by the images that it draws, see `training.selection`; "images", by the images also where
+            there is a held-out loss; "last", those of its last step, without early stopping.
         steps_scale: factor on the steps of every stage; 0.1 is a quick look.
         tensorboard: also write TensorBoard files (needs the package tensorboard).
         threads: processor threads of torch; None leaves torch's own choice.
@@ -60,6 +64,7 @@ class TrainConfig:
     device: str = "auto"
     minutes: float | None = None
     clock: str = "wall"
+    checkpoint: str = "best"
     steps_scale: float = 1.0
     tensorboard: bool = False
     threads: int | None = None
@@ -83,6 +88,11 @@ class TrainConfig:
             problems.add(f"minutes must be above 0, got {self.minutes}.")
         if self.clock not in CLOCKS:
             problems.add(f'clock must be wall or cpu, got "{self.clock}".{suggest(self.clock, CLOCKS)}')
+        if self.checkpoint not in CHOICES:
+            problems.add(
+                f'checkpoint must be best, images or last, got "{self.checkpoint}".'
+                f"{suggest(self.checkpoint, CHOICES)}"
+            )
         if not (self.steps_scale > 0 and self.steps_scale != float("inf")):
             problems.add(f"steps_scale must be above 0, got {self.steps_scale}.")
         if self.threads is not None and self.threads < 1:

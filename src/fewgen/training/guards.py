@@ -11,6 +11,7 @@ from torch import nn
 from fewgen.errors import TrainingError
 from fewgen.training.stage_run import StageRun
 from fewgen.training.updates import is_finite, within_limit
+from fewgen.training.watch import RUNAWAY
 
 
 class Guards:
@@ -61,6 +62,18 @@ class Guards:
             raise self._error(
                 found, f"Lower the learning rate (now {rate:g}), or lower the weight of {terms}"
             )
+
+    def check_runaway(self, run: StageRun, phase: str, total: float) -> None:
+        """Raise `TrainingError` if a phase's mean total since the last log line is far above its first."""
+        entries = [entry for entry in run.pending if entry.phase == phase]
+        first = run.first.setdefault(phase, float(entries[0].total))
+        if total <= RUNAWAY * max(1.0, abs(first)):
+            return
+        raise self._error(
+            f'Training diverges: the total of phase "{phase}" is {total:.4g} at step {run.step} of stage '
+            f'"{run.stage.name}", and was {first:.4g} at its first step.',
+            run.phases[phase].phase.advice.removesuffix("."),
+        )
 
     def check_weights(self, method: nn.Module, step: int) -> None:
         """Raise `TrainingError` if a weight is not finite: such a state must not replace a good one."""

@@ -38,6 +38,7 @@ from fewgen.training.phases import Batch, Context, Pixels, Stage
 from fewgen.training.processes import Processes
 from fewgen.training.result import StageResult, TrainResult
 from fewgen.training.sampler import make_sampler
+from fewgen.training.selection import Drawn
 from fewgen.training.stage_run import WARM_STEPS, StageRun
 from fewgen.training.time_limit import Rehearsal, TimeLimit
 from fewgen.training.updates import PhaseRun, is_finite
@@ -67,6 +68,8 @@ class Trainer:
         display: where progress is shown.
         limit: time of the whole command, of which the training is a part; None: the training is all of it.
         reserved: seconds of the limit that are not the training's.
+        draw: draws images of fixed seeds with the method as it is, and compares them; None: no checkpoints
+            are compared.
 
     Raises:
         ConfigError: if settings contradict each other or those the folder was started with.
@@ -90,6 +93,7 @@ class Trainer:
         display: Display | None = None,
         limit: Limit | None = None,
         reserved: float = 0.0,
+        draw: Callable[[], Drawn] | None = None,
     ) -> None:
         if not stages:
             raise ConfigError("There is nothing to train: the method returned no stages.")
@@ -116,6 +120,7 @@ class Trainer:
         self._guards = Guards(self.run_dir, self.processes.size)
         limit = limit or Limit(config.minutes, config.clock)
         self._time = TimeLimit(limit, reserved, self.stages, self.processes)
+        self._draw = draw
         self._metrics: MetricsFile | None = None
         self._board: TensorBoard | None = None
         self._run: StageRun | None = None
@@ -245,7 +250,7 @@ class Trainer:
         measures = run.stage.validate is not None or run.stage.diagnose is not None
         if measures and (last or _due(step, config.validate_every)):
             self._validate(run)
-            patience = run.stage.patience
+            patience = None if config.checkpoint == "last" else run.stage.patience
             if patience is not None and run.bad_validations >= patience:
                 run.stopped_early = True
                 self.display.note(
@@ -253,6 +258,8 @@ class Trainer:
                     f"no better {run.stage.monitor} since step {run.best_step}."
                 )
                 return True
+        if self._compares(run.stage) and run.selection.due(step, run.steps):
+            self._compare(run)
         if not last and _due(step, config.preview_every):
             self._preview(run, f"{step:07d}")
         if not last and _due(step, config.checkpoint_every):
@@ -336,18 +343,20 @@ class Trainer:
             self._preview(run, "final")
         self.method.eval()
         self._tick(run)
+        step, value, why = self._kept(run)
         result = StageResult(
             stage.name,
             run.step,
             run.planned,
             round(run.seconds, 3),
-            run.best_step,
-            run.best_value,
+            step,
+            value,
             run.stopped_early,
             stage.summary,
+            why,
         )
         self._position.results.append(dataclasses.asdict(result))
-        self._write_line(run, "stage_end", {"best_step": run.best_step, "best_value": run.best_value})
+        self._write_line(run, "stage_end", {"best_step": step, "best_value": value, "why": why})
         self._position.stage_index += 1
         self._position.finished = self._position.stage_index == len(self.stages)
         run.best = None
@@ -404,8 +413,10 @@ class Trainer:
         self._guards.check_figures(run)
         values, totals = run.means()
         for name, total in totals.items():
-            if run.phases[name].phase.watch:
-                self._warn(run, run.watch.train(name, total))
+            phase = run.phases[name].phase
+            if phase.watch:
+                self._guards.check_runaway(run, name, total)
+                self._warn(run, run.watch.train(name, total, phase.advice))
         run.pending.clear()
         self._tick(run)
         self._write_line(run, "train", values)
@@ -439,7 +450,9 @@ class Trainer:
                         self._warn(run, run.watch.note([message]))
             kept_, better_, measured_, value = self.processes.from_main([kept, better, measured, value])
             if kept_:
-                run.best, run.best_step = _copied(run.container), run.step
+                run.best_step = run.step
+                if self._chosen_by(stage) == "loss":
+                    run.best = _copied(run.container)
         if better_:
             run.best_value, run.bad_validations = value, 0
         elif measured_:
@@ -464,18 +477,73 @@ class Trainer:
                 self._warn(run, run.watch.note(stage.diagnose(hook)))
         return figures
 
+    # ------------------------------------------------------------------ which checkpoint is kept
+
+    def _compares(self, stage: Stage) -> bool:
+        return stage.draws and self._draw is not None
+
+    def _chosen_by(self, stage: Stage) -> str:
+        """Return what chooses the weights of a stage: "loss", "images", or "" for its last step."""
+        images = self._compares(stage) and not stage.keep_last
+        if self.config.checkpoint == "last":
+            return ""
+        if stage.monitor is not None and not (images and self.config.checkpoint == "images"):
+            return "loss"
+        return "images" if images else ""
+
+    def _compare(self, run: StageRun) -> None:
+        """Draw images with averaged weights, note how they are, and keep the weights if they are the best."""
+        assert self._draw is not None
+        keep = False
+        with self._averaged(run):
+            if self.processes.is_main:
+                try:
+                    with self._hook(run, "checkpoint"):
+                        drawn = self._draw()
+                except FewgenError as error:  # nothing to compare with
+                    run.selection.reason = str(error)
+                else:
+                    keep = run.selection.take(run.step, drawn)
+                    self._write_line(run, "checkpoint", drawn.line())
+                    self._write_picture(run, f"{run.step:07d}_drawn", drawn.images, columns=len(drawn.images))
+            (keep_,) = self.processes.from_main([keep])
+            if keep_ and self._chosen_by(run.stage) == "images":
+                run.best = _copied(run.container)
+
+    def _kept(self, run: StageRun) -> tuple[int | None, float | None, str]:
+        """Return the step of the weights that a held-out figure has chosen, that figure, and why."""
+        stage, by = run.stage, self._chosen_by(run.stage)
+        if by == "loss":
+            if run.best_step is None or run.best_value is None:
+                return None, None, f'"{stage.monitor}" was never finite'
+            near = f" (at most {stage.tolerance:.0%} above)" if stage.tolerance else ""
+            lowest = "lowest" if stage.monitor_mode == "min" else "highest"
+            return (
+                run.best_step,
+                run.best_value,
+                f"{lowest} held-out {stage.monitor}, {run.best_value:.4g}{near}",
+            )
+        if by == "images":
+            return run.selection.kept, run.selection.distance, run.selection.why()
+        if self.config.checkpoint == "last" and (stage.monitor is not None or stage.draws):
+            return None, None, "as --checkpoint last asks for"
+        return None, None, stage.keep_last if stage.draws else ""
+
     def _preview(self, run: StageRun, name: str) -> None:
         if run.stage.preview is None or not self.processes.is_main:
             return
         with self._averaged(run), self._hook(run, "preview") as hook:
             picture = run.stage.preview(hook)
         if picture is not None:
-            from fewgen.data.transforms import to_pillow
+            self._write_picture(run, name, picture)
 
-            picture = _tiled(picture) if picture.ndim == 4 else picture
-            path = self.run_dir / "previews" / f"{run.index + 1}_{run.stage.name}_{name}.png"
-            with atomic_write(path) as temporary:
-                to_pillow(picture.cpu()).save(temporary, "PNG")
+    def _write_picture(self, run: StageRun, name: str, picture: Tensor, columns: int | None = None) -> None:
+        from fewgen.data.transforms import to_pillow
+
+        picture = _tiled(picture, columns) if picture.ndim == 4 else picture
+        path = self.run_dir / "previews" / f"{run.index + 1}_{run.stage.name}_{name}.png"
+        with atomic_write(path) as temporary:
+            to_pillow(picture.cpu()).save(temporary, "PNG")
 
     def _warn(self, run: StageRun, messages: Sequence[str]) -> None:
         for message in messages:
@@ -552,9 +620,17 @@ class Trainer:
                 hook(context)
 
         found: list[Rehearsal] = []
+
+        def draw(context: Context) -> None:
+            if self._draw is not None:
+                with suppress(FewgenError):  # told where it is measured
+                    self._draw()
+
+        compared = draw if self._compares(stage) and not run.selection.reason else None
         for name, hook, every in (
             ("validate", stage.validate, config.validate_every),
             ("preview", stage.preview, config.preview_every),
+            ("checkpoint", compared, run.selection.interval(run.steps)),
         ):
             if hook is not None and every and self.processes.is_main:
                 found.append((name, every, partial(rehearse, name, hook)))
@@ -581,13 +657,15 @@ class Trainer:
             torch.cuda.synchronize(self.device)
         return self._time.limit.spent()
 
-    def validation_seconds(self, run: StageRun) -> tuple[float, float]:
-        """Return the seconds of a validation, and its share in each step; previews cost little beside."""
+    def measuring_seconds(self, run: StageRun) -> tuple[float, float]:
+        """Return the seconds of measuring once, and their share in each step; previews cost little beside."""
+        once = share = 0.0
         for name, every, hook in self._rehearsals(run):
-            if name == "validate":
+            if name == "validate" or (name == "checkpoint" and every < run.steps):
                 hook()
-                return self._time.took[name], self._time.took[name] / every
-        return 0.0, 0.0
+                once += self._time.took[name]
+                share += self._time.took[name] / every
+        return once, share
 
     def heed_stop(self) -> None:
         """Raise KeyboardInterrupt if a stop was asked for: a trial has nothing to save."""
@@ -735,9 +813,9 @@ class Trainer:
                 torch.backends.cudnn.benchmark = benchmark
 
 
-def _tiled(pictures: Tensor) -> Tensor:
-    """Return pictures (N, C, H, W) as one, near-square, (C, rows * H, columns * W), white at the end."""
-    columns = math.ceil(math.sqrt(len(pictures)))
+def _tiled(pictures: Tensor, columns: int | None = None) -> Tensor:
+    """Return pictures (N, C, H, W) as one, (C, rows * H, columns * W), white at the end."""
+    columns = columns or math.ceil(math.sqrt(len(pictures)))
     missing = -len(pictures) % columns
     filled = functional.pad(pictures, (0, 0, 0, 0, 0, 0, 0, missing), value=255)
     return torch.cat([torch.cat(list(row), dim=2) for row in filled.split(columns)], dim=1)

@@ -166,6 +166,7 @@ class Phase:
             plain values.
         watch: warn when this phase's total diverges or swings. Turn it off where the total is not
             meant to fall, as in a GAN.
+        advice: what to do then, as a sentence.
         limit: size of the total from which training counts as diverged and stops, as it does at one that
             is not finite; None: no limit.
     """
@@ -184,6 +185,7 @@ class Phase:
     shares: str | None = None
     optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] | None = None
     watch: bool = True
+    advice: str = "Lower the learning rate."
     limit: float | None = None
 
     def __post_init__(self) -> None:
@@ -274,6 +276,8 @@ class Stage:
         patience: measurements without a new best before the stage ends early; None: never.
         tolerance: share of the best figure by which a later one may be worse and its weights still be
             kept instead. With few held-out images the best measurement is partly luck.
+        draws: what it moves draws images, so that its checkpoints can be compared by them.
+        keep_last: why the last weights are kept all the same, as a part of a sentence; "": they need not be.
         preview: context -> picture, uint8 (C, H, W), or pictures (N, C, H, W) that are tiled; or None.
         diagnose: context -> warnings (collapse of the posterior, unused codes), as often as `validate` and
             also without held-out images.
@@ -297,6 +301,8 @@ class Stage:
     monitor_mode: str = "min"
     patience: int | None = None
     tolerance: float = 0.0
+    draws: bool = False
+    keep_last: str = ""
     preview: Callable[[Context], Tensor | None] | None = None
     diagnose: Callable[[Context], list[str]] | None = None
     on_start: Callable[[Context], None] | None = None

@@ -15,10 +15,11 @@ class StageResult:
         steps: taken.
         planned_steps: what was asked for, after `steps_scale`.
         seconds: of wall-clock time, over all sessions.
-        best_step: step of the weights that were kept, if the stage monitors a figure.
-        best_value: the best of the monitored figure.
+        best_step: step of the weights that were kept, if a held-out figure chose them.
+        best_value: the best of that figure.
         stopped_early: whether patience ran out.
         summary: the stage's own line.
+        why: why these weights were kept, as a part of a sentence.
     """
 
     name: str
@@ -29,6 +30,7 @@ class StageResult:
     best_value: float | None = None
     stopped_early: bool = False
     summary: str = ""
+    why: str = ""
 
 
 @dataclass

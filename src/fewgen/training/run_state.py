@@ -207,6 +207,9 @@ def compare_settings(before: Mapping[str, Any], now: Mapping[str, Any], run_dir:
     """
     before = {**before, "settings": current_names(before.get("settings", {}))}
     then, new = _compared(before), _compared(now)
+    for key in ("training.checkpoint", "settings.training.checkpoint"):
+        if key in new:
+            then.setdefault(key, new[key])  # states of before checkpoints were compared
     changed = [key for key in dict.fromkeys([*then, *new]) if then.get(key) != new.get(key)]
     # What was asked for, before the many numbers that follow from it.
     changed.sort(key=lambda key: not key.startswith("settings."))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fewgen.nn.ema import EMA
 from fewgen.training.phases import Context, Stage
 from fewgen.training.sampler import Sampler
+from fewgen.training.selection import Selection
 from fewgen.training.updates import Entry, PhaseRun, from_json, to_json
 from fewgen.training.watch import Watch
 
@@ -44,7 +45,9 @@ class StageRun:
         self.bad_validations = 0
         self.stopped_early = False
         self.validated_at = -1
+        self.selection = Selection()
         self.watch = Watch()
+        self.first: dict[str, float] = {}
         self.pending: list[Entry] = []
         self.unchecked = 0
         self.seconds = 0.0
@@ -64,6 +67,8 @@ class StageRun:
             **{name: getattr(self, name) for name in _COUNTERS},
             "position": self.sampler.position,
             "watch": self.watch.state(),
+            "first": self.first,
+            "selection": self.selection.state(),
             "pending": [to_json(entry) for entry in self.pending],
         }
 
@@ -73,6 +78,8 @@ class StageRun:
             setattr(self, name, values[name])
         self.sampler.position = values["position"]
         self.watch.load(values["watch"])
+        self.selection = Selection.of(values.get("selection"))
+        self.first = dict(values.get("first", {}))
         self.pending = [from_json(entry) for entry in values["pending"]]
 
     def plan_anew(self) -> None:

@@ -177,7 +177,7 @@ class TimeLimit:
 
     def _deadline(self, run: StageRun) -> float:
         """Seconds of the limit that are spent when the steps of a stage must end."""
-        closing = sum(self.took.get(name, 0.0) for name in ("validate", "save"))
+        closing = sum(self.took.get(name, 0.0) for name in ("validate", "checkpoint", "save"))
         return run.seconds_before + self._stage_limit(run) - closing - run.stage.end_seconds()
 
     def _stage_limit(self, run: StageRun) -> float:

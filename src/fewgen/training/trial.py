@@ -63,8 +63,8 @@ def try_stages(
                 step = _step_seconds(trainer, run, until, steps)
                 end = stage.end_seconds()
                 if hooks and time.perf_counter() < until:
-                    validation, share = trainer.validation_seconds(run)
-                    step, end = step + share, end + validation
+                    once, share = trainer.measuring_seconds(run)
+                    step, end = step + share, end + once
                 trial = StageTrial(run.planned, start, BUSIER * step, end)
             stage.on_start = on_start
             trainer.heed_stop()

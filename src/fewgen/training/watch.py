@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+RUNAWAY = 100.0
+"""Loss, in units of that of the first step (or of 1, if that is more), from which training has diverged."""
+
 _SMOOTH = 5
 _WINDOW = 20
 _KEEP = 64
@@ -28,8 +31,8 @@ class Watch:
         self._held_out: list[list[float]] = []
         self._given: list[str] = []
 
-    def train(self, phase: str, loss: float) -> list[str]:
-        """Take the mean total of a phase since the last log line; return new warnings."""
+    def train(self, phase: str, loss: float, advice: str = "Lower the learning rate.") -> list[str]:
+        """Take the mean total of a phase since the last log line; return new warnings, with this advice."""
         series = self._train.setdefault(phase, [])
         series.append(loss)
         del series[:-_KEEP]
@@ -38,14 +41,13 @@ class Watch:
             warnings += self._once(
                 f"diverge:{phase}",
                 f'The loss of phase "{phase}" is {_mean(series[-_SMOOTH:]):.4g}, well above its minimum of '
-                f"{self._lowest[phase]:.4g}: training diverges. Lower the learning rate.",
+                f"{self._lowest[phase]:.4g}: training diverges. {advice}",
             )
         if _swings(series):
             warnings += self._once(
                 f"swing:{phase}",
                 f'The loss of phase "{phase}" swings by {_relative_swing(series):.0%} of its level from '
-                "one log "
-                "line to the next. Lower the learning rate or use a larger batch.",
+                f"one log line to the next. {advice.removesuffix('.')}, or use a larger batch.",
             )
         return warnings
 

@@ -15,7 +15,7 @@ from fewgen.data.imageset import ImageSet, to_floats, to_uint8
 from fewgen.errors import ConfigError
 from fewgen.generation.noise import noise, uniform
 from fewgen.losses.contrastive import supervised_contrastive
-from fewgen.losses.divergence import kl_diagonal, kl_standard_normal, reparameterize
+from fewgen.losses.divergence import active_units, kl_diagonal, kl_standard_normal, reparameterize
 from fewgen.losses.mmd import RBF, Kernel, MixtureRBF, mmd2, mmd2_per_class
 from fewgen.losses.reconstruction import squared_error, ssim_error
 from fewgen.losses.terms import LossTerms
@@ -332,6 +332,7 @@ class CadaVqVae(Method):
             steps=cfg.steps,
             augment=Augment(cfg.augment),
             tolerance=cfg.tolerance,
+            draws=cfg.spatial is None,
             preview=self._preview,
             diagnose=self._diagnose,
             summary="images and words into one latent space",
@@ -373,6 +374,7 @@ class CadaVqVae(Method):
             "nats_per_code",
             steps=spatial.prior_steps,
             augment=Augment(spatial.prior_augment),
+            draws=True,
             preview=self._preview,
             summary="which maps of codes a latent makes",
             time_share=0.3,
@@ -498,19 +500,19 @@ class CadaVqVae(Method):
 
     def _diagnose(self, context: Context) -> list[str]:
         warnings = []
-        pixels = context.held_out if context.held_out is not None else context.train
-        batch = _spread(pixels, 256)
+        # Of training images: on others, a collapsed posterior strays just because they are new.
+        batch = _spread(context.train, 256)
         mu, logvar = self.encode_image(batch.images)
         # Against what the prior already knows: with a conditional prior, a posterior that has collapsed onto
         # its class still differs between classes.
         known = torch.zeros_like(mu)
         if self.config.prior == "conditional":
             known = self.encode_word(self.text_table[batch.labels])[2][0]
-        informative = (mu - known).std(0) > 0.1 * torch.exp(0.5 * logvar).mean(0)
-        collapsed = len(mu) > 1 and int(informative.sum()) <= self.config.latent_size // 10
+        n_active = int(active_units(mu - known, logvar).sum()) if len(mu) > 1 else len(mu[0])
+        collapsed = n_active <= self.config.latent_size // 10
         if collapsed:
             warnings.append(
-                f"Posterior collapse: only {int(informative.sum())} of {self.config.latent_size} latent "
+                f"Posterior collapse: only {n_active} of {self.config.latent_size} latent "
                 f"numbers tell images apart. Lower model.weights.kl (now {self.config.weights.kl:g})."
             )
         labels = torch.arange(self.spec.n_classes, device=self.device)

@@ -97,6 +97,7 @@ class Diffusion(Method):
             config,
             self._validate,
             config.weight_decay,
+            draws=True,
             preview=self._preview,
             diagnose=self._diagnose,
             on_end=self._set_object_word,
@@ -111,6 +112,7 @@ class Diffusion(Method):
             config.autoencoder,
             self._validate_autoencoder,
             preview=self._preview_autoencoder,
+            diagnose=self._diagnose_autoencoder,
             on_end=self._scale_latents,
             summary="autoencoder: images to latents and back",
             time_share=0.25,
@@ -163,6 +165,15 @@ class Diffusion(Method):
         images = context.held_out.spread(MEASURED).images
         restored = torch.cat([self.pipe.decode(self.pipe.encode(x)) for x in images.split(64)])
         return {"loss": float(torch.nn.functional.mse_loss(restored, images))}
+
+    def _diagnose_autoencoder(self, context: Context) -> list[str]:
+        share = self.pipe.active_share(context.train.spread(64).images) if len(context.train) > 1 else 1.0
+        if share > 0.1:
+            return []
+        return [
+            f"Posterior collapse: only {share:.0%} of the latent numbers tell images apart. Lower "
+            f"model.autoencoder.kl_weight (now {self.config.autoencoder.kl_weight:g})."
+        ]
 
     @torch.no_grad()
     def _scale_latents(self, context: Context) -> None:

@@ -430,6 +430,7 @@ class SqGan(Method):
                 augment=None if config.augment == "none" else Augment(config.augment),
                 modules=generator,
                 validate=self._validate,
+                draws=True,
                 preview=self._preview,
                 diagnose=self._diagnose,
                 on_start=self._start,

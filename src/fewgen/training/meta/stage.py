@@ -30,6 +30,7 @@ from fewgen.training.meta.inner import ADVICE, inner_loop, make_inner_optimizer,
 from fewgen.training.meta.novelty import new_words, symmetries, turned
 from fewgen.training.meta.settings import MetaConfig, check_algorithm
 from fewgen.training.phases import Batch, Context, Phase, Stage
+from fewgen.training.watch import RUNAWAY
 
 if TYPE_CHECKING:
     from fewgen.data.imageset import ImageSet
@@ -172,7 +173,7 @@ def meta_stage(
         weight_decay=0.0 if algorithm == "reptile" else weight_decay,
         schedule=_falling if algorithm == "reptile" else "cosine",
         optimizer=(lambda groups: torch.optim.SGD(groups, lr=1.0)) if algorithm == "reptile" else None,
-        watch=False,
+        advice=f"Lower --tasks.{'outer_step' if algorithm == 'reptile' else 'outer_lr'} or --tasks.inner_lr.",
     )
 
     def sampler(labels: Tensor, batch_size: int, seed: int, rank: int, n_processes: int) -> TaskSampler:
@@ -204,6 +205,8 @@ def meta_stage(
         augment=None if template is None else template.augment,
         modules=modules,
         validate=validate if others else None,
+        draws=template is not None and template.draws,
+        keep_last="images of known classes do not say how well new ones are learned",
         preview=None if template is None else template.preview,
         diagnose=None if template is None else template.diagnose,
         on_start=start,
@@ -311,7 +314,7 @@ class _Learner:
             start = {name: everything[name] for name in self.trained}
             text = method.spec.text
             table = None if text is None else text.vectors.to(context.device, torch.float32)
-            results, total, of_rates = [], dict[str, Tensor](), dict[str, Tensor]()
+            results, total, of_rates = list[TaskGradient](), dict[str, Tensor](), dict[str, Tensor]()
             if self.rates is not None:
                 method.set_inner_rates(self.rates.weights())
             for t in range(n_tasks):
@@ -320,6 +323,7 @@ class _Learner:
                 try:
                     found = self._gradient(start, make_task(batch, t, config, table, rng), rng, early)
                     clip = 1.0 if self.algorithm == "reptile" else _clip_factor(found, config.task_clip)
+                    _check_adapted([*results, found], n_tasks, config)
                 except TrainingError:
                     if context.n_processes == 1:
                         raise
@@ -407,6 +411,20 @@ def make_task(
         return Part(images[:, columns].flatten(0, 1), labels[:, columns].flatten(), vectors)
 
     return Task(part(slice(None, config.n_shot)), part(slice(config.n_shot, None)))
+
+
+def _check_adapted(results: Sequence[TaskGradient], n_tasks: int, config: MetaConfig) -> None:
+    """Raise `TrainingError` if adapting makes the loss of most tasks of a step far larger.
+
+    One task alone may be far away: its gradient is clipped.
+    """
+    worse = [r for r in results if r.query_loss > RUNAWAY * max(1.0, abs(r.support_loss))]
+    if 2 * len(worse) > n_tasks:
+        raise TrainingError(
+            f"Meta-training diverges: {config.inner_steps} inner updates with the learning rate "
+            f"{config.inner_lr:g} take the loss of a task from {worse[-1].support_loss:.4g} to "
+            f"{worse[-1].query_loss:.4g}, beyond its limit of {RUNAWAY:g} times that. {ADVICE}"
+        )
 
 
 def _clip_factor(found: TaskGradient, limit: float) -> float:
