@@ -155,11 +155,12 @@ def test_losses_refuse_what_does_not_fit() -> None:
 
 
 def test_a_batch_has_equal_parts_of_the_sources_that_are_there() -> None:
-    assert three_parts(150, SOURCES) == {"support": 50, "synthetic": 50, "base": 50}
+    assert three_parts(150, ("support", "synthetic", "base")) == {"support": 50, "synthetic": 50, "base": 50}
+    assert three_parts(150, SOURCES) == dict.fromkeys(SOURCES, 30)
     assert three_parts(150, ("base", "support")) == {"support": 75, "base": 75}
     assert three_parts(150, ("support",)) == {"support": 150}
     assert list(three_parts(8, ("base", "synthetic", "support")).values()) == [3, 3, 2]
-    with pytest.raises(ConfigError, match="A batch of 2 images cannot hold 3 sources"):
+    with pytest.raises(ConfigError, match="A batch of 2 images cannot hold 5 sources"):
         three_parts(2, SOURCES)
     with pytest.raises(ConfigError, match="cannot hold 0 sources"):
         three_parts(150, ())

@@ -74,7 +74,9 @@ def test_the_folder_holds_a_student_that_was_measured_and_checked(whole, novel):
     assert names == wanted | {".fewgen-distill"}
     assert json.loads((out / "distill.json").read_text()) == record
     assert (out / "classes.txt").read_text().split() == list(record["classes"]) == sorted(NOVEL[:3])
-    assert record["images"] == {"support": 12, "synthetic": 18, "base": 40, "held_out": 18}
+    assert record["images"] == {
+        "support": 12, "synthetic": 18, "mixtures": 0, "pool": 0, "base": 40, "held_out": 18
+    }  # fmt: skip
     assert record["training"]["parts"] == {"support": 8, "synthetic": 8, "base": 8}
     student, names = load_student(out / "student.safetensors")
     assert names == tuple(record["classes"])
@@ -333,7 +335,7 @@ def test_base_images_of_the_users_classes_alone_teach_nothing(novel, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
-        ({"generator": None}, ConfigError, "--novel needs --generator"),
+        ({"generator": None}, ConfigError, "--novel needs something to learn from"),
         ({"generator": "runs/no/run"}, ConfigError, "There is no run"),
         ({"shots": 11}, DataError, "has 10 images, but 11 shots are needed"),
         ({"shots": 0}, ConfigError, "--shots must be a whole number of 1 or more"),
@@ -443,3 +445,67 @@ def test_the_command_makes_a_student_and_says_how_good_it_is(run, novel, tmp_pat
 def test_the_package_is_the_function(whole):
     with pytest.raises(ConfigError, match="needs --novel DIR"):
         fewgen.distill(out="x")
+
+
+# ------------------------------------------------------------------------------ a pretrained teacher
+
+
+TAUGHT = {key: value for key, value in SMALL.items() if key != "tint"} | {"teacher": "pixels"}
+
+
+def test_a_pretrained_teacher_needs_neither_base_images_nor_a_generator(tmp_path, novel):
+    made = fewgen.distill(novel=novel, shots=4, mixtures=30, out=tmp_path / "tiny", **TAUGHT)
+    record = made.record
+    assert record["images"] == {
+        "support": 12, "synthetic": 0, "mixtures": 30, "pool": 0, "base": 0, "held_out": 18
+    }  # fmt: skip
+    assert record["training"]["parts"] == {"support": 12, "mixtures": 12}
+    assert record["accuracy"]["teacher"] > 0.8
+    assert {path.name for path in made.path.iterdir()} >= {
+        "student.safetensors",
+        "student.onnx",
+        "classes.txt",
+    }
+    assert not (made.path / "synthetic.png").exists()
+    again = fewgen.distill(novel=novel, shots=4, mixtures=30, out=tmp_path / "tiny", **TAUGHT)
+    assert again.was_finished
+    with pytest.raises(ConfigError, match="mixtures: 30, now 31"):
+        fewgen.distill(novel=novel, shots=4, mixtures=31, out=tmp_path / "tiny", **TAUGHT)
+
+
+def test_a_pool_joins_without_your_own_images_and_those_that_measure(tmp_path, novel):
+    images, more = fewgen.load_images(novel, channels=1), data(2, NOVEL[:3], seed=9)
+    both = ImageSet(
+        torch.cat([images.images, more.images]), torch.cat([images.labels, more.labels]), images.class_names
+    )
+    made = fewgen.distill(novel=novel, shots=4, mixtures=0, pool=both, out=tmp_path / "tiny", **TAUGHT)
+    assert made.record["images"]["pool"] == 6
+    assert made.notes == ["18 images of --pool are images that measure the accuracy; they are left out."]
+    with pytest.raises(DataError, match="holds no images beside your own"):
+        fewgen.distill(novel=novel, shots=4, pool=novel, out=tmp_path / "other", **TAUGHT)
+
+
+def test_unlabelled_images_may_lie_flat(tmp_path, novel):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    more = data(6, NOVEL, seed=9)
+    for i, x in enumerate(more.images.numpy()):
+        Image.fromarray(x[0]).save(flat / f"{i}.png")
+    made = fewgen.distill(novel=novel, shots=4, mixtures=0, pool=flat, out=tmp_path / "tiny", **TAUGHT)
+    assert made.record["images"]["pool"] == 24
+    assert made.record["training"]["parts"] == {"support": 12, "pool": 12}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"teacher": None}, "needs something to learn from beside your images: --teacher lite2"),
+        ({"teacher": "lite9"}, "lite9"),
+        ({"tint": {"steps": 3}}, "--tint has no use here: there is no --generator"),
+        ({"mixtures": -1}, "--mixtures must be"),
+        ({"training": {"weigh": True}}, "weigh weighs synthetic images"),
+    ],
+)
+def test_what_a_pretrained_teacher_refuses(tmp_path, novel, given, message):
+    with pytest.raises((ConfigError, DataError, CheckpointError), match=message):
+        fewgen.distill(novel=novel, shots=4, out=tmp_path / "tiny", **{**TAUGHT, "mixtures": 9, **given})

@@ -11,6 +11,7 @@ from tests.distillation.toy import BASE, NOVEL, Toy, data
 
 import fewgen
 from fewgen.config.schema import from_dict
+from fewgen.data.identity import without
 from fewgen.data.imageset import ClassSplit
 from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.distillation import competitors, protocol
@@ -125,7 +126,11 @@ def test_the_record_holds_what_was_promised(whole):
     out, record = whole
     assert json.loads(out.read_text()) == record
     names = ["tint", "none", "augmentation", "textual_inversion", "da_fusion", "hard_labels", "teacher"]
-    assert set(names) | {"augmentation_pretrained"} == set(record["accuracy"]) == set(record["competitors"])
+    assert (
+        set(names) | {"augmentation_pretrained", "mixtures"}
+        == set(record["accuracy"])
+        == set(record["competitors"])
+    )
     for name in names:
         found = record["accuracy"][name]
         assert found == interval(found["episodes"])
@@ -148,7 +153,7 @@ def test_the_record_holds_what_was_promised(whole):
 def test_cells_hold_what_each_learned_from(whole):
     cells = whole[0].with_suffix(".cells")
     parts = {}
-    for name in COMPETITORS:
+    for name in set(COMPETITORS) - {"pool"}:  # every image that is left is a query
         cell = json.loads((cells / "episode0000" / f"{name}.json").read_text())
         assert (cell["competitor"], cell["episode"], cell["queries"]) == (name, 0, 24)
         parts[name] = cell["about"].get("parts")
@@ -157,6 +162,7 @@ def test_cells_hold_what_each_learned_from(whole):
         assert parts[name] == thirds == three_parts(24, thirds)
     assert parts["none"] == {"support": 12, "base": 12}
     assert parts["augmentation"] == parts["augmentation_pretrained"] == {"support": 24}
+    assert parts["mixtures"] == {"support": 8, "mixtures": 8, "base": 8}
     assert parts["teacher"] is None
     assert (cells / "images.png").is_file()
     # What a large model learned would fill the disk.
@@ -239,9 +245,12 @@ def test_processes_give_the_same_as_one(whole, prepared, tmp_path):
 def test_competitors_share_first_weights_seeds_and_steps(prepared, tmp_path, monkeypatch):
     seen = {}
 
-    def spy(student, supports, synthetic, base, teacher, config, *, seed, progress):
+    def spy(student, supports, synthetic, base, teacher, config, *, seed, progress, **more):
         weights = copy.deepcopy(student.state_dict())
-        found = real(student, supports, synthetic, base, teacher, config, seed=seed, progress=progress)
+        assert set(more) == {"mixtures", "pool"}
+        found = real(
+            student, supports, synthetic, base, teacher, config, seed=seed, progress=progress, **more
+        )
         seen[len(seen)] = (weights, seed, config.steps, config.batch_size, supports, synthetic, base)
         return found
 
@@ -497,3 +506,48 @@ def test_a_dry_run_says_what_is_there_and_writes_nothing(whole, images, split, t
     text = plan_distillation(**{**keywords, "episodes": 3}, out=whole[0])
     assert "cells       8 of 24 to compute" in text
     assert "teacher     there" in text
+
+
+# ------------------------------------------------------------------------------- without base classes
+
+
+def test_without_base_classes_a_pretrained_teacher_labels_mixtures_and_a_pool(tmp_path, images):
+    given = {key: value for key, value in SMALL.items() if key not in ("tint", "queries")}
+    given |= {"class_split": "none", "teacher": "pixels", "queries": 4, "compare": True, "mixtures": 30}
+    made = fewgen.distill(data=images, out=tmp_path / "none.json", **given)
+    record = made.record
+    assert set(record["accuracy"]) == {"augmentation", "mixtures", "pool", "teacher"}
+    assert record["classes"]["base"] == []
+    assert len(record["classes"]["novel"]) == len(BASE + NOVEL)
+    cells = tmp_path / "none.cells" / "episode0000"
+    parts = {name: json.loads((cells / f"{name}.json").read_text())["about"] for name in ("mixtures", "pool")}
+    assert set(parts["mixtures"]["parts"]) == {"support", "mixtures"}
+    assert set(parts["pool"]["parts"]) == {"support", "mixtures", "pool"}
+    assert record["accuracy"]["teacher"]["mean"] > 0.6
+
+
+def test_the_pool_holds_no_support_and_no_query(images):
+    sampler = question(n_query=3).sampler(images)
+    episode = sampler.episode(0, images)
+    pool = protocol._pool(images, episode, 0)
+    assert len(pool) == len(images) - len(episode.support) - len(episode.query)
+    assert without(pool, episode.support, episode.query)[1] == 0
+    every = question(n_way=images.n_classes, n_query=None).sampler(images).episode(0, images)
+    with pytest.raises(DataError, match="Set --queries"):
+        protocol._pool(images, every, 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"teacher": None}, "Without base classes no teacher can be trained"),
+        ({"competitors": ["none", "mixtures"]}, "none: these competitors learn from base classes"),
+        ({"pool": "photos"}, "--pool has no use here"),
+        ({"mixtures": 0}, "--mixtures must be"),
+    ],
+)
+def test_what_a_comparison_without_base_classes_refuses(tmp_path, images, given, message):
+    small = {key: value for key, value in SMALL.items() if key != "tint"}
+    settings = {**small, "class_split": "none", "teacher": "pixels", **given}
+    with pytest.raises(ConfigError, match=message):
+        fewgen.distill(data=images, out=tmp_path / "none.json", **settings)

@@ -52,7 +52,7 @@ def test_probe_is_the_optimum_of_its_objective():
         slope -= 0.03 * ((error * z).sum() + slope)
         offset -= 0.03 * error.sum()
     border = float(-offset / slope * x.std(correction=0) + x.mean())
-    predict = linear_probe(x[:, None], labels)
+    predict = linear_probe(x[:, None], labels).predict
     assert predict(torch.tensor([[border - 0.002], [border + 0.002]])).tolist() == [0, 1]
 
 
@@ -61,15 +61,33 @@ def test_probe_ignores_units_order_and_constant_features():
     labels = torch.arange(90) % 3
     x = torch.randn(90, 5, generator=rng).double() + labels[:, None] * torch.tensor([1.0, 0.5, 0, 0, 0])
     test = torch.randn(200, 5, generator=rng).double() + 0.5
-    found = linear_probe(x, labels)(test)
+    found = linear_probe(x, labels).predict(test)
     assert len(found.unique()) == 3
     units, places = torch.tensor([1e-6, 1e3, 1.0, 7.0, 0.1]), torch.tensor([1.0, -5.0, 0.0, 100.0, 3.0])
-    assert torch.equal(linear_probe(x * units + places, labels)(test * units + places), found)
+    assert torch.equal(linear_probe(x * units + places, labels).predict(test * units + places), found)
     order = torch.randperm(90, generator=rng)
-    assert torch.equal(linear_probe(x[order], labels[order])(test), found)
+    assert torch.equal(linear_probe(x[order], labels[order]).predict(test), found)
     constant = torch.full((90, 1), 0.1).double()
     wild = torch.full((200, 1), 1e6).double()
-    assert torch.equal(linear_probe(torch.cat([x, constant], 1), labels)(torch.cat([test, wild], 1)), found)
+    more = linear_probe(torch.cat([x, constant], 1), labels)
+    assert torch.equal(more.predict(torch.cat([test, wild], 1)), found)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_logits_are_log_probabilities_up_to_a_constant(n_classes):
+    from sklearn.linear_model import LogisticRegression
+
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % n_classes
+    x = torch.randn(60, 4, generator=rng).double() + labels[:, None]
+    test = torch.randn(20, 4, generator=rng).double()
+    probe = linear_probe(x, 2 * labels + 1)  # labels need not be 0, 1, 2
+    assert probe.labels.tolist() == [2 * c + 1 for c in range(n_classes)]
+    mean, scale = x.mean(dim=0), x.std(dim=0, correction=0)
+    direct = LogisticRegression(max_iter=500).fit(((x - mean) / scale).numpy(), labels.numpy())
+    wanted = torch.from_numpy(direct.predict_proba(((test - mean) / scale).numpy()))
+    assert torch.allclose(probe.logits(test).softmax(dim=1), wanted, atol=1e-6)
+    assert torch.equal(probe.predict(test), 2 * wanted.argmax(dim=1) + 1)
 
 
 def test_probe_names_what_it_cannot_use():
@@ -80,7 +98,7 @@ def test_probe_names_what_it_cannot_use():
         linear_probe(torch.cat([x[:8], torch.full((2, 3), torch.nan)]), labels)
     with pytest.raises(ShapeError, match=r"\(10, 3\) and \(9,\)"):
         linear_probe(x, labels[:9])
-    predict = linear_probe(x, labels)
+    predict = linear_probe(x, labels).predict
     assert predict(x[:0]).shape == (0,)
     with pytest.raises(ShapeError, match="knows 3 features"):
         predict(x[:, :2])

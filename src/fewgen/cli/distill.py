@@ -1,7 +1,11 @@
 """`fewgen distill`: a tiny classifier from a few images per class, or what makes it better.
 
 Examples:
-    # a classifier of your classes, from a few images of each
+    # a classifier of your classes from a few images of each, taught by a pretrained encoder (extra knowledge)
+    fewgen distill --novel photos --teacher lite2 --shots 10 --out tiny
+    # the same with unlabelled photographs, which help most
+    fewgen distill --novel photos --teacher lite2 --pool more_photos --out tiny
+    # with images that a generator makes
     fewgen distill --novel photos --generator runs/diffusion --data tiny_imagenet32 --out tiny
     # an even smaller one, by a run of tint; the images beyond 5 measure it
     fewgen distill --novel photos --generator runs/tint --shots 5 --student-channels 16 --out tiny
@@ -35,7 +39,9 @@ def _student(made: Any) -> list[str]:
     record = made.record
     student, found = record["student"], record["accuracy"]
     n = record["images"]
-    kinds = f"{n['support']} of your images and {n['synthetic']} synthetic ones"
+    words = {"synthetic": "synthetic ones", "mixtures": "mixtures of them", "pool": "unlabelled images"}
+    more = [f"{n[name]} {text}" for name, text in words.items() if n.get(name)]
+    kinds = " and ".join([f"{n['support']} of your images", *more])
     lines = [
         f"{made.path} is already finished; nothing trained."
         if made.was_finished
@@ -48,7 +54,8 @@ def _student(made: Any) -> list[str]:
         )
     onnx = student["onnx"]
     files = [student["file"]] + ([] if onnx is None else [f"{onnx['file']} ({onnx['bytes'] / 1024:.0f} kB)"])
-    lines.append(f"Student: {student['parameters']:,} parameters, {' and '.join(files)}; see synthetic.png")
+    see = "; see synthetic.png" if n["synthetic"] else ""
+    lines.append(f"Student: {student['parameters']:,} parameters, {' and '.join(files)}{see}")
     return lines
 
 
@@ -86,7 +93,9 @@ COMMAND = Command(
         Argument("episodes", type=int | Literal["auto"]),
         Argument("competitors", how="many"),
         Argument("alpha", "A"),
-        Argument("teacher", "FILE"),
+        Argument("pool", "DIR"),
+        Argument("mixtures", "N"),
+        Argument("teacher", "NAME"),
         Argument("teacher_channels", "C"),
         Argument("student_channels", "C"),
         Argument("turns", "WHEN"),

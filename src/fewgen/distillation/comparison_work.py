@@ -11,7 +11,7 @@ from fewgen.api.training import train
 from fewgen.data.identity import fingerprint
 from fewgen.diffusion.pipeline import TextToImage
 from fewgen.diffusion.stable import StableDiffusion
-from fewgen.distillation.competitors import COMPETITORS, KIND_OF, about_competitors
+from fewgen.distillation.competitors import COMPETITORS, KIND_OF, NEED_BASE, about_competitors
 from fewgen.distillation.estimate import making_seconds, one_thread
 from fewgen.distillation.preparing import teacher_id, teacher_tasks
 from fewgen.distillation.product import FORMAT, FORMAT_VERSION, STUDENT_NAME
@@ -27,8 +27,10 @@ from fewgen.distillation.protocol import (
     summary,
 )
 from fewgen.distillation.request import Distilled, DistillRequest
-from fewgen.distillation.storing import check_parts, open_parts
+from fewgen.distillation.storing import check_parts, open_parts, save_student
+from fewgen.distillation.students import make_student
 from fewgen.distillation.synthesis import by_class
+from fewgen.distillation.views import MIXTURES
 from fewgen.distillation.work import TEACHER_NAME, Work, check_pipeline, shared_names, time_in_words
 from fewgen.episodes import class_split
 from fewgen.errors import ConfigError, OutputError
@@ -53,10 +55,7 @@ class ComparisonWork(Work):
             raise OutputError(
                 f'"{self.out}": the comparison is written as .json. Name such a file with --out.'
             )
-        given = request.competitors
-        if given is None:
-            given = tuple(COMPETITORS) if request.compare else ("tint",)
-        self.names = check_competitors([given] if isinstance(given, str) else given)
+        self.names = self._names()
         if not self.names:
             raise ConfigError("--competitors needs at least one name.")
         request.whole(workers=1)
@@ -65,9 +64,17 @@ class ComparisonWork(Work):
         self.images = self.load(request.data, request.reading.size, request.reading.channels)
         self.split_words = request.class_split or "auto"
         self.classes = class_split(self.images, self.split_words, self.seed)
-        self.base, _, self.novel = self.classes.apply(self.images)
+        base, _, self.novel = self.classes.apply(self.images)
+        self.base = base if self.classes.base else None
         self.question.sampler(self.novel)
-        teacher_tasks(self.base, self.question.n_way, self.question.n_shot, self.prepare.teacher_query)
+        if self.base is not None:
+            n_query = self.prepare.teacher_query
+            teacher_tasks(self.base, self.question.n_way, self.question.n_shot, n_query)
+        elif request.teacher is None:
+            raise ConfigError(
+                "Without base classes no teacher can be trained. Name a pretrained one, such as "
+                "--teacher lite2, or another --class-split."
+            )
         self.needs_model = bool(set(self.names) & set(KIND_OF))
         self.source = self._model()
         self.teacher = self.named_teacher(self.novel)
@@ -76,6 +83,27 @@ class ComparisonWork(Work):
         self.cells = self.out.with_suffix(CELLS_SUFFIX)
         self.settings = self._settings()
         self._check_out()
+
+    def _names(self) -> tuple[str, ...]:
+        """Return the competitors that were asked for, in the order of the table."""
+        request, given = self.request, self.request.competitors
+        without_base = request.class_split == "none"
+        if given is None and not request.compare:
+            given = ("mixtures",) if without_base else ("tint",)
+        elif given is None:
+            left_out = {
+                *(NEED_BASE if without_base else ()),
+                *(("pool",) if request.queries == "all" else ()),
+            }
+            given = [name for name in COMPETITORS if name not in left_out]
+        names = check_competitors([given] if isinstance(given, str) else given)
+        wrong = [name for name in names if without_base and name in NEED_BASE]
+        if wrong:
+            raise ConfigError(
+                f"{', '.join(wrong)}: these competitors learn from base classes, and with --class-split none "
+                "there are none. Choose others with --competitors, or another --class-split."
+            )
+        return names
 
     def _n_episodes(self) -> int | None:
         """Return how many, or None if they are planned from the first ones."""
@@ -100,12 +128,15 @@ class ComparisonWork(Work):
             request.whole(queries=1)
             queries = request.queries
         request.whole(n_way=2, n_shot=1)
+        if request.mixtures is not None:
+            request.whole(mixtures=1)
         return Question(
             n_way=request.n_way,
             n_shot=request.n_shot,
             n_query=queries,
             per_class=request.per_class,
             alpha=float(request.alpha),
+            mixtures=MIXTURES if request.mixtures is None else request.mixtures,
             seed=self.seed,
             tint=self.tint,
             training=self.training,
@@ -145,7 +176,7 @@ class ComparisonWork(Work):
             "n_way": question.n_way,
             "n_shot": question.n_shot,
             "n_query": question.n_query,
-            "base": fingerprint(self.base),
+            "base": None if self.base is None else fingerprint(self.base),
             "novel": fingerprint(self.novel),
             "generator": trained if source is None else source.model_id[:16],
             "teacher": "trained on base classes" if self.teacher is None else teacher_id(self.teacher),
@@ -208,7 +239,7 @@ class ComparisonWork(Work):
         supports = self.question.sampler(self.novel).episode(0, self.novel).support
         before, above = 0.0, ""
         parts = {}
-        if not (self.cells / STUDENT_NAME).exists():
+        if self.base is not None and not (self.cells / STUDENT_NAME).exists():
             teacher = self.teacher is None and not (self.cells / TEACHER_NAME).exists()
             before = self.preparing_seconds(self.base, self.question.n_way, teacher)
             parts["teacher and student before"] = before
@@ -261,15 +292,19 @@ class ComparisonWork(Work):
     def _prepared(self) -> Prepared:
         """Train what is missing of teacher, student and generator, all on base classes."""
         generator = self._generator()
-        shown, question = ShownProgress(self.request.progress), self.question
+        shown, question, base = ShownProgress(self.request.progress), self.question, self.base
+        student = self.cells / STUDENT_NAME
         try:
-            self.prepared_on(self.base, self.cells, STUDENT_NAME, question.n_way, question.n_shot, shown)
+            if base is not None:
+                self.prepared_on(base, self.cells, STUDENT_NAME, question.n_way, question.n_shot, shown)
+                base = some_base(base, self.request.base_images, self.seed)
+            elif not student.is_file():
+                name, channels = self.prepare.student, self.prepare.student_channels
+                save_student(make_student(name, self.novel.shape, 0, channels=channels), student)
         finally:
             shown.close()
         teacher = self.cells / TEACHER_NAME if self.teacher is None else self.request.teacher
-        base = some_base(self.base, self.request.base_images, self.seed)
-        student = str(self.cells / STUDENT_NAME)
-        return Prepared(base, self.novel, str(teacher), student, generator, load_pipeline)
+        return Prepared(base, self.novel, str(teacher), str(student), generator, load_pipeline)
 
     def _generator(self) -> TextToImage | str | None:
         """Return the model, or where it lies for processes of their own; trained first if none was named."""

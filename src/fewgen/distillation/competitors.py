@@ -11,7 +11,7 @@ from typing import Any
 from fewgen.data.imageset import ImageSet
 from fewgen.distillation.knowledge import DistillConfig, accuracy, distill
 from fewgen.distillation.students import Student
-from fewgen.distillation.teacher import ProtoNet
+from fewgen.distillation.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,14 @@ class Task:
     Attributes:
         supports: images to learn from.
         queries: other images of the same classes, only looked at to measure.
-        base: images of base classes.
-        teacher: trained on base classes.
+        base: images of base classes; None without.
+        teacher: of the soft labels.
         fresh: gives a student with random weights and a new head, always the same.
-        prepared: gives a student that was trained on base classes, with the same new head.
+        prepared: gives a student that was trained on base classes, with the same new head; one with random
+            weights without base classes.
         synthetic: kind -> synthetic images of the supports' classes.
+        mixtures: gives mixtures of the supports.
+        pool: gives unlabelled images, none of them a support or a query.
         config: of every training, so that all take the same number of steps.
         seed: of batches and augmentation.
         progress: told the share of a training that is done.
@@ -33,11 +36,13 @@ class Task:
 
     supports: ImageSet
     queries: ImageSet
-    base: ImageSet
-    teacher: ProtoNet
+    base: ImageSet | None
+    teacher: Teacher
     fresh: Callable[[], Student]
     prepared: Callable[[], Student]
     synthetic: Callable[[str], ImageSet]
+    mixtures: Callable[[], ImageSet]
+    pool: Callable[[], ImageSet]
     config: DistillConfig
     seed: int
     progress: Callable[[int, int, float], None] | None = None
@@ -65,8 +70,10 @@ def _trained(
     kind: str | None = None,
     base: bool = True,
     hard_labels: bool | None = None,
+    mixtures: bool = False,
+    pool: bool = False,
 ) -> Outcome:
-    """Train a student on the supports, and on synthetic images of a kind and base images if wanted."""
+    """Train a student on the supports, and on further images as wanted."""
     synthetic = None if kind is None else task.synthetic(kind)
     config = task.config if hard_labels is None else dataclasses.replace(task.config, hard_labels=hard_labels)
     started = time.perf_counter()
@@ -77,6 +84,8 @@ def _trained(
         task.base if base else None,
         task.teacher,
         config,
+        mixtures=task.mixtures() if mixtures else None,
+        pool=task.pool() if pool else None,
         seed=task.seed,
         progress=task.progress,
     )
@@ -120,10 +129,20 @@ def _hard_labels(task: Task) -> Outcome:
     return _trained(task, task.prepared(), kind=KIND_OF["hard_labels"], hard_labels=True)
 
 
+def _mixtures(task: Task) -> Outcome:
+    """Mixtures of the supports with soft labels of the teacher, and the supports; base images, if any."""
+    return _trained(task, task.prepared(), mixtures=True)
+
+
+def _pool(task: Task) -> Outcome:
+    """The same, and unlabelled real images with soft labels of the teacher."""
+    return _trained(task, task.prepared(), mixtures=True, pool=True)
+
+
 def _teacher(task: Task) -> Outcome:
-    """The teacher itself: nearest prototype of the supports."""
-    prototypes = task.teacher.fit(task.supports)
-    right = task.teacher.predict(task.queries, prototypes) == task.queries.labels
+    """The teacher itself, after a look at the supports."""
+    learned = task.teacher.fit(task.supports)
+    right = task.teacher.predict(task.queries, learned) == task.queries.labels
     return Outcome(float(right.double().mean()), 0.0, {})
 
 
@@ -135,6 +154,8 @@ COMPETITORS: dict[str, Callable[[Task], Outcome]] = {
     "textual_inversion": _textual_inversion,
     "da_fusion": _da_fusion,
     "hard_labels": _hard_labels,
+    "mixtures": _mixtures,
+    "pool": _pool,
     "teacher": _teacher,
 }
 """Competitors by name, in the order in which they run and are shown."""
@@ -147,6 +168,10 @@ KIND_OF = {
     "hard_labels": "tint",
 }
 """Competitor -> the synthetic images that it learns from; those that need a text-to-image model."""
+
+
+NEED_BASE = ("none", "augmentation_pretrained", *KIND_OF)
+"""Competitors that learn from base classes."""
 
 
 def about_competitors() -> dict[str, str]:

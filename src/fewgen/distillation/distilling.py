@@ -38,6 +38,8 @@ def distill(
     competitors: str | Sequence[str] | None = None,
     per_class: int = 200,
     alpha: float = 1.0,
+    pool: str | Path | ImageSet | None = None,
+    mixtures: int | None = None,
     teacher: str | Path | None = None,
     teacher_net: str = "resnet12",
     teacher_channels: int = 16,
@@ -69,9 +71,11 @@ def distill(
 ) -> Distilled:
     """Make a tiny classifier from a few images per class, or measure how much generated images help it.
 
-    With --novel: a student for your classes. A generator makes images of them, a teacher that was trained on
-    base images (--data) labels these softly, and the student learns from both and from your images. The
-    folder gets student.safetensors, student.onnx, classes.txt, synthetic.png and distill.json.
+    With --novel: a student for your classes. A teacher labels further images softly, and the student learns
+    from them and from your images: mixtures of your images, unlabelled photographs (--pool), images that a
+    generator makes (--generator), images of other classes (--data). A pretrained encoder as the teacher, such
+    as --teacher lite2, needs no other images; without one the teacher is trained on --data. The folder gets
+    student.safetensors, student.onnx, classes.txt, distill.json and, with a generator, synthetic.png.
 
     Without --novel: the comparison over few-shot episodes of the novel classes of --data, written as JSON,
     with mean accuracy, 95 % Student interval and paired differences. Teacher, student and generator learn
@@ -91,21 +95,27 @@ def distill(
         student: conv4 or resnet12.
         shots: images of each class to learn from, drawn by the seed, if there are more; the others measure
             the accuracy. All if left out.
-        class_split: which classes of --data are base classes: all, auto (the data set's own split),
-            alphabet, counts such as 6/1/3, or a JSON file. auto in the comparison, else all.
+        class_split: which classes of --data are base classes: all, none (with a pretrained --teacher), auto
+            (the data set's own split), alphabet, counts such as 6/1/3, or a JSON file. If left out auto in
+            the comparison, else all.
         n_way: classes of an episode.
         n_shot: supports of each class.
         queries: images of each class that judge, or all that are left.
         episodes: how many; auto plans them from the first ones for --half-width.
         half_width: wanted half width of the interval of the first competitor's accuracy, a share.
         compare: all competitors: tint, none (no synthetic images), augmentation (supports alone, random
-            weights), augmentation_pretrained, textual_inversion, da_fusion, hard_labels and teacher;
-            otherwise tint alone.
+            weights), augmentation_pretrained, textual_inversion, da_fusion, hard_labels, mixtures (of the
+            supports), pool (mixtures and unlabelled images, with --queries K) and teacher; otherwise tint
+            alone, or mixtures without base classes.
         competitors: only these.
         per_class: synthetic images of each class.
         alpha: of TINT images: 0 gives the supports back, 1 only shares their class.
-        teacher: a teacher.safetensors of an earlier command, or dino:FOLDER; trained on base classes if left
-            out.
+        pool: unlabelled images that look like yours, such as a folder of photographs: the teacher says what
+            they show.
+        mixtures: mixtures of your images (mixup, cutmix and augmented views) that the teacher labels; if left
+            out 3000 with a pretrained encoder as the teacher, else none.
+        teacher: a pretrained encoder, such as lite2 (extra knowledge) or clip:FOLDER; dino:FOLDER; or a
+            teacher.safetensors of an earlier command. Trained on base classes if left out.
         teacher_net: network of the teacher that is trained: conv4 or resnet12.
         teacher_channels: its width.
         teacher_pretrain_steps: its training as a classifier of all base classes.
@@ -150,7 +160,8 @@ def distill(
         out=out, novel=novel, data=data, generator=generator, student=student, shots=shots,
         class_split=class_split, n_way=n_way, n_shot=n_shot, queries=queries, episodes=episodes,
         half_width=half_width, compare=compare, competitors=competitors, per_class=per_class, alpha=alpha,
-        teacher=teacher, teacher_net=teacher_net, teacher_channels=teacher_channels,
+        pool=pool, mixtures=mixtures, teacher=teacher, teacher_net=teacher_net,
+        teacher_channels=teacher_channels,
         teacher_pretrain_steps=teacher_pretrain_steps, teacher_episodes=teacher_episodes,
         student_channels=student_channels, pretrain_steps=pretrain_steps, turns=turns,
         base_images=base_images, training=training, tint=tint, generator_minutes=generator_minutes,
@@ -181,4 +192,5 @@ def _work(request: DistillRequest, planning: bool = False) -> Work:
             "fewgen distill needs --novel DIR, your images, or --data D, to compare on its novel classes."
         )
     request.refuse(("shots",), "a comparison takes --n-shot images of each class")
+    request.refuse(("pool",), "the comparison takes other images of --data as its pool")
     return ComparisonWork(request, planning)

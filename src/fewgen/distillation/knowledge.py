@@ -6,26 +6,29 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from fewgen.config.checks import BelowOne, Checked, Count, Positive, Share, Weight, at_least
-from fewgen.data.augment import shift_images
 from fewgen.data.imageset import ImageSet
 from fewgen.distillation.settings import Batch
 from fewgen.distillation.students import Student
-from fewgen.distillation.teacher import ProtoNet, Prototypes
+from fewgen.distillation.teacher import Teacher
+from fewgen.distillation.views import padding_for, vary
 from fewgen.encoders.base import in_batches
 from fewgen.errors import ConfigError, DataError, ProblemList, ShapeError
 from fewgen.fitting.fit import Shuffled, fit
 from fewgen.fitting.optimizers import SGD
 from fewgen.fitting.seeds import make_rng
 
-SOURCES = ("support", "synthetic", "base")
+SOURCES = ("support", "synthetic", "mixtures", "pool", "base")
 """Where the images of a batch come from, in the order of its rows."""
+
+UNLABELLED = ("mixtures", "pool", "base")
+"""Sources whose labels are not looked at: a teacher says what their images show."""
 
 
 # ------------------------------------------------------------------------------------------- losses
@@ -86,6 +89,7 @@ def distillation_loss(
     teacher_logits: Tensor,
     temperature: float,
     hard_labels: bool = False,
+    trust: Tensor | None = None,
 ) -> DistillLoss:
     """Cross-entropy of the supports plus the mean over all other images of their distillation loss.
 
@@ -96,6 +100,7 @@ def distillation_loss(
         teacher_logits: (B, n_classes); rows of supports are not looked at.
         temperature: T of the soft labels.
         hard_labels: synthetic images by cross-entropy with their class instead, with the same weight.
+        trust: (B,), weight in [0, 1] of each row's loss; rows of supports are not looked at. None: all 1.
 
     Raises:
         ShapeError: rows that do not add up.
@@ -115,7 +120,7 @@ def distillation_loss(
             f"{len(student_logits)} rows of student logits, but {len(labels)} labels and "
             f"{len(teacher_logits)} rows of teacher logits."
         )
-    n_support, n_synthetic, _ = (parts.get(source, 0) for source in SOURCES)
+    n_support, n_synthetic = parts.get("support", 0), parts.get("synthetic", 0)
     hard = functional.cross_entropy(student_logits[:n_support], labels[:n_support]) if n_support else None
     first_soft = n_support + n_synthetic if hard_labels else n_support
     rows = []
@@ -124,7 +129,10 @@ def distillation_loss(
         rows.append(functional.cross_entropy(student_logits[made], labels[made], reduction="none"))
     if first_soft < len(student_logits):
         rows.append(_kd_rows(student_logits[first_soft:], teacher_logits[first_soft:], temperature))
-    soft = torch.cat(rows).mean() if rows else None
+    soft = None
+    if rows:
+        each = torch.cat(rows)
+        soft = (each if trust is None else each * trust[n_support:]).mean()
     if hard is None and soft is None:
         raise ShapeError("A batch without images has no loss.")
     total = sum((part for part in (hard, soft) if part is not None), student_logits.new_zeros(()))
@@ -164,39 +172,6 @@ def three_parts(batch_size: int, present: Mapping[str, object] | tuple[str, ...]
     return {source: each + (i < rest) for i, source in enumerate(chosen)}
 
 
-def vary(x: Tensor, padding: int, jitter: float, flip: bool, rng: torch.Generator) -> Tensor:
-    """Crop, colour and mirror each image at random.
-
-    Args:
-        x: images (B, C, H, W) in [-1, 1], on the processor.
-        padding: largest move in each direction, in pixels.
-        jitter: brightness, contrast and saturation are each multiplied by up to 1 +- this, in [0, 1].
-        flip: half of the images are mirrored.
-        rng: random stream.
-
-    Returns:
-        Images of the same shape, in [-1, 1]. What is off draws nothing.
-
-    Source: Jian & Torresani 2022, arXiv:2112.03340 (LabelHalluc), its code.
-    Differs: a crop of the padded image continues it by its edge pixels instead of black, so that light
-        grounds stay as they are; grey is the plain mean of the colours; brightness, contrast and saturation
-        come in this order instead of a random one.
-    """
-    x = shift_images(x, padding, rng)
-    if jitter:
-        factors = 1.0 + jitter * (torch.rand(3, len(x), 1, 1, 1, generator=rng) * 2.0 - 1.0)
-        x = ((x + 1.0) * factors[0] - 1.0).clamp(-1.0, 1.0)
-        grey = x.mean(dim=(1, 2, 3), keepdim=True)
-        x = (grey + (x - grey) * factors[1]).clamp(-1.0, 1.0)
-        if x.shape[1] == 3:
-            grey = x.mean(dim=1, keepdim=True)
-            x = (grey + (x - grey) * factors[2]).clamp(-1.0, 1.0)
-    if flip:
-        turned = torch.rand(len(x), generator=rng) < 0.5
-        x = torch.where(turned[:, None, None, None], x.flip(3), x)
-    return x
-
-
 # ----------------------------------------------------------------------------------------- training
 
 
@@ -215,6 +190,7 @@ class DistillConfig(Checked):
     drop: factor by which they fall.
     hard_labels: synthetic images with their class instead of the teacher's soft label.
     relabel: the teacher looks at each image as augmented, instead of once as it is; as slow as the teacher.
+    weigh: each synthetic image counts as much as the teacher believes that it shows its class.
     padding: largest random move in pixels; -1 for 8 from 64 pixels on and 4 below.
     jitter: of brightness, contrast and saturation.
     flip: mirror images; off for characters.
@@ -236,6 +212,7 @@ class DistillConfig(Checked):
     drop: Share = 0.1
     hard_labels: bool = False
     relabel: bool = False
+    weigh: bool = False
     padding: Annotated[int, partial(at_least, least=-1)] = -1
     jitter: Share = 0.4
     flip: bool = True
@@ -266,9 +243,11 @@ def distill(
     supports: ImageSet,
     synthetic: ImageSet | None = None,
     base: ImageSet | None = None,
-    teacher: ProtoNet | None = None,
+    teacher: Teacher | None = None,
     config: DistillConfig | None = None,
     *,
+    mixtures: ImageSet | None = None,
+    pool: ImageSet | None = None,
     seed: int = 0,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> DistillHistory:
@@ -285,6 +264,8 @@ def distill(
         teacher: gives soft labels from prototypes of the supports. Not needed without `base` and with hard
             labels, or without both.
         config: None for the published settings.
+        mixtures: of the supports (`views.mixtures`); their labels are not looked at.
+        pool: unlabelled images of any kind; likewise.
         seed: of batches and augmentation.
         progress: called every 50 steps with steps so far, steps and mean loss.
 
@@ -297,27 +278,38 @@ def distill(
         TrainingError: a loss that is not finite.
     """
     config = config or DistillConfig()
-    sources = {"support": supports, "synthetic": synthetic, "base": base}
+    sources = {
+        "support": supports,
+        "synthetic": synthetic,
+        "mixtures": mixtures,
+        "pool": pool,
+        "base": base,
+    }
     given = {name: images for name, images in sources.items() if images is not None and len(images)}
     _check_sets(student, supports, given)
     parts = three_parts(config.batch_size, given)
-    soft = [name for name in given if name == "base" or (name == "synthetic" and not config.hard_labels)]
+    soft = [name for name in given if name in UNLABELLED or (name == "synthetic" and not config.hard_labels)]
+    if config.weigh and (config.hard_labels or "synthetic" not in given):
+        raise ConfigError(
+            "distill.weigh weighs synthetic images by what a teacher says of them, but "
+            + ("distill.hard_labels is set." if config.hard_labels else "there are none.")
+        )
     if soft and teacher is None:
         raise ConfigError(
             f"Soft labels of {' and '.join(soft)} images need a teacher. Give one"
             + (", or set hard_labels (--training.hard_labels true)." if soft == ["synthetic"] else ".")
         )
     history = DistillHistory(parts)
-    prototypes, labelled = None, {}
+    learned, labelled = None, {}
     if soft and teacher is not None:
-        prototypes = teacher.fit(supports)
-        labelled = {name: teacher.logits(given[name], prototypes) for name in soft}
-        history.teacher["support"] = _share_right(teacher.predict(supports, prototypes), supports)
+        learned = teacher.fit(supports)
+        labelled = {name: teacher.logits(given[name], learned) for name in soft}
+        history.teacher["support"] = _share_right(teacher.predict(supports, learned), supports)
         if "synthetic" in labelled:
             history.teacher["synthetic"] = _share_right(
                 labelled["synthetic"].argmax(dim=1), given["synthetic"]
             )
-    history.rows = _train(student, given, parts, labelled, teacher, prototypes, config, seed, progress)
+    history.rows = _train(student, given, parts, labelled, teacher, learned, config, seed, progress)
     return history
 
 
@@ -351,16 +343,14 @@ def _train(
     given: Mapping[str, ImageSet],
     parts: dict[str, int],
     labelled: Mapping[str, Tensor],
-    teacher: ProtoNet | None,
-    prototypes: Prototypes | None,
+    teacher: Teacher | None,
+    learned: Any,
     config: DistillConfig,
     seed: int,
     progress: Callable[[int, int, float], None] | None,
 ) -> list[dict[str, float]]:
     device = next(student.parameters()).device
-    padding = config.padding
-    if padding < 0:
-        padding = 8 if min(student.image_shape[1:]) >= 64 else 4
+    padding = padding_for(student.image_shape, config.padding)
     # One stream per source: another source, or more images in one, leaves the others' order as it is.
     draws = {
         name: Shuffled(len(images), make_rng("cpu", seed, "distill", "order", name))
@@ -372,12 +362,19 @@ def _train(
 
     def figures(_: int) -> dict[str, Tensor]:
         x, labels, taught = _batch(given, parts, draws, labelled, student.n_classes)
+        trust = _trust(parts, labels, taught).to(device) if config.weigh and "synthetic" in labelled else None
         x = vary(x, padding, config.jitter, config.flip, rng)
-        if config.relabel and teacher is not None and prototypes is not None:
-            taught[parts["support"] :] = teacher.logits(x[parts["support"] :], prototypes)
+        if config.relabel and teacher is not None and learned is not None:
+            taught[parts["support"] :] = teacher.logits(x[parts["support"] :], learned)
         x = x.contiguous(memory_format=torch.channels_last).to(device)
         loss = distillation_loss(
-            student(x), parts, labels.to(device), taught.to(device), config.temperature, config.hard_labels
+            student(x),
+            parts,
+            labels.to(device),
+            taught.to(device),
+            config.temperature,
+            config.hard_labels,
+            trust,
         )
         found = {"loss": loss.total, "hard": loss.hard, "soft": loss.soft}
         return {name: part for name, part in found.items() if part is not None}
@@ -395,6 +392,15 @@ def _train(
     )
 
 
+def _trust(parts: Mapping[str, int], labels: Tensor, taught: Tensor) -> Tensor:
+    """Return the probability that the teacher gives the class of each synthetic image, 1 for others, (B,)."""
+    found = torch.ones(len(labels))
+    start = parts.get("support", 0)
+    made = slice(start, start + parts["synthetic"])
+    found[made] = taught[made].softmax(dim=1).gather(1, labels[made, None])[:, 0]
+    return found
+
+
 def _batch(
     given: Mapping[str, ImageSet],
     parts: Mapping[str, int],
@@ -407,8 +413,8 @@ def _batch(
     for name, count in parts.items():
         chosen = draws[name].draw(count)
         x.append(given[name].floats(chosen))
-        # Labels of base images are of other classes, and nothing looks at them.
-        labels.append(given[name].labels[chosen] if name != "base" else torch.zeros(count, dtype=torch.int64))
+        known = name not in UNLABELLED
+        labels.append(given[name].labels[chosen] if known else torch.zeros(count, dtype=torch.int64))
         taught.append(labelled[name][chosen] if name in labelled else torch.zeros(count, n_classes))
     return torch.cat(x), torch.cat(labels), torch.cat(taught)
 

@@ -10,12 +10,14 @@ import torch
 
 from fewgen.data.imageset import ImageSet, evenly
 from fewgen.diffusion.pipeline import content_hash
+from fewgen.distillation.encoder_teacher import EncoderTeacher
 from fewgen.distillation.knowledge import DistillConfig, distill
 from fewgen.distillation.settings import PrepareConfig
 from fewgen.distillation.storing import load_student, save_student
 from fewgen.distillation.students import Student, make_student
 from fewgen.distillation.teacher import ProtoNet, meta_train
 from fewgen.encoders.image_transformer import DinoBackbone
+from fewgen.encoders.named import make_image_encoder, names_encoder
 from fewgen.errors import ConfigError, DataError
 from fewgen.fitting.seeds import derive_seed
 from fewgen.progress import Progress
@@ -238,12 +240,17 @@ def teacher_tasks(base: ImageSet, n_way: int, n_shot: int, n_query: int) -> tupl
     return min(n_way, len(counts)), n_shot, min(n_query, fewest - n_shot)
 
 
-def load_teacher(name: str | Path, image_shape: tuple[int, int, int]) -> ProtoNet:
-    """Return a teacher by name: a file of `ProtoNet.save`, or "dino:" with a folder or hub name after it.
+def load_teacher(
+    name: str | Path, images: ImageSet, training: DistillConfig | None = None, seed: int = 0
+) -> ProtoNet | EncoderTeacher:
+    """Return a teacher by name.
 
     Args:
-        name: what the user wrote.
-        image_shape: (C, H, W) of the images that it is to look at.
+        name: a file of `ProtoNet.save`; "dino:" with a folder or hub name after it, for a prototypical
+            network on DINO; or a pretrained image encoder.
+        images: that it is to look at.
+        training: of students; its augmentation makes the views that a pretrained encoder learns from.
+        seed: of these views.
 
     Raises:
         ConfigError: a teacher for images of another shape.
@@ -253,18 +260,25 @@ def load_teacher(name: str | Path, image_shape: tuple[int, int, int]) -> ProtoNe
     text = str(name)
     if text.startswith(DINO):
         return ProtoNet(DinoBackbone(text[len(DINO) :])).eval()
+    if names_encoder("image", text):
+        looks = {key: getattr(training or DistillConfig(), key) for key in ("padding", "jitter", "flip")}
+        return EncoderTeacher(
+            make_image_encoder(text, images), **looks, seed=derive_seed(seed, "teacher views")
+        )
     teacher = ProtoNet.load(text)
     own = getattr(teacher.backbone, "image_shape", None)
-    if own is not None and tuple(own) != tuple(image_shape):
+    if own is not None and tuple(own) != images.shape:
         raise ConfigError(
-            f'The teacher "{text}" takes images of {_shown(own)}, but these are of {_shown(image_shape)} '
+            f'The teacher "{text}" takes images of {_shown(own)}, but these are of {_shown(images.shape)} '
             "(channels x height x width). Choose another --teacher, or resize with --size."
         )
     return teacher
 
 
-def teacher_id(teacher: ProtoNet) -> str:
+def teacher_id(teacher: ProtoNet | EncoderTeacher) -> str:
     """Return a hash of a teacher's weights."""
+    if isinstance(teacher, EncoderTeacher):
+        return teacher.id
     return content_hash(teacher.state_dict().items())[:16]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from fewgen.data.imageset import ImageSet
 from fewgen.distillation.knowledge import DistillConfig, accuracy, distill, predict_logits
 from fewgen.distillation.storing import load_student, save_student
 from fewgen.distillation.students import Student
-from fewgen.distillation.teacher import ProtoNet
+from fewgen.distillation.teacher import Teacher
 from fewgen.errors import DataError, FewgenError, MissingDependencyError
 from fewgen.evaluation.statistics import wilson_interval
 from fewgen.files import atomic_write, file_sha256, read_json, write_json, write_text
@@ -35,7 +35,9 @@ class Ingredients:
     Attributes:
         supports: images to learn from.
         held_out: other images of the same classes, to measure on; None if there are none.
-        synthetic: gives the synthetic images of the same classes.
+        synthetic: gives the synthetic images of the same classes; None without a generator.
+        mixtures: of the supports; None if there are none.
+        pool: unlabelled images; None if there are none.
         base: images of base classes; None if there are none.
         teacher: None: synthetic images keep their class as label.
         start: gives the student before its training, with a head for the classes.
@@ -45,9 +47,11 @@ class Ingredients:
 
     supports: ImageSet
     held_out: ImageSet | None
-    synthetic: Callable[[], ImageSet]
+    synthetic: Callable[[], ImageSet] | None
+    mixtures: ImageSet | None
+    pool: ImageSet | None
     base: ImageSet | None
-    teacher: ProtoNet | None
+    teacher: Teacher | None
     start: Callable[[], Student]
     config: DistillConfig
     seed: int
@@ -64,15 +68,17 @@ def finished(out: Path) -> dict[str, Any] | None:
             there = (out / CLASSES_NAME).is_file() and (out / PICTURE_NAME).is_file()
             whole = there and (onnx is None or (out / ONNX_NAME).stat().st_size == onnx["bytes"])
         else:
-            whole = written == _digests(out, onnx is not None)
+            whole = written == _digests(out, record)
     except (FewgenError, OSError, LookupError, TypeError, AttributeError):
         return None
     return record if whole else None
 
 
-def _digests(out: Path, onnx: bool) -> dict[str, str]:
+def _digests(out: Path, record: Mapping[str, Any]) -> dict[str, str]:
     """Return the sha256 of each file that a user takes from the folder."""
-    names = [STUDENT_NAME, CLASSES_NAME, PICTURE_NAME, *([ONNX_NAME] if onnx else [])]
+    names = [STUDENT_NAME, CLASSES_NAME]
+    names += [PICTURE_NAME] if record["images"]["synthetic"] else []
+    names += [ONNX_NAME] if record["student"]["onnx"] else []
     return {name: file_sha256(out / name) for name in names}
 
 
@@ -88,7 +94,7 @@ def write_product(
         progress: told what is done, and the share of it.
     """
     began = time.perf_counter()
-    synthetic = given.synthetic()
+    synthetic = None if given.synthetic is None else given.synthetic()
     made = time.perf_counter()
     kept = out / PARTS_NAME / STUDENT_NAME
     history = out / PARTS_NAME / "training.json"
@@ -114,9 +120,16 @@ def write_product(
         "classes": list(given.supports.class_names),
         "images": {
             "support": len(given.supports),
-            "synthetic": len(synthetic),
-            "base": 0 if given.base is None else len(given.base),
-            "held_out": 0 if given.held_out is None else len(given.held_out),
+            **{
+                name: 0 if images is None else len(images)
+                for name, images in {
+                    "synthetic": synthetic,
+                    "mixtures": given.mixtures,
+                    "pool": given.pool,
+                    "base": given.base,
+                    "held_out": given.held_out,
+                }.items()
+            },
         },
         "student": {
             **student.about(),
@@ -131,14 +144,15 @@ def write_product(
     }
     save_student(student, out / STUDENT_NAME, given.supports.class_names)
     write_text(out / CLASSES_NAME, "".join(f"{name}\n" for name in given.supports.class_names))
-    contact_sheet(given.supports, synthetic, out / PICTURE_NAME)
-    record["files"] = _digests(out, onnx is not None)
+    if synthetic is not None:
+        contact_sheet(given.supports, synthetic, out / PICTURE_NAME)
+    record["files"] = _digests(out, record)
     write_json(out / RECORD_NAME, record)
     return record
 
 
 def _trained(
-    given: Ingredients, synthetic: ImageSet, progress: Progress | None
+    given: Ingredients, synthetic: ImageSet | None, progress: Progress | None
 ) -> tuple[Student, dict[str, Any]]:
     student = given.start()
     started = time.perf_counter()
@@ -149,6 +163,8 @@ def _trained(
         given.base,
         given.teacher,
         given.config,
+        mixtures=given.mixtures,
+        pool=given.pool,
         seed=derive_seed(given.seed, "student training"),
         progress=None if progress is None else lambda done, n, _: progress("training the student", done / n),
     )
@@ -182,8 +198,8 @@ def measured(student: Student, given: Ingredients, images: ImageSet | None) -> d
         "chance": 1 / images.n_classes,
     }
     if given.teacher is not None:
-        prototypes = given.teacher.fit(given.supports)
-        hits = given.teacher.predict(images, prototypes) == images.labels
+        learned = given.teacher.fit(given.supports)
+        hits = given.teacher.predict(images, learned) == images.labels
         found["teacher"] = float(hits.double().mean())
     return found
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fewgen.data.identity import without
 from fewgen.data.imageset import ImageSet, evenly
 from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.distillation.competitors import COMPETITORS, Outcome, Task
@@ -26,6 +27,7 @@ from fewgen.distillation.storing import load_student
 from fewgen.distillation.students import Student, make_student
 from fewgen.distillation.summary import episodes_needed, interval, paired, time_report
 from fewgen.distillation.synthesis import KINDS, Synthesis
+from fewgen.distillation.views import MIXTURES, mixtures
 from fewgen.episodes import Episode, EpisodeSampler
 from fewgen.errors import CheckpointError, ConfigError, DataError, suggest
 from fewgen.files import atomic_write, make_dir, read_json, write_json
@@ -42,6 +44,9 @@ PILOT = 5
 
 MOST_EPISODES = 1000
 
+POOL = 3000
+"""Unlabelled images of an episode at most."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -54,6 +59,7 @@ class Question:
         per_class: synthetic images of each class, for every competitor that has some.
         alpha: of TINT images.
         seed: of episodes, images, first weights and training.
+        mixtures: of the supports, for the competitors that have some.
         tint: how the model is specialised and sampled.
         training: of every student.
     """
@@ -64,6 +70,7 @@ class Question:
     per_class: int = 200
     alpha: float = 1.0
     seed: int = 0
+    mixtures: int = MIXTURES
     tint: SpecialiseConfig = SpecialiseConfig()
     training: DistillConfig = DistillConfig()
 
@@ -129,15 +136,15 @@ class Prepared:
     """What all episodes share: images, and the models that were prepared on base classes.
 
     Attributes:
-        base: images of base classes that are shown to students.
+        base: images of base classes that are shown to students; None without base classes.
         novel: images of novel classes.
-        teacher: file, or "dino:" and folder.
-        student: file.
+        teacher: as `load_teacher` takes it.
+        student: file; without base classes only its kind counts.
         generator: a model, or where it lies; None where no competitor needs one.
         open_model: opens the model in a folder on a device.
     """
 
-    base: ImageSet
+    base: ImageSet | None
     novel: ImageSet
     teacher: str
     student: str
@@ -152,6 +159,7 @@ class Job:
     Attributes:
         question: what is asked.
         episode: supports and queries.
+        pool: novel images that are neither; empty where no competitor looks at them.
         prepared: what all episodes share; its novel images are not looked at.
         folder: of the episode.
         names: competitors whose cells are missing.
@@ -163,6 +171,7 @@ class Job:
 
     question: Question
     episode: Episode
+    pool: ImageSet
     prepared: Prepared
     folder: Path
     names: tuple[str, ...]
@@ -211,7 +220,7 @@ def _task(job: Job) -> tuple[Task, Synthesis]:
         progress=shown,
     )
     prepared = load_student(job.prepared.student)[0]
-    teacher = load_teacher(job.prepared.teacher, prepared.image_shape).to(device)
+    teacher = load_teacher(job.prepared.teacher, episode.support, question.training, number).to(device)
 
     def with_head(student: Student) -> Student:
         student.new_head(question.n_way, seed=number)
@@ -221,14 +230,20 @@ def _task(job: Job) -> tuple[Task, Synthesis]:
         shape, channels = prepared.image_shape, prepared.channels
         return with_head(make_student(prepared.name, shape, question.n_way, channels=channels, seed=number))
 
+    def mixed() -> ImageSet:
+        looks = {key: getattr(question.training, key) for key in ("padding", "jitter", "flip")}
+        return mixtures(episode.support, question.mixtures, **looks, seed=number)
+
     task = Task(
         episode.support,
         episode.query,
         job.prepared.base,
         teacher,
         fresh,
-        lambda: with_head(copy.deepcopy(prepared)),
+        fresh if job.prepared.base is None else lambda: with_head(copy.deepcopy(prepared)),
         synthesis.images,
+        mixed,
+        lambda: job.pool,
         question.training,
         number,
     )
@@ -354,6 +369,19 @@ def some_base(base: ImageSet, n: int, seed: int) -> ImageSet:
     return base.subset(order[torch.tensor(chosen)])
 
 
+def _pool(novel: ImageSet, episode: Episode, seed: int) -> ImageSet:
+    """Return up to `POOL` novel images of any class that are neither supports nor queries."""
+    left, _ = without(novel, episode.support, episode.query)
+    rng = torch.Generator().manual_seed(derive_seed(seed, "distill", "pool", episode.index))
+    chosen = torch.randperm(len(left), generator=rng)[:POOL]
+    if not len(chosen):
+        raise DataError(
+            "The competitor pool needs novel images that are neither supports nor queries, but all others "
+            "are queries. Set --queries, such as --queries 100."
+        )
+    return left.subset(chosen)
+
+
 def run_protocol(
     question: Question,
     prepared: Prepared,
@@ -392,12 +420,15 @@ def run_protocol(
     shared = dataclasses.replace(prepared, novel=prepared.novel.subset([]))
 
     def job(i: int) -> Job:
+        episode = sampler.episode(i, prepared.novel)
+        wanted = missing(cells, i, names)
         return Job(
             question,
-            sampler.episode(i, prepared.novel),
+            episode,
+            _pool(prepared.novel, episode, question.seed) if "pool" in wanted else episode.query.subset([]),
             shared,
             episode_folder(cells, i),
-            missing(cells, i, names),
+            wanted,
             device,
             threads=1 if workers > 1 else None,
             picture=picture if i == 0 else None,

@@ -37,6 +37,8 @@ class DistillRequest:
     competitors: str | Sequence[str] | None
     per_class: int
     alpha: float
+    pool: str | Path | ImageSet | None
+    mixtures: int | None
     teacher: str | Path | None
     teacher_net: str
     teacher_channels: int

@@ -10,10 +10,14 @@ from typing import Any
 
 import torch
 
+from fewgen.config.schema import to_dict
+from fewgen.data.foreign import load_foreign
 from fewgen.data.identity import fingerprint, without
 from fewgen.data.imageset import ImageSet
 from fewgen.data.names import name_key, name_labels
+from fewgen.diffusion.pipeline import TextToImage
 from fewgen.diffusion.stable import StableDiffusion
+from fewgen.distillation.encoder_teacher import EncoderTeacher
 from fewgen.distillation.estimate import making_seconds
 from fewgen.distillation.preparing import teacher_id, teacher_tasks, wants_turns
 from fewgen.distillation.product import (
@@ -29,6 +33,8 @@ from fewgen.distillation.request import Distilled, DistillRequest
 from fewgen.distillation.storing import check_parts, holds_parts, kept_images, open_parts
 from fewgen.distillation.students import Student, make_student
 from fewgen.distillation.synthesis import Synthesis, by_class
+from fewgen.distillation.teacher import ProtoNet
+from fewgen.distillation.views import MIXTURES, mixtures
 from fewgen.distillation.work import Work, check_pipeline, shared_names, shown_shape, time_in_words
 from fewgen.episodes import class_split
 from fewgen.errors import ConfigError, DataError, OutputError
@@ -55,16 +61,20 @@ class StudentWork(Work):
 
     def __init__(self, request: DistillRequest, planning: bool = False) -> None:
         super().__init__(request, planning)
-        if request.generator is None:
+        if request.generator is None and request.teacher is None and request.data is None:
             raise ConfigError(
-                "fewgen distill --novel needs --generator: a run of tint for these classes, a run of "
-                "diffusion, or a Stable Diffusion folder."
+                "fewgen distill --novel needs something to learn from beside your images: --teacher lite2, a "
+                "pretrained encoder that labels mixtures of them (and --pool, unlabelled photographs); or "
+                "--generator, a run of tint or diffusion, or a Stable Diffusion folder; or --data, images of "
+                "other classes."
             )
         if self.out.suffix == ".json":
             raise OutputError(f'"{self.out}": a student needs a folder. Choose another --out.')
         if request.shots is not None:
             request.whole(shots=1)
-        self.source = self.generator()
+        if request.generator is None:
+            request.refuse(("tint", "generator_minutes"), "there is no --generator")
+        self.source = None if request.generator is None else self.generator()
         channels, height = self._native_shape()
         reading = request.reading
         images = self.load(
@@ -79,7 +89,7 @@ class StudentWork(Work):
             rest = self._not_learned(self.source, rest)
             if request.tint:
                 self.notes.append("--tint has no effect: the generator is specialised already.")
-        else:
+        elif self.source is not None:
             check_pipeline(self.source, self.supports)
         self.held_out = rest
         if every:
@@ -90,12 +100,14 @@ class StudentWork(Work):
             )
         self.base = self._base()
         self.teacher = self.named_teacher(self.supports)
+        self.pool, self.n_mixtures = self._pool(), self._n_mixtures()
+        self._weigh()
         if self.base is None and self.teacher is None:
             self.notes.append(
                 "There are no base images (--data) and no --teacher, so synthetic images keep their class as "
                 "label, and the student starts from random weights: expect less than with base images."
             )
-        elif self.base is None:
+        elif self.base is None and isinstance(self.teacher, ProtoNet):
             self.notes.append("There are no base images (--data), so the student starts from random weights.")
         if self.held_out is not None and self.base is not None:
             self.base, _ = without(self.base, self.held_out)
@@ -107,7 +119,9 @@ class StudentWork(Work):
         """Return channels and height that images need; None where smaller ones do (Stable Diffusion)."""
         if isinstance(self.source, Run):
             return self.source.info.spec["channels"], self.source.info.spec["height"]
-        return (None, None) if isinstance(self.source, StableDiffusion) else self.source.image_shape[:2]
+        if self.source is None or isinstance(self.source, StableDiffusion):
+            return None, None
+        return self.source.image_shape[:2]
 
     def _match(self, run: Run) -> list[int]:
         """Return the run's label of each class of the supports.
@@ -177,9 +191,64 @@ class StudentWork(Work):
         teacher_tasks(base, 2, 1, 1)
         return base
 
+    def _pool(self) -> ImageSet | None:
+        """Return the unlabelled images at the size of the supports, without those that measure."""
+        given = self.request.pool
+        if given is None:
+            return None
+        if self.teacher is None and self.base is None:
+            raise ConfigError(
+                "--pool needs a teacher that says what its images show: --teacher lite2, or --data."
+            )
+        if isinstance(given, ImageSet):
+            pool = given
+        else:
+            height, width = self.supports.size
+            reading = dataclasses.replace(
+                self.request.reading,
+                size=height if height == width else None,
+                channels=self.supports.channels,
+            )
+            pool = load_foreign(given, reading, labels_required=False)
+        if pool.shape != self.supports.shape:
+            raise DataError(
+                f"The images of --pool are of {shown_shape(pool.shape)}, yours of "
+                f"{shown_shape(self.supports.shape)} (channels x height x width). Set --size."
+            )
+        left, n_held_out = without(pool, self.held_out)
+        if n_held_out:
+            self.notes.append(
+                f"{n_held_out} images of --pool are images that measure the accuracy; they are left out."
+            )
+        left, _ = without(left, self.supports)
+        if not len(left):
+            raise DataError(f'"{given}" holds no images beside your own. Leave --pool out, or name others.')
+        return ImageSet(left.images, torch.zeros(len(left), dtype=torch.int64), ("pool",), name="pool")
+
+    def _weigh(self) -> None:
+        """Unless the user says otherwise, believe a pretrained encoder more than the generator."""
+        told = {"weigh", "hard_labels"} & set(self.request.training or {})
+        if self.source is not None and isinstance(self.teacher, EncoderTeacher) and not told:
+            self.training = dataclasses.replace(self.training, weigh=True)
+            self.described["training"] = to_dict(self.training)
+
+    def _n_mixtures(self) -> int:
+        """Return how many mixtures are made; by default none if a generator and a teacher of ours do."""
+        wanted = self.request.mixtures
+        if wanted is None:
+            return MIXTURES if self.source is None or isinstance(self.teacher, EncoderTeacher) else 0
+        self.request.whole(mixtures=0)
+        if wanted and self.teacher is None and self.base is None:
+            raise ConfigError(
+                "--mixtures needs a teacher that says what they show: --teacher lite2, or --data."
+            )
+        return wanted
+
     def _settings(self) -> dict[str, Any]:
         source = self.source
-        generator = file_sha256(source.model_path) if isinstance(source, Run) else source.model_id
+        generator = None
+        if source is not None:
+            generator = file_sha256(source.model_path) if isinstance(source, Run) else source.model_id
         return {
             **self.described,
             "prepare": self.prepared_settings(self.base),
@@ -187,7 +256,9 @@ class StudentWork(Work):
             "supports": fingerprint(self.supports),
             "held_out": None if self.held_out is None else fingerprint(self.held_out),
             "base": None if self.base is None else fingerprint(self.base),
-            "generator": generator[:16],
+            "generator": None if generator is None else generator[:16],
+            "mixtures": self.n_mixtures or None,
+            "pool": None if self.pool is None else fingerprint(self.pool),
             "teacher": None if self.teacher is None else teacher_id(self.teacher),
         }
 
@@ -197,11 +268,7 @@ class StudentWork(Work):
         held_out = 0 if self.held_out is None else len(self.held_out)
         channels, height, width = self.supports.shape
         each = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-        made = (
-            "its own words"
-            if isinstance(self.source, Run)
-            else "a text-to-image model that is specialised first"
-        )
+        rows = self._more_in_words()
         return [
             ("classes", ", ".join(self.supports.class_names[:12])),
             (
@@ -209,10 +276,27 @@ class StudentWork(Work):
                 f"{each} of each class to learn from, {held_out} to measure on; "
                 f"{'grey' if channels == 1 else 'colour'}, {height}x{width}",
             ),
-            ("synthetic", f"{self.request.per_class} of each class, by {made}"),
-            ("base", "none" if self.base is None else self._base_in_words(self.base)),
+            *rows,
             ("student", self.training_in_words),
         ]
+
+    def _more_in_words(self) -> list[tuple[str, str]]:
+        """Return what the student sees beside the supports: a word and what it is."""
+        made = "a text-to-image model that is specialised first"
+        if isinstance(self.source, Run):
+            made = "its own words"
+        n = f"{self.request.per_class} of each class, by {made}"
+        rows = [
+            ("synthetic", "none" if self.source is None else n),
+            ("base", "none" if self.base is None else self._base_in_words(self.base)),
+        ]
+        if isinstance(self.teacher, EncoderTeacher):
+            rows.append(("teacher", f"{self.request.teacher}, a pretrained encoder"))
+        if self.n_mixtures:
+            rows.append(("mixtures", f"{self.n_mixtures} of your images"))
+        if self.pool is not None:
+            rows.append(("pool", f"{len(self.pool)} unlabelled images"))
+        return rows
 
     def _base_in_words(self, base: ImageSet) -> str:
         shown = min(self.request.base_images or len(base), len(base))
@@ -234,6 +318,8 @@ class StudentWork(Work):
             parts["teacher and student before"] = before
         if isinstance(self.source, Run):
             above = "; drawing by the run comes on top"
+        elif self.source is None:
+            above = "; the teacher's labels come on top"
         elif isinstance(self.source, StableDiffusion):
             above = "; specialising Stable Diffusion comes on top"
         else:
@@ -282,7 +368,9 @@ class StudentWork(Work):
         return Ingredients(
             self.supports,
             self.held_out,
-            functools.partial(self._synthetic, parts, shown),
+            None if self.source is None else functools.partial(self._synthetic, self.source, parts, shown),
+            self._mixtures(),
+            self.pool,
             None if base is None else some_base(base, self.request.base_images, self.seed),
             None if teacher is None else teacher.to(self.device),
             with_head,
@@ -291,8 +379,15 @@ class StudentWork(Work):
             self.notes,
         )
 
-    def _synthetic(self, parts: Path, shown: Progress) -> ImageSet:
-        source = self.source
+    def _mixtures(self) -> ImageSet | None:
+        if not self.n_mixtures:
+            return None
+        looks = {key: getattr(self.training, key) for key in ("padding", "jitter", "flip")}
+        return mixtures(
+            self.supports, self.n_mixtures, **looks, seed=derive_seed(self.seed, "mixtures of supports")
+        )
+
+    def _synthetic(self, source: Run | TextToImage, parts: Path, shown: Progress) -> ImageSet:
         if isinstance(source, Run):
             return kept_images(parts / "generated.npz", lambda: self._by_class(source, shown))[0]
         return Synthesis(

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,24 @@ _FILE = TensorFile(
     outdated="teacher format {version}, but this fewgen reads 1. Update fewgen, or train the teacher again.",
     damaged='The teacher "{path}" does not fit: {reason}',
 )
+
+
+class Teacher(Protocol):
+    """Labels images of a task after a look at its supports; what it learns from these is handed back."""
+
+    def fit(self, supports: ImageSet) -> Any:
+        """Return what it learns from the supports of a task, each class of which has one or more."""
+
+    def logits(self, images: ImageSet | Tensor, learned: Any) -> Tensor:
+        """Return logits (N, n_classes), float32 on the processor; their softmax is the soft label.
+
+        Args:
+            images: an image set, or float (N, C, H, W) in [-1, 1].
+            learned: of `fit`.
+        """
+
+    def predict(self, images: ImageSet | Tensor, learned: Any) -> Tensor:
+        """Return classes, int64 (N,)."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from fewgen.data.imageset import ImageSet
 from fewgen.data.names import name_key, name_labels
 from fewgen.diffusion.pipeline import TextToImage
 from fewgen.diffusion.settings import SpecialiseConfig
+from fewgen.distillation.encoder_teacher import EncoderTeacher
 from fewgen.distillation.estimate import training_seconds
 from fewgen.distillation.knowledge import DistillConfig
 from fewgen.distillation.preparing import has_few_classes, load_teacher, pretrained_student, trained_teacher
@@ -69,7 +70,7 @@ class Work(abc.ABC):
         self.out = Path(request.out)
         for source in (request.novel, request.data):
             check_apart(self.out, source)
-        self.teacher: ProtoNet | None = None
+        self.teacher: ProtoNet | EncoderTeacher | None = None
         self.notes: list[str] = []
         self.described = {
             "seed": self.seed,
@@ -112,10 +113,10 @@ class Work(abc.ABC):
         """Return the generator that was named; a plan fetches nothing."""
         return opened_generator(self.request.generator, str(self.device), not self.planning)
 
-    def named_teacher(self, images: ImageSet) -> ProtoNet | None:
+    def named_teacher(self, images: ImageSet) -> ProtoNet | EncoderTeacher | None:
         """Return the teacher that was named, for images of this shape."""
         name = self.request.teacher
-        return None if name is None else load_teacher(name, images.shape)
+        return None if name is None else load_teacher(name, images, self.training, self.seed)
 
     def prepared_on(
         self,
@@ -125,7 +126,7 @@ class Work(abc.ABC):
         n_way: int,
         n_shot: int,
         progress: Progress,
-    ) -> tuple[ProtoNet, Student]:
+    ) -> tuple[ProtoNet | EncoderTeacher, Student]:
         """Return teacher and student after learning from base images, which are kept in a folder.
 
         Args:

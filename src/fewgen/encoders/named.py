@@ -312,6 +312,12 @@ def _named(name: str) -> NamedEncoder:
     return found
 
 
+def names_encoder(kind: str, spec: str) -> bool:
+    """Return whether the name before the colon is an encoder of a kind: "image", "text" or "joint"."""
+    entry = encoders().get(spec.partition(":")[0])
+    return entry is not None and kind in entry.kinds
+
+
 def find_encoder(kind: str, spec: str) -> tuple[NamedEncoder, str]:
     """Return what a name stands for, and its option; nothing is built.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -37,11 +38,47 @@ def class_predictor(
     if isinstance(extractor, ClassifierFeatures) and extractor.class_names == train.class_names:
         return extractor.classes_of
     found = extractor.features(train) if features is None else features
-    return linear_probe(found, train.labels)
+    return linear_probe(found, train.labels).predict
 
 
-def linear_probe(features: Tensor, labels: Tensor, *, penalty: float = 1.0) -> Callable[[Tensor], Tensor]:
-    """Fit a multinomial logistic regression on standardised features; return its prediction function.
+@dataclass(frozen=True)
+class LinearProbe:
+    """A multinomial logistic regression on standardised features.
+
+    Attributes:
+        mean: of the features it learned from, (D,), float64.
+        scale: their deviation; infinite where a feature never changes, so that it counts as 0.
+        weight: (C, D).
+        bias: (C,).
+        labels: what the C rows stand for, int64.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    weight: Tensor
+    bias: Tensor
+    labels: Tensor
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return logits (M, C), float64, of features (M, D); their softmax is the probability of each label.
+
+        Raises:
+            DataError: features that are not finite.
+            ShapeError: another number of features.
+        """
+        if features.ndim != 2 or features.shape[1] != len(self.mean):
+            raise ShapeError(
+                f"the linear probe knows {len(self.mean)} features, got shape {tuple(features.shape)}."
+            )
+        return (_finite(features) - self.mean) / self.scale @ self.weight.T + self.bias
+
+    def predict(self, features: Tensor) -> Tensor:
+        """Return labels, int64 (M,)."""
+        return self.labels[self.logits(features).argmax(dim=1)]
+
+
+def linear_probe(features: Tensor, labels: Tensor, *, penalty: float = 1.0) -> LinearProbe:
+    """Fit a multinomial logistic regression on standardised features.
 
     Args:
         features: (N, D).
@@ -49,7 +86,7 @@ def linear_probe(features: Tensor, labels: Tensor, *, penalty: float = 1.0) -> C
         penalty: weight of half the squared coefficients against the sum of the cross-entropies.
 
     Returns:
-        A function: features (M, D) -> labels, int64 (M,). Nothing in it is random.
+        The probe. Nothing in it is random.
 
     Raises:
         DataError: features that are not finite, or fewer than two classes.
@@ -75,18 +112,13 @@ def linear_probe(features: Tensor, labels: Tensor, *, penalty: float = 1.0) -> C
     with warnings.catch_warnings():
         # Separable features have no finite optimum without the penalty; the last digits do not matter here.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        probe = LogisticRegression(C=1.0 / penalty, max_iter=500).fit(
+        fitted = LogisticRegression(C=1.0 / penalty, max_iter=500).fit(
             ((x - mean) / scale).numpy(), labels.numpy()
         )
-
-    def predict(wanted: Tensor) -> Tensor:
-        if wanted.ndim != 2 or wanted.shape[1] != len(mean):
-            raise ShapeError(f"the linear probe knows {len(mean)} features, got shape {tuple(wanted.shape)}.")
-        if len(wanted) == 0:
-            return torch.zeros(0, dtype=torch.int64)
-        return torch.from_numpy(probe.predict(((_finite(wanted) - mean) / scale).numpy())).to(torch.int64)
-
-    return predict
+    weight, bias = torch.from_numpy(fitted.coef_), torch.from_numpy(fitted.intercept_)
+    if len(weight) == 1:  # of two classes scikit-learn keeps the difference of their rows alone
+        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    return LinearProbe(mean, scale, weight, bias, torch.from_numpy(fitted.classes_).to(torch.int64))
 
 
 def _finite(features: Tensor) -> Tensor:

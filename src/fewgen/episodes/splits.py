@@ -41,6 +41,7 @@ def class_split(images: ImageSet, how: str | os.PathLike[str] = "auto", seed: in
               classes on at least 1 for validation), the rest base. A "/" in the class names means
               nothing here, except for Omniglot.
             - "all": every class is base, even one without images.
+            - "none": every class with images is novel.
             - "alphabet": whole groups of classes, the part of their names before the first "/", in the shares
               above. A name without "/" is a group of its own.
             - "6/1/3": so many base, validation and novel classes, together all there are; "6/3": none for
@@ -61,6 +62,8 @@ def class_split(images: ImageSet, how: str | os.PathLike[str] = "auto", seed: in
         return ClassSplit(images.class_names, (), ())
     counts = images.counts().tolist()
     names = [name for name, n in zip(images.class_names, counts, strict=True) if n]
+    if text == "none":
+        return ClassSplit((), (), tuple(names))
     if text == "alphabet":
         return _by_alphabet(names, seed)
     if text == "auto":
@@ -74,7 +77,7 @@ def class_split(images: ImageSet, how: str | os.PathLike[str] = "auto", seed: in
     if re.fullmatch(r"\d+(/\d+){1,2}", text):
         return _drawn(names, _counts(text, len(names)), seed)
     raise ConfigError(
-        f'Unknown class split "{text}".{suggest(text, ("auto", "all", "alphabet"))} Choose {_FORMS}.'
+        f'Unknown class split "{text}".{suggest(text, ("auto", "all", "none", "alphabet"))} Choose {_FORMS}.'
     )
 
 
