@@ -35,7 +35,8 @@ def shuffled(images, seed):
 
 
 def with_images(images, like, labels=None):
-    return ImageSet(images, like.labels if labels is None else labels, like.class_names, name=like.name)
+    labels = like.labels if labels is None else labels
+    return ImageSet(images, labels, like.class_names, name=like.name, origins=like.origins)
 
 
 def of_classes(images, *classes):

@@ -33,6 +33,7 @@ from fewgen.comparison.sets import RealImages
 from fewgen.data.identity import fingerprint
 from fewgen.data.imageset import ImageSet
 from fewgen.data.npz import is_whole_npz, save_npz
+from fewgen.data.origin import drawn
 from fewgen.data.registry import load_images
 from fewgen.encoders.classifier import ClassifierFeatures
 from fewgen.errors import ConfigError, DataError, FewgenError
@@ -370,7 +371,8 @@ def _measure(cell: Cell, say: Callable[[str], None], evaluate: Evaluate | None) 
             "since. Choose another --out."
         )
     loaded = load_images(cell.folder / "images.npz")
-    generated = ImageSet(loaded.images, loaded.labels, train.class_names, name=spec)
+    images = loaded.images
+    generated = ImageSet(images, loaded.labels, train.class_names, name=spec, origins=drawn(images))
     say("measuring ...")
     more: dict[str, Any] = {}
     if evaluate is None:

@@ -28,6 +28,7 @@ from fewgen.data.counts import Shots, few_classes
 from fewgen.data.imageset import ImageSet
 from fewgen.data.kinds import HEAD_BYTES, foreign_kind, is_text, kind_of
 from fewgen.data.names import check_class_names, unprintable
+from fewgen.data.origin import Origin, jpeg_quality
 from fewgen.data.transforms import Form, fit_image, from_pillow, parallel_map, to_pillow
 from fewgen.data.value_range import flag, note_bytes, note_cut, shown, to_bytes, uses_little
 from fewgen.errors import DataError, ProblemList
@@ -101,6 +102,9 @@ def _find_split(root: Path, split: str) -> Path:
     return root
 
 
+_PLAIN = ("1", "L", "P", "RGB")
+"""Modes of files that are read as they are."""
+
 _TOPS = {"8-bit": 255, "16-bit": 65535, "16-bit colour": 65535, "float": 0}
 """Kinds of values -> the largest."""
 
@@ -108,7 +112,7 @@ _TOPS = {"8-bit": 255, "16-bit": 65535, "16-bit colour": 65535, "float": 0}
 @dataclass(frozen=True)
 class _Decoded:
     array: np.ndarray[Any, Any]  # uint8 (C, H, W)
-    original: tuple[int, int]  # width, height
+    origin: Origin
     usable: bool  # whether what the file says of its colours could be used
     values: str  # what its values are: a key of _TOPS
     low: float
@@ -260,6 +264,8 @@ def _decode(path: Path, form: Form) -> _Decoded:
             if deep:
                 upright, kind, low, high = _from_deep(upright, form)
             said = {key: image.info[key] for key in COLOUR_KEYS if key in image.info}
+            converted = deep or bool(said) or form.value_range is not None or image.mode not in _PLAIN
+            file, quality = str(image.format), jpeg_quality(image)
             if upright.mode == "CMYK" and form.convert and said:
                 upright, usable = to_srgb(upright, said)
                 said = {}
@@ -281,12 +287,15 @@ def _decode(path: Path, form: Form) -> _Decoded:
         raise _Problem(
             f"is damaged or truncated ({error}); replace it, or move it out of the folder"
         ) from error
-    original = plain.size
+    width, height = plain.size
     if form.channels is not None:
-        plain = plain.convert("L" if form.channels == 1 else "RGB")
+        wanted = "L" if form.channels == 1 else "RGB"
+        converted |= plain.mode != wanted
+        plain = plain.convert(wanted)
+    origin = Origin("JPEG" if file == "MPO" else file, height, width, quality, converted)
     if form.size is not None:
         plain = fit_image(plain, form.size, form.fit)
-    return _Decoded(from_pillow(plain), original, usable, kind, low, high)
+    return _Decoded(from_pillow(plain), origin, usable, kind, low, high)
 
 
 def read_image(path: Path, form: Form) -> np.ndarray[Any, Any]:
@@ -420,8 +429,8 @@ def _read(
     problems: ProblemList,
     form: Form,
     check: Callable[[list[int]], None] | None = None,
-) -> torch.Tensor:
-    """Return the images of all files, uint8 (N, C, H, W), or raise one error with all problems.
+) -> tuple[torch.Tensor, tuple[Origin, ...]]:
+    """Return the images of all files, uint8 (N, C, H, W), and what they were; or raise all problems.
 
     Args:
         files: below `root`.
@@ -449,7 +458,7 @@ def _read(
     if check is not None:
         check([i for i, result in enumerate(results) if not isinstance(result, _Problem)])
     if form.size is None:
-        sizes = [f"{one.original[0]}x{one.original[1]}" for _, one in good]
+        sizes = [f"{one.origin.width}x{one.origin.height}" for _, one in good]
         _check_same(good, sizes, root, problems, "sizes", "size to one number for all (such as --size 28)")
     if form.channels is None:
         kinds = ["grey" if one.array.shape[0] == 1 else "colour" for _, one in good]
@@ -457,7 +466,8 @@ def _read(
     _check_values(good, root, problems, form)
     problems.raise_if_any()
     unusable_profiles([str(file.relative_to(root)) for file, one in good if not one.usable])
-    return torch.from_numpy(np.stack([decoded.array for _, decoded in good]))
+    images = torch.from_numpy(np.stack([decoded.array for _, decoded in good]))
+    return images, tuple(decoded.origin for _, decoded in good)
 
 
 def load_folder(
@@ -502,8 +512,8 @@ def load_folder(
         for problem in asked.problems(names, [count for count in counts if count]) if asked else []:
             problems.add(problem)
 
-    images = _read(files, root, problems, form or Form(), check_counts)
-    return ImageSet(images, class_of, tuple(class_names), None, name or root.resolve().name)
+    images, origins = _read(files, root, problems, form or Form(), check_counts)
+    return ImageSet(images, class_of, tuple(class_names), None, name or root.resolve().name, origins)
 
 
 def is_flat_folder(path: str | os.PathLike[str]) -> bool:
@@ -515,7 +525,9 @@ def is_flat_folder(path: str | os.PathLike[str]) -> bool:
     return bool(entries) and not any(entry.is_dir() for entry in entries)
 
 
-def load_flat_folder(path: str | os.PathLike[str], form: Form | None = None) -> torch.Tensor:
+def load_flat_folder(
+    path: str | os.PathLike[str], form: Form | None = None
+) -> tuple[torch.Tensor, tuple[Origin, ...]]:
     """Read the images that lie directly in a folder; they have no class.
 
     Args:
@@ -523,7 +535,7 @@ def load_flat_folder(path: str | os.PathLike[str], form: Form | None = None) -> 
         form: as in `load_folder`.
 
     Returns:
-        uint8, (N, C, H, W), ordered by file name.
+        uint8, (N, C, H, W), ordered by file name, and what each file was.
 
     Raises:
         DataError: lists every problem of the folder at once, as `load_folder`.

@@ -13,6 +13,7 @@ from fewgen.data import cifar_binary, idx
 from fewgen.data.folder import is_flat_folder, load_flat_folder
 from fewgen.data.imageset import ImageSet
 from fewgen.data.npz_reader import NpzReader, read_images
+from fewgen.data.origin import Origin
 from fewgen.data.registry import Reading, is_named
 from fewgen.data.value_range import ValueRange
 from fewgen.errors import DataError
@@ -21,9 +22,9 @@ NO_CLASS = "(no class)"
 """The one class name of a set whose images have no class."""
 
 
-def without_labels(images: Tensor, name: str = "") -> ImageSet:
+def without_labels(images: Tensor, name: str = "", origins: tuple[Origin, ...] | None = None) -> ImageSet:
     """Return images (N, C, H, W), uint8, as a set whose images have no class."""
-    return ImageSet(images, torch.zeros(len(images), dtype=torch.int64), (NO_CLASS,), None, name)
+    return ImageSet(images, torch.zeros(len(images), dtype=torch.int64), (NO_CLASS,), None, name, origins)
 
 
 def has_labels(images: ImageSet) -> bool:
@@ -87,11 +88,15 @@ def load_foreign(
         )
     if not labels_required:
         if flat:
-            return without_labels(load_flat_folder(path, form), path.resolve().name)
+            files, origins = load_flat_folder(path, form)
+            return without_labels(files, path.resolve().name, origins)
         if not named and path.is_file() and path.suffix.lower() == ".npz":
             found = _unlabelled_npz(path, form.value_range)
             if found is not None:
-                return without_labels(form.of(found), path.name)
+                array = Origin(
+                    "array", found.shape[2], found.shape[3], converted=form.value_range is not None
+                )
+                return without_labels(form.of(found), path.name, (array,) * len(found))
     return reading.load(source)
 
 

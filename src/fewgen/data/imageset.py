@@ -13,6 +13,8 @@ from torch import Tensor
 
 from fewgen.data.counts import Shots, few_classes
 from fewgen.data.names import check_class_names, name_key, name_labels
+from fewgen.data.origin import Origin
+from fewgen.data.origin import chosen as origins_of
 from fewgen.errors import DataError, ProblemList, suggest
 from fewgen.files import read_json, write_json
 
@@ -74,6 +76,7 @@ class ImageSet:
         class_names: one name per class; no two differ only by case.
         captions: one text per image, or None.
         name: where the images came from, for reports.
+        origins: what each image was before it was read, or None where that is not known.
 
     Raises:
         DataError: if the parts do not fit each other; all problems at once.
@@ -84,6 +87,7 @@ class ImageSet:
     class_names: tuple[str, ...]
     captions: tuple[str, ...] | None = None
     name: str = ""
+    origins: tuple[Origin, ...] | None = None
 
     def __post_init__(self) -> None:
         problems = ProblemList(
@@ -105,6 +109,8 @@ class ImageSet:
             )
         if self.captions is not None and len(self.captions) != len(images):
             problems.add(f"{len(images)} images but {len(self.captions)} captions")
+        if self.origins is not None and len(self.origins) != len(images):
+            problems.add(f"{len(images)} images but {len(self.origins)} origins")
         check_class_names(self.class_names, problems)
         problems.raise_if_any()
 
@@ -155,7 +161,14 @@ class ImageSet:
         chosen = torch.as_tensor(indices)
         chosen = chosen.nonzero().flatten() if chosen.dtype == torch.bool else chosen.to(torch.int64)
         captions = None if self.captions is None else tuple(self.captions[i] for i in chosen.tolist())
-        return ImageSet(self.images[chosen], self.labels[chosen], self.class_names, captions, self.name)
+        return ImageSet(
+            self.images[chosen],
+            self.labels[chosen],
+            self.class_names,
+            captions,
+            self.name,
+            origins_of(self.origins, chosen.tolist()),
+        )
 
     def class_index(self, class_name: str) -> int:
         """Return the label of a class, whose name may differ by case or in how accents are encoded.
@@ -182,7 +195,8 @@ class ImageSet:
         labels = new_label[self.labels]
         keep = (labels >= 0).nonzero().flatten()
         captions = None if self.captions is None else tuple(self.captions[i] for i in keep.tolist())
-        return ImageSet(self.images[keep], labels[keep], chosen, captions, self.name)
+        origins = origins_of(self.origins, keep.tolist())
+        return ImageSet(self.images[keep], labels[keep], chosen, captions, self.name, origins)
 
     def too_few_classes(self, least: int, otherwise: str = "") -> str:
         """Return what to say if fewer than `least` classes have images, else "".
@@ -280,8 +294,13 @@ def joined(parts: Sequence[ImageSet], name: str | None = None) -> ImageSet:
     label = name_labels([*names])
     labels = [torch.tensor([label[name_key(n)] for n in part.class_names])[part.labels] for part in parts]
     images = torch.cat([part.images for part in parts])
+    origins = [origin for part in parts for origin in part.origins or ()]
     return ImageSet(
-        images, torch.cat(labels), tuple(names.values()), name=parts[0].name if name is None else name
+        images,
+        torch.cat(labels),
+        tuple(names.values()),
+        name=parts[0].name if name is None else name,
+        origins=tuple(origins) if len(origins) == len(images) else None,
     )
 
 

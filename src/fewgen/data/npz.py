@@ -23,6 +23,7 @@ from torch import Tensor
 from fewgen.data.imageset import ImageSet
 from fewgen.data.jpeg_npz import read_jpegs
 from fewgen.data.npz_reader import NpzReader, find_prefix, read_images, to_labels, to_texts
+from fewgen.data.origin import Origin
 from fewgen.data.value_range import ValueRange, in_range
 from fewgen.files import atomic_write
 
@@ -52,7 +53,8 @@ def load_npz(
         if "train_jpeg" in reader:
             jpegs = ImageSet(*read_jpegs(reader, split), None, name or f"{path.name} ({split})")
             pixels = in_range(jpegs.images.numpy(), value_range, f'the images in "{path}"')
-            return dataclasses.replace(jpegs, images=torch.from_numpy(pixels))
+            origin = Origin("JPEG", *jpegs.size, converted=value_range is not None)
+            return dataclasses.replace(jpegs, images=torch.from_numpy(pixels), origins=(origin,) * len(jpegs))
         prefix = find_prefix(reader, split, "images")
         labels_name, captions_name = f"{prefix}labels", f"{prefix}captions"
         beside = (labels_name, captions_name) if captions_name in reader else (labels_name,)

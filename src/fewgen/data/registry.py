@@ -21,6 +21,7 @@ from fewgen.data.counts import Shots
 from fewgen.data.folder import load_folder, save_folder
 from fewgen.data.imageset import ImageSet
 from fewgen.data.kinds import kind_of
+from fewgen.data.origin import Origin
 from fewgen.data.transforms import Form
 from fewgen.data.value_range import ValueRange, in_range
 from fewgen.errors import ConfigError, DataError, OutputError, suggest
@@ -277,7 +278,14 @@ def in_form(images: ImageSet, form: Form) -> ImageSet:
     pixels = form.of(images.images)
     if pixels is images.images:
         return images
-    return ImageSet(pixels, images.labels, images.class_names, images.captions, images.name)
+    return dataclasses.replace(images, images=pixels, origins=_converted(images, pixels))
+
+
+def _converted(images: ImageSet, pixels: torch.Tensor) -> tuple[Origin, ...] | None:
+    """Return the origins of images that are in another form now."""
+    if images.origins is None or pixels.shape[1] == images.channels:
+        return images.origins
+    return tuple(dataclasses.replace(origin, converted=True) for origin in images.origins)
 
 
 def _load_named(
@@ -421,6 +429,9 @@ class Reading:
             images = loaded
         if problem := images.too_few_classes(min_classes, otherwise):
             raise DataError(f'"{source}": {problem}.')
+        if images.origins is None:
+            array = Origin("array", *images.size, converted=form.value_range is not None)
+            images = dataclasses.replace(images, origins=(array,) * len(images))
         return in_form(images, form)
 
 

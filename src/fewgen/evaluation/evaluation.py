@@ -23,6 +23,7 @@ from fewgen.evaluation.gains import Gain
 from fewgen.evaluation.outcome import Outcome
 from fewgen.evaluation.real_side import Progress, RealSide, check_real_side, check_sets
 from fewgen.evaluation.side import Side
+from fewgen.evaluation.sources import describe
 from fewgen.evaluation.usefulness import UsefulnessResult, measure_usefulness, usefulness_controls
 from fewgen.evaluation.verdict_tests import no_training_images
 from fewgen.evaluation.verdicts import (
@@ -295,6 +296,16 @@ def _protocol(generated: ImageSet, real: RealSide, useful_draws: int, labelled: 
         "train": real.train.name,
         "held_out": "" if held is None else held.name,
         "image_shape": [int(v) for v in generated.images.shape[1:]],
+        "images": {
+            name: describe(images)
+            for name, images in (
+                ("training", real.train),
+                ("generated", generated),
+                ("held-out", held),
+                ("pool", real.pool),
+            )
+            if images is not None
+        },
         "labelled": labelled,
         "copying": {
             "largest_side": MAX_SIDE,

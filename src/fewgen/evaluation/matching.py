@@ -85,8 +85,8 @@ def match_images(
     if fit == "resize" and generated.size != train.size:
         images = resize(images, train.size[0])
     if labels is None:
-        return without_labels(images, generated.name)
-    return ImageSet(images, labels, train.class_names, generated.captions, generated.name)
+        return without_labels(images, generated.name, generated.origins)
+    return ImageSet(images, labels, train.class_names, generated.captions, generated.name, generated.origins)
 
 
 def _check_shape(generated: ImageSet, train: ImageSet, fit: str, problems: ProblemList) -> None:

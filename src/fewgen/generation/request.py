@@ -129,9 +129,10 @@ class GeneratedImages:
     def to_image_set(self) -> ImageSet:
         """Return the images as an `ImageSet`, so that every function that takes images takes these."""
         from fewgen.data.imageset import ImageSet
+        from fewgen.data.origin import drawn
 
         labels, names = self.named()
-        return ImageSet(images=self.images, labels=labels, class_names=names, name="generated images")
+        return ImageSet(self.images, labels, names, name="generated images", origins=drawn(self.images))
 
     def save(self, path: Any, *, overwrite: bool = False) -> None:
         """Write an `.npz`, a folder with one subfolder per class, or a `.png` grid, by the suffix."""

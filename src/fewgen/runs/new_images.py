@@ -137,7 +137,7 @@ def _load(source: str | Path | ImageSet, shape: tuple[int, int, int], reading: R
         if not any(not entry.name.startswith(".") for entry in path.iterdir()):
             raise DataError(f'The folder "{source}" is empty: put images of the new class into it.')
         if is_flat_folder(path) and any(is_image_file(entry) for entry in path.iterdir()):
-            return load_flat_folder(path, reading.form())
+            return load_flat_folder(path, reading.form())[0]
     return reading.load(source)
 
 
