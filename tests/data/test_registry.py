@@ -111,5 +111,5 @@ def test_real_imagenette64(data_dir: Path) -> None:
 def test_min_classes(tmp_path: Path) -> None:
     np.savez(tmp_path / "one.npz", images=np.zeros((2, 8, 8), np.uint8), labels=np.zeros(2, int))
     assert len(load_images(tmp_path / "one.npz")) == 2
-    with pytest.raises(DataError, match="images of 1 class, but 2"):
+    with pytest.raises(DataError, match="2 classes are needed, but there is only: 0"):
         load_images(tmp_path / "one.npz", min_classes=2)
