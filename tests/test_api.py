@@ -573,7 +573,7 @@ def test_train_asks_for_what_its_keywords_say(tmp_path, monkeypatch):
 
     monkeypatch.setattr("fewgen.api.training.train_run", stop)
     given = {name: f"the {name}" for name in inspect.signature(fewgen.train).parameters if name != "config"}
-    given |= {"model": {"a": 1}, "training": {"b": 2}, "tasks": {"c": 3}}
+    given |= {"model": {"a": 1}, "training": {"b": 2}, "tasks": {"c": 3}, "encoders": {"d": 4}}
     with pytest.raises(KeyboardInterrupt):
         fewgen.train(**given)
     assert asked == [train_request(**given)]

@@ -423,6 +423,24 @@ def test_the_command_with_nothing_replaced(files, capsys):
     assert "<h2>Nearest pairs</h2>" in page
 
 
+def test_images_are_compared_in_the_features_of_a_pretrained_encoder(files, capsys, monkeypatch):
+    monkeypatch.setenv("FEWGEN_CACHE_DIR", str(files / "cache"))
+    words = ["evaluate", "made.npz", "--data", "real.npz", "--shots", "8", "--holdout", "8"]
+    words += ["--features", "lite0:32", "--useful-draws", "0", "--no-progress", "--no-html"]
+    assert main(words) == 0
+    judge = json.loads((files / "evaluation.json").read_text(encoding="utf-8"))["protocol"]["extractor"]
+    assert (judge["name"], judge["enlarged_from"], judge["dim"]) == ("lite0", "6 x 6", 1280)
+    assert judge["sha256"].startswith("57934424")
+    assert "lite0 learned from larger images than these of 6 x 6 pixels" in capsys.readouterr().err
+    assert any((files / "cache" / "features").iterdir())
+    # The same command again reads every feature, and says the same.
+    first = json.loads((files / "evaluation.json").read_text(encoding="utf-8"))
+    monkeypatch.setattr("fewgen.encoders.efficientnet.EfficientNetFeatures.vectors", None)
+    assert main([*words, "--overwrite"]) == 0
+    again = json.loads((files / "evaluation.json").read_text(encoding="utf-8"))
+    assert again["figures"] == first["figures"]
+
+
 def test_exact_copies_are_called_copies(files, capsys):
     """A negative control through the whole command: the training images handed back."""
     train, _ = _images(60).split_shots(12, 12, 0)

@@ -601,6 +601,31 @@ def test_doctor_reports_what_is_there_and_what_is_broken(capsys, monkeypatch, tm
     assert "PROBLEM" in out
 
 
+def test_doctor_says_which_encoders_are_there(monkeypatch, tmp_path):
+    import importlib.metadata
+
+    import fewgen.cli.doctor as doctor
+    from fewgen.encoders import efficientnet
+
+    monkeypatch.setenv("FEWGEN_DATA_DIR", str(tmp_path))
+    rows = {subject: (state, finding) for state, subject, finding in doctor._encoders()}
+    assert rows["encoder lite0"] == (doctor.OK, "EfficientNet-Lite0 of ImageNet (--features)")
+    assert rows["encoder minilm"][0] == rows["encoder pixels"][0] == doctor.OK
+    assert rows["encoder dino"][1].endswith("write dino:FOLDER")
+    assert rows["encoder glove"][0] == doctor.NOTE
+    assert "no folder" in rows["encoder glove"][1]
+    (tmp_path / "changed.pth").write_bytes(b"other weights")
+    monkeypatch.setattr(efficientnet, "weight_file", lambda name: tmp_path / "changed.pth")
+    rows = {subject: (state, finding) for state, subject, finding in doctor._encoders()}
+    assert rows["encoder lite1"][0] == doctor.BAD
+    assert "--force-reinstall" in rows["encoder lite1"][1]
+    monkeypatch.undo()
+    monkeypatch.setattr(importlib.metadata, "files", lambda name: None)
+    rows = {subject: (state, finding) for state, subject, finding in doctor._encoders()}
+    assert rows["encoder lite2"][0] == doctor.NOTE
+    assert 'pip install "fewgen[knowledge]"' in rows["encoder lite2"][1]
+
+
 def test_broken_pipe_is_quiet():
     process = subprocess.run(
         f'"{sys.executable}" -m fewgen train --help | head -1',

@@ -34,6 +34,7 @@ def train(
     seed: int = 0,
     text: str = "auto",
     text_path: str | None = None,
+    encoders: Mapping[str, Any] | None = None,
     phrases: Mapping[str, Any] | str | Path | None = None,
     class_names: Sequence[str] | None = None,
     holdout: int | str = "auto",
@@ -74,6 +75,8 @@ def train(
         text: where the vectors of class names come from: glove, minilm, clip:FOLDER, onehot (no meaning), or
             auto, the first of glove, minilm and onehot that is at hand and knows every class.
         text_path: the GloVe file, or the folder or hub name of a text model.
+        encoders: weights that must be the same, as config.yaml keeps them: name and sha256 of each encoder
+            from outside, by its use. Others are refused.
         phrases: other words for a class, such as {"T-shirt/top": ["t-shirt", "top"]}, or a YAML file.
         class_names: only these classes, in this order.
         holdout: images per class set aside for the held-out loss, early stopping and the report. auto
@@ -124,6 +127,7 @@ def train(
         seed=seed,
         text=text,
         text_path=text_path,
+        encoders=encoders,
         phrases=phrases,
         class_names=class_names,
         holdout=holdout,

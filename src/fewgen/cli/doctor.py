@@ -38,6 +38,7 @@ def checks() -> list[tuple[str, str, str]]:
         *([memory] if memory else []),
         _torchvision(),
         *_optional(),
+        *_encoders(),
         *_data(),
     ]
 
@@ -114,6 +115,29 @@ def _optional() -> list[tuple[str, str, str]]:
         else:
             how = f'pip install "fewgen[{extra}]"' if extra else "pip install umap-learn"
             rows.append((NOTE, module, f"not installed; for {purpose}: {how}"))
+    return rows
+
+
+def _encoders() -> list[tuple[str, str, str]]:
+    """Say of each encoder whether it can be made here; weights are looked for and their digests checked."""
+    from fewgen.encoders.named import encoders, origin
+    from fewgen.errors import CheckpointError, FewgenError
+
+    rows = []
+    for name, entry in encoders().items():
+        kinds = {"image": "--features", "text": "--text", "joint": "images and words in one space"}
+        what = f"{entry.about} ({', '.join(kinds[kind] for kind in entry.kinds)})"
+        if origin(name):
+            what += f", from {origin(name)}"
+        state, more = OK, ""
+        if entry.needs_option:
+            more = f"; write {entry.form(name)}"
+        elif entry.sha256 is not None:
+            try:
+                entry.sha256("")
+            except FewgenError as error:
+                state, more = BAD if isinstance(error, CheckpointError) else NOTE, f": {error}"
+        rows.append((state, f"encoder {name}", what + more))
     return rows
 
 

@@ -18,7 +18,7 @@ from fewgen.errors import ConfigError
 P = ParamSpec("P")
 T = TypeVar("T")
 
-SECTIONS = ("model", "training", "tasks", "tint")
+SECTIONS = ("model", "training", "tasks", "tint", "encoders")
 """Keywords that are sections: the file's and the call's keys are merged, and the call's win. A path as
 `model` stands for the setting `base`: the model that a method starts from."""
 

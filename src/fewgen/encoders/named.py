@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen import plugins
-from fewgen.encoders.base import FrozenEncoder, ImageEncoder, JointEncoder, TextEncoder
 from fewgen.errors import ConfigError, TextError, suggest
 from fewgen.files import file_sha256
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from fewgen.data.imageset import ImageSet
+    from fewgen.encoders.base import FrozenEncoder, ImageEncoder, JointEncoder, TextEncoder
     from fewgen.encoders.classifier import ClassifierSettings
 
 GROUP = "fewgen.encoders"
@@ -219,9 +219,10 @@ def _minilm(option: str, at_hand: AtHand) -> TextEncoder:
 
 
 def _minilm_sha256(option: str) -> str:
-    from fewgen.encoders.text_transformer import minilm_folder
+    from fewgen.encoders.text_transformer import MINILM_SHA256, check_digest, minilm_folder
 
-    return file_sha256(minilm_folder(option or None) / "model.safetensors")
+    check_digest(minilm_folder(option or None) / "model.safetensors", MINILM_SHA256)
+    return MINILM_SHA256
 
 
 def _clip_text(option: str, at_hand: AtHand) -> TextEncoder:

@@ -215,6 +215,11 @@ class Method(nn.Module, ABC):
                 f"can {can or 'do nothing more'}."
             )
 
+    @property
+    def encoders(self) -> Mapping[str, tuple[str, str]]:
+        """Encoders that its training needs, as settings name them: use -> kind and name."""
+        return {}
+
     def use_encoder(self, encoder: Any) -> None:
         """Use this text encoder for free texts, instead of the one named in the class text table."""
         self._encoder = encoder

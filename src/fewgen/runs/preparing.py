@@ -22,6 +22,7 @@ from fewgen.errors import (
     TextError,
 )
 from fewgen.folders import RUN
+from fewgen.runs.encoders import check_encoders, started_with, used_encoders
 from fewgen.runs.folder import check_apart, is_finished, refuse_adapted
 from fewgen.runs.source import SPLIT_NAME, encoder_path, read_phrases
 
@@ -53,6 +54,7 @@ class TrainRequest:
     seed: int
     text: str
     text_path: str | None
+    encoders: Mapping[str, Any] | None
     phrases: Mapping[str, Any] | str | Path | None
     class_names: Sequence[str] | None
     holdout: int | str
@@ -89,6 +91,7 @@ class TrainRequest:
             "seed": self.seed,
             "text": self.text,
             "text_path": self.text_path,
+            "encoders": self.encoders or None,
             "phrases": self.phrases,
             "class_names": self.class_names,
             "holdout": self.holdout,
@@ -200,10 +203,16 @@ def prepare(request: TrainRequest) -> Prepared:
         )
     table, notes = None, found
     data_dir = request.reading.data_dir
+    before = started_with(Path(request.out))
     if method_class.reads_text:
         own_phrases = {k: v for k, v in phrases.items() if k in classes.base}
         table, notes = class_text(
-            request.text, request.text_path, data.class_names, own_phrases or None, data_dir
+            request.text,
+            request.text_path,
+            data.class_names,
+            own_phrases or None,
+            data_dir,
+            before.get("text"),
         )
         notes += found
     others: tuple[OtherClasses, ...] = ()
@@ -221,11 +230,18 @@ def prepare(request: TrainRequest) -> Prepared:
     with global_seed(torch.device("cpu"), request.seed, "weights"):
         method = method_class(model_config, spec)
     notes += method.notes
+    recorded = before.get("encoders") or {}
+    encoders = used_encoders(method, recorded)
+    # Vectors of words are compared themselves, wherever they come from now.
+    there = {use: record for use, record in recorded.items() if use != "text"}
+    check_encoders(there, encoders, f'The run in "{request.out}"')
+    check_encoders(request.encoders, encoders, "The setting encoders")
     path_given = request.text_path is not None or ":" in str(request.text)
     settings = request.settings() | {
         "data": None if isinstance(request.data, ImageSet) else str(request.data),
         "text": None if table is None else table.encoder_name,
         "text_path": table.encoder_path if table is not None and path_given else None,
+        "encoders": encoders or None,
         "phrases": to_dict(phrases) if phrases else None,
         "class_names": list(everything.class_names) if request.class_names else None,
         "tasks": to_dict(tasks) if request.meta is not None else None,
@@ -396,8 +412,18 @@ def class_text(
     class_names: Sequence[str],
     phrases: Mapping[str, Any] | None,
     data_dir: str | os.PathLike[str] | None,
+    before: str | None = None,
 ) -> tuple[ClassText, list[str]]:
-    """Return the class vectors, and notes on what they can and cannot do."""
+    """Return the class vectors, and notes on what they can and cannot do.
+
+    Args:
+        name: of the encoder, or "auto".
+        path: of the encoder.
+        class_names: in label order.
+        phrases: other words for classes.
+        data_dir: folder of the named data sets.
+        before: what "auto" chose when the run was started: it stays with that, whatever is at hand today.
+    """
     from fewgen.text import ClassText, make_text_encoder
 
     def table(name: str, path: str | None) -> ClassText:
@@ -431,10 +457,14 @@ def class_text(
             "text_path needs text: say which encoder the path belongs to, such as --text glove."
         )
     reasons = []
-    for candidate in ("glove", "minilm"):
+    for candidate in ("glove", "minilm") if before is None else (before,):
+        if candidate == "onehot":
+            continue
         try:
-            return table(candidate, None), []
+            return table(candidate, None), [_OF_AN_EXTRA] if candidate == "minilm" else []
         except (TextError, MissingDependencyError) as error:
+            if before is not None:
+                raise type(error)(f"The run was started with the text encoder {before}. {error}") from None
             reasons.append(f"{candidate}: {str(error).splitlines()[0]}")
     if phrases:
         raise TextError("Phrases need vectors with meaning, but none are at hand. " + " ".join(reasons))
@@ -442,7 +472,7 @@ def class_text(
         "no word vectors are at hand for these classes, so each gets a vector without meaning (onehot): "
         f"drawing by class works, free texts do not. {' '.join(reasons)}"
     )
-    return table("onehot", None), [note]
+    return table("onehot", None), [note.rstrip()]
 
 
 def checked(request: TrainRequest) -> tuple[Prepared, bool]:
@@ -468,6 +498,12 @@ def checked(request: TrainRequest) -> tuple[Prepared, bool]:
         )
         compare_settings(before, now, out)
     return prepared, finished
+
+
+_OF_AN_EXTRA = (
+    "MiniLM, which is installed, reads the class names (text auto), as no GloVe file at hand knows them all; "
+    "--text minilm makes sure of it."
+)
 
 
 def check_same_images(out: Path, prepared: Prepared) -> None:

@@ -190,7 +190,11 @@ _PLACES = frozenset({"settings.data", "settings.text_path", "settings.model.base
 
 def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings as they are compared: flat, and without places."""
-    flat = {key: value for key, value in _flattened(settings) if key not in _PLACES}
+    flat = {
+        key: value
+        for key, value in _flattened(settings)
+        if key not in _PLACES and not key.startswith("settings.encoders")  # whoever names them compares them
+    }
     foundation, split = (flat.get(f"settings.{key}") for key in ("model.init.foundation", "class_split"))
     if isinstance(foundation, str) and foundation.startswith("clip:"):
         flat["settings.model.init.foundation"] = "clip"  # used once, before the first state

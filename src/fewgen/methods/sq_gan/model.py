@@ -154,11 +154,16 @@ class SqGan(Method):
             "icr_gan": pairs.fake > 0 or pairs.latent > 0,
             "uniformity": config.quantizer is not None and config.quantizer.uniformity > 0,
             "sinkhorn": config.quantizer is not None and config.init.kind == "transport",
-            "clip": config.quantizer is not None
-            and config.init.kind in ("transport", "features")
-            and config.init.foundation.startswith("clip:"),
+            "clip": any(name.startswith("clip:") for _, name in self.encoders.values()),
         }
         return tuple(key for key, is_used in used.items() if is_used)
+
+    @property
+    def encoders(self) -> dict[str, tuple[str, str]]:
+        """The pair of encoders that codes start from."""
+        init = self.config.init
+        needed = self.config.quantizer is not None and init.kind in ("transport", "features")
+        return {"foundation": ("joint", init.foundation)} if needed else {}
 
     @property
     def knows_classes(self) -> bool:
