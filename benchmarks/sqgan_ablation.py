@@ -304,7 +304,13 @@ def settings_of(variant: Variant, settings: Settings) -> dict[str, Any]:
         base = merged(base, {"steps": settings.steps})
     if variant.scale != 1:
         base = merged(base, {"steps": max(1, round(variant.scale * base["steps"]))})
-    return merged(base, variant.model)
+    model = merged(base, variant.model)
+    kind = model.get("init", {}).get("kind", "transport")
+    if settings.quick and (model["quantizer"] is None or kind != "transport"):
+        # Only the transport has steps that could be few; others refuse the settings of a part that is off.
+        keep = ("foundation_steps",) if kind == "features" else ()
+        model["init"] = {k: v for k, v in model["init"].items() if k == "kind" or k in keep}
+    return model
 
 
 def config_of(variant: Variant, settings: Settings) -> dict[str, Any]:

@@ -23,6 +23,10 @@ SECTIONS = ("model", "training", "tasks", "tint", "encoders")
 `model` stands for the setting `base`: the model that a method starts from."""
 
 
+DECIDED = {"training": ("seed", "progress", "minutes", "clock", "checkpoint", "steps_scale")}
+"""Keys of a section that keywords of the same names decide: given, they win over the file's section."""
+
+
 def call_settings(
     function: Callable[..., Any], given: Mapping[str, Any], defaults: bool = True
 ) -> dict[str, Any]:
@@ -49,7 +53,11 @@ def call_settings(
     settings: dict[str, Any] = {}
     for name in known:
         if name in SECTIONS and (name in given or name in file):
-            settings[name] = merge(_section(file.get(name), name), _section(given.get(name), name))
+            of_file = _section(file.get(name), name)
+            for key in DECIDED.get(name, ()):
+                if key in given:
+                    of_file.pop(key, None)
+            settings[name] = merge(of_file, _section(given.get(name), name))
         elif name in given:
             settings[name] = given[name]
         elif name in file:

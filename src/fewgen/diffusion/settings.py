@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 from fewgen.config.checks import Checked, Count, Rate, Weight, Whole
+from fewgen.config.effects import ABOVE_0, Acts, acts
 from fewgen.diffusion.blend import NormMode
 from fewgen.errors import ConfigError
 
@@ -53,6 +54,7 @@ class NullTextConfig(Checked):
     """
 
     section: ClassVar[str] = "null_text"
+    effects: ClassVar[tuple[Acts, ...]] = (acts("lr tol schedule", {"inner_steps": ABOVE_0}),)
 
     inner_steps: Whole = 10
     lr: Rate = 0.03

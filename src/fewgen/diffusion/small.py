@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewgen.config.checks import Checked, Count, Whole, at_least, share
+from fewgen.config.effects import NULL, Acts, acts
 from fewgen.config.schema import from_dict, to_dict
 from fewgen.diffusion.pipeline import TextToImage, check_shape, content_hash
 from fewgen.diffusion.schedule import NoiseSchedule
@@ -83,6 +84,8 @@ class SmallDiffusionConfig(Checked):
     schedule: Literal["scaled_linear", "linear", "cosine"] = "scaled_linear"
     times: Annotated[int, partial(at_least, least=2)] = 1000
     prediction: Literal["epsilon", "v_prediction"] = "v_prediction"
+
+    effects: ClassVar[tuple[Acts, ...]] = (acts("patch", {"latent": NULL}),)
 
 
 def words_of(text: str) -> list[str]:

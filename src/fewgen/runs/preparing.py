@@ -164,8 +164,6 @@ def prepare(request: TrainRequest) -> Prepared:
     method_class = get_method(request.method)
     # Settings first: a misspelt key should not wait until a large folder is read.
     model_config, train_config, tasks = configs(request)
-    if request.meta is not None and "adapt" not in method_class.capabilities:
-        raise ConfigError(f'The method "{request.method}" cannot be meta-trained. Leave out --meta.')
     if not method_class.reads_text:
         chosen = request.text not in (None, "auto")
         words = {"text_path": request.text_path, "phrases": request.phrases, "text": chosen}
@@ -367,32 +365,76 @@ def check_tasks(tasks: MetaConfig, groups: Mapping[str, ImageSet]) -> None:
 
 
 def configs(request: TrainRequest) -> tuple[Any, TrainConfig, MetaConfig]:
-    """Return the settings of the method, of the loop and of tasks: defaults < preset < file and flags."""
+    """Return the settings of the method, of the loop and of tasks: defaults < preset < file and flags.
+
+    Raises:
+        ConfigError: they are wrong, contradict each other, or would be ignored (but not those of a run that
+            is there already, which an earlier release may have started).
+    """
     from fewgen.config import load_preset, resolve, to_dict
+    from fewgen.config.effects import check_effects
     from fewgen.methods import get_method
     from fewgen.training import TrainConfig
     from fewgen.training.meta.settings import MetaConfig, check_algorithm
 
     method_class = get_method(request.method)
     preset = load_preset(request.method, request.preset)
-    flags: dict[str, Any] = {"seed": request.seed, "progress": request.progress}
-    given = {key: getattr(request, key) for key in ("minutes", "clock", "checkpoint", "steps_scale")}
-    flags |= {key: value for key, value in given.items() if value is not None}
+    flags = _flags(request)
     meta = request.meta
     if meta is None and request.tasks:
         raise ConfigError("--tasks has no use without --meta. Choose reptile, fomaml, maml or none.")
     if meta is not None:
         # Not text: what YAML makes of "meta: no", for example.
         check_algorithm(meta if isinstance(meta, str) else str(meta))
+        if "adapt" not in method_class.capabilities:
+            raise ConfigError(f'The method "{request.method}" cannot be meta-trained. Leave out --meta.')
     needed = {} if meta is None else method_class.meta_settings
     own: Any = request.model  # a section by now, as `call_settings` reads it
     model: Any = resolve(method_class.Config, preset["model"], needed, own, where="model")
     _check_needed(to_dict(model), needed, "--model")
-    return (
-        model,
-        resolve(TrainConfig, preset["training"], request.training, flags, where="training"),
-        resolve(MetaConfig, request.tasks, where="tasks"),
-    )
+    training = resolve(TrainConfig, preset["training"], request.training, flags, where="training")
+    tasks = resolve(MetaConfig, request.tasks, where="tasks")
+    others = {"meta": meta, "holdout": request.holdout, "class_split": request.class_split or "auto"}
+    if request.out is None or not (Path(request.out) / "config.yaml").is_file():
+        check_effects(
+            {**others, **_by_name(model, training, tasks)},
+            {
+                **others,
+                **_by_name(
+                    resolve(method_class.Config, preset["model"], needed, where="model"),
+                    resolve(TrainConfig, preset["training"], where="training"),
+                    MetaConfig(),
+                ),
+            },
+        )
+    return model, training, tasks
+
+
+def _by_name(model: Any, training: TrainConfig, tasks: MetaConfig) -> dict[str, Any]:
+    """Return sections by the names of their keywords, with the keywords for settings of the loop."""
+    limits = {"minutes": training.minutes, "clock": training.clock}
+    return {"model": model, "training": training, "tasks": tasks, **limits}
+
+
+def _flags(request: TrainRequest) -> dict[str, Any]:
+    """Return the settings of the loop that have keywords of their own.
+
+    Raises:
+        ConfigError: one is given in both ways, with two values.
+    """
+    section = request.training or {}
+    flags: dict[str, Any] = {"seed": request.seed}
+    given = {key: getattr(request, key) for key in ("minutes", "clock", "checkpoint", "steps_scale")}
+    flags |= {key: value for key, value in given.items() if value is not None}
+    for key, value in flags.items():
+        if key in section and section[key] != value:
+            raise ConfigError(
+                f"--training.{key} {section[key]} has no effect: --{key.replace('_', '-')} decides, which is "
+                f"{value}. Give the latter alone."
+            )
+    if not request.progress:
+        flags["progress"] = False
+    return flags
 
 
 def _check_needed(settings: Mapping[str, Any], needed: Mapping[str, Any], where: str) -> None:

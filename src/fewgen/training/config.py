@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fewgen.clock import CLOCKS
+from fewgen.config.effects import Acts, Must, acts
 from fewgen.errors import ConfigError, ProblemList, suggest
 from fewgen.training.selection import CHOICES
 
@@ -70,6 +72,10 @@ class TrainConfig:
     threads: int | None = None
     deterministic: bool = True
     progress: bool = True
+
+    effects: ClassVar[tuple[Acts, ...]] = (
+        acts("--clock", {"--minutes": Must("N", lambda value: value is not None)}),
+    )
 
     def __post_init__(self) -> None:
         problems = ProblemList("Training settings", ConfigError)

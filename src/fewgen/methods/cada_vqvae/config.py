@@ -7,6 +7,7 @@ from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 from fewgen.config.checks import BelowOne, Checked, Count, Share, Weight, Whole, at_least
+from fewgen.config.effects import ABOVE_0, GIVEN, Acts, acts
 from fewgen.errors import ConfigError
 
 Channels = Annotated[int, partial(at_least, least=2)]
@@ -26,6 +27,7 @@ class ImageConfig(Checked):
     """
 
     section: ClassVar[str] = "image"
+    effects: ClassVar[tuple[Acts, ...]] = (acts("width n_blocks hidden", {"backbone": "conv"}),)
     backbone: Literal["conv", "mlp"] = "conv"
     width: Channels = 48
     n_blocks: Whole = 0
@@ -159,6 +161,10 @@ class SpatialConfig(Checked):
             )
 
 
+_HELD_OUT = {"--training.validate_every": ABOVE_0, "--holdout": ABOVE_0}
+_ORDINARY = ({"--tasks.pretrain": ABOVE_0}, {"--meta": (None, "none")})
+
+
 @dataclass(frozen=True)
 class CadaVqVaeConfig(Checked):
     """Settings of CADA-VQ-VAE.
@@ -226,6 +232,23 @@ class CadaVqVaeConfig(Checked):
     tolerance: Weight = 0.0
     candidates: Count = 1
     spatial: SpatialConfig | None = None
+
+    effects: ClassVar[tuple[Acts, ...]] = (
+        acts("alignment", {"weights.alignment": ABOVE_0}),
+        acts("weights.alignment", {"alignment": ("mmd_class", "mmd", "w2")}),
+        acts("kernel align_on", {"alignment": ("mmd_class", "mmd"), "weights.alignment": ABOVE_0}),
+        acts("prior", {"weights.kl": ABOVE_0}),
+        acts("temperature", {"weights.contrastive": ABOVE_0}),
+        acts("cross_source", {"cross_terms": "real", "weights.cross_image": ABOVE_0}),
+        acts("cross_terms", {"weights.cross_image": ABOVE_0}, {"weights.cross_text": ABOVE_0}),
+        acts("text.commitment_weight", {"weights.codebook": ABOVE_0}),
+        acts("patience", {**_HELD_OUT, "--training.checkpoint": ("best", "images")}),
+        acts("tolerance", {**_HELD_OUT, "--training.checkpoint": "best"}),
+        # Tasks take the place of the ordinary steps of the aligned latent, with rates of their own.
+        acts("steps lr weighting weights.warm_up image.dropout text.restart_after tolerance", *_ORDINARY),
+        acts("batch_size sampler schedule clip patience", *_ORDINARY, {"spatial": GIVEN}),
+        acts("weight_decay", *_ORDINARY, {"--meta": ("fomaml", "maml")}),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from fewgen.config.checks import BelowOne, Checked, Count, Rate, Weight, choose
+from fewgen.config.effects import GIVEN, Acts, acts
 from fewgen.data.augment import PRESETS
 from fewgen.diffusion.small import SmallDiffusionConfig
 from fewgen.errors import ConfigError
@@ -65,6 +66,8 @@ class DiffusionConfig(Checked):
     weight_decay: Weight = 0.0
     guidance_scale: Weight = 2.0
     sampling_steps: Count = 25
+
+    effects: ClassVar[tuple[Acts, ...]] = (acts("autoencoder", {"network.latent": GIVEN}),)
 
     def __post_init__(self) -> None:
         if self.template.count("{}") != 1:

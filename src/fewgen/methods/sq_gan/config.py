@@ -7,6 +7,7 @@ from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 from fewgen.config.checks import BelowOne, Checked, Count, Rate, Weight, Whole, at_least, choose
+from fewgen.config.effects import ABOVE_0, CHOSEN, GIVEN, NULL, Acts, acts, holds
 from fewgen.encoders.named import find_encoder
 from fewgen.errors import ConfigError
 from fewgen.losses.consistency import CONSISTENCIES, Consistency
@@ -110,6 +111,11 @@ class InitConfig(Checked):
     """
 
     section: ClassVar[str] = "init"
+    effects: ClassVar[tuple[Acts, ...]] = (
+        acts("steps batch_size blocks epsilon iterations center commitment lr", {"kind": "transport"}),
+        acts("foundation", {"kind": ("transport", "features")}),
+        acts("foundation_steps", {"kind": ("transport", "features"), "foundation": "small"}),
+    )
     kind: Literal["transport", "features", "kmeans", "random"] = "transport"
     foundation: str = "small"
     foundation_steps: Count = 300
@@ -128,6 +134,14 @@ class InitConfig(Checked):
             find_encoder("joint", self.foundation)
         except ConfigError as error:
             raise ConfigError(f"init.foundation: {error}") from None
+
+
+_VIEWED = (
+    {"consistency": ("bcr", "cr"), "consistency_weights": NULL},
+    {"consistency_weights.real": ABOVE_0},
+    {"consistency_weights.fake": ABOVE_0},
+)
+"""Consistency between an image and its augmentation."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +208,33 @@ class SqGanConfig(Checked):
     schedule: str = "late_decay"
     beta1: BelowOne = 0.5
     loss_limit: Annotated[float, partial(at_least, least=1)] = 200.0
+
+    effects: ClassVar[tuple[Acts, ...]] = (
+        acts("init", {"quantizer": GIVEN}),
+        acts("quantizer.uniformity", {"quantizer.weight": ABOVE_0}, {"init.kind": "transport"}),
+        acts(
+            "quantizer.uniformity_t",
+            {"quantizer.uniformity": ABOVE_0, "quantizer.weight": ABOVE_0},
+            {"quantizer.uniformity": ABOVE_0, "init.kind": "transport"},
+        ),
+        acts("consistency", {"consistency_weights": NULL}, {"consistency_weights": CHOSEN}),
+        acts(
+            "consistency_weights.sigma",
+            {"consistency_weights.latent": ABOVE_0},
+            {"consistency_weights.diversity": ABOVE_0},
+        ),
+        acts("view", *_VIEWED),
+        acts("policy", {"adversarial_augment": "diffaugment"}),
+        acts(
+            "padding",
+            {"adversarial_augment": "ada"},
+            {"adversarial_augment": "diffaugment", "policy": holds("translation")},
+            *({**way, "view": holds("translation")} for way in _VIEWED),
+        ),
+        acts("ada_target ada_kimg mirror", {"adversarial_augment": "ada"}),
+        acts("r1_every", {"r1_gamma": ABOVE_0}),
+        acts("path_every", {"path_weight": ABOVE_0}),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

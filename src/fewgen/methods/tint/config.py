@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from fewgen.config.checks import Count, check_fields, share
+from fewgen.config.effects import ON, Acts, acts
 from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.errors import ConfigError
 
@@ -58,6 +59,12 @@ class TintConfig(SpecialiseConfig):
     """
 
     section: ClassVar[str] = ""
+    effects: ClassVar[tuple[Acts, ...]] = (
+        acts("correct dequant_t norm_mode", {"invert": ON}),
+        acts("null_text", {"invert": ON, "correct": ON}),
+        # A word is searched for in the precision of the model, and kept as it is at the last step.
+        acts("--training.ema_decay --training.validate_every --training.precision"),
+    )
 
     batch: Count = 64
     base: str | None = None

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from fewgen.config.checks import Count, Positive, Share, Weight, Whole, check_fields, choose, one_of
+from fewgen.config.effects import ABOVE_0, Acts, acts, other_than
 from fewgen.errors import ConfigError, ProblemList
 
 ALGORITHMS = ("none", "reptile", "fomaml", "maml")
+
+# The control, "none", takes over all settings of the training that it is compared with.
+_BY_GRADIENT = {"--meta": ("fomaml", "maml", "none")}
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,13 @@ class MetaConfig:
     adapt_lr: Positive | None = None
     curve: tuple[int, ...] = (0, 1, 5, 20, 50)
     validation_tasks: Count = 4
+
+    effects: ClassVar[tuple[Acts, ...]] = (
+        acts("task_clip outer_lr", _BY_GRADIENT),
+        acts("learn_rates multi_step", {**_BY_GRADIENT, "inner_steps": ABOVE_0}),
+        acts("inner_batch outer_step", {"--meta": ("reptile", "none")}),
+        acts("curve validation_tasks", {"--class_split": other_than("all", "auto")}),
+    )
 
     def __post_init__(self) -> None:
         problems = ProblemList("Settings of meta-learning", ConfigError)
