@@ -51,6 +51,7 @@ def has_key(config, path):
 def unknown(text, flags):
     """Return the flags and settings that a text names and that nothing has."""
     found = []
+    text = re.sub(r"pip install (--[\w-]+ )*", "", text)  # whose flags are pip's
     for name in re.findall(r"(?<![\w-])--([a-z][\w-]*(?:\.\w+)*)", text):
         section, _, key = name.partition(".")
         if f"--{section}" not in flags:
@@ -67,10 +68,7 @@ def unknown(text, flags):
 
 
 def test_flags_and_settings_that_messages_and_help_name_exist():
-    flags = {"--version", "--help", "--no-deps"} | {
-        flag for name in COMMANDS for flag in load_command(name).flags()
-    }
-    # --no-deps is pip's.
+    flags = {"--version", "--help"} | {flag for name in COMMANDS for flag in load_command(name).flags()}
     others = {"command.py", "environment.py"}  # of which the one makes flags, and the other calls git
     wrong = [
         f"{file.relative_to(SOURCE)}:{node.lineno}: {name}"
