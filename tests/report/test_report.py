@@ -289,16 +289,25 @@ def test_a_held_out_loss_stands_beside_the_training_loss_under_its_name():
         {"kind": "train", "stage": "a", "step": s, "vae/total": 10.0 / s, "vae/image": 3.0, "vae/mse": 1.0}
         for s in (1, 2, 3)
     ]
-    held = {"kind": "held_out", "stage": "a", "step": 3, "mse": 1.5, "accuracy_train": 0.9}
+    held = {"kind": "held_out", "stage": "a", "step": 3, "mse": 1.5}
     for name in ("objective", "loss"):  # of cada_vqvae and diffusion
-        panels = curves_of([*lines, {**held, name: 4.0, "accuracy_held_out": 0.6}], "a")
+        panels = curves_of([*lines, {**held, name: 4.0}], "a")
         assert panels["vae/total"] == [
             ("training", [(1, 10.0), (2, 5.0), (3, 10 / 3)]),
             ("held out", [(3, 4.0)]),
         ]
         assert panels["vae/mse"][1] == ("held out", [(3, 1.5)])
-        assert panels["accuracy"] == [("training", [(3, 0.9)]), ("held out", [(3, 0.6)])]
-        assert list(panels) == ["vae/total", "vae/image", "vae/mse", "accuracy"]
+        assert list(panels) == ["vae/total", "vae/image", "vae/mse"]
+
+
+def test_figures_of_both_sides_share_a_panel_and_those_of_neither_are_not_called_held_out():
+    """As a discriminator's are, and what a method measures of its own draws beside them."""
+    held = {"kind": "held_out", "stage": "a", "step": 3, "accuracy_train": 0.9, "perplexity": 7.0}
+    assert curves_of([held], "a")["perplexity"] == [("measured", [(3, 7.0)])]
+    panels = curves_of([{**held, "accuracy_held_out": 0.6}], "a")
+    assert panels["accuracy"] == [("training", [(3, 0.9)]), ("held out", [(3, 0.6)])]
+    ((stage, picture),) = loss_curves([held])
+    assert Image.open(io.BytesIO(picture)).size[0] > 100
 
 
 @pytest.mark.parametrize("n", [1, 3, 20])

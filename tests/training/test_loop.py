@@ -22,6 +22,7 @@ from fewgen.nn.ema import EMA
 from fewgen.progress import Display
 from fewgen.training import Phase, Stage, Trainer, make_sampler
 from fewgen.training.checkpoint import read_state
+from fewgen.training.selection import Drawn
 
 
 def lines(run_dir, kind=None):
@@ -590,8 +591,14 @@ def test_slow_steps_and_hooks_keep_the_limit(tmp_path, monkeypatch):
         def preview(context):
             clock.now += 2.0
 
+        def draw():
+            clock.now += 3.0
+            return Drawn(0.1, 0.0, 0.0, False, 0.0, 0.0, toy_images().images[:2])
+
         stages[0].on_end, stages[0].end_seconds, stages[0].preview = at_end, lambda: 10.0, preview
-        result = Trainer(method, stages, toy_images(), None, quiet(minutes=1.0), tmp_path / name).run()
+        stages[0].draws = True
+        config = quiet(minutes=1.0)
+        result = Trainer(method, stages, toy_images(), None, config, tmp_path / name, draw=draw).run()
         assert result.finished
         assert 35 < result.seconds <= 62
         assert result.steps < 400

@@ -16,6 +16,7 @@ from tests.training.toys import ToyConfig, make, quiet, toy_images
 
 from fewgen.training import Trainer
 from fewgen.training.checkpoint import read_state
+from fewgen.training.selection import Drawn
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +28,7 @@ from tests.training.test_processes import build
 from fewgen.errors import FewgenError
 
 def train(task):
-    run = build(task["run_dir"], task["batch_size"], task.get("dropout", 0.0), task.get("nan", 0))
+    run = build(task["run_dir"], task["batch_size"], task.get("dropout", 0.0), task.get("nan", 0), task.get("figures"))
     stop = task.get("stop")
     between = run._between_steps
     def check(stage):
@@ -51,16 +52,28 @@ torch.distributed.destroy_process_group()
 """
 
 
-def build(run_dir, batch_size, dropout=0.0, nan=0):
-    """A run without noise unless asked: augmentation and latent noise are off."""
-    method = make(ToyConfig(dropout=dropout, steps=16, batch_size=batch_size, second_steps=6))
+def build(run_dir, batch_size, dropout=0.0, nan=0, figures=None):
+    """A run without noise unless asked: augmentation and latent noise are off.
+
+    With `figures`, distances of checkpoints by steps, the first stage keeps the best of these.
+    """
+    steps = 16 if figures is None else 201
+    method = make(ToyConfig(dropout=dropout, steps=steps, batch_size=batch_size, second_steps=6))
     train, held = toy_images(), toy_images(12, seed=5)
     stages = method.stages(train, held)
     if not dropout:
         stages[0].augment = None
         stages[0].phases[0].loss = plain(method, nan)
     stages[1].batch_size = batch_size
-    return Trainer(method, stages, train, held, quiet(), run_dir)
+    if figures is None:
+        return Trainer(method, stages, train, held, quiet(), run_dir)
+    stages[0].monitor, stages[0].draws = None, True
+    distances = iter(figures)
+
+    def draw():
+        return Drawn(next(distances), 0.01, 0.0, False, 0.0, 0.0, train.images[:3])
+
+    return Trainer(method, stages, train, held, quiet(), run_dir, draw=draw)
 
 
 def plain(method, nan):
@@ -115,6 +128,7 @@ def pairs(tmp_path_factory):
         "stopped": {"run_dir": "parts", **noisy, "stop": 7},
         "resumed": {"run_dir": "parts", **noisy},
         "nan": {"run_dir": "nan", "batch_size": 4, "nan": 9},
+        "compared": {"run_dir": "compared", "batch_size": 4, "figures": [0.1, 0.5, 0.4]},
     }
     full = [{**task, "run_dir": str(folder / str(task["run_dir"]))} for task in tasks.values()]
     first, second = launch(full, folder / "found")
@@ -149,6 +163,15 @@ def test_two_processes_stop_together_and_resume_bit_for_bit(pairs):
     assert not torch.equal(a.tensors["rng.torch.0"], a.tensors["rng.torch.1"])
     for name in a.tensors:
         assert torch.equal(a.tensors[name], b.tensors[name]), name
+
+
+def test_only_the_first_process_measures_and_all_keep_the_same_checkpoint(pairs):
+    folder, found = pairs
+    first, second = found["compared"]
+    assert first == second
+    assert first[1] == "steps 207 False"
+    stages = read_state(folder / "compared" / "state").values["results"]
+    assert (stages[0]["best_step"], stages[0]["best_value"]) == (100, 0.1)
 
 
 def test_nan_in_one_process_stops_all(pairs):

@@ -181,6 +181,17 @@ def test_a_finished_run_returns_at_once(whole):
         assert path.name == ".fewgen-run" or path.stat().st_mtime_ns == time_ns
 
 
+def test_a_state_of_before_checkpoints_were_compared_goes_on(tmp_path, whole):
+    stop_at(trainer(make(), tmp_path), 6).run()
+    state = read_state(tmp_path / "state")
+    del state.values["settings"]["training"]["checkpoint"]
+    for name in ("selection", "first"):
+        del state.values["stage"][name]
+    write_state(tmp_path / "state", state.tensors, state.values)
+    assert trainer(make(), tmp_path).run().finished
+    assert_equal_runs(tmp_path, whole)
+
+
 def test_other_settings_are_refused_and_named(tmp_path):
     stop_at(trainer(make(), tmp_path), 6).run()
     for config, method, word in (

@@ -28,7 +28,7 @@ def kept(*figures):
     """Keep of checkpoints at steps 1, 2, ...; and what is said of it."""
     selection = Selection()
     for step, figure in enumerate(figures, start=1):
-        selection.take(step, figure)
+        selection.take(step, figure.distance, figure.error, figure.copies)
     assert Selection.of(json.loads(json.dumps(selection.state()))) == selection
     return selection.kept, selection.why()
 
@@ -63,10 +63,16 @@ def test_there_are_about_ten_checkpoints_however_long_a_stage_is(steps):
     selection, measured = Selection(), []
     for step in range(1, steps + 1):
         if selection.due(step, steps):
-            selection.take(step, drawn(0.1))
+            selection.take(step, 0.1, 0.01, False)
             measured.append(step)
     assert 2 <= len(measured) <= N_COMPARED + 1
     assert measured[-1] == steps  # what would have been kept without them takes part
+
+
+def test_drawing_that_takes_long_is_done_more_rarely():
+    assert Selection.interval(2500) == 250
+    assert Selection.interval(2500, cost=5) == 250
+    assert Selection.interval(2500, cost=33) == 825  # 33 of every 825 steps, 4 %
 
 
 @pytest.mark.parametrize("steps", [1, 40, 99, 100])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Panels = dict[str, list[tuple[str, list[tuple[int, float]]]]]
-"""Name of a panel -> its curves: "training" or "held out", and (step, value)."""
+"""Name of a panel -> its curves: "training", "held out" or "measured", and (step, value)."""
 
 BLUE, ORANGE = "#3465a4", "#cc5500"
 NOT_A_LOSS = ("lr", "norm", "grad_norm", "seconds")
@@ -46,14 +46,17 @@ def curves_of(lines: Sequence[Mapping[str, Any]], stage: str) -> Panels:
     panels: Panels = {}
     for name, points in _series(lines, stage, "train").items():
         panels.setdefault(name, []).append(("training", points))
-    for name, points in _series(lines, stage, "held_out").items():
+    held_out = _series(lines, stage, "held_out")
+    # Where a method names the side of its figures, those without one are of what it draws.
+    sided = any(name.endswith(tuple(_SUFFIX.values())) for name in held_out)
+    for name, points in held_out.items():
         side = next((end for end in ("training", "held out") if name.endswith(_SUFFIX[end])), None)
         if side is not None:
             panels.setdefault(name.removesuffix(_SUFFIX[side]), []).append((side, points))
             continue
         same = "total" if name in OBJECTIVE else name
         home = next((panel for panel in panels if panel.split("/")[-1] == same), name)
-        panels.setdefault(home, []).append(("held out", points))
+        panels.setdefault(home, []).append(("measured" if sided else "held out", points))
     return panels
 
 
@@ -80,6 +83,7 @@ def _panels(panels: Panels) -> bytes:
     styles: dict[str, dict[str, Any]] = {
         "training": {"color": BLUE},
         "held out": {"color": ORANGE, "marker": "o", "markersize": 2.5},
+        "measured": {"color": "grey", "marker": "o", "markersize": 2.5},
     }
     for index, (name, curves) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
@@ -94,7 +98,7 @@ def _panels(panels: Panels) -> bytes:
         axes.tick_params(labelsize=6)
     used = {kind for curves in panels.values() for kind, _ in curves}
     handles = [Line2D([], [], label=kind, **styles[kind]) for kind in styles if kind in used]
-    figure.legend(handles=handles, loc="upper right", fontsize=7, frameon=False, ncols=2)
+    figure.legend(handles=handles, loc="upper right", fontsize=7, frameon=False, ncols=3)
     return _png(figure, top=0.95 if rows > 1 else 0.9)
 
 

@@ -22,7 +22,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewgen.clock import Limit
-from fewgen.errors import CheckpointError, ConfigError, DataError, FewgenError, TrainingError, suggest
+from fewgen.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    FewgenError,
+    ShapeError,
+    TrainingError,
+    suggest,
+)
 from fewgen.files import atomic_write, write_json
 from fewgen.fitting.seeds import derive_seed, global_seed, make_rng
 from fewgen.folders import RUN, locked
@@ -258,7 +266,7 @@ class Trainer:
                     f"no better {run.stage.monitor} since step {run.best_step}."
                 )
                 return True
-        if self._compares(run.stage) and run.selection.due(step, run.steps):
+        if self._compares(run.stage) and run.selection.due(step, run.steps, run.stage.draw_steps):
             self._compare(run)
         if not last and _due(step, config.preview_every):
             self._preview(run, f"{step:07d}")
@@ -494,20 +502,23 @@ class Trainer:
     def _compare(self, run: StageRun) -> None:
         """Draw images with averaged weights, note how they are, and keep the weights if they are the best."""
         assert self._draw is not None
-        keep = False
+        figures, reason = [0.0] * 4, "the first process has nothing to compare with"
         with self._averaged(run):
             if self.processes.is_main:
                 try:
                     with self._hook(run, "checkpoint"):
                         drawn = self._draw()
-                except FewgenError as error:  # nothing to compare with
-                    run.selection.reason = str(error)
-                else:
-                    keep = run.selection.take(run.step, drawn)
+                    figures = [1.0, drawn.distance, drawn.error, drawn.copies]
                     self._write_line(run, "checkpoint", drawn.line())
                     self._write_picture(run, f"{run.step:07d}_drawn", drawn.images, columns=len(drawn.images))
-            (keep_,) = self.processes.from_main([keep])
-            if keep_ and self._chosen_by(run.stage) == "images":
+                except (DataError, ShapeError) as error:
+                    reason = str(error)
+            measured, distance, error_, copies = self.processes.from_main(figures)
+            if not measured:
+                run.selection.reason = reason
+            elif run.selection.take(run.step, distance, error_, bool(copies)) and (
+                self._chosen_by(run.stage) == "images"
+            ):
                 run.best = _copied(run.container)
 
     def _kept(self, run: StageRun) -> tuple[int | None, float | None, str]:
@@ -623,14 +634,14 @@ class Trainer:
 
         def draw(context: Context) -> None:
             if self._draw is not None:
-                with suppress(FewgenError):  # told where it is measured
+                with suppress(DataError, ShapeError):  # told where it is measured
                     self._draw()
 
         compared = draw if self._compares(stage) and not run.selection.reason else None
         for name, hook, every in (
             ("validate", stage.validate, config.validate_every),
             ("preview", stage.preview, config.preview_every),
-            ("checkpoint", compared, run.selection.interval(run.steps)),
+            ("checkpoint", compared, run.selection.interval(run.steps, stage.draw_steps)),
         ):
             if hook is not None and every and self.processes.is_main:
                 found.append((name, every, partial(rehearse, name, hook)))

@@ -277,6 +277,7 @@ class Stage:
         tolerance: share of the best figure by which a later one may be worse and its weights still be
             kept instead. With few held-out images the best measurement is partly luck.
         draws: what it moves draws images, so that its checkpoints can be compared by them.
+        draw_steps: steps that drawing the images of a checkpoint takes as long as, about.
         keep_last: why the last weights are kept all the same, as a part of a sentence; "": they need not be.
         preview: context -> picture, uint8 (C, H, W), or pictures (N, C, H, W) that are tiled; or None.
         diagnose: context -> warnings (collapse of the posterior, unused codes), as often as `validate` and
@@ -302,6 +303,7 @@ class Stage:
     patience: int | None = None
     tolerance: float = 0.0
     draws: bool = False
+    draw_steps: float = 1.0
     keep_last: str = ""
     preview: Callable[[Context], Tensor | None] | None = None
     diagnose: Callable[[Context], list[str]] | None = None

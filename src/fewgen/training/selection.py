@@ -27,6 +27,9 @@ N_COMPARED = 10
 LEAST_STEPS = 100
 """Steps between two of them at least; a stage of no more steps has a single one, and nothing is compared."""
 
+MOST_COST = 0.04
+"""Share of a stage that drawing may take, by counts of steps: by a clock, each run would be another."""
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -80,26 +83,31 @@ class Selection:
     reason: str = ""
 
     @staticmethod
-    def interval(steps: int) -> int:
-        """Return the steps between two checkpoints of a stage of so many steps."""
-        return max(LEAST_STEPS, -(-steps // N_COMPARED))
+    def interval(steps: int, cost: float = 1.0) -> int:
+        """Return the steps between two checkpoints of a stage.
 
-    def due(self, step: int, steps: int) -> bool:
-        """Return whether to measure after this step."""
+        Args:
+            steps: of the stage.
+            cost: steps that drawing takes as long as.
+        """
+        return max(LEAST_STEPS, math.ceil(steps / N_COMPARED), math.ceil(cost / MOST_COST))
+
+    def due(self, step: int, steps: int, cost: float = 1.0) -> bool:
+        """Return whether to measure after this step; see `interval`."""
         if self.reason or step == self.step:
             return False
-        return step - self.step >= self.interval(steps) or (step >= steps and self.n > 0)
+        return step - self.step >= self.interval(steps, cost) or (step >= steps and self.n > 0)
 
-    def take(self, step: int, drawn: Drawn) -> bool:
-        """Count a checkpoint; return whether it is the one to keep now."""
-        self.step, self.n, self.n_copying = step, self.n + 1, self.n_copying + drawn.copies
-        if drawn.copies or not math.isfinite(drawn.distance):
+    def take(self, step: int, distance: float, error: float, copies: bool) -> bool:
+        """Count a checkpoint with figures of `Drawn`; return whether it is the one to keep now."""
+        self.step, self.n, self.n_copying = step, self.n + 1, self.n_copying + copies
+        if copies or not math.isfinite(distance):
             return False
-        if self.lowest is None or drawn.distance < self.lowest:
-            self.lowest, self.error = drawn.distance, drawn.error
-        if drawn.distance > self.lowest + self.error:
+        if self.lowest is None or distance < self.lowest:
+            self.lowest, self.error = distance, error
+        if distance > self.lowest + self.error:
             return False
-        self.kept, self.distance = step, drawn.distance
+        self.kept, self.distance = step, distance
         return True
 
     def why(self) -> str:

@@ -14,6 +14,7 @@ from fewgen.data.augment import Augment
 from fewgen.data.imageset import ImageSet, to_uint8
 from fewgen.diffusion.small import SmallDiffusion, Vocabulary, words_of
 from fewgen.errors import ConfigError, TextError
+from fewgen.evaluation.checkpoint import N_DRAWN
 from fewgen.generation.noise import noise
 from fewgen.losses.terms import LossTerms
 from fewgen.methods.base import DataSpec, Method
@@ -98,6 +99,8 @@ class Diffusion(Method):
             self._validate,
             config.weight_decay,
             draws=True,
+            # A step passes a batch forwards and back; each step of DDIM reads a caption and none.
+            draw_steps=N_DRAWN * 2 * config.sampling_steps / (3 * config.batch_size),
             preview=self._preview,
             diagnose=self._diagnose,
             on_end=self._set_object_word,
