@@ -410,11 +410,16 @@ def test_codes_have_the_shape_and_scale_of_what_they_replace(train, kind, space,
     features = draw(48, 20, seed=3) * torch.linspace(3, 0.5, 20)
     codes = make_codes(kind, method, 3, features, torch.Generator().manual_seed(0))
     table = method.quantizer.tables()[0].codes
-    assert codes.shape == (table.shape if per_position else table.shape[1:])
+    if space == "w+":
+        assert codes.shape == (3, *table.shape)
+        assert len({tuple(layer.flatten().tolist()) for layer in codes}) == 3
+    else:
+        assert codes.shape == (table.shape if per_position else table.shape[1:])
     assert float(codes.square().mean().sqrt()) == pytest.approx(style_rms(method), rel=0.35)
     method.quantizer.set_codes(codes)
-    for one in method.quantizer.tables():
-        torch.testing.assert_close(one.codes.detach(), codes.expand_as(one.codes))
+    each = codes if space == "w+" else [codes] * len(method.quantizer.tables())
+    for one, own in zip(method.quantizer.tables(), each, strict=True):
+        torch.testing.assert_close(one.codes.detach(), own.expand_as(one.codes))
     again = make_codes(kind, method, 3, features, torch.Generator().manual_seed(0))
     other = make_codes(kind, method, 3, features, torch.Generator().manual_seed(1))
     assert torch.equal(again, codes)

@@ -262,7 +262,8 @@ def make_codes(
         rng: of latents and draws, on the device of the method.
 
     Returns:
-        (K, d), or (T, K, d) with a codebook per position. With W+, for every layer.
+        (K, d), or (T, K, d) with a codebook per position. With W+, (L, T, K, d): each layer has draws of its
+        own, since tables that start alike and see the same styles would stay alike.
 
     Raises:
         ConfigError: for another kind, or "features" without features.
@@ -281,18 +282,23 @@ def make_codes(
     styles = continuous(method, z, labels)
     pieces = _by_table(quantizer.prepare(styles if quantizer.layers == 1 else styles[:, 0]), tables, d)
     rms = pieces.square().mean((1, 2), keepdim=True).sqrt()
-    if kind == "random":
-        codes = rms * torch.randn((tables, n_codes, d), generator=rng, device=rng.device).to(rms)
-    else:
-        if kind == "features":
-            if features is None:
-                raise ConfigError('Codes from "features" need the features of the training images.')
-            pieces = _component_pieces(features.to(rms), quantizer.width, tables, d)
+    if kind == "features":
+        if features is None:
+            raise ConfigError('Codes from "features" need the features of the training images.')
+        pieces = _component_pieces(features.to(rms), quantizer.width, tables, d)
+
+    def drawn() -> Tensor:
+        if kind == "random":
+            return rms * torch.randn((tables, n_codes, d), generator=rng, device=rng.device).to(rms)
         codes = torch.stack([_centres(rows, n_codes, rng) for rows in pieces])
         if kind == "features":
             # After clustering: centres stand for far pieces more often than these occur.
             codes = codes * (rms / codes.square().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-12))
-    return codes[0] if tables == 1 else codes
+        return codes
+
+    if quantizer.layers > 1:
+        return torch.stack([drawn() for _ in range(quantizer.layers)])
+    return drawn()[0] if tables == 1 else drawn()
 
 
 def _by_table(w: Tensor, tables: int, d: int) -> Tensor:

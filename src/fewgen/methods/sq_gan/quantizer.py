@@ -186,12 +186,15 @@ class StyleQuantizer(nn.Module):
 
     @torch.no_grad()
     def set_codes(self, codes: Tensor) -> None:
-        """Start from these codes, (K, d) for all positions and layers, or (T, K, d).
+        """Start from these codes, (K, d) for all positions and layers, or (T, K, d), or (L, T, K, d).
 
         Raises:
             ShapeError: if there are not as many, or they are of another width, or not finite.
         """
-        for table in self.tables():
+        if codes.ndim == 4 and len(codes) != self.layers:
+            raise ShapeError(f"There are {self.layers} layers, got codes for {len(codes)}.")
+        of_layers = codes if codes.ndim == 4 else [codes] * self.layers
+        for table, codes in zip(self.tables(), of_layers, strict=True):
             if codes.shape[-2:] != table.codes.shape[-2:] or not bool(codes.isfinite().all()):
                 raise ShapeError(
                     f"The codebook holds codes {tuple(table.codes.shape)}, got {tuple(codes.shape)}, or "
