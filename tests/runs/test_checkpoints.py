@@ -110,6 +110,12 @@ def test_where_the_last_is_kept_the_reason_is_told(tmp_path, keywords, why):
     assert ("--checkpoint last" in page) == ("checkpoint" in keywords)
 
 
+def test_a_method_that_keeps_its_last_step_anyway_refuses_the_choice(tmp_path, capsys):
+    words = ["--data", "digits", "--shots", "3", "--model", str(tmp_path), "--checkpoint", "images"]
+    assert main(["train", "tint", *words, "--out", str(tmp_path / "run")]) == 2
+    assert "--checkpoint images has no effect with this method. Leave it out." in capsys.readouterr().err
+
+
 def test_an_unknown_choice_is_told_before_anything_is_written(tmp_path, capsys):
     out = tmp_path / "run"
     words = ["--data", "digits", "--shots", "3", "--checkpoint", "lsat", "--out", str(out)]

@@ -409,6 +409,16 @@ def test_stages_follow_or_replace_the_one_that_tasks_repeat():
     assert ordinary[0].validate is None
 
 
+def test_meta_training_measures_its_images_where_the_stage_that_tasks_repeat_does_and_keeps_its_last_step():
+    """Images of known classes would choose an early step, and undo what was learned about adapting."""
+    method = fresh()
+    first, after = method.stages(TRAIN, None)
+    for draws in (False, True):
+        stages = with_meta(method, [dataclasses.replace(first, draws=draws), after], "fomaml", settings())
+        assert [stage.draws for stage in stages] == [draws, draws, False]
+        assert [bool(stage.keep_last) for stage in stages] == [False, True, False]
+
+
 def test_what_cannot_be_meta_trained_is_refused():
     for call in (
         lambda m: with_meta(m, [], "fomaml", settings()),

@@ -412,8 +412,8 @@ def configs(request: TrainRequest) -> tuple[Any, TrainConfig, MetaConfig]:
 
 def _by_name(model: Any, training: TrainConfig, tasks: MetaConfig) -> dict[str, Any]:
     """Return sections by the names of their keywords, with the keywords for settings of the loop."""
-    limits = {"minutes": training.minutes, "clock": training.clock}
-    return {"model": model, "training": training, "tasks": tasks, **limits}
+    own = {key: getattr(training, key) for key in ("minutes", "clock", "checkpoint")}
+    return {"model": model, "training": training, "tasks": tasks, **own}
 
 
 def _flags(request: TrainRequest) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class TintConfig(SpecialiseConfig):
         acts("correct dequant_t norm_mode", {"invert": ON}),
         acts("null_text", {"invert": ON, "correct": ON}),
         # A word is searched for in the precision of the model, and kept as it is at the last step.
-        acts("--training.ema_decay --training.validate_every --training.precision"),
+        acts("--training.ema_decay --training.validate_every --training.precision --checkpoint"),
     )
 
     batch: Count = 64
