@@ -6,6 +6,7 @@ import os
 import signal
 
 import pytest
+import torch
 from tests.fake_method import Fake
 from tests.training.toys import make, trainer
 
@@ -57,6 +58,33 @@ def test_training_saves_and_stops(number, tmp_path):
     result = signalled(trainer(make(), tmp_path), number, 3).run()
     assert result.interrupted
     assert read_state(tmp_path / "state").values["total_steps"] == result.steps == 3
+
+
+@pytest.mark.parametrize("number", ASKING)
+def test_what_prepares_a_stage_is_left_at_once(number, tmp_path, capsys):
+    began = []
+
+    def prepares(context):
+        began.append(context.step)
+        if len(began) == 1:
+            os.kill(os.getpid(), number)
+            raise AssertionError("it went on")
+
+    def prepared(folder):
+        made = trainer(make(), folder)
+        made.stages[0].on_start = prepares
+        return made
+
+    result = prepared(tmp_path / "run").run()
+    assert result.interrupted
+    assert result.steps == 0
+    assert not (tmp_path / "run" / "state").exists()
+    assert "The state is saved" not in capsys.readouterr().err
+    resumed, unbroken = prepared(tmp_path / "run"), prepared(tmp_path / "other")
+    assert resumed.run().finished
+    assert unbroken.run().finished
+    for name, wanted in unbroken.method.state_dict().items():
+        assert torch.equal(resumed.method.state_dict()[name], wanted), name
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no terminals here")

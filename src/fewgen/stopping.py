@@ -31,6 +31,7 @@ class StopRequest:
 
     def __init__(self, announce: Callable[[str], None]) -> None:
         self.asked = False
+        self._at_once = False
         self._announce = announce
         self._before: dict[int, Any] = {}
 
@@ -45,8 +46,18 @@ class StopRequest:
             signal.signal(number, handler)
         self.asked = False
 
+    @contextlib.contextmanager
+    def at_once(self, allowed: bool = True) -> Iterator[None]:
+        """Within the block a request interrupts, if allowed: what is computed there is not saved anyhow."""
+        self._at_once = allowed
+        try:
+            yield
+        finally:
+            self._at_once = False
+
     def _handle(self, number: int, _: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
+        if self._at_once or (self.asked and number == signal.SIGINT):
+            self.asked, self._at_once = True, False
             raise KeyboardInterrupt
         self.asked = True
         with suppress(RuntimeError):  # the signal may have come in the middle of another print

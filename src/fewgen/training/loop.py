@@ -178,7 +178,12 @@ class Trainer:
         while self._position.stage_index < len(self.stages):
             if self._asked_to_stop(at_once=True) and self._guards.saved_at is not None:
                 return self._interrupted()
-            run = self.begin(train, held_out, state)
+            try:
+                run = self.begin(train, held_out, state)
+            except KeyboardInterrupt:
+                if not self._stop.asked:  # not by a signal that this loop watches
+                    raise
+                return self._interrupted()
             state = None
             if not self._run_stage(run):
                 return self._interrupted()
@@ -303,7 +308,9 @@ class Trainer:
             if isinstance(phase.weighting, nn.Module):
                 phase.weighting.to(self.device)
         if stage.on_start is not None:
-            with self._hook(run, "on_start", gradients=True) as hook:
+            # It may take long, and is repeated when a run goes on. Several processes must stop together.
+            single = self.processes.size == 1
+            with self._hook(run, "on_start", gradients=True) as hook, self._stop.at_once(single):
                 stage.on_start(hook)
         # From here on the stage's own random numbers; earlier stages cannot shift them.
         torch.manual_seed(derive_seed(config.seed, "global", index, rank))
@@ -594,9 +601,11 @@ class Trainer:
     def _interrupted(self) -> TrainResult:
         step = self._run.step if self._run is not None else 0
         stage = self.stages[self._position.stage_index].name
+        saved = self._guards.saved_at is not None
+        where = f'The state is saved in "{self.run_dir}"; run' if saved else "Run"
         self.display.note(
             f'Stopped at step {step} of stage "{stage}", after {self._position.total_steps} steps in all. '
-            f'The state is saved in "{self.run_dir}"; run the same command again to continue.'
+            f"{where} the same command again to continue."
         )
         return self._result(interrupted=True)
 
