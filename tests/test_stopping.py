@@ -148,6 +148,8 @@ def test_other_commands_leave_nothing_and_work_again(command, number, run, tmp_p
 
 
 class _Evaluation:
+    protocol = {}
+
     def to_dict(self):
         return {}
 
