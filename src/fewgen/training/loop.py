@@ -533,14 +533,11 @@ class Trainer:
         stage, by = run.stage, self._chosen_by(run.stage)
         if by == "loss":
             if run.best_step is None or run.best_value is None:
-                return None, None, f'"{stage.monitor}" was never finite'
-            near = f" (at most {stage.tolerance:.0%} above)" if stage.tolerance else ""
-            lowest = "lowest" if stage.monitor_mode == "min" else "highest"
-            return (
-                run.best_step,
-                run.best_value,
-                f"{lowest} held-out {stage.monitor}, {run.best_value:.4g}{near}",
-            )
+                return None, None, f"no finite held-out {stage.monitor} was measured"
+            near = f"within {stage.tolerance:.0%} of the " if stage.tolerance else ""
+            end = "lowest" if stage.monitor_mode == "min" else "highest"
+            why = f"{near}{end} held-out {stage.monitor}, {run.best_value:.4g}"
+            return run.best_step, run.best_value, why
         if by == "images":
             return run.selection.kept, run.selection.distance, run.selection.why()
         if self.config.checkpoint == "last" and (stage.monitor is not None or stage.draws):
@@ -677,14 +674,22 @@ class Trainer:
             torch.cuda.synchronize(self.device)
         return self._time.limit.spent()
 
-    def measuring_seconds(self, run: StageRun) -> tuple[float, float]:
-        """Return the seconds of measuring once, and their share in each step; previews cost little beside."""
+    def measuring_seconds(self, run: StageRun, step: float) -> tuple[float, float]:
+        """Return the seconds of measuring once, and their share in each step; previews cost little beside.
+
+        Args:
+            run: the stage.
+            step: seconds of a step.
+        """
         once = share = 0.0
         for name, every, hook in self._rehearsals(run):
-            if name == "validate" or (name == "checkpoint" and every < run.steps):
+            seconds = 0.0
+            if name == "validate":
                 hook()
-                once += self._time.took[name]
-                share += self._time.took[name] / every
+                seconds = self._time.took[name]
+            elif name == "checkpoint" and every < run.steps:
+                seconds = run.stage.draw_steps * step  # trying it may take long
+            once, share = once + seconds, share + seconds / every
         return once, share
 
     def heed_stop(self) -> None:

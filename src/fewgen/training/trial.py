@@ -63,7 +63,7 @@ def try_stages(
                 step = _step_seconds(trainer, run, until, steps)
                 end = stage.end_seconds()
                 if hooks and time.perf_counter() < until:
-                    once, share = trainer.measuring_seconds(run)
+                    once, share = trainer.measuring_seconds(run, step)
                     step, end = step + share, end + once
                 trial = StageTrial(run.planned, start, BUSIER * step, end)
             stage.on_start = on_start
