@@ -58,7 +58,7 @@ def costs(monkeypatch):
         return {"judge": 10.0, "rest": 0.1 * n}
 
     monkeypatch.setattr(timing, "evaluation_seconds", seconds)
-    monkeypatch.setattr(timing, "draw_seconds", lambda method: 0.01)
+    monkeypatch.setattr(timing, "draw_seconds", lambda *_: 0.01)
 
 
 @pytest.mark.parametrize(
@@ -110,3 +110,82 @@ def test_a_trial_changes_nothing_of_a_training(tmp_path, monkeypatch):
     b = fewgen.train("fake", out=tmp_path / "b", report=False, minutes=5, **SMALL)
     x, y = a.method.state_dict(), b.method.state_dict()
     assert all(torch.equal(x[name], y[name]) for name in x)
+
+
+def test_several_processes_believe_the_first(monkeypatch):
+    class Several:
+        size = 2
+
+        def from_main(self, numbers):
+            assert len(numbers) == 2 + 4 * 2
+            return [0.5, 7.0, 9, 1.0, 2.0, 3.0, -1.0, -1.0, -1.0, -1.0]
+
+    mine = RunTrial([StageTrial(9, 5.0, 5.0, 5.0), None], draw=0.1, report=90.0)
+    agreed = mine.agreed(Several())
+    assert agreed == RunTrial([StageTrial(9, 1.0, 2.0, 3.0), None], draw=0.5, report=7.0)
+    alone = Several()
+    alone.size = 1
+    assert mine.agreed(alone) is mine
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="A dry run is of one process.* Leave out .*torchrun"):
+        fewgen.plan_training(method="fake", out="x", **SMALL)
+
+
+class Ticks:
+    """A clock that goes on by a second whenever it is read."""
+
+    def __init__(self):
+        self.time = 0.0
+
+    def __call__(self):
+        self.time += 1.0
+        return self.time
+
+
+def test_estimates_go_by_the_clock_of_the_limit(monkeypatch):
+    from fewgen.encoders.classifier import ClassifierSettings
+    from fewgen.evaluation.cost import judge_seconds
+
+    train = toy_images()
+    steps = ClassifierSettings.for_images(300, min(train.size)).steps
+    assert judge_seconds(train, 300, Ticks()) == pytest.approx(steps / 7)
+
+    class Method(torch.nn.Module):
+        rows, capabilities, spec = 16, frozenset(), type("Spec", (), {"n_classes": 2})
+        generate = staticmethod(lambda request: None)
+
+    assert timing.draw_seconds(Method(), Ticks()) == pytest.approx(1 / 4), "a group of 4 takes a tick"
+    asked = []
+    monkeypatch.setattr(timing, "draw_seconds", lambda method, now: asked.append(now) or 0.01)
+    limit = Limit(1.0, "cpu")
+    assert Share(limit, None, train, None).draw == 0.01
+    assert asked == [limit.clock.now]
+
+
+def test_learning_new_classes_is_estimated_after_meta_training(tmp_path):
+    from fewgen.api.training import train_request
+    from fewgen.runs.adaptation import N_NEW
+    from fewgen.runs.adapting import POOL
+    from fewgen.runs.preparing import prepare
+
+    common = {
+        "method": "cada_vqvae",
+        "data": "digits",
+        "out": tmp_path / "a",
+        "text": "onehot",
+        "shots": None,
+    }
+    meta = {"meta": "reptile", "class_split": "6/1/3", "tasks": {"adapt_steps": 10}}
+    prepared = prepare(train_request(**common, **meta))
+    stages = prepared.stages()
+    found = RunTrial([StageTrial(s.steps, 0.0, 2.0, 0.0) for s in stages], draw=0.0, report=0.0)
+    updates = timing.new_classes_seconds(prepared, found, lambda: 0.0)
+    align = next(s for s in stages if s.name == "align")
+    # 1, 3, 5, 10 and 30 images of each of 3 classes, 64 at most, beside as many old ones, from 10 to 32.
+    images = (3 + 10) + (9 + 10) + (15 + 15) + (30 + 30) + (64 + 32)
+    assert updates == pytest.approx(10 * images * 2.0 / align.batch_size)
+    drawn = timing.new_classes_seconds(prepared, RunTrial([None] * len(stages), 1.0, 0.0), lambda: 0.0)
+    assert drawn == POOL + 6 * 3 * N_NEW
+    plain = prepare(train_request(**common))
+    assert timing.new_classes_seconds(plain, found, lambda: 0.0) == 0.0

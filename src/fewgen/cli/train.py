@@ -29,6 +29,9 @@ def _run(given: dict[str, Any]) -> int:
     import fewgen
 
     run = fewgen.train(**given)
+    from fewgen.training.processes import leave
+
+    leave()
     return finish(run, given)
 
 

@@ -41,12 +41,15 @@ _TRAININGS = 4, 15
 """Trainings per draw of usefulness (real, generated, both, a point of the curve), and of its controls."""
 
 
-def judge_seconds(train: ImageSet, n_images: int | None = None) -> float:
+def judge_seconds(
+    train: ImageSet, n_images: int | None = None, now: Callable[[], float] = time.perf_counter
+) -> float:
     """Return the seconds of training the judge here.
 
     Args:
         train: images that it learns from.
         n_images: how many of such images there are; None: these.
+        now: seconds of the clock that counts.
     """
     if train.n_classes < 2 or len(train) < 2:
         return 0.0
@@ -58,29 +61,29 @@ def judge_seconds(train: ImageSet, n_images: int | None = None) -> float:
         own = dataclasses.replace(settings, steps=steps)
         return ClassifierFeatures.of(few, settings=own, use_cache=False)
 
-    return settings.steps * _per_step(trained)
+    return settings.steps * _per_step(trained, now)
 
 
-def useful_seconds(train: ImageSet) -> float:
+def useful_seconds(train: ImageSet, now: Callable[[], float] = time.perf_counter) -> float:
     """Return the seconds of one training of the classifier of usefulness, which has one thread."""
     settings, few = UsefulnessSettings(), train.subset(range(min(len(train), _TRIAL_IMAGES)))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         return settings.steps * _per_step(
-            lambda steps: train_arm([few], few, dataclasses.replace(settings, steps=steps), 0)
+            lambda steps: train_arm([few], few, dataclasses.replace(settings, steps=steps), 0), now
         )
     finally:
         torch.set_num_threads(threads)
 
 
-def _per_step(train: Callable[[int], object]) -> float:
+def _per_step(train: Callable[[int], object], now: Callable[[], float]) -> float:
     """Return the seconds of a step of a training of some steps."""
     times = []
     for steps in (1, 1 + _TRIAL_STEPS):  # the first one pays for warming up
-        started = time.perf_counter()
+        started = now()
         train(steps)
-        times.append(time.perf_counter() - started)
+        times.append(now() - started)
     return times[1] / (1 + _TRIAL_STEPS)
 
 
@@ -94,6 +97,7 @@ def evaluation_seconds(
     draw: float = 0.0,
     run: bool = True,
     classifier: bool = True,
+    now: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Return the estimated seconds of each part of an evaluation, in their order.
 
@@ -106,10 +110,11 @@ def evaluation_seconds(
         draw: seconds of drawing an image.
         run: whether a run is judged, which draws its images and is asked for words.
         classifier: whether the small classifier is the judge.
+        now: seconds of the clock that counts.
     """
-    few = judge_seconds(train, FEW_IMAGES)
+    few = judge_seconds(train, FEW_IMAGES, now)
     judged_by = train if pool is None else pool
-    judge = few if len(judged_by) <= FEW_IMAGES else judge_seconds(judged_by)
+    judge = few if len(judged_by) <= FEW_IMAGES else judge_seconds(judged_by, None, now)
     compared = 1 + 0.5 * min(len(train), 5000) / 300
     unit = few / 4 * max(n_generated, 50) / 300 * compared / 1.5
     seconds = {name: share * unit for name, share in _SHARES.items()}
@@ -120,7 +125,7 @@ def evaluation_seconds(
         seconds |= dict.fromkeys(PARTS[4:7], 0.1 * unit)
     if useful_draws and n_held_out:
         per_draw, controls = _TRAININGS
-        seconds[USEFULNESS] = (per_draw * useful_draws + controls) * useful_seconds(train)
+        seconds[USEFULNESS] = (per_draw * useful_draws + controls) * useful_seconds(train, now)
     left_out = set() if run else {PARTS[0], PARTS[8]}
     left_out |= set() if classifier else {JUDGE}
     return {name: seconds[name] for name in PARTS if name in seconds and name not in left_out}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewgen.errors import ConfigError
 from fewgen.progress import shown_seconds
 from fewgen.runs.preparing import TrainRequest, checked
 
@@ -91,6 +93,11 @@ def plan_run(request: TrainRequest) -> Plan:
     from fewgen.runs.timing import check_limit, limit_in_words, try_run
 
     begun = time.perf_counter()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "A dry run is of one process, and this is one of several. Leave out what starts them (torchrun, "
+            "accelerate launch)."
+        )
     prepared, _ = checked(request)
     before = time.perf_counter() - begun
     found = try_run(prepared, request.report, max(1.0, TRIAL_SECONDS - before))

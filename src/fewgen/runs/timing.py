@@ -7,13 +7,13 @@ import dataclasses
 import functools
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fewgen.clock import Limit, TimeIsUp
+from fewgen.clock import Clock, Limit, TimeIsUp
 from fewgen.errors import ConfigError
-from fewgen.evaluation.cost import evaluation_seconds
+from fewgen.evaluation.cost import evaluation_seconds, judge_seconds
 from fewgen.progress import Display, shown_seconds
 from fewgen.runs.checkpoints import checkpoint_images
 from fewgen.training.loop import Trainer
@@ -21,12 +21,13 @@ from fewgen.training.time_limit import share_of_rest
 from fewgen.training.trial import StageTrial, try_stages
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from fewgen.data.imageset import ImageSet
     from fewgen.methods.base import Method
     from fewgen.runs.preparing import Prepared
     from fewgen.training.phases import Stage
+    from fewgen.training.processes import Processes
 
 MEASURING_SHARE = 0.35
 """Share of a limit that measuring and the report get at most."""
@@ -62,6 +63,18 @@ class RunTrial:
     draw: float
     report: float
 
+    def agreed(self, processes: Processes) -> RunTrial:
+        """Return what the first process has found, in all: they must refuse a limit together, or none."""
+        if processes.size == 1:
+            return self
+        numbers = [self.draw, self.report]
+        for trial in self.stages:
+            numbers += [-1.0] * 4 if trial is None else [trial.steps, trial.start, trial.step, trial.end]
+        draw, report, *rest = processes.from_main(numbers)
+        rows = [rest[i : i + 4] for i in range(0, len(rest), 4)]
+        stages = [None if row[0] < 0 else StageTrial(int(row[0]), *row[1:]) for row in rows]
+        return RunTrial(stages, draw, report)
+
     def reserved(self, seconds: float) -> float:
         """Return the part of a limit that measuring and the report get."""
         return min(self.report, MEASURING_SHARE * seconds)
@@ -96,7 +109,7 @@ class Share:
     @functools.cached_property
     def draw(self) -> float:
         """Seconds of drawing an image; 0 without a limit."""
-        return 0.0 if self.limit.minutes is None else draw_seconds(self.method)
+        return 0.0 if self.limit.minutes is None else draw_seconds(self.method, self.limit.clock.now)
 
     def shown(self) -> int:
         """Return how many new images of each class a page can show; 1 at least."""
@@ -115,8 +128,9 @@ class Share:
         if self.limit.minutes is None:
             return wanted
         n_held_out = len(self.held_out or ())
+        how: dict[str, Any] = {"draw": self.draw, "now": self.limit.clock.now}
         seconds = {
-            n: sum(evaluation_seconds(n * n_classes, self.train, n_held_out, draw=self.draw).values())
+            n: sum(evaluation_seconds(n * n_classes, self.train, n_held_out, **how).values())
             for n in (wanted, MIN_PER_CLASS)
         }
         room = self.limit.left() - PAGE - self.draw * page_images(n_classes, 1)
@@ -151,22 +165,60 @@ def try_run(prepared: Prepared, report: bool, seconds: float = 0.0) -> RunTrial:
         draw=checkpoint_images(tried),
     )
     draw = measuring = 0.0
+    now = Clock(tried.train_config.clock).now
     if report:
-        draw = draw_seconds(tried.method)
+        draw = draw_seconds(tried.method, now)
         measuring = PAGE + draw * page_images(prepared.train.n_classes)
-        measuring += sum(report_parts(prepared, draw).values())
+        measuring += sum(report_parts(prepared, draw, now).values())
     left = max(0.0, seconds - (time.perf_counter() - begun))
     stages = try_stages(trainer, left, steps=4 if seconds else 1, hooks=seconds > 0)
-    return RunTrial(stages, draw, measuring)
+    found = RunTrial(stages, draw, measuring)
+    if report:
+        found = dataclasses.replace(found, report=measuring + new_classes_seconds(prepared, found, now))
+    return found.agreed(trainer.processes)
 
 
-def report_parts(prepared: Prepared, draw: float = 0.0) -> dict[str, float]:
+def new_classes_seconds(prepared: Prepared, found: RunTrial, now: Callable[[], float]) -> float:
+    """Return the seconds of showing how a meta-trained run learns its novel classes; 0 for another run.
+
+    Args:
+        prepared: of the run.
+        found: of its stages and of drawing.
+        now: seconds of the clock that counts.
+    """
+    from fewgen.data.imageset import joined
+    from fewgen.runs.adaptation import N_NEW, SHOTS
+    from fewgen.runs.adapting import MAX_NEW, MAX_REPLAY, MIN_REPLAY, POOL
+    from fewgen.runs.new_classes import choose_classes, split_novel
+
+    novel = next((others.images for others in prepared.others if others.name == "novel"), None)
+    if prepared.meta is None or novel is None:
+        return 0.0
+    shown = novel.select_classes(choose_classes(novel))
+    support, _ = split_novel(shown, 0)
+    shots = [k for k in SHOTS if k <= len(support) // shown.n_classes]
+    stages = zip(prepared.stages(), found.stages, strict=True)
+    per_image = next(
+        (t.step / s.batch_size for s, t in stages if t and s.name == prepared.method.adapts_stage), 0.0
+    )
+    new = [min(k * shown.n_classes, MAX_NEW) for k in shots]
+    images = sum(n + min(max(n, MIN_REPLAY), MAX_REPLAY) for n in new)
+    updates = per_image * prepared.tasks.adapt_steps * images
+    drawn = POOL + (1 + len(shots)) * N_NEW * shown.n_classes
+    judge = judge_seconds(joined([prepared.train, novel]), None, now)
+    return updates + judge + drawn * found.draw
+
+
+def report_parts(
+    prepared: Prepared, draw: float = 0.0, now: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Return the parts of measuring for the report of a run, with the seconds that each takes."""
     n_classes, n_held_out = prepared.train.n_classes, len(prepared.held_out or ())
-    return evaluation_seconds(report_images(n_classes) * n_classes, prepared.train, n_held_out, draw=draw)
+    n = report_images(n_classes) * n_classes
+    return evaluation_seconds(n, prepared.train, n_held_out, draw=draw, now=now)
 
 
-def draw_seconds(method: Method) -> float:
+def draw_seconds(method: Method, now: Callable[[], float] = time.perf_counter) -> float:
     """Return the seconds of drawing an image, in full groups unless that would take long itself."""
     from fewgen.generation.request import GenerationRequest, image_seeds
 
@@ -174,9 +226,9 @@ def draw_seconds(method: Method) -> float:
         labels = torch.arange(n) % method.spec.n_classes
         options = {"alpha": 1.0} if "blend" in method.capabilities else {}
         request = GenerationRequest(labels=labels, seeds=image_seeds(0, n), options=options)
-        started = time.perf_counter()
+        started = now()
         method.generate(request)
-        return (time.perf_counter() - started) / n
+        return (now() - started) / n
 
     rows = method.rows
     vars(method)["rows"] = min(FEW, rows)  # shadows that of the class

@@ -42,7 +42,7 @@ from fewgen.training.checkpoint import State, read_state, write_state
 from fewgen.training.config import TrainConfig
 from fewgen.training.guards import Guards
 from fewgen.training.logs import MetricsFile, TensorBoard
-from fewgen.training.phases import Batch, Context, Pixels, Stage
+from fewgen.training.phases import Batch, Context, Pixels, Stage, Trial
 from fewgen.training.processes import Processes
 from fewgen.training.result import StageResult, TrainResult
 from fewgen.training.sampler import make_sampler
@@ -133,6 +133,7 @@ class Trainer:
         self._board: TensorBoard | None = None
         self._run: StageRun | None = None
         self._new_limit = False
+        self.trial: Trial | None = None
 
     # ------------------------------------------------------------------ the run
 
@@ -297,6 +298,7 @@ class Trainer:
             rank=rank,
             n_processes=self.processes.size,
             note=self.display.note,
+            trial=self.trial,
         )
         seed = derive_seed(config.seed, "order", index)
         build = partial(make_sampler, stage.sampler) if isinstance(stage.sampler, str) else stage.sampler

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -89,8 +89,42 @@ def _no_time() -> float:
     return 0.0
 
 
+T = TypeVar("T")
+
+
 def _say_nothing(text: str) -> None:
     """Show nothing: the default of `Context.note`."""
+
+
+class Trial:
+    """Shortens trainings within hooks, and counts what they would take longer.
+
+    Args:
+        now: seconds of the clock that counts.
+
+    Attributes:
+        left_out: seconds.
+    """
+
+    FEW = 8
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
+        self.left_out = 0.0
+
+    def shortened(self, steps: int, fit: Callable[[int], T]) -> T:
+        """Return what `fit` makes in a few of the steps; `left_out` grows by the others."""
+        if steps <= 1 + self.FEW:
+            return fit(steps)
+        begun = self.now()
+        fit(1)
+        first = self.now()
+        found = fit(1 + self.FEW)
+        both = self.now() - first
+        # What comes around the steps counts once; the first time it warms up, too.
+        around = min(first - begun, both / (1 + self.FEW))
+        self.left_out += (steps - 1 - self.FEW) * (both - around) / self.FEW
+        return found
 
 
 @dataclass
@@ -112,6 +146,7 @@ class Context:
         n_processes: how many processes train together.
         training: False in hooks.
         note: shows a line to who watches; for hooks that take long.
+        trial: in a trial that is thrown away, what shortens the trainings within hooks; else None.
     """
 
     step: int
@@ -126,6 +161,7 @@ class Context:
     n_processes: int = 1
     training: bool = True
     note: Callable[[str], None] = _say_nothing
+    trial: Trial | None = None
 
     @property
     def progress(self) -> float:

@@ -102,6 +102,12 @@ class Processes:
             torch.distributed.barrier()
 
 
+def leave() -> None:
+    """Leave the group of processes that train together; an exit within it may end in an abort."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def pick_device(name: str = "auto") -> torch.device:
     """Return the device of that name; "auto" is CUDA where there is one.
 

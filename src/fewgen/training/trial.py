@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from fewgen.training.loop import Trainer
+from fewgen.training.phases import Trial
 from fewgen.training.stage_run import StageRun
 
 BUSIER = 1.1
@@ -58,8 +59,9 @@ def try_stages(
                 stage.on_start = None
             with suppress(Exception):  # a stage that needs the results of those before it
                 started = trainer.now()
+                trainer.trial = Trial(trainer.now)
                 run = trainer.begin(train, held_out)
-                start = trainer.now() - started
+                start = trainer.now() - started + trainer.trial.left_out
                 step = _step_seconds(trainer, run, until, steps)
                 end = stage.end_seconds()
                 if hooks and time.perf_counter() < until:

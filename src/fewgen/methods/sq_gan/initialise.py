@@ -222,9 +222,13 @@ def transport_stage(method: StyleMethod, config: InitConfig) -> Stage:
 def encoder_of(config: InitConfig, context: Context) -> JointEncoder:
     """Return the pair of encoders that the settings name, from the random numbers of a hook."""
     seed = _seed(context.rng)
-    return make_joint_encoder(
-        config.foundation, context.train.source, config.foundation_steps, seed, context.device
-    )
+
+    def made(steps: int) -> JointEncoder:
+        return make_joint_encoder(config.foundation, context.train.source, steps, seed, context.device)
+
+    if context.trial is None or config.foundation != "small":
+        return made(config.foundation_steps)
+    return context.trial.shortened(config.foundation_steps, made)
 
 
 @torch.no_grad()
