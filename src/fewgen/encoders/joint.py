@@ -87,7 +87,8 @@ def check_tokens(tokens: Tensor, encoder: TokenReader) -> None:
     if tokens.shape[1] > encoder.max_blocks:
         raise ConfigError(
             f"init.blocks: {tokens.shape[1]} tokens do not fit into the text encoder, which has room for "
-            f"{encoder.max_blocks} beside its prompt. Set --model.init.blocks to that or less."
+            f"{encoder.max_blocks} beside its prompt. Set --model.init.blocks to {encoder.max_blocks} or "
+            "less."
         )
 
 

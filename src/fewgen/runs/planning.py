@@ -103,7 +103,12 @@ def plan_run(request: TrainRequest) -> Plan:
     found = try_run(prepared, request.report, max(1.0, TRIAL_SECONDS - before))
     stages, config = prepared.stages(), prepared.train_config
     if config.minutes is not None and not (Path(request.out) / "state").is_dir():
-        check_limit(found, config.minutes)
+        # As the command does, which takes a step of each stage and nothing around it.
+        bare = [
+            trial and dataclasses.replace(trial, start=0.0, end=stage.end_seconds())
+            for stage, trial in zip(stages, found.stages, strict=True)
+        ]
+        check_limit(dataclasses.replace(found, stages=bare), config.minutes)
     spec = prepared.method.spec
     sentence = limit_in_words(stages, found, config.minutes, prepared.train.size, before)
     known = all(found.stages)
