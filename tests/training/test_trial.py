@@ -5,10 +5,15 @@ from __future__ import annotations
 import time
 
 import pytest
+from tests.training.toys import make, trainer
 
 import fewgen
+from fewgen.clock import Limit
 from fewgen.encoders.joint import SmallJointEncoder
-from fewgen.training.phases import Trial
+from fewgen.errors import ConfigError
+from fewgen.runs.timing import RunTrial, check_limit
+from fewgen.training.phases import FEW, Trial
+from fewgen.training.trial import StageTrial
 
 
 @pytest.mark.parametrize(("steps", "made"), [(9, [9]), (300, [1, 9])])
@@ -49,6 +54,41 @@ def test_the_dry_run_of_codes_trains_no_encoders_to_the_end(monkeypatch, tmp_pat
     assert codes["name"] == "codes"
     rest = codes["seconds"] - codes["steps"] * codes["seconds_per_step"]
     assert rest > 1000 * 0.02 * 0.8, "the seconds of all steps are there"
+
+
+def preparing(tmp_path, minutes):
+    """Train the toy with a preparation of 200 steps of 10 ms; return what was asked of it, and the time."""
+    asked = []
+
+    def fit(steps):
+        asked.append(steps)
+        time.sleep(0.01 * steps)
+        return steps
+
+    given = {} if minutes is None else {"limit": Limit(minutes)}
+    made = trainer(make(), tmp_path, **given)
+    made.stages[0].on_start = lambda context: context.shortened(200, fit)
+    begun = time.monotonic()
+    assert made.run().finished
+    return asked, time.monotonic() - begun
+
+
+def test_a_limit_shortens_what_prepares_a_stage(tmp_path, capsys):
+    asked, seconds = preparing(tmp_path / "short", 0.03)  # 1.8 s for 2 s of preparing
+    assert asked[:2] == [1, FEW]
+    assert FEW < asked[2] < 120
+    assert seconds < 1.8 + 1.0  # another program may have the machine for a moment
+    assert preparing(tmp_path / "long", 10)[0] == [1, FEW, 200]
+    assert preparing(tmp_path / "none", None)[0] == [200]
+
+
+def test_a_limit_that_is_gone_before_the_first_step_is_refused():
+    found = RunTrial([StageTrial(10, 0.5, 0.5, 0.0)], draw=0.0, report=9.0)
+    check_limit(found, 1, left=2.0)
+    with pytest.raises(
+        ConfigError, match=r"takes 1 s here, and finding that out took 59 s.* --minutes 1\.1 or"
+    ):
+        check_limit(found, 1, left=0.9)
 
 
 @pytest.mark.slow

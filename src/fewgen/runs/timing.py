@@ -308,8 +308,13 @@ def _minutes(needed: float) -> str:
     return f"{math.ceil(round(needed / unit, 6)) * unit:.10g}"
 
 
-def check_limit(found: RunTrial, minutes: float) -> None:
+def check_limit(found: RunTrial, minutes: float, left: float | None = None) -> None:
     """Refuse a limit in which not even a step of each stage fits, before anything is written.
+
+    Args:
+        found: what the parts of the run take.
+        minutes: the limit.
+        left: seconds of it; None: all.
 
     Raises:
         ConfigError: with the time that they take.
@@ -317,11 +322,14 @@ def check_limit(found: RunTrial, minutes: float) -> None:
     trials = [trial for trial in found.stages if trial is not None]
     ends = sum(trial.end for trial in trials)
     least = sum(trial.start + trial.step for trial in trials) + ends
-    if least <= 60.0 * minutes:
+    if least <= (60.0 * minutes if left is None else left):
         return
+    spent = 0.0 if left is None else 60.0 * minutes - left
+    found_out = f", and finding that out took {shown_seconds(spent)}" if least <= 60.0 * minutes else ""
+    enough = _minutes((2 * least + spent) / 60)
     after = f", with {shown_seconds(ends)} for what follows the steps," if ends > 1 else ""
     raise ConfigError(
         f"A limit of {minutes:g} minutes is too short: a single step of each stage{after} takes "
-        f"{shown_seconds(least)} here. Nothing was written. Take --minutes {_minutes(2 * least / 60)} or "
-        "more, or smaller images (--size)."
+        f"{shown_seconds(least)} here{found_out}. Nothing was written. Take --minutes {enough} or more, or "
+        "smaller images (--size)."
     )

@@ -87,8 +87,8 @@ def _split(prepared: Prepared, report: bool, limit: Limit, out: Path) -> float:
     assert limit.minutes is not None
     found = try_run(prepared, report)
     if not (out / "state").is_dir():
-        check_limit(found, limit.minutes)
-    reserved = found.reserved(limit.seconds)
+        check_limit(found, limit.minutes, limit.left())
+    reserved = found.reserved(max(0.0, limit.left()))
     if reserved and prepared.train_config.progress:
         print(
             f"The limit of {limit.minutes:g} minutes: {shown_seconds(limit.left() - reserved)} for training, "

@@ -298,13 +298,13 @@ class Trainer:
             rank=rank,
             n_processes=self.processes.size,
             note=self.display.note,
-            trial=self.trial,
+            shortened=self._time.shortened if self.trial is None else self.trial.shortened,
         )
         seed = derive_seed(config.seed, "order", index)
         build = partial(make_sampler, stage.sampler) if isinstance(stage.sampler, str) else stage.sampler
         sampler = build(self._train_images.labels, stage.batch_size, seed, rank, self.processes.size)
         run = StageRun(stage, index, config.scaled(stage.steps), context, sampler)
-        self._time.begin(run)
+        self._time.begin(run, self.display.note)
         self._run = run
         for phase in stage.phases:
             if isinstance(phase.weighting, nn.Module):

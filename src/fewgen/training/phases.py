@@ -92,8 +92,37 @@ def _no_time() -> float:
 T = TypeVar("T")
 
 
+def _whole(steps: int, fit: Callable[[int], T]) -> T:
+    """Return what `fit` makes in all steps: the default of `Context.shortened`."""
+    return fit(steps)
+
+
 def _say_nothing(text: str) -> None:
     """Show nothing: the default of `Context.note`."""
+
+
+FEW = 9
+"""Steps of a training within a hook that say how long one takes."""
+
+
+def tried(steps: int, fit: Callable[[int], T], now: Callable[[], float]) -> tuple[T, float]:
+    """Return what `fit` makes in `FEW` steps, and the seconds of one more step; 0 if there are no more.
+
+    Args:
+        steps: of the whole training.
+        fit: number of steps -> what it makes.
+        now: seconds of the clock that counts.
+    """
+    if steps <= FEW:
+        return fit(steps), 0.0
+    begun = now()
+    fit(1)
+    first = now()
+    found = fit(FEW)
+    both = now() - first
+    # What comes around the steps counts once; the first time it warms up, too.
+    around = min(first - begun, both / FEW)
+    return found, (both - around) / (FEW - 1)
 
 
 class Trial:
@@ -106,24 +135,14 @@ class Trial:
         left_out: seconds.
     """
 
-    FEW = 8
-
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
         self.left_out = 0.0
 
     def shortened(self, steps: int, fit: Callable[[int], T]) -> T:
         """Return what `fit` makes in a few of the steps; `left_out` grows by the others."""
-        if steps <= 1 + self.FEW:
-            return fit(steps)
-        begun = self.now()
-        fit(1)
-        first = self.now()
-        found = fit(1 + self.FEW)
-        both = self.now() - first
-        # What comes around the steps counts once; the first time it warms up, too.
-        around = min(first - begun, both / (1 + self.FEW))
-        self.left_out += (steps - 1 - self.FEW) * (both - around) / self.FEW
+        found, seconds = tried(steps, fit, self.now)
+        self.left_out += max(0, steps - FEW) * seconds
         return found
 
 
@@ -146,7 +165,8 @@ class Context:
         n_processes: how many processes train together.
         training: False in hooks.
         note: shows a line to who watches; for hooks that take long.
-        trial: in a trial that is thrown away, what shortens the trainings within hooks; else None.
+        shortened: (steps, fit) -> `fit(steps)`, or `fit` of fewer steps in a trial or where a time limit
+            comes first; for trainings within hooks.
     """
 
     step: int
@@ -161,7 +181,7 @@ class Context:
     n_processes: int = 1
     training: bool = True
     note: Callable[[str], None] = _say_nothing
-    trial: Trial | None = None
+    shortened: Callable[[int, Callable[[int], Any]], Any] = _whole
 
     @property
     def progress(self) -> float:

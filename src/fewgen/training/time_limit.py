@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from fewgen.clock import Limit
 from fewgen.errors import ConfigError
-from fewgen.training.phases import Stage
+from fewgen.training.phases import FEW, Stage, tried
 from fewgen.training.processes import Processes
 from fewgen.training.stage_run import StageRun
 
+T = TypeVar("T")
+
 Rehearsal = tuple[str, int, Callable[[], None]]
 """Name of a hook, steps between two calls of it, and a call."""
+
+HALF = 0.5
+"""Share of a stage's time that a training within a hook gets at most."""
 
 EARLY = 0.5
 """Share of a stage's time after which its speed is looked at, however few steps it has taken."""
@@ -92,10 +97,31 @@ class TimeLimit:
 
     # ------------------------------------------------------------------ a stage
 
-    def begin(self, run: StageRun) -> None:
-        """Note where a stage begins."""
+    def begin(self, run: StageRun, note: Callable[[str], None]) -> None:
+        """Note where a stage begins.
+
+        Args:
+            run: the stage.
+            note: shows a line.
+        """
         run.seconds_before = self.limit.spent()
         self.took = {}
+        self._of_hook = run, note
+
+    def shortened(self, steps: int, fit: Callable[[int], T]) -> T:
+        """Return what a training within a hook makes; with a limit it gets up to half of its stage's time."""
+        if not self.on or self.processes.size > 1:
+            return fit(steps)
+        run, note = self._of_hook
+        found, seconds = tried(steps, fit, self.limit.spent)
+        room = HALF * self._stage_limit(run) - (self.limit.spent() - run.seconds_before)
+        possible = steps if seconds == 0 else min(steps, max(FEW, int(room / seconds)))
+        if possible < steps:
+            note(
+                f'Preparing stage "{run.stage.name}" takes {possible} of {steps} steps; the limit of '
+                f"{self.limit.minutes:g} minutes leaves no time for more."
+            )
+        return found if possible <= FEW else fit(possible)
 
     def mark(self, run: StageRun) -> None:
         """Measure the speed from here on."""

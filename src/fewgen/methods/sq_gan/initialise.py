@@ -226,9 +226,10 @@ def encoder_of(config: InitConfig, context: Context) -> JointEncoder:
     def made(steps: int) -> JointEncoder:
         return make_joint_encoder(config.foundation, context.train.source, steps, seed, context.device)
 
-    if context.trial is None or config.foundation != "small":
+    if config.foundation != "small":  # the others are not trained
         return made(config.foundation_steps)
-    return context.trial.shortened(config.foundation_steps, made)
+    found: JointEncoder = context.shortened(config.foundation_steps, made)
+    return found
 
 
 @torch.no_grad()
