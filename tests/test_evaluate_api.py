@@ -142,7 +142,7 @@ def test_each_image_set_is_read_once(run, tmp_path, calls, monkeypatch):
         return load(reading, source, min_classes)
 
     monkeypatch.setattr(Reading, "load", counted)
-    fewgen.evaluate(run.path, other_runs=[other], holdout="test", n=3, useful_draws=0, progress=False)
+    fewgen.evaluate(run.path, other_runs=[other], holdout="test", n=3, useful_draws=2, progress=False)
     assert sorted(read) == [("test", "digits"), ("train", "digits")]
     (call,) = calls
     assert call["pool"] is not None

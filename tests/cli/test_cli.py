@@ -660,3 +660,41 @@ def test_train_ends_with_the_verdicts(tmp_path, capsys):
     code, out, _ = run_cli(capsys, *words)
     assert code == 0
     assert "Real?" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("generate {run} --seeds 1 -n 3 --out {out}.npz", "--n has no effect with --seeds"),
+        ("generate {run} --seeds 1 --seed 3 --out {out}.npz", "--seed has no effect with --seeds"),
+        ("reconstruct {run} --fit pad --out {out}.npz", "--fit has no effect without --data"),
+        ("evaluate digits --data digits -n 4", "--n has no effect with images: only a run draws"),
+        (
+            "evaluate {run} --useful-draws 0 --other-run {run}",
+            "--other-run has no effect with --useful-draws 0",
+        ),
+        ("evaluate {run} --fit pad", "fit has no meaning here"),
+        (
+            "adapt {run} --images digits --class-name one --out {out} --no-report --curve",
+            "--curve has no effect without",
+        ),
+        ("methods --preset paper", "--preset has no effect without a method"),
+        ("benchmark --data digits --out {out} --table-only --remeasure", "--remeasure has no effect with"),
+        (
+            "distill --novel x --teacher lite2 --out {out} --episodes 5",
+            "--episodes has no effect with --novel",
+        ),
+        (
+            "distill --novel x --teacher lite2 --out {out} --alpha 0.5",
+            "--alpha has no effect without --generator",
+        ),
+        (
+            "distill --data digits --generator g --out {out}.json --generator-minutes 5",
+            "minutes has no effect with",
+        ),
+    ],
+)
+def test_flags_that_would_be_ignored_are_refused(capsys, run, tmp_path, words, said):
+    code, _, error = run_cli(capsys, *words.format(run=run, out=tmp_path / "out").split())
+    assert code == 2
+    assert said in error

@@ -342,7 +342,7 @@ def test_base_images_of_the_users_classes_alone_teach_nothing(novel, tmp_path):
         ({"student": "resnet18"}, ConfigError, 'no student "resnet18"'),
         ({"novel": "no/photos"}, DataError, "neither a data set nor a file or folder"),
         ({"out": "x.json"}, OutputError, "a student needs a folder"),
-        ({"compare": True}, ConfigError, "--compare has no use here"),
+        ({"compare": True}, ConfigError, "--compare has no effect with --novel"),
         ({"alpha": -0.1}, ConfigError, "alpha must be in"),
         ({"teacher": "t.safetensors"}, Exception, "cannot be read"),
     ],

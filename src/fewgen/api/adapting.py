@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen.config.call import accepts_config, renamed
-from fewgen.config.keywords import writes_out
+from fewgen.config.keywords import refuse_ignored, writes_out
 from fewgen.errors import ConfigError
 from fewgen.runs.adapted import Adapted, adapt_run
 from fewgen.runs.adapting import Given
@@ -98,6 +98,9 @@ def adapt(
     from fewgen.data.registry import Reading
     from fewgen.progress import ShownProgress
 
+    if not report:
+        wanted = {"curve": curve, "judge": judge}
+        refuse_ignored("without the report", wanted, {"curve": False, "judge": False}, *wanted)
     given = Given.of(steps, lr, replay, seed, part)
     sources = [images] if isinstance(images, (str, Path, ImageSet)) else list(images)
     if not sources:

@@ -43,7 +43,7 @@ def generate(
         n: images per class and text; 16 if left out, and 3 with alphas.
         seed: start of the image seeds; another seed gives other images.
         seeds: the image seeds themselves, for example to get one image again: these images are made of
-            each class and text, and n and seed do not count.
+            each class and text, in place of n and seed.
         temperature: scale of the noise; 0 gives the central image of a class, 1 the learned spread.
         alpha: for a method that starts from real images (tint): 0 gives them back, 1 only shares their class,
             uniform draws a number for each image.

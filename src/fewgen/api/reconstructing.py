@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewgen.config.call import accepts_config
-from fewgen.config.keywords import writes_out
+from fewgen.config.call import accepts_config, defaults_of
+from fewgen.config.keywords import refuse_ignored, writes_out
 from fewgen.runs.run import Run, load_run
 
 if TYPE_CHECKING:
@@ -54,5 +54,8 @@ def reconstruct(
     """
     from fewgen.data.registry import Reading
 
+    if data is None:
+        given, usual = {"split": split, "fit": fit, "value_range": value_range}, defaults_of(reconstruct)
+        refuse_ignored("without --data: the run's own images are read as in training", given, usual, *given)
     reading = Reading(split, fit=fit, data_dir=data_dir, download=download, value_range=value_range)
     return load_run(run, device).reconstruct(data=data, reading=reading, n=n, out=out, overwrite=overwrite)

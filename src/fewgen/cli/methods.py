@@ -12,6 +12,7 @@ from __future__ import annotations
 import textwrap
 
 from fewgen.cli.command import Command
+from fewgen.config.keywords import refuse_ignored
 
 
 def methods(method: str | None = None, *, preset: str | None = None) -> int:
@@ -25,6 +26,7 @@ def methods(method: str | None = None, *, preset: str | None = None) -> int:
     from fewgen.methods.registry import method_names, method_origin
 
     if method is None:
+        refuse_ignored("without a method", {"preset": preset}, {"preset": None}, "preset")
         for name in method_names():
             origin = method_origin(name)
             print(f"{name}  (from {origin})" if origin else name)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewgen.clock import n_cores
 from fewgen.config.call import accepts_config, call_settings, unwrapped
+from fewgen.config.keywords import refuse_ignored
 from fewgen.errors import DataError
 
 if TYPE_CHECKING:
@@ -212,6 +213,8 @@ def run_benchmark(request: BenchmarkRequest, evaluate: Evaluate | None = None) -
     with locked(grid.out):
         try:
             if request.table_only:
+                given = {"remeasure": request.remeasure}
+                refuse_ignored("with --table-only", given, {"remeasure": False}, "remeasure")
                 return write_benchmark(grid, _at_hand(grid))
             if request.download:
                 load_images(request.data, data_dir=request.data_dir, download=True)

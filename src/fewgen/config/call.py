@@ -183,6 +183,12 @@ def _section(values: Any, name: str) -> dict[str, Any]:
     return unfolded
 
 
+def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the defaults of a function's keywords."""
+    parameters = inspect.signature(unwrapped(function)).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+
+
 def unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function whose signature counts, below `accepts_config`."""
     return inspect.unwrap(function)

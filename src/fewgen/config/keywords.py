@@ -6,10 +6,10 @@ import functools
 import math
 import numbers
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-from fewgen.errors import ConfigError
+from fewgen.errors import ConfigError, ProblemList
 from fewgen.folders import locked
 
 P = ParamSpec("P")
@@ -38,6 +38,30 @@ def checked_temperature(value: Any) -> float:
             f"temperature must be a number of 0 or more, got {value!r}. 1 is the learned spread."
         )
     return float(value)
+
+
+def refuse_ignored(why: str, given: Mapping[str, Any], usual: Mapping[str, Any], *names: str) -> None:
+    """Refuse keywords that were chosen and have no effect beside the others.
+
+    Args:
+        why: what makes them idle, after "has no effect".
+        given: the keywords of a call.
+        usual: their defaults.
+        *names: of the idle ones.
+
+    Raises:
+        ConfigError: names all of them.
+
+    >>> refuse_ignored("with --seeds", {"n": 5}, {"n": None}, "n")
+    Traceback (most recent call last):
+        ...
+    fewgen.errors.ConfigError: This would be ignored: --n has no effect with --seeds. Leave it out.
+    """
+    problems = ProblemList("This would be ignored", ConfigError)
+    for name in names:
+        if given[name] is not usual[name] and given[name] != usual[name]:
+            problems.add(f"--{name.replace('_', '-')} has no effect {why}. Leave it out.")
+    problems.raise_if_any()
 
 
 def writes_out(function: Callable[P, T]) -> Callable[P, T]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewgen.config.call import accepts_config, build, call_settings, unwrapped
-from fewgen.config.keywords import writes_out
+from fewgen.config.call import accepts_config, build, call_settings, defaults_of, unwrapped
+from fewgen.config.keywords import refuse_ignored, writes_out
 from fewgen.distillation.request import Distilled, DistillRequest
 from fewgen.errors import ConfigError
 
@@ -183,9 +183,16 @@ def _work(request: DistillRequest, planning: bool = False) -> Work:
     from fewgen.distillation.comparison_work import ComparisonWork
     from fewgen.distillation.student_work import StudentWork
 
+    given, usual = vars(request), defaults_of(distill)
+    if request.generator is not None:
+        own = ("generator_minutes", "generator_preset")
+        refuse_ignored("with --generator, which is trained already", given, usual, *own)
     if request.novel is not None:
-        one = ("compare", "competitors", "save_images", "half_width")
-        request.refuse(one, "--novel makes one student")
+        compared = ("compare", "competitors", "save_images", "half_width", "n_way", "n_shot", "queries")
+        others = ("episodes", "workers", "generator_preset")
+        refuse_ignored("with --novel, which makes one student", given, usual, *compared, *others)
+        if request.generator is None:
+            refuse_ignored("without --generator", given, usual, "alpha")
         return StudentWork(request, planning)
     if request.data is None:
         raise ConfigError(

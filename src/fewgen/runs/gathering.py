@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewgen.config.keywords import whole
+from fewgen.config.keywords import refuse_ignored, whole
 from fewgen.data.identity import same_images, without
 from fewgen.data.names import name_labels
 from fewgen.data.split import class_list, split_indices
@@ -124,6 +124,11 @@ def gather(request: EvaluateRequest) -> Sets:
 
     load = functools.cache(Reading.load)  # several parts of an evaluation come from one source
     run = _as_run(request.images, request.device)
+    given = {"n": request.n, "other_run": request.other_runs}
+    if run is None:
+        refuse_ignored("with images: only a run draws", given, {"n": None}, "n")
+    if not request.useful_draws:
+        refuse_ignored("with --useful-draws 0", given, {"other_run": None}, "other_run")
     notes: list[str] = []
     if run is not None and (run.path / SPLIT_NAME).is_file():
         real = _of_run(request, run, load)
@@ -274,11 +279,15 @@ def _as_run(images: Any, device: str) -> Run | None:
 def _of_run(request: EvaluateRequest, run: Run, load: Load) -> _Real:
     """Return the real images that a run names."""
     reading = request.reading
-    theirs = {
+    theirs: dict[str, Any] = {
         "shots": request.shots,
         "class_names": request.class_names,
         "size": reading.size,
         "channels": reading.channels,
+    }
+    theirs |= {
+        key: None if getattr(reading, key) == getattr(type(reading)(), key) else getattr(reading, key)
+        for key in ("fit", "background", "convert", "value_range")
     }
     for key, value in theirs.items():
         if value is not None:

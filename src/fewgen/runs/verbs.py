@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewgen.config.keywords import checked_temperature, whole
+from fewgen.config.keywords import checked_temperature, refuse_ignored, whole
 from fewgen.config.surroundings import own_surroundings
 from fewgen.data.names import name_key, name_labels, unprintable
 from fewgen.data.one_image import is_image_file, single_image
@@ -117,6 +117,8 @@ class Verbs(ABC):
         from fewgen.generation.sharpen import check_strength
 
         check_strength(sharpen)
+        if seeds is not None:
+            refuse_ignored("with --seeds", {"n": n, "seed": seed}, {"n": None, "seed": 0}, "n", "seed")
         n = whole("n", (16 if alphas is None else 3) if n is None else n, 1)
         temperature = checked_temperature(temperature)
         options = dict(options or {})
