@@ -590,7 +590,8 @@ def main(arguments: list[str]) -> int:
         lines = run_trials(bench, options.kills, options.jobs, work / "kills.jsonl")
         print(table(lines))
         if options.out:
-            write_text(options.out, page(lines, work, " ".join(["python -m benchmarks kills", *arguments])))
+            command = f"python -m benchmarks kills --kills {options.kills} --seed {options.seed}"
+            write_text(options.out, page(lines, work, command))
     return 1 if any(line["problem"] for line in lines) else 0
 
 
