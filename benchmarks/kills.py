@@ -537,10 +537,8 @@ def page(lines: list[dict[str, Any]], work: Path, command: str) -> str:
         f"{about['processor']}, {about['cores']} cores"
     )
     problems = [line for line in lines if line["problem"]]
-    found = "\n".join(
-        f"- `{line['command']}`, trial {line['trial']}, {line['kind']}: {line['problem']}"
-        for line in problems
-    )
+    told = [f"- `{x['command']}`, trial {x['trial']}, {x['kind']}: {x['problem']}" for x in problems]
+    found = "\n".join(["What went wrong:", "", *told]) if told else "Nothing went wrong."
     loads = [
         (name, f"{size / 1e6:.1f}", f"{1e3 * loading:.1f}", f"{1e3 * digest:.2f}", f"{digest / loading:.1%}")
         for name, size, loading, digest in costs(work)
@@ -558,8 +556,6 @@ starts the same command on the same output while the first works: it is refused,
 Processes are forked from one that has imported everything, so that kills meet work and not imports.
 
 {table(lines)}
-
-{"What went wrong:" if problems else "Nothing went wrong."}
 
 {found}
 
