@@ -138,8 +138,8 @@ class ClassText:
                 unknown = set(error.texts)
                 name = next((n for n, row in zip(names, wanted, strict=True) if unknown & set(row)), names[0])
                 raise UnknownWordError(
-                    f'{error} For example phrases={{"{name}": "known words"}}; --phrases takes a file of '
-                    "such lines.",
+                    f'{error} Give other words for the class, for example phrases={{"{name}": "known words"}}; '
+                    "--phrases takes a file of such lines.",
                     error.texts,
                 ) from None
             new = self.standardizer(raw)
