@@ -89,7 +89,7 @@ def check_effects(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> None
         here = f"{section}." if section else ""
 
         def place(name: str, here: str = here) -> str:
-            return name[2:] if name.startswith("--") else here + name
+            return name[2:].replace("-", "_") if name.startswith("--") else here + name
 
         ways = [{place(name): needed for name, needed in way.items()} for way in rule.ways]
         if any(all(_fits(settings, usual, name, needed) for name, needed in way.items()) for way in ways):
@@ -102,11 +102,16 @@ def check_effects(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> None
 
 
 def _refusal(name: str, value: Any, ways: list[dict[str, Any]]) -> str:
-    flag, shown = f"--{name.replace('_', '-') if '.' not in name else name}", _shown(value)
+    flag, shown = _flag(name), _shown(value)
     if not ways:
         return f"{flag} {shown} has no effect with this method. Leave it out."
-    needs = [" and ".join(f"--{key} {_needed(value)}" for key, value in way.items()) for way in ways[:2]]
+    needs = [" and ".join(f"{_flag(key)} {_needed(value)}" for key, value in way.items()) for way in ways[:2]]
     return f"{flag} {shown} has no effect without {', or '.join(needs)}. Set that, or leave out {flag}."
+
+
+def _flag(name: str) -> str:
+    """Return the flag of a keyword, or of a setting of one of its sections."""
+    return f"--{name.replace('_', '-') if '.' not in name else name}"
 
 
 def _needed(needed: Any) -> str:

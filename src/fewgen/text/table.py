@@ -138,7 +138,7 @@ class ClassText:
                 unknown = set(error.texts)
                 name = next((n for n, row in zip(names, wanted, strict=True) if unknown & set(row)), names[0])
                 raise UnknownWordError(
-                    f'{error} Give other words for the class, for example phrases={{"{name}": "known words"}}; '
+                    f'{error} Give other words for the class, such as phrases={{"{name}": "known words"}}; '
                     "--phrases takes a file of such lines.",
                     error.texts,
                 ) from None

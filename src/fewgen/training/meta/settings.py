@@ -79,7 +79,7 @@ class MetaConfig:
         acts("task_clip outer_lr", _BY_GRADIENT),
         acts("learn_rates multi_step", {**_BY_GRADIENT, "inner_steps": ABOVE_0}),
         acts("inner_batch outer_step", {"--meta": ("reptile", "none")}),
-        acts("curve validation_tasks", {"--class_split": other_than("all", "auto")}),
+        acts("curve validation_tasks", {"--class-split": other_than("all", "auto")}),
     )
 
     def __post_init__(self) -> None:
