@@ -15,6 +15,7 @@ NAMES = {
     "tint_ablation": "what each part of TINT contributes: inversion, images, students; Theorem 1; cost",
     "sqgan_speed": "seconds of a training step of SQ-GAN, by size, threads, layout and compilation",
     "startup": "seconds of short commands, each as a new process: help, import, train, generate, evaluate",
+    "fuzz": "damaged files and hostile flags: every command ends with a sentence, never with a traceback",
     "time": "ten trainings with limits: whether minutes are kept and dry runs are right",
     "kills": "what is left after kills at random moments, and pairs of processes on one output",
     "lines": "lines of code of src, in total and per folder",

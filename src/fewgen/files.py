@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -153,21 +154,62 @@ def json_text(value: Any) -> str:
     return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text that may come from anywhere.
+
+    Refused is also what JSON allows and other parts cannot hold: whole numbers beyond 64 bits, numbers beyond
+    the largest float, NaN and infinity, and halves of a character, which are no UTF-8.
+
+    Raises:
+        ValueError: says what is wrong.
+
+    >>> parse_json('{"a": [1, 2.5, null]}')
+    {'a': [1, 2.5, None]}
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8")
+    try:
+        value = json.loads(text, parse_int=_integer, parse_float=_number, parse_constant=_number)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("it holds half of a character") from None
+    return value
+
+
+MOST = 2**63
+"""Whole numbers of files and flags lie below it, and above its negative: tensors hold no larger ones."""
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or not -MOST < int(text) < MOST:
+        raise ValueError(f"the whole number {text[:24]}{'...' * (len(text) > 24)} is beyond 64 bits")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{float(text)} is not a finite number")
+    return float(text)
+
+
 def read_json(path: str | os.PathLike[str], error: type[FewgenError] = DataError) -> Any:
-    """Read a JSON file.
+    """Read a JSON file, whatever it holds; `config.records.read_record` also checks its shape.
 
     Args:
         path: the file.
         error: what to raise, so that a broken checkpoint can be told from broken data.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+        return parse_json(Path(path).read_bytes())
     except FileNotFoundError:
         raise error(f'"{path}" does not exist.') from None
     except OSError as cause:
         raise error(f'"{path}" cannot be read: {cause.strerror or cause}.') from cause
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as cause:
+    except ValueError as cause:
         raise error(f'"{path}" is not valid JSON: {cause}.') from cause
 
 

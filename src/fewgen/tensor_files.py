@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen.errors import CheckpointError, FewgenError
-from fewgen.files import atomic_write
+from fewgen.files import atomic_write, parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -271,7 +271,7 @@ class TensorFile:
         with self.fits(path):
             tensors = load_file(path)
             check_content(path, tensors, metadata)
-            about = json.loads(metadata[self.about])
+            about = parse_json(metadata[self.about])
             if not isinstance(about, dict):
                 raise ValueError(f"{self.about} is not an object")
             for name, tensor in tensors.items():

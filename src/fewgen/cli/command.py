@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import functools
 import inspect
+import math
 import operator
 import re
 import sys
@@ -21,7 +22,7 @@ from typing import Any, Literal, NoReturn
 
 from fewgen.config import dump_yaml, merge, parse_yaml, read_config
 from fewgen.config.call import call_settings, warn_renamed
-from fewgen.config.schema import describe_type, fits
+from fewgen.config.schema import describe_type, fits, shown
 from fewgen.errors import ConfigError, suggest
 
 WIDTH = 96
@@ -131,7 +132,9 @@ class Argument:
         if str in options:  # a name or a path, unless it is exactly one of the other types
             return value if ok and type(value) is type(read) is not str else word
         if not ok:
-            raise ConfigError(f'{self.name} must be {describe_type(self.type)}, got "{word}".')
+            raise ConfigError(f'{self.name} must be {describe_type(self.type)}, got "{shown(word, str)}".')
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f'{self.name} must be a finite number, got "{shown(word, str)}".')
         return value
 
 
@@ -469,6 +472,11 @@ def _argument_texts(function: Callable[..., Any] | None) -> dict[str, str]:
     return texts
 
 
+_MOST = 2000
+"""Characters of a line of an error that are shown: a name in a damaged file may have thousands."""
+
+
 def fail(message: str) -> None:
     """Print an error where scripts expect it."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    lines = (f"{line[:_MOST]} ..." if len(line) > _MOST else line for line in message.splitlines())
+    print("error: " + "\n".join(lines), file=sys.stderr, flush=True)

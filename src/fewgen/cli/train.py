@@ -66,14 +66,13 @@ def verdicts(run: Any) -> list[str]:
     """Return what the evidence in a run folder says, a line per question; nothing if there is none."""
     from fewgen.errors import DataError
     from fewgen.evaluation.sources import compared
-    from fewgen.evaluation.verdicts import verdict_lines
-    from fewgen.files import read_json
+    from fewgen.evaluation.verdicts import read_verdicts, verdict_lines
     from fewgen.runs.findings import EVALUATION_NAME
 
     try:
-        record = read_json(Path(run.path) / EVALUATION_NAME)
-        return [*verdict_lines(record["verdicts"], record.get("protocol")), *compared(record.get("protocol"))]
-    except (DataError, KeyError, TypeError):
+        found, protocol = read_verdicts(Path(run.path) / EVALUATION_NAME)
+        return [*verdict_lines(found, protocol), *compared(protocol)]
+    except DataError:
         return []
 
 

@@ -89,12 +89,10 @@ class FinishedRun(_OfRun):
             ConfigError: it was trained with another seed, other shots or other classes: images that it
                 copied could then not be found.
         """
-        from fewgen.files import read_json
         from fewgen.runs import load_run
-        from fewgen.runs.source import SPLIT_NAME
+        from fewgen.runs.source import read_split
 
-        run = load_run(self.run_dir)
-        split = read_json(Path(run.path) / SPLIT_NAME)
+        split: Any = read_split(load_run(self.run_dir).path)
         wanted = {"shots": self.training["shots"], "seed": seed, "class_names": list(train.class_names)}
         different = [
             f"{key} {split.get(key)} there, {value} here"

@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ from fewgen.comparison import sets
 from fewgen.comparison.budget import Budget
 from fewgen.comparison.candidates import folder_name, make_generator, takes_time
 from fewgen.comparison.sets import RealImages
+from fewgen.config.checks import Weight, Whole
+from fewgen.config.records import read_record
 from fewgen.data.identity import fingerprint
 from fewgen.data.imageset import ImageSet
 from fewgen.data.npz import is_whole_npz, save_npz
@@ -39,7 +41,7 @@ from fewgen.encoders.classifier import ClassifierFeatures
 from fewgen.errors import ConfigError, DataError, FewgenError
 from fewgen.evaluation.evaluation import evaluate_images
 from fewgen.evaluation.real_side import RealSide
-from fewgen.files import atomic_write, make_dir, read_json, write_json, write_text
+from fewgen.files import atomic_write, make_dir, write_json, write_text
 from fewgen.generation.pictures import grid
 from fewgen.runs.environment import COMMAND_VARIABLE, environment
 
@@ -196,21 +198,64 @@ def read_cell(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: a file of it is damaged.
     """
-    made, evaluation = _read_made(folder), read_json(folder / "evaluation.json")
-    if not (isinstance(evaluation, dict) and isinstance(evaluation.get("benchmark"), dict)):
-        raise DataError(
-            f'"{folder / "evaluation.json"}" is not a cell of a benchmark. Delete it to measure again.'
-        )
+    made = _read_made(folder)
+    evaluation = read_record(folder / "evaluation.json", _Evaluation, advice="Delete it to measure again.")
     return {"generator": made["generator"], "seed": made["seed"], "made": made, "evaluation": evaluation}
 
 
-def _read_made(folder: Path) -> dict[str, Any]:
-    made, needed = read_json(folder / "made.json"), ("generator", "seed", "settings", "train_fingerprint")
-    if not (isinstance(made, dict) and made.get("format") == FORMAT and all(key in made for key in needed)):
-        raise DataError(
-            f'"{folder / "made.json"}" is not a cell of a benchmark. Delete its folder to compute it again.'
-        )
-    return made
+class _Made(TypedDict):
+    """What is read of `made.json`."""
+
+    format: Literal["fewgen-benchmark-cell"]
+    generator: str
+    seed: Whole
+    settings: dict[str, Any]
+    train_fingerprint: str
+    train_seconds: Weight
+
+
+class _Figure(TypedDict, total=False):
+    value: float | None
+    ratio: float | None
+    low: float | None
+    high: float | None
+    k: float | None
+    accuracy: dict[str, float]
+
+
+class _Verdict(TypedDict):
+    answer: str
+
+
+class _Judge(TypedDict, total=False):
+    name: str
+    test_accuracy: float | None
+
+
+class _Protocol(TypedDict, total=False):
+    extractor: _Judge
+
+
+class _Benchmark(TypedDict):
+    settings: dict[str, Any]
+    measure_seconds: Weight
+
+
+class _Measured(TypedDict):
+    figures: dict[str, _Figure]
+    benchmark: _Benchmark
+
+
+class _Evaluation(_Measured, total=False):
+    """What is read of `evaluation.json`."""
+
+    controls: dict[str, dict[str, _Figure]]
+    verdicts: dict[str, _Verdict]
+    protocol: _Protocol
+
+
+def _read_made(folder: Path) -> _Made:
+    return read_record(folder / "made.json", _Made, advice="Delete its folder to compute it again.")
 
 
 def differences(folder: Path, settings: Settings, remeasure: bool) -> list[str]:

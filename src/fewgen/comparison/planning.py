@@ -262,6 +262,7 @@ def _plan_episodes(
 
 def _read_accuracies(source: str | Path | Sequence[float]) -> list[float]:
     """Return accuracies from a JSON file or a sequence; what is wrong with their size is said later."""
+    from fewgen.config.schema import shown
     from fewgen.files import read_json
 
     where, values = "accuracies", source
@@ -279,6 +280,6 @@ def _read_accuracies(source: str | Path | Sequence[float]) -> list[float]:
     numbers = []
     for i, value in enumerate(cast("Iterable[object]", values)):
         if isinstance(value, bool) or not isinstance(value, SupportsFloat):
-            raise DataError(f"{where}: entry {i + 1} is {value!r}, not a number.")
+            raise DataError(f"{where}: entry {i + 1} is {shown(value)}, not a number.")
         numbers.append(float(value))
     return numbers

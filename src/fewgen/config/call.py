@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import operator
 import os
+import re
+import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from fewgen.config.io import read_config
-from fewgen.config.schema import FORMER_SETTINGS, check_keys, merge, warn_renamed
+from fewgen.config.schema import FORMER_SETTINGS, check_keys, fits, merge, problems_of, warn_renamed
 from fewgen.config.surroundings import own_surroundings
-from fewgen.errors import ConfigError
+from fewgen.errors import ConfigError, ProblemList
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,6 +53,8 @@ def call_settings(
     where = "" if source is None or isinstance(source, Mapping) else str(source)
     file = _with_new_names(function, read_config(source), where)
     check_keys(file, known, where)
+    if where:
+        file = _typed(parameters, file, where)
     settings: dict[str, Any] = {}
     for name in known:
         if name in SECTIONS and (name in given or name in file):
@@ -70,6 +75,46 @@ def call_settings(
                 f'"{name}" is missing. Give it as an argument, or as "{name}: ..." in the settings file.'
             )
     return settings
+
+
+def _typed(
+    parameters: Mapping[str, inspect.Parameter], file: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """Return the keywords of a settings file as values of the types that a function annotates.
+
+    Raises:
+        ConfigError: lists all that have another type.
+    """
+    problems = ProblemList(f"The settings in {where} cannot be used", ConfigError)
+    typed: dict[str, Any] = {}
+    for name, value in file.items():
+        words = parameters[name].annotation
+        hint = plain_type(words) if isinstance(words, str) else object
+        for problem in problems_of(value, hint, name):
+            problems.add(problem)
+        typed[name] = fits(value, hint)[0]
+    problems.raise_if_any()
+    return typed
+
+
+_PLAIN = {"int": int, "float": float, "bool": bool, "str": str, "None": type(None), "Any": object}
+
+
+def plain_type(words: str) -> Any:
+    """Return what a file may hold for a parameter with this annotation; of other classes, their name or path.
+
+    >>> plain_type("Sequence[str] | None"), plain_type("str | Path | ImageSet")
+    (list[str] | None, <class 'str'>)
+    """
+    options: list[Any] = []
+    for word in re.findall(r"[^\[| ]+(?:\[.*?\](?!\]))?", words):
+        if word.startswith("Sequence["):
+            options.append(types.GenericAlias(list, (plain_type(word[9:-1]),)))
+        elif word.startswith("Mapping["):
+            options.append(dict[str, Any])
+        else:
+            options.append(_PLAIN.get(word, str))
+    return functools.reduce(operator.or_, dict.fromkeys(options))
 
 
 def build(cls: type[T], settings: Mapping[str, Any], **others: Any) -> T:

@@ -38,6 +38,12 @@ def at_least(where: str, value: float, least: float) -> None:
         raise ConfigError(f"{where} must be {least:g} or more, got {value}.")
 
 
+def between(where: str, value: float, least: float, most: float) -> None:
+    """Raise `ConfigError` unless `value` is in [`least`, `most`]."""
+    if not least <= value <= most:
+        raise ConfigError(f"{where} must be in [{least:g}, {most:g}], got {value}.")
+
+
 def share(where: str, value: float) -> None:
     """Raise `ConfigError` unless `value` is in [0, 1]."""
     if not 0 <= value <= 1:

@@ -12,12 +12,14 @@ import yaml
 from fewgen import plugins
 from fewgen.config.schema import check_keys, to_dict
 from fewgen.errors import ConfigError, suggest
+from fewgen.files import MOST
 
 PRESETS_DIR = Path(__file__).parent / "presets"
 PRESET_KEYS = ("description", "expected", "model", "training")
 """What a preset file may hold: a sentence, the result to expect, and the two sections of settings."""
 
 MAX_CONFIG_BYTES = 1 << 20
+MAX_VALUES = 1_000_000
 
 
 NAME_KEYS = ("class_names", "classes", "phrases", "texts")
@@ -35,6 +37,8 @@ class _Loader(yaml.SafeLoader):
         root = self.get_single_node()
         if root is None:
             return None
+        if _n_values(root, {}) > MAX_VALUES:
+            raise ConfigError(f"it holds more than {MAX_VALUES:,} values, by names for parts of itself")
         if texts:
             _as_texts(root, set())
         elif isinstance(root, yaml.MappingNode):
@@ -43,6 +47,19 @@ class _Loader(yaml.SafeLoader):
                     _as_texts(value, set())
         return self.construct_document(root)
 
+    def construct_scalar(self, node: Any) -> Any:
+        value = super().construct_scalar(node)
+        # Other halves stand for the bytes of file names that are not UTF-8.
+        if any("\ud800" <= character < "\udc80" or "\udd00" <= character <= "\udfff" for character in value):
+            raise ConfigError(f"line {node.start_mark.line + 1} holds half of a character")
+        return value
+
+    def construct_yaml_int(self, node: Any) -> int:
+        value: int = super().construct_yaml_int(node)
+        if not -MOST < value < MOST:
+            raise ConfigError(f"the whole number {node.value[:24]} is beyond 64 bits")
+        return value
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
@@ -50,6 +67,17 @@ class _Loader(yaml.SafeLoader):
             line = node.start_mark.line + 1
             raise ConfigError(f'The key "{repeated[0]}" is given twice (in the section at line {line}).')
         return super().construct_mapping(node, deep)
+
+
+def _n_values(node: yaml.Node, known: dict[int, int]) -> int:
+    """Return how many values a node stands for; a name (&a, *a) counts as often as it is used."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = MAX_VALUES if isinstance(node, yaml.MappingNode) else 0  # of a part within itself
+        parts = (part for item in node.value for part in (item if isinstance(item, tuple) else (item,)))
+        known[id(node)] = 1 + sum(_n_values(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _as_texts(node: yaml.Node, seen: set[int]) -> None:
@@ -65,6 +93,7 @@ def _as_texts(node: yaml.Node, seen: set[int]) -> None:
                 _as_texts(part, seen)
 
 
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -108,7 +137,11 @@ def dump_yaml(values: Any) -> str:
     lr: 0.001
     sizes: [400, 200]
     """
-    return yaml.dump(to_dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    try:
+        plain = to_dict(values)
+    except RecursionError:
+        raise ConfigError("A setting holds itself, which cannot be written.") from None
+    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def parse_yaml(text: str, where: str = "the text", texts: bool = False) -> dict[str, Any]:

@@ -12,12 +12,13 @@ import math
 import types
 import typing
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fewgen.config.checks import Checked
 from fewgen.errors import ConfigError, ProblemList, RenamedWarning, suggest
+from fewgen.files import MOST
 
 T = TypeVar("T")
 
@@ -139,13 +140,14 @@ def check_keys(values: Any, known: Iterable[str], where: str = "") -> None:
 def _is_section(values: Any, where: str, problems: ProblemList) -> bool:
     if isinstance(values, Mapping):
         return True
-    problems.add(f"{where or 'the settings'} must be a section of keys and values, got {_shown(values)}.")
+    problems.add(f"{where or 'the settings'} must be a section of keys and values, got {shown(values)}.")
     return False
 
 
 def _unknown(key: Any, known: Sequence[str], where: str) -> str:
-    hint = suggest(str(key), known) or f" Known: {', '.join(sorted(known))}."
-    return f'unknown key "{_join(where, str(key))}".{hint}'
+    name = shown(key, str)
+    hint = suggest(name, known) or f" Known: {', '.join(sorted(known))}."
+    return f'unknown key "{_join(where, name)}".{hint}'
 
 
 def _join(where: str, key: str) -> str:
@@ -183,7 +185,8 @@ def _build(cls: type, values: Any, where: str, problems: ProblemList) -> Any:
 def _convert(value: Any, hint: Any, where: str, problems: ProblemList) -> Any:
     converted, ok = _try_convert(value, hint, where, problems)
     if not ok:
-        problems.add(f'"{where}" must be {describe_type(hint)}, got {_shown(value)}.')
+        place = f'"{where}"' if where else "the whole"
+        problems.add(f"{place} must be {describe_type(hint)}, got {shown(value)}.")
     return converted
 
 
@@ -193,7 +196,9 @@ def _try_convert(value: Any, hint: Any, where: str, problems: ProblemList) -> tu
     if hint is Any or isinstance(hint, TypeVar):
         return value, True
     if origin is typing.Annotated:
-        return _try_convert(value, arguments[0], where, problems)
+        return _try_annotated(value, hint, where, problems)
+    if typing.is_typeddict(hint):
+        return _check_record(hint, value, where, problems)
     if origin is typing.Literal:
         return value, any(value == option and type(value) is type(option) for option in arguments)
     if origin in (typing.Union, types.UnionType):
@@ -210,10 +215,35 @@ def _try_convert(value: Any, hint: Any, where: str, problems: ProblemList) -> tu
             return value, False
         key_hint, value_hint = arguments or (Any, Any)
         return {
-            _convert(key, key_hint, where, problems): _convert(item, value_hint, f"{where}.{key}", problems)
+            _convert(key, key_hint, where, problems): _convert(
+                item, value_hint, _join(where, shown(key, str)), problems
+            )
             for key, item in value.items()
         }, True
     return _convert_scalar(value, hint)
+
+
+def _try_annotated(value: Any, hint: Any, where: str, problems: ProblemList) -> tuple[Any, bool]:
+    """As `_try_convert`, with the checks of `config.checks`; fields of dataclasses come without them."""
+    converted, ok = _try_convert(value, hint.__origin__, where, problems)
+    try:
+        for check in hint.__metadata__ if ok else ():
+            check(where, converted)
+    except ConfigError as error:
+        problems.add(str(error))
+    return converted, ok
+
+
+def _check_record(shape: Any, value: Any, where: str, problems: ProblemList) -> tuple[Any, bool]:
+    """Check a dictionary against a `TypedDict`; keys that it does not name pass."""
+    if not isinstance(value, Mapping):
+        return value, False
+    for key, hint in typing.get_type_hints(shape, include_extras=True).items():
+        if key in value:
+            _convert(value[key], hint, _join(where, key), problems)
+        elif key in shape.__required_keys__:
+            problems.add(f'"{_join(where, key)}" is missing.')
+    return value, True
 
 
 def _convert_scalar(value: Any, hint: Any) -> tuple[Any, bool]:
@@ -221,8 +251,10 @@ def _convert_scalar(value: Any, hint: Any) -> tuple[Any, bool]:
         return int(value), True  # 1e3 in a file is meant as a count
     if hint in (int, float) and isinstance(value, bool):
         return value, False
-    if hint is float and isinstance(value, (int, float)):
-        return float(value), not math.isnan(value)
+    if hint is float and isinstance(value, int):
+        return (float(value), True) if abs(value) < MOST else (value, False)
+    if hint is float and isinstance(value, float):
+        return value, not math.isnan(value)
     if hint is Path:
         return (Path(value), True) if isinstance(value, (str, Path)) else (value, False)
     return value, isinstance(value, hint) if isinstance(hint, type) else True
@@ -262,6 +294,17 @@ def _convert_sequence(
     return (converted if container is Sequence else container(converted)), True
 
 
+def problems_of(value: Any, hint: Any, where: str = "") -> list[str]:
+    """Return what is wrong with a value that should be what a type hint asks for.
+
+    >>> problems_of({"a": [1, 2.5]}, dict[str, list[int]])
+    ['"a[1]" must be a whole number, got 2.5.']
+    """
+    problems = ProblemList("", ConfigError)
+    _convert(value, hint, where, problems)
+    return problems.problems
+
+
 def fits(value: Any, hint: Any) -> tuple[Any, bool]:
     """Return a value as what a type hint asks for, and whether it fits.
 
@@ -280,6 +323,8 @@ def describe_type(hint: Any) -> str:
     'a whole number or null'
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return describe_type(arguments[0])
     if origin is typing.Literal:
         return "one of " + ", ".join(repr(option) for option in arguments)
     if origin in (typing.Union, types.UnionType):
@@ -299,11 +344,15 @@ def describe_type(hint: Any) -> str:
         if container is tuple and arguments and arguments[-1] is not Ellipsis:
             return f"a list of {len(arguments)} values"
         return f"a list of values, each {describe_type(arguments[0])}" if arguments else "a list"
-    if container in (dict, Mapping):
+    if container in (dict, Mapping) or typing.is_typeddict(hint):
         return "a section of keys and values"
     return getattr(hint, "__name__", str(hint))
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def shown(value: Any, text_of: Callable[[Any], str] = repr, most: int = 60) -> str:
+    """Return a value for a message, in at most `most` characters."""
+    try:
+        text = text_of(value)
+    except ValueError:  # Python writes no whole number of thousands of digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= most else text[: most - 3] + "..."

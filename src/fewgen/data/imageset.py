@@ -6,17 +6,17 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from fewgen.config.records import read_record
 from fewgen.data.counts import Shots, few_classes
 from fewgen.data.names import check_class_names, name_key, name_labels
 from fewgen.data.origin import Origin
 from fewgen.data.origin import chosen as origins_of
 from fewgen.errors import DataError, ProblemList, suggest
-from fewgen.files import read_json, write_json
+from fewgen.files import write_json
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -338,15 +338,12 @@ class ClassSplit:
         Raises:
             DataError: if the file is missing or is not a split.
         """
-        value: Any = read_json(path)
+        value = read_record(path, dict[str, list[str]])
         keys = ("base", "val", "novel")
-        if not isinstance(value, dict) or set(value) != set(keys):
+        if set(value) != set(keys):
             raise DataError(
                 f'"{path}" is not a class split: it must have exactly the keys base, val and novel.'
             )
-        for key in keys:
-            if not isinstance(value[key], list) or not all(isinstance(name, str) for name in value[key]):
-                raise DataError(f'"{path}" is not a class split: "{key}" must be a list of class names.')
         return cls(*(tuple(value[key]) for key in keys))
 
     def apply(self, images: ImageSet) -> tuple[ImageSet, ImageSet, ImageSet]:

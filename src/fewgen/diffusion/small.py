@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from fewgen.config.checks import Checked, Count, Whole, at_least, share
 from fewgen.config.effects import NULL, Acts, acts
+from fewgen.config.records import checked
 from fewgen.config.schema import from_dict, to_dict
 from fewgen.diffusion.pipeline import TextToImage, check_shape, content_hash
 from fewgen.diffusion.schedule import NoiseSchedule
@@ -182,6 +183,18 @@ class _TextTower(nn.Module):
         return self.norm(x)
 
 
+class _Settings(TypedDict):
+    image_shape: tuple[Count, Count, Count]
+    words: list[str]
+    class_words: list[str]
+    config: dict[str, Any]
+
+
+def _complete(settings: Mapping[str, Any]) -> _Settings:
+    advice = "The settings of the diffusion model are incomplete."
+    return checked(settings, _Settings, "The description", ConfigError, advice)
+
+
 class SmallDiffusion(TextToImage):
     """Text-to-image diffusion for small images: diffusers' conditional U-Net and a small text tower.
 
@@ -249,14 +262,10 @@ class SmallDiffusion(TextToImage):
         Raises:
             ConfigError: settings that are missing or of another kind.
         """
-        try:
-            channels, height, width = (int(n) for n in settings["image_shape"])
-            words = Vocabulary(tuple(settings["words"]), tuple(settings["class_words"]))
-            config = from_dict(SmallDiffusionConfig, settings["config"])
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, ConfigError):
-                raise
-            raise ConfigError(f"The settings of the diffusion model are incomplete: {error!r}.") from error
+        found = _complete(settings)
+        channels, height, width = found["image_shape"]
+        words = Vocabulary(tuple(found["words"]), tuple(found["class_words"]))
+        config = from_dict(SmallDiffusionConfig, found["config"])
         return cls(config, (channels, height, width), words)
 
     @property

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewgen.config.records import read_record
 from fewgen.diffusion.pipeline import TextToImage, check_shape, content_hash
 from fewgen.diffusion.schedule import NoiseSchedule
 from fewgen.encoders.pretrained import optional_library, quiet
 from fewgen.errors import CheckpointError, FewgenError, ProblemList
-from fewgen.files import file_sha256, read_json
+from fewgen.files import file_sha256
 from fewgen.tensor_files import read_tensor_header
 
 _WEIGHTS = {
@@ -252,8 +253,8 @@ def _check_files(place: Path) -> dict[str, dict[str, Any]]:
             problems.add(f"the folder {part} is missing")
             continue
         try:
-            configs[part] = dict(read_json(place / part / config, CheckpointError))
-        except (FewgenError, TypeError, ValueError) as error:
+            configs[part] = read_record(place / part / config, dict[str, Any], CheckpointError)
+        except FewgenError as error:
             problems.add(f"{part}: {error}")
         if part in _WEIGHTS:
             for problem in _check_weights(place / part, _WEIGHTS[part]):

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import torch
 
+from fewgen.config.checks import Share, Weight, Whole
+from fewgen.config.records import read_record
 from fewgen.data.identity import without
 from fewgen.data.imageset import ImageSet
 from fewgen.distillation.knowledge import DistillConfig, accuracy, distill, predict_logits
@@ -18,7 +20,7 @@ from fewgen.distillation.students import Student
 from fewgen.distillation.teacher import Teacher
 from fewgen.errors import DataError, FewgenError, MissingDependencyError
 from fewgen.evaluation.statistics import wilson_interval
-from fewgen.files import atomic_write, file_sha256, read_json, write_json, write_text
+from fewgen.files import atomic_write, file_sha256, write_json, write_text
 from fewgen.fitting.seeds import derive_seed
 from fewgen.progress import Progress
 
@@ -58,10 +60,56 @@ class Ingredients:
     notes: list[str] = field(default_factory=list)
 
 
+_AGAIN = "Delete it, and the same command makes it again."
+
+
+class _Training(TypedDict):
+    seconds: Weight
+
+
+class _Images(TypedDict):
+    support: Whole
+    synthetic: Whole
+
+
+class _Onnx(TypedDict):
+    file: str
+    bytes: Whole
+
+
+class _Student(TypedDict):
+    parameters: Whole
+    file: str
+    onnx: _Onnx | None
+
+
+class _Accuracy(TypedDict):
+    student: Share
+    low: Share
+    high: Share
+    n: Whole
+
+
+class _Needed(TypedDict):
+    kind: Literal["student"]
+    classes: list[str]
+    images: _Images
+    student: _Student
+    accuracy: _Accuracy | None
+    notes: list[str]
+
+
+class _Record(_Needed, total=False):
+    """What is shown of a finished student."""
+
+    files: dict[str, str] | None
+
+
 def finished(out: Path) -> dict[str, Any] | None:
     """Return the record of a folder whose student is finished and whose files are those that were written."""
     try:
-        record: dict[str, Any] = read_json(out / RECORD_NAME)
+        shape: Any = _Record
+        record: dict[str, Any] = read_record(out / RECORD_NAME, shape)
         onnx, written = record["student"]["onnx"], record.get("files")
         if written is None:  # of 0.1.0, which kept no digests
             load_student(out / STUDENT_NAME)
@@ -69,7 +117,7 @@ def finished(out: Path) -> dict[str, Any] | None:
             whole = there and (onnx is None or (out / ONNX_NAME).stat().st_size == onnx["bytes"])
         else:
             whole = written == _digests(out, record)
-    except (FewgenError, OSError, LookupError, TypeError, AttributeError):
+    except (FewgenError, OSError):
         return None
     return record if whole else None
 
@@ -103,7 +151,7 @@ def write_product(
         save_student(trained, kept, given.supports.class_names)
         write_json(history, rows)
     # Read back in either case: last bits depend on how weights lie in memory.
-    student, about = load_student(kept)[0], read_json(history)
+    student, about = load_student(kept)[0], read_record(history, _Training, advice=_AGAIN)
     if progress is not None:
         progress("measuring and writing", 0.0)
     notes = list(given.notes)

@@ -13,10 +13,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
+from fewgen.config.checks import Count, Share, Weight
+from fewgen.config.records import read_record
 from fewgen.data.identity import without
 from fewgen.data.imageset import ImageSet, evenly
 from fewgen.diffusion.settings import SpecialiseConfig
@@ -30,7 +32,7 @@ from fewgen.distillation.synthesis import KINDS, Synthesis
 from fewgen.distillation.views import MIXTURES, mixtures
 from fewgen.episodes import Episode, EpisodeSampler
 from fewgen.errors import CheckpointError, ConfigError, DataError, suggest
-from fewgen.files import atomic_write, make_dir, read_json, write_json
+from fewgen.files import atomic_write, make_dir, write_json
 from fewgen.fitting.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -319,17 +321,44 @@ def episode_folder(cells: Path, index: int) -> Path:
     return cells / f"episode{index:04d}"
 
 
+_AGAIN = "Delete it, and the same command computes it again."
+
+
+class _About(TypedDict, total=False):
+    teacher: dict[str, float]
+
+
+class _Cell(TypedDict):
+    """What is read of a competitor's cell, besides what `_cell` writes."""
+
+    classes: list[str]
+    queries: Count
+    accuracy: Share
+    seconds: Weight | None
+    about: _About
+
+
+class _Seconds(TypedDict):
+    seconds: Weight
+
+
+class _Images(TypedDict):
+    n: Count
+    about: _Seconds
+
+
 def missing(cells: Path, index: int, names: Sequence[str]) -> tuple[str, ...]:
     """Return the competitors whose cell of an episode is not there, or cannot be read."""
     folder = episode_folder(cells, index)
-    return tuple(name for name in names if not _is_json(folder / f"{name}.json"))
+    return tuple(name for name in names if not _is_cell(folder / f"{name}.json"))
 
 
-def _is_json(file: Path) -> bool:
+def _is_cell(file: Path) -> bool:
     try:
-        return isinstance(read_json(file), dict)
+        read_record(file, _Cell)
     except DataError:
         return False
+    return True
 
 
 def read_episode(cells: Path, index: int, names: Sequence[str]) -> dict[str, Any]:
@@ -339,12 +368,12 @@ def read_episode(cells: Path, index: int, names: Sequence[str]) -> dict[str, Any
         CheckpointError: a cell is missing or damaged.
     """
     folder = episode_folder(cells, index)
-    found = {name: read_json(folder / f"{name}.json", CheckpointError) for name in names}
+    found = {name: read_record(folder / f"{name}.json", _Cell, CheckpointError, _AGAIN) for name in names}
     specialised = folder / "specialised.json"
     synthetic = {}
     for kind in KINDS:
         if (folder / f"{kind}.npz").is_file():
-            about = read_json(folder / f"{kind}.images.json", CheckpointError)
+            about = read_record(folder / f"{kind}.images.json", _Images, CheckpointError, _AGAIN)
             synthetic[kind] = {"seconds": about["about"]["seconds"], "images": about["n"]}
     first = next(iter(found.values()))
     return {
@@ -352,10 +381,14 @@ def read_episode(cells: Path, index: int, names: Sequence[str]) -> dict[str, Any
         "classes": first["classes"],
         "queries": first["queries"],
         "accuracy": {name: cell["accuracy"] for name, cell in found.items()},
-        "specialised": read_json(specialised, CheckpointError) if specialised.is_file() else None,
+        "specialised": (
+            read_record(specialised, dict[str, float], CheckpointError, _AGAIN)
+            if specialised.is_file()
+            else None
+        ),
         "synthetic": synthetic,
         "distilled": {name: cell["seconds"] for name, cell in found.items() if cell["seconds"]},
-        "teacher": next((c["about"]["teacher"] for n, c in found.items() if n == "tint"), {}),
+        "teacher": next((c["about"].get("teacher", {}) for n, c in found.items() if n == "tint"), {}),
     }
 
 

@@ -7,11 +7,12 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
 
+from fewgen.config.records import read_record
 from fewgen.config.schema import with_current_names
 from fewgen.data.imageset import ImageSet
 from fewgen.diffusion.settings import SpecialiseConfig
@@ -118,6 +119,16 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
+class _Parts(TypedDict):
+    format: Literal["fewgen-distill-parts"]
+    settings: dict[str, Any]
+
+
+class _Kept(TypedDict):
+    class_names: list[str]
+    about: dict[str, Any]
+
+
 def check_parts(folder: Path, settings: Mapping[str, Any]) -> None:
     """Refuse a folder of parts that is not ours, or was made with other settings; creates nothing.
 
@@ -135,10 +146,8 @@ def check_parts(folder: Path, settings: Mapping[str, Any]) -> None:
                 "Choose another --out."
             )
         return
-    record = read_json(file, OutputError)
-    if not isinstance(record, dict) or record.get("format") != _FOLDER_FORMAT:
-        raise OutputError(f'"{file}" was not written by fewgen distill. Choose another --out.')
-    there = dict(record["settings"])
+    advice = "It was not written by fewgen distill. Choose another --out."
+    there = dict(read_record(file, _Parts, OutputError, advice)["settings"])
     if isinstance(there.get("tint"), dict):  # of any release, by the names of today
         there["tint"] = with_current_names(SpecialiseConfig, there["tint"], warn=False)
     different = differences(there, _plain(settings))
@@ -190,11 +199,11 @@ def kept_images(
 
     beside = file.with_suffix(".images.json")
     if file.is_file() and beside.is_file():
-        with contextlib.suppress(DataError, LookupError, TypeError):
-            about = read_json(beside)
+        with contextlib.suppress(DataError):
+            kept = read_record(beside, _Kept)
             loaded = load_npz(file)
-            names = tuple(about["class_names"])
-            return ImageSet(loaded.images, loaded.labels, names, name=file.stem), about["about"]
+            names = tuple(kept["class_names"])
+            return ImageSet(loaded.images, loaded.labels, names, name=file.stem), kept["about"]
     images, about = make()
     make_dir(file.parent)
     beside.unlink(missing_ok=True)

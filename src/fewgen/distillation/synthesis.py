@@ -6,18 +6,20 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor
 
+from fewgen.config.checks import Weight
+from fewgen.config.records import checked, read_record
 from fewgen.data.imageset import ImageSet, to_uint8
 from fewgen.diffusion.noising import noise_and_denoise
 from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.diffusion.specialisation import Specialisation, generate, specialise
 from fewgen.distillation.storing import kept_images
 from fewgen.errors import CheckpointError, ConfigError
-from fewgen.files import make_dir, read_json, write_json
+from fewgen.files import make_dir, write_json
 from fewgen.fitting.seeds import make_rng
 from fewgen.generation.request import image_seeds
 from fewgen.progress import Progress
@@ -58,6 +60,10 @@ class PartClock:
         self.last = now
         if self.progress is not None:
             self.progress(part, share)
+
+
+class _About(TypedDict):
+    seconds: Weight
 
 
 class Synthesis:
@@ -127,7 +133,7 @@ class Synthesis:
     def seconds(self) -> dict[str, float] | None:
         """Return the seconds of each part of specialising; None if that has not happened."""
         file = self.folder / _RECORD
-        return read_json(file, CheckpointError) if file.is_file() else None
+        return read_record(file, dict[str, float], CheckpointError) if file.is_file() else None
 
     def forget_specialisations(self) -> None:
         """Remove what was learned, which is large for a large model, once all images are made."""
@@ -151,7 +157,8 @@ class Synthesis:
         if kind not in KINDS:
             raise ConfigError(f'Unknown kind of synthetic images "{kind}". Choose among: {", ".join(KINDS)}.')
         found, about = kept_images(self._file(kind), lambda: self._make(kind))
-        self.generation[kind] = {"seconds": float(about["seconds"]), "images": len(found)}
+        seconds = checked(about, _About, f'What is kept of "{self._file(kind)}"', CheckpointError)["seconds"]
+        self.generation[kind] = {"seconds": float(seconds), "images": len(found)}
         return found
 
     def _make(self, kind: str) -> tuple[ImageSet, dict[str, Any]]:

@@ -6,7 +6,6 @@ Resizing and normalising are done here in plain torch: the processors of transfo
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewgen.config.records import read_record
 from fewgen.encoders.base import FrozenEncoder, as_colour
 from fewgen.encoders.pretrained import load_whole, model_folder, optional_library
 from fewgen.errors import CheckpointError, ConfigError, suggest
@@ -186,13 +186,7 @@ def _folder(kind: str, path: str | Path) -> Path:
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
     if not (folder / name).is_file():
         raise CheckpointError(f"{folder} lacks {name}. Give the whole folder of the model.")
-    try:
-        value = json.loads((folder / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / name} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{folder / name} must hold a JSON object.")
-    return value
+    return read_record(folder / name, dict[str, Any], CheckpointError)
 
 
 def _model_type(kind: str, folder: Path) -> str:

@@ -59,7 +59,7 @@ def differences(sides: Mapping[str, Mapping[str, Any]]) -> list[str]:
     found = []
     for name, own in others:
         # What a model draws has no file; that it learned from files of some kind is no fault of either side.
-        if "from" not in own or "from" not in usual or DRAWN in own["formats"]:
+        if not {"from", "resized"} <= own.keys() & usual.keys() or DRAWN in own["formats"]:
             continue
         traces = [_lossy(side) for side in (usual, own)]
         if abs(traces[0] - traces[1]) > SHARE or _far(usual.get("jpeg_quality"), own.get("jpeg_quality")):
@@ -96,7 +96,7 @@ def sentence(sides: Mapping[str, Mapping[str, Any]]) -> str:
     parts = []
     for name, side in sides.items():
         about = [_formats(side)]
-        if side.get("resized", "no") != "no":
+        if side.get("resized", "no") != "no" and "from" in side:
             about.append(_resizing(side))
         if side.get("converted"):
             about.append(f"{side['converted']} of them converted")

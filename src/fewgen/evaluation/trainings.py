@@ -9,17 +9,19 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fewgen.config.checks import Whole
+from fewgen.config.records import read_record
 from fewgen.data.identity import content_order, image_digests
 from fewgen.data.imageset import ImageSet
 from fewgen.errors import DataError
 from fewgen.evaluation.arms import UsefulnessSettings, train_arm
-from fewgen.files import read_json, write_json
+from fewgen.files import write_json
 
 # Raise when training changes in a way that settings do not show: kept real arms are then ignored.
 _FORMAT = 1
@@ -107,6 +109,11 @@ _KEPT: dict[str, Tensor] = {}
 _MOST_KEPT = 20_000
 
 
+class _Kept(TypedDict):
+    format: Literal["fewgen-real-arms"]
+    hits: dict[str, tuple[Whole, str]]
+
+
 class KeptResults:
     """Results of trainings on real images alone: in memory, and on disk where a file is named."""
 
@@ -120,14 +127,11 @@ class KeptResults:
 
     def _read(self) -> dict[str, Tensor]:
         assert self.path is not None
-        found = read_json(self.path)
-        if not (isinstance(found, dict) and found.get("format") == self.FORMAT):
-            raise DataError(
-                f'"{self.path}" is not a file of kept real arms. Name another file, or delete this one.'
-            )
+        advice = "Name another file, or delete this one; it is made again."
+        found = read_record(self.path, _Kept, advice=advice)
         try:
             return {key: self._unpack(*value) for key, value in found["hits"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except ValueError as error:
             raise DataError(f'"{self.path}" is damaged: {error}. Delete it; it is made again.') from error
 
     @staticmethod

@@ -11,8 +11,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, TypedDict
 
+from fewgen.config.checks import Count, Whole
+from fewgen.config.records import read_record
 from fewgen.errors import DataError
 from fewgen.evaluation.failed import FAILED
 from fewgen.evaluation.gains import Gain
@@ -314,6 +317,58 @@ def undertrained(steps: tuple[int, int] | None) -> str:
 
 
 # ------------------------------------------------------------------------------------------- in words
+
+
+class _Verdict(TypedDict, total=False):
+    answer: str
+    plain: str
+    why: str
+
+
+class _Steps(TypedDict):
+    made: Whole
+    of: Count
+
+
+class _Images(TypedDict):
+    n: Whole
+    size: tuple[Count, Count]
+    formats: dict[str, Whole]
+
+
+class _ImagesOfFiles(_Images, total=False):
+    """As `evaluation.sources.describe` says; what is known only of images from files stands together."""
+
+    jpeg_quality: tuple[Whole, Whole]
+    resized: Literal["no", "shrunk", "enlarged", "partly"]
+    converted: Whole
+
+
+_Side = TypedDict("_Side", {"from": tuple[tuple[Count, Count], tuple[Count, Count]]}, total=False)
+
+
+class _Origin(_ImagesOfFiles, _Side):
+    pass
+
+
+class _Protocol(TypedDict, total=False):
+    steps: _Steps | None
+    images: dict[str, _Origin] | None
+
+
+class _Verdicts(TypedDict):
+    verdicts: dict[str, _Verdict]
+    protocol: _Protocol
+
+
+def read_verdicts(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return the verdicts and the protocol of an evaluation.json, for `verdict_lines`.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    found = read_record(path, _Verdicts)
+    return found["verdicts"], found["protocol"]
 
 
 def headline(protocol: Mapping[str, Any]) -> str:

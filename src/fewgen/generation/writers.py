@@ -21,7 +21,7 @@ from torch import Tensor
 from fewgen.data.folder import class_to_folder
 from fewgen.data.names import name_key
 from fewgen.errors import OutputError
-from fewgen.files import atomic_write, prepare_output_file, write_json
+from fewgen.files import atomic_write, parse_json, prepare_output_file, write_json
 from fewgen.folders import NEW, atomic_folder, contents
 from fewgen.generation import pictures
 
@@ -216,8 +216,8 @@ def _write_folder(target: Path, generated: Writable, labels: Tensor, names: tupl
 def _earlier(target: Path) -> list[str]:
     """Return the files that an earlier run wrote into a folder, as its record lists them."""
     try:
-        names = json.loads((target / PROVENANCE_NAME).read_text(encoding="utf-8")).get("files", [])
-    except (OSError, ValueError, AttributeError, RecursionError):
+        names = parse_json((target / PROVENANCE_NAME).read_bytes()).get("files", [])
+    except (OSError, ValueError, AttributeError):
         return []
     fits = re.compile(r"[^/\\]+/seed[-\d]+\.png").fullmatch
     return [name for name in names if isinstance(name, str) and fits(name)] if isinstance(names, list) else []

@@ -8,15 +8,17 @@ or damaged file is refused before any network is built.
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import torch
 from torch import Tensor
 
+from fewgen.config.checks import Whole, between
+from fewgen.config.records import checked, parse_record
 from fewgen.config.schema import from_dict, with_current_names
 from fewgen.errors import CheckpointError, ConfigError, FewgenError, MissingDependencyError
 from fewgen.methods.base import FORMAT, FORMAT_VERSION, DataSpec, Method
@@ -25,6 +27,71 @@ from fewgen.tensor_files import check_content, read_tensor_header
 
 if TYPE_CHECKING:
     from fewgen.text.table import ClassText
+
+_Side = Annotated[int, partial(between, least=1, most=65536)]
+
+
+class _Texts(TypedDict):
+    method: str
+    config: str
+    spec: str
+    extra: str
+
+
+class _Spec(TypedDict):
+    channels: _Side
+    height: _Side
+    width: _Side
+    class_names: list[str]
+
+
+class _Stage(TypedDict, total=False):
+    name: str
+    steps: Whole
+    planned_steps: Whole | None
+    best_step: Whole | None
+    seconds: float
+
+
+class _Training(TypedDict, total=False):
+    finished: bool
+    stage: str | None
+    stages: list[_Stage]
+
+
+class _Meta(TypedDict, total=False):
+    algorithm: str
+    adapt: str
+    adapt_steps: Whole
+    adapt_lr: float | None
+    inner_lr: float | None
+    inner_optimizer: str | None
+
+
+class _Adapted(TypedDict, total=False):
+    classes: list[str]
+    earlier: list[dict[str, Any]]
+
+
+class _Extra(TypedDict, total=False):
+    """What readers of the trainer's notes rely on."""
+
+    training: _Training
+    minutes: float | None
+    shots: Whole | None
+    meta: _Meta | None
+    adapted: _Adapted | None
+
+
+_SHAPES: dict[str, Any] = {
+    "config": dict[str, Any],
+    "spec": _Spec,
+    "extra": _Extra,
+    "text": dict[str, Any] | None,
+}
+
+
+_WORDS = {"spec": "data description", "text": "class text table"}
 
 
 @dataclass(frozen=True)
@@ -86,40 +153,31 @@ def read_method_info(path: str | os.PathLike[str]) -> ModelInfo:
             "Update fewgen."
         )
     try:
-        parsed = {key: json.loads(metadata[key]) for key in ("config", "spec", "extra")}
-        text = json.loads(metadata["text"]) if "text" in metadata else None
-        if not all(isinstance(value, dict) for value in parsed.values()):
-            raise ValueError("not objects")
-        method = metadata["method"]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        texts = checked(metadata, _Texts, "the header")
+        parsed = {
+            key: parse_record(str(texts.get(key, "null")), shape, _WORDS.get(key, key))
+            for key, shape in _SHAPES.items()
+        }
+    except ValueError as error:
         raise CheckpointError(
             f'The metadata of the model file "{file}" are damaged ({error}). Use another checkpoint.'
         ) from error
     shapes = {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    return ModelInfo(method, parsed["config"], parsed["spec"], parsed["extra"], text, shapes)
+    return ModelInfo(texts["method"], shapes=shapes, **parsed)
 
 
 def _read_spec(file: Path, info: ModelInfo, text_tensors: dict[str, Tensor]) -> DataSpec:
-    spec = info.spec
-    numbers = [spec.get(key) for key in ("channels", "height", "width")]
-    names = spec.get("class_names")
-    good = all(type(n) is int and 0 < n <= 65536 for n in numbers)
-    if not good or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise CheckpointError(
-            f'The data description in the model file "{file}" is damaged. Use another checkpoint.'
-        )
-    text = None
+    text, spec = None, info.spec
     if info.text is not None:
         from fewgen.text.table import ClassText
 
         try:
             text = ClassText.from_state(text_tensors, info.text)
-        except (FewgenError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except FewgenError as error:
             raise CheckpointError(
                 f'The class text table in the model file "{file}" is damaged ({error}).'
             ) from error
-    channels, height, width = numbers
-    return DataSpec(channels, height, width, tuple(names), text)  # type: ignore[arg-type]
+    return DataSpec(spec["channels"], spec["height"], spec["width"], tuple(spec["class_names"]), text)
 
 
 def read_class_text(path: str | os.PathLike[str]) -> ClassText | None:

@@ -16,7 +16,7 @@ from fewgen.progress import Progress
 from fewgen.runs.adapting import MAX_NEW, Given, adapted, extended, recipe_of, refuse_blank, replayed
 from fewgen.runs.new_images import notes_on
 from fewgen.runs.run import CONFIG_NAME, MODEL_NAME, Run
-from fewgen.runs.source import SPLIT_NAME
+from fewgen.runs.source import SPLIT_NAME, read_split
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet
@@ -130,7 +130,7 @@ class Adapted:
         import torch
 
         from fewgen.data.npz import load_npz
-        from fewgen.files import read_json, write_json
+        from fewgen.files import write_json
         from fewgen.generation.writers import write_npz
 
         used, rest, path = self.used, self.rest, self.original.path
@@ -140,7 +140,7 @@ class Adapted:
         train, held_out = list(range(len(used))), list(range(len(used), len(used) + len(rest)))
         split: dict[str, Any] = {}
         if path.is_dir() and (path / SPLIT_NAME).is_file():
-            split = read_json(path / SPLIT_NAME)
+            split = dict(read_split(path))
         if (path / ADDED_NAME).is_file() and "added" in split:
             earlier = load_npz(path / ADDED_NAME)
             row = torch.tensor([names.index(name) for name in earlier.class_names])

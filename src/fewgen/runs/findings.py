@@ -12,12 +12,13 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
 
 from fewgen.clock import Limit
+from fewgen.config.records import parse_record
 from fewgen.data.imageset import ImageSet, evenly
 from fewgen.encoders.pixels import PixelFeatures
 from fewgen.errors import FewgenError
@@ -466,17 +467,20 @@ def citation_keys(method: Any, config: Mapping[str, Any]) -> list[str]:
     return [name for name in dict.fromkeys(used) if name]
 
 
+class _Line(TypedDict):
+    kind: str
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a metrics file; a line cut short by a kill is left out."""
+    """Return the lines of a metrics file; a line cut short by a kill, or none of ours, is left out."""
+    shape: Any = _Line
     lines = []
     if path.is_file():
         for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                line = json.loads(text)
-            except json.JSONDecodeError:
+                lines.append(parse_record(text, shape))
+            except ValueError:
                 continue
-            if isinstance(line, dict):
-                lines.append(line)
     return lines
 
 

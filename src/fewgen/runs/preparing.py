@@ -24,7 +24,7 @@ from fewgen.errors import (
 from fewgen.folders import RUN
 from fewgen.runs.encoders import check_encoders, started_with, used_encoders
 from fewgen.runs.folder import check_apart, is_finished, refuse_adapted
-from fewgen.runs.source import SPLIT_NAME, encoder_path, read_phrases
+from fewgen.runs.source import SPLIT_NAME, encoder_path, read_phrases, read_split
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet
@@ -550,24 +550,19 @@ _OF_AN_EXTRA = (
 
 def check_same_images(out: Path, prepared: Prepared) -> None:
     """Refuse to resume a run on other images; the trainer itself compares the settings."""
-    from fewgen.files import read_json
-
-    path = out / SPLIT_NAME
-    if not path.is_file() or not (out / "state").is_dir():
+    if not (out / SPLIT_NAME).is_file() or not (out / "state").is_dir():
         return
-    there = read_json(path)
-    if isinstance(there, dict):
-        # A run from before class splits has none, and learned from every class.
-        then, now = there.get("classes"), prepared.split["classes"]
-        if then is not None and then != now:
-            parts = [part for part in ("base", "val", "novel") if then.get(part) != now[part]]
-            shown = "; ".join(f"{part}: {_names(then.get(part))}, now {_names(now[part])}" for part in parts)
-            raise OutputError(
-                f'"{out}" holds a run with another split of the classes ({shown}), which --meta, '
-                "--class-split, --class-name and --seed decide. Nothing was changed. Repeat its command to "
-                "resume it, or choose another --out."
-            )
-    if not isinstance(there, dict) or there.get("fingerprint") != prepared.split["fingerprint"]:
+    there = read_split(out)
+    then, now = there.get("classes"), prepared.split["classes"]
+    if then is not None and then != now:
+        parts = [part for part in ("base", "val", "novel") if then.get(part) != now[part]]
+        shown = "; ".join(f"{part}: {_names(then.get(part))}, now {_names(now[part])}" for part in parts)
+        raise OutputError(
+            f'"{out}" holds a run with another split of the classes ({shown}), which --meta, '
+            "--class-split, --class-name and --seed decide. Nothing was changed. Repeat its command to "
+            "resume it, or choose another --out."
+        )
+    if there["fingerprint"] != prepared.split["fingerprint"]:
         raise OutputError(
             f'"{out}" holds a run on other images (other data, shots, seed, classes or size). Nothing was '
             "changed. Repeat its command to resume it, or choose another --out."

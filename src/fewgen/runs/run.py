@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen.config.surroundings import own_surroundings
 from fewgen.data.identity import fingerprint
 from fewgen.errors import ConfigError, DataError, suggest
-from fewgen.runs.source import SPLIT_NAME
+from fewgen.runs.source import SPLIT_NAME, Added, RunSettings, Split, read_split
 from fewgen.runs.verbs import Verbs
 
 if TYPE_CHECKING:
@@ -85,9 +85,14 @@ class Run(Verbs):
         """The settings of the run (config.yaml); empty for a model file on its own."""
         from fewgen.config import read_config
         from fewgen.config.call import current_names
+        from fewgen.config.records import checked
 
         path = self.path / CONFIG_NAME
-        return current_names(read_config(path)) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        shape: Any = RunSettings
+        found: dict[str, Any] = checked(current_names(read_config(path)), shape, f'"{path}"', ConfigError)
+        return found
 
     def images(
         self,
@@ -150,13 +155,10 @@ class Run(Verbs):
         """
         return _class_groups(self, self._split())
 
-    def _split(self) -> dict[str, Any]:
-        from fewgen.files import read_json
-
+    def _split(self) -> Split:
         if not self.config or not (self.path / SPLIT_NAME).is_file():
             raise DataError(f'"{self.path}" does not say which images it was trained on.')
-        split: dict[str, Any] = read_json(self.path / SPLIT_NAME)
-        return split
+        return read_split(self.path)
 
     def reading(self, data_dir: str | os.PathLike[str] | None = None, download: bool = False) -> Reading:
         """Return how the images of the run were read from their source."""
@@ -171,7 +173,7 @@ class Run(Verbs):
         download: bool,
         source: str | Path | ImageSet | None,
         load: Callable[[Reading, str | Path], ImageSet] | None = None,
-    ) -> tuple[ImageSet, dict[str, Any], str]:
+    ) -> tuple[ImageSet, Split, str]:
         """Return all images of the source, split.json, and what to call the source."""
         from fewgen.data.imageset import ImageSet
         from fewgen.data.registry import Reading
@@ -186,7 +188,7 @@ class Run(Verbs):
         return images, split, str(source)
 
 
-def _learned_from(run: Run, images: ImageSet, split: dict[str, Any], where: str) -> tuple[ImageSet, ImageSet]:
+def _learned_from(run: Run, images: ImageSet, split: Split, where: str) -> tuple[ImageSet, ImageSet]:
     """Return the images of the run's classes, and those it learned from, which are checked."""
     with _faults(run, where):
         chosen = images.select_classes(split["class_names"])
@@ -196,27 +198,24 @@ def _learned_from(run: Run, images: ImageSet, split: dict[str, Any], where: str)
     return chosen, train
 
 
-def _class_groups(run: Run, split: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    with _faults(run):
-        groups = split.get("classes") or {}  # runs of before class splits learned from every class
-        base = tuple(groups.get("base") or split["class_names"])
-        known = set(run.class_names)  # `adapt` may have taught it some of the others
-        val, novel = (tuple(n for n in groups.get(key, ()) if n not in known) for key in ("val", "novel"))
+def _class_groups(run: Run, split: Split) -> dict[str, tuple[str, ...]]:
+    groups: Mapping[str, Any] = split.get("classes") or {}
+    base = tuple(groups.get("base") or split["class_names"])
+    known = set(run.class_names)  # `adapt` may have taught it some of the others
+    val, novel = (tuple(n for n in groups.get(key, ()) if n not in known) for key in ("val", "novel"))
     return {"base": base, "val": val, "novel": novel}
 
 
 @contextlib.contextmanager
-def _faults(run: Run, where: str = "") -> Iterator[None]:
-    """Say in words what is wrong with split.json, or with the images in `where`."""
+def _faults(run: Run, where: str) -> Iterator[None]:
+    """Say in words what is wrong with the images in `where`."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError):
-        raise DataError(f'"{run.path / SPLIT_NAME}" is damaged, so the images are not known.') from None
     except IndexError:
         raise DataError(f'"{where}" has fewer images now than when "{run.path}" was trained.') from None
 
 
-def _with_added(run: Run, added: Any, train: ImageSet, held_out: ImageSet) -> tuple[ImageSet, ImageSet]:
+def _with_added(run: Run, added: Added, train: ImageSet, held_out: ImageSet) -> tuple[ImageSet, ImageSet]:
     """Return the images of a run with those of the classes it was adapted to, which lie in its folder."""
     import torch
 
@@ -227,18 +226,15 @@ def _with_added(run: Run, added: Any, train: ImageSet, held_out: ImageSet) -> tu
         pixels, labels = torch.cat([old.images, new.images]), torch.cat([old.labels, new.labels])
         return ImageSet(pixels, labels, run.class_names, name=old.name)
 
-    try:
-        images = load_npz(run.path / str(added["file"]))
-        if images.class_names != run.class_names or train.class_names != run.class_names[: train.n_classes]:
-            raise KeyError("class_names")
+    file = run.path / Path(added["file"]).name  # never one of another folder
+    images = load_npz(file)
+    if images.class_names != run.class_names or train.class_names != run.class_names[: train.n_classes]:
+        raise DataError(f'The classes of "{file}" are not those of "{run.path}".')
+    with _faults(run, str(file)):
         return (
             joined(train, images.subset(added["train"])),
             joined(held_out, images.subset(added["held_out"])),
         )
-    except (KeyError, TypeError, IndexError):
-        raise DataError(
-            f'"{run.path / SPLIT_NAME}" is damaged, so the images of the added classes are not known.'
-        ) from None
 
 
 def load_run(run: str | Path | Run, device: str = "auto") -> Run:

@@ -7,11 +7,12 @@ import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
+from fewgen.config.records import checked
 from fewgen.data.names import name_key, name_labels
 from fewgen.encoders.base import TextEncoder, UnknownWordError
 from fewgen.errors import CheckpointError, ConfigError, ProblemList, TextError, suggest
@@ -19,6 +20,15 @@ from fewgen.text.phrases import split_phrases
 from fewgen.text.standardize import Standardizer
 
 Phrases = Mapping[str, str | Sequence[str]]
+
+
+class _Saved(TypedDict):
+    class_names: list[str]
+    phrases: list[list[str]]
+    scale: float
+    encoder_name: str
+    encoder_path: str | None
+    has_meaning: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,27 +242,23 @@ class ClassText:
         Raises:
             CheckpointError: if something is missing or does not fit together.
         """
-        try:
-            table = cls(
-                class_names=tuple(metadata["class_names"]),
-                phrases=tuple(tuple(row) for row in metadata["phrases"]),
-                vectors=tensors["vectors"],
-                standardizer=Standardizer(tensors["mean"], float(metadata["scale"])),
-                encoder_name=str(metadata["encoder_name"]),
-                encoder_path=metadata["encoder_path"],
-                has_meaning=bool(metadata["has_meaning"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
+        found = checked(metadata, _Saved, "The saved table of class texts", CheckpointError)
+        n, shapes = len(found["class_names"]), {name: tuple(value.shape) for name, value in tensors.items()}
+        fits = shapes.keys() >= {"vectors", "mean"} and shapes["vectors"] == (n, *shapes["mean"])
+        if not fits or len(found["phrases"]) != n or not found["scale"] > 0:
             raise CheckpointError(
-                f"The saved class texts are damaged: {error!r} is missing or wrong."
-            ) from error
-        n, dim = len(table.class_names), len(table.standardizer.mean)
-        if table.vectors.shape != (n, dim) or len(table.phrases) != n or not table.standardizer.scale > 0:
-            raise CheckpointError(
-                f"The saved class texts are damaged: {n} class names, {len(table.phrases)} phrase lists and "
-                f"vectors of shape {tuple(table.vectors.shape)} do not fit together."
+                f"The saved class texts are damaged: {n} class names, {len(found['phrases'])} phrase lists "
+                f"and tensors of shape {shapes} do not fit together."
             )
-        return table
+        return cls(
+            class_names=tuple(found["class_names"]),
+            phrases=tuple(tuple(row) for row in found["phrases"]),
+            vectors=tensors["vectors"],
+            standardizer=Standardizer(tensors["mean"], float(found["scale"])),
+            encoder_name=found["encoder_name"],
+            encoder_path=found["encoder_path"],
+            has_meaning=found["has_meaning"],
+        )
 
 
 def fitting_phrases(

@@ -17,12 +17,13 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from torch import Tensor
 
+from fewgen.config.records import parse_record
 from fewgen.errors import CheckpointError, OutputError
-from fewgen.files import sync_folder, write_json
+from fewgen.files import parse_json, sync_folder, write_json
 from fewgen.tensor_files import serialize
 
 FORMAT_VERSION = 1
@@ -135,14 +136,26 @@ def read_state(root: Path) -> State | None:
     )
 
 
+class _Tensors(TypedDict):
+    bytes: int
+    blake2b: str
+
+
+class _Document(TypedDict):
+    format_version: int
+    tensors: _Tensors
+    blake2b: str
+    values: dict[str, Any]
+
+
 def _read_folder(folder: Path) -> State:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
-        document = json.loads((folder / _VALUES).read_text(encoding="utf-8"))
+        document = parse_record((folder / _VALUES).read_text(encoding="utf-8"), _Document)
         version = document["format_version"]
-        if isinstance(version, int) and version > FORMAT_VERSION:
+        if version > FORMAT_VERSION:
             raise CheckpointError(
                 f'The training state "{folder}" has format {version}, but this fewgen reads up to '
                 f"{FORMAT_VERSION}. Update fewgen."
@@ -159,14 +172,14 @@ def _read_folder(folder: Path) -> State:
         raise CheckpointError(
             f'The training state "{folder}" cannot be read: {error.strerror or error}.'
         ) from error
-    except (ValueError, TypeError, KeyError, RecursionError, SafetensorError) as error:
+    except (ValueError, TypeError, KeyError, SafetensorError) as error:
         raise CheckpointError(f'The training state "{folder}" is damaged ({error}).') from error
 
 
 def _pointed(root: Path) -> str | None:
     """Return the name of the current state's folder, None if the pointer is missing or damaged."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        return str(json.loads((root / _POINTER).read_text(encoding="utf-8"))["folder"])
+        return str(parse_json((root / _POINTER).read_bytes())["folder"])
     return None
 
 
