@@ -219,6 +219,13 @@ def places(value: Any, way: Way = ()) -> Iterator[Way]:
         yield from places(item, (*way, key))
 
 
+def at(value: Any, way: Way) -> Any:
+    """Return what stands at a place."""
+    for key in way:
+        value = value[key]
+    return value
+
+
 def changed(value: Any, way: Way, new: Any) -> Any:
     """Return a copy of a value with another one, or none (`GONE`), at one place."""
     if not way:
@@ -343,7 +350,7 @@ def problem_of(argv: Sequence[str], most_seconds: int = MOST_SECONDS) -> str:
     def stop(*_: Any) -> None:
         raise _TooLong
 
-    out, before = io.StringIO(), _peak()
+    out, before = io.StringIO(), peak()
     strict = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # a terminal refuses half of a character
     former = signal.signal(signal.SIGPROF, stop)
     signal.setitimer(signal.ITIMER_PROF, most_seconds)  # of the processor, which others may use too
@@ -373,8 +380,8 @@ def problem_of(argv: Sequence[str], most_seconds: int = MOST_SECONDS) -> str:
             return f"{word} shown: {said[-400:]}"
     if any(len(line) > 3000 for line in said.splitlines()):
         return f"a line of {max(map(len, said.splitlines()))} characters: {said[:200]}"
-    if _peak() - before > MOST_BYTES:
-        return f"{(_peak() - before) >> 20} MB more"
+    if peak() - before > MOST_BYTES:
+        return f"{(peak() - before) >> 20} MB more"
     return ""
 
 
@@ -384,7 +391,8 @@ def _short(error: BaseException) -> str:
     return f"{where}: {str(error)[:200]}"
 
 
-def _peak() -> int:
+def peak() -> int:
+    """Return the most memory that this process has taken, in bytes."""
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 

@@ -7,6 +7,7 @@ programmer would expect; the command line prints its message without a traceback
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -48,6 +49,30 @@ class MissingDependencyError(FewgenError, ImportError):
 
 class RenamedWarning(FutureWarning):
     """A keyword, flag or setting that has another name now; the former one works for one release."""
+
+
+_OUT_OF_MEMORY = re.compile(
+    "out of memory|not enough memory|can't allocate memory|bad_alloc|ALLOC_FAILED"
+    "|[Ss]torage size calculation overflowed|integer multiplication overflow|[Aa]rray is too big"
+)
+"""What torch and numpy say where there is no room, most of it as a RuntimeError."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error of Python, torch or numpy says that there is not enough memory.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ..."))
+    True
+    """
+    known = isinstance(error, (RuntimeError, ValueError)) and not isinstance(error, FewgenError)
+    return isinstance(error, MemoryError) or (known and bool(_OUT_OF_MEMORY.search(str(error))))
+
+
+def in_words(error: Exception) -> str:
+    """Return what an error says, for a record beside which work goes on; ours are sentences already."""
+    if is_out_of_memory(error):
+        return "There was not enough memory."
+    return str(error) if isinstance(error, FewgenError) else f"{type(error).__name__}: {error}"
 
 
 def suggest(name: str, options: Iterable[str]) -> str:

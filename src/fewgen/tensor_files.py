@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewgen.errors import CheckpointError, FewgenError
+from fewgen.errors import CheckpointError, FewgenError, is_out_of_memory
 from fewgen.files import atomic_write, parse_json
 
 if TYPE_CHECKING:
@@ -303,5 +303,7 @@ class TensorFile:
             AttributeError,
             RuntimeError,
         ) as error:
+            if is_out_of_memory(error):
+                raise
             reason = " ".join(str(error).split())[:_MAX_REASON] or type(error).__name__
             raise CheckpointError(self.damaged.format(path=path, reason=reason)) from error

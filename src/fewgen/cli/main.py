@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fewgen.cli.command import Command, fail
-from fewgen.errors import ConfigError, FewgenError, RenamedWarning, suggest
+from fewgen.errors import ConfigError, FewgenError, RenamedWarning, is_out_of_memory, suggest
 from fewgen.stopping import signals_interrupt
 
 COMMANDS: dict[str, str] = {
@@ -35,6 +35,20 @@ COMMANDS: dict[str, str] = {
     "doctor": "check this machine: Python, torch, memory, optional parts, data",
 }
 """Command -> its line in the overview, in the order of a first visit. Nothing is imported for these."""
+
+_IMAGES = "--size or the number of images"
+_LOWER = {
+    "quickstart": "--shots",
+    "train": "--size, --model.batch_size or the widths of the network (--model.KEY)",
+    "adapt": "--shots or --size",
+    "generate": "-n",
+    "interpolate": "--steps",
+    "reconstruct": "-n",
+    "distill": "--per-class, --training.batch_size or --size",
+    "evaluate": "-n or --size",
+    "benchmark": "-n, --size or --jobs",
+}
+"""Command -> the settings that decide how much memory it takes."""
 
 OVERVIEW = """\
 usage: fewgen COMMAND [flags]
@@ -111,8 +125,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except MemoryError:
-        fail("Out of memory. Take fewer or smaller images, or close other programs.")
+    except (MemoryError, RuntimeError, ValueError) as error:
+        if not is_out_of_memory(error) or os.environ.get("FEWGEN_DEBUG") == "1":
+            raise
+        fail(f"Out of memory. Lower {_LOWER.get(words[0], _IMAGES)}, or close other programs.")
         return 2
 
 

@@ -38,7 +38,7 @@ from fewgen.data.npz import is_whole_npz, save_npz
 from fewgen.data.origin import drawn
 from fewgen.data.registry import load_images
 from fewgen.encoders.classifier import ClassifierFeatures
-from fewgen.errors import ConfigError, DataError, FewgenError
+from fewgen.errors import ConfigError, DataError, in_words
 from fewgen.evaluation.evaluation import evaluate_images
 from fewgen.evaluation.real_side import RealSide
 from fewgen.files import atomic_write, make_dir, write_json, write_text
@@ -318,7 +318,7 @@ def run_cell(
         (folder / "error.txt").unlink(missing_ok=True)
         return found
     except Exception as error:
-        message = str(error) if isinstance(error, FewgenError) else f"{type(error).__name__}: {error}"
+        message = in_words(error)
         say(f"failed: {message}")
         _keep_reason(folder, traceback.format_exc())
         return {"generator": cell.spec, "seed": cell.seed, "error": message}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewgen.evaluation.statistics import mean_and_spread, student_interval
+from fewgen.report.page import plain
 
 HELD_OUT = "held-out real images"
 """Name of the row with the figures of real images that nobody learned from: what perfection would get."""
@@ -214,8 +215,8 @@ def markdown(summary: Mapping[str, Mapping[str, Any]], notes: Sequence[str] = ()
     """Return the table and the notes below it as Markdown."""
     lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
     for row in table_rows(summary):
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
-    return "\n".join([*lines, *(f"\n{note}" for note in notes)])
+        lines.append("| " + " | ".join(map(plain, row)) + " |")
+    return "\n".join([*lines, *(f"\n{plain(note)}" for note in notes)])
 
 
 def notes(cells: Sequence[Mapping[str, Any]], shots: int) -> list[str]:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-import torch
 from torch import Tensor
 
 from fewgen.config.records import read_record
@@ -20,6 +19,7 @@ from fewgen.distillation.students import Student, make_student
 from fewgen.errors import ConfigError, DataError, OutputError
 from fewgen.files import make_dir, read_json, write_json
 from fewgen.folders import NEW, contents
+from fewgen.nn.building import shapes_of
 from fewgen.tensor_files import TensorFile, write_tensors
 
 _WANTED = "Name a student.safetensors written by fewgen distill."
@@ -93,8 +93,7 @@ def network_for(about: Mapping[str, Any], tensors: Mapping[str, Tensor], prefix:
             about["name"], (channels, height, width), about["n_classes"], channels=about["channels"]
         )
 
-    with torch.device("meta"):
-        wanted = {prefix + name: tuple(value.shape) for name, value in build().state_dict().items()}
+    wanted = {prefix + name: shape for name, shape in shapes_of(build, len(tensors)).items()}
     there = {name: tuple(value.shape) for name, value in tensors.items() if name.startswith(prefix)}
     if there != wanted:
         name = min(name for name in {**there, **wanted} if there.get(name) != wanted.get(name))

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewgen.config.checks import Count
+from fewgen.config.records import parse_record
+from fewgen.config.schema import from_dict
 from fewgen.data.augment import shift_images
 from fewgen.data.identity import fingerprint, mixed_content_order
 from fewgen.data.imageset import ImageSet
 from fewgen.encoders.base import Described, check_shape, in_batches
 from fewgen.errors import CheckpointError, DataError, ShapeError
 from fewgen.fitting.fit import Shuffled, fit
+from fewgen.nn.building import shapes_of
 from fewgen.tensor_files import check_content, read_tensor_header, write_tensors
 
 # Raise when training or network change in a way that settings do not show: old cache files are then ignored.
@@ -178,6 +184,14 @@ def fit_classifier(
 
     report = None if progress is None else lambda step, loss: progress(step, steps, loss)
     fit(network, figures, optimizer, rates(), report=report)
+
+
+class _Header(TypedDict):
+    format: int
+    image_shape: tuple[Count, Count, Count]
+    class_names: list[str]
+    settings: dict[str, Any]
+    about: dict[str, Any]
 
 
 class ClassifierFeatures:
@@ -399,14 +413,21 @@ class ClassifierFeatures:
 
         try:
             metadata = read_tensor_header(path, "Name a classifier of fewgen.").get("__metadata__")
-            header = json.loads((metadata or {})["fewgen_classifier"])
+            header = parse_record((metadata or {})["fewgen_classifier"], _Header)
             weights = load_file(path)
             check_content(path, weights, metadata)
             if header["format"] != _FORMAT:
                 raise CheckpointError(f"{path} has classifier format {header['format']}, not {_FORMAT}.")
-            settings = ClassifierSettings(**header["settings"])
+            settings = from_dict(ClassifierSettings, header["settings"])
             channels, height, width = header["image_shape"]
-            network = _network((channels, height, width), len(header["class_names"]), settings)
+            build = functools.partial(
+                _network, (channels, height, width), len(header["class_names"]), settings
+            )
+            if shapes_of(build, len(weights)) != {
+                name: tuple(value.shape) for name, value in weights.items()
+            }:
+                raise ValueError("its tensors are not those of its settings")
+            network = build()
             network.load_state_dict(weights)
             return cls(network, (channels, height, width), header["class_names"], settings, header["about"])
         except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:

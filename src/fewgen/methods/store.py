@@ -23,6 +23,7 @@ from fewgen.config.schema import from_dict, with_current_names
 from fewgen.errors import CheckpointError, ConfigError, FewgenError, MissingDependencyError
 from fewgen.methods.base import FORMAT, FORMAT_VERSION, DataSpec, Method
 from fewgen.methods.registry import get_method
+from fewgen.nn.building import shapes_of
 from fewgen.tensor_files import check_content, read_tensor_header
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ def load_method(path: str | os.PathLike[str], device: torch.device | str = "cpu"
                 if name.startswith("text."):
                     tensors[name] = stream.get_tensor(name)
             spec = _read_spec(file, info, {name[5:]: tensor for name, tensor in tensors.items()})
-            expected = _expected_shapes(file, cls, config, spec)
+            expected = _expected_shapes(file, cls, config, spec, len(info.shapes))
             found = {name[6:]: shape for name, shape in info.shapes.items() if name.startswith("model.")}
             _compare(file, info.method, expected, found)
             weights = {name: stream.get_tensor(f"model.{name}") for name in found}
@@ -250,20 +251,18 @@ def load_method(path: str | os.PathLike[str], device: torch.device | str = "cpu"
 
 
 def _expected_shapes(
-    file: Path, cls: type[Method], config: Any, spec: DataSpec
+    file: Path, cls: type[Method], config: Any, spec: DataSpec, n_tensors: int
 ) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the method's tensors, without allocating them.
 
     A hostile file may ask for a network of any size; on the meta device it costs nothing to find out.
     """
     try:
-        with torch.device("meta"):
-            model = cls(config, spec)
+        return shapes_of(lambda: cls(config, spec), n_tensors)
     except MissingDependencyError:
         raise  # the file is well
     except (FewgenError, RuntimeError, ValueError, TypeError, MemoryError, OverflowError) as error:
         raise CheckpointError(f'The settings in the model file "{file}" do not fit: {error}') from error
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def _compare(

@@ -10,12 +10,14 @@ import base64
 import functools
 import io
 import platform
+import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fewgen.errors import in_words
 from fewgen.version import __version__
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def attempt(make: Callable[[], str]) -> tuple[str, str]:
     try:
         return make(), ""
     except Exception as error:
-        return "", f"{type(error).__name__}: {error}"
+        return "", in_words(error)
 
 
 def versions() -> str:
@@ -158,11 +160,13 @@ def span(counts: Sequence[int]) -> str:
 
 
 def plain(text: str) -> str:
-    """Return text that Markdown shows as it is."""
-    escaped = " ".join(text.split())
-    for character in "\\`*_{}[]<>#|":
-        escaped = escaped.replace(character, "\\" + character)
-    return escaped
+    r"""Return text that Markdown shows as it is, also in a cell of a table.
+
+    >>> print(plain("cada_vqvae | <b> _x_"))
+    cada_vqvae \| \<b\> \_x\_
+    """
+    # An underscore within a word means nothing, and names are full of them.
+    return re.sub(r"[\\`*{}\[\]<>#|]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", " ".join(text.split()))
 
 
 def one_line(command: str) -> str:

@@ -21,7 +21,7 @@ from fewgen.clock import Limit
 from fewgen.config.records import parse_record
 from fewgen.data.imageset import ImageSet, evenly
 from fewgen.encoders.pixels import PixelFeatures
-from fewgen.errors import FewgenError
+from fewgen.errors import in_words
 from fewgen.generation.request import GenerationRequest, image_seeds
 from fewgen.methods.abilities import (
     Blends,
@@ -309,11 +309,8 @@ def _tried(
         if limit is not None:
             limit.check()
         return measure()
-    except FewgenError as error:  # which a user can read; also that time is up
-        faults[name] = str(error)
-        return otherwise
     except Exception as error:
-        faults[name] = f"{type(error).__name__}: {error}"
+        faults[name] = in_words(error)
         return otherwise
 
 

@@ -22,6 +22,7 @@ from fewgen.errors import (
     TextError,
 )
 from fewgen.folders import RUN
+from fewgen.nn.building import bounded
 from fewgen.runs.encoders import check_encoders, started_with, used_encoders
 from fewgen.runs.folder import check_apart, is_finished, refuse_adapted
 from fewgen.runs.source import SPLIT_NAME, encoder_path, read_phrases, read_split
@@ -225,7 +226,7 @@ def prepare(request: TrainRequest) -> Prepared:
         assert table is not None  # what adapts to new classes knows them by their text
         others = other_classes(everything, classes, table, phrases, data_dir)
     spec = DataSpec.of(train_set, table)
-    with global_seed(torch.device("cpu"), request.seed, "weights"):
+    with global_seed(torch.device("cpu"), request.seed, "weights"), bounded():
         method = method_class(model_config, spec)
     notes += method.notes
     recorded = before.get("encoders") or {}

@@ -1,0 +1,134 @@
+"""Too little memory, networks of any size, and numbers that no tensor holds: a sentence and 2."""
+
+import json
+import struct
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import fuzz
+from fewgen.cli import main as cli
+from fewgen.cli.main import COMMANDS, main
+from fewgen.errors import ConfigError, in_words, is_out_of_memory
+from fewgen.nn.building import bounded, shapes_of
+
+
+def allocate(*_):
+    torch.empty(2**46, dtype=torch.uint8)  # a real message of the allocator
+
+
+def overflow(*_):
+    torch.empty(2**62, 2**62)
+
+
+def python(*_):
+    raise MemoryError
+
+
+def cuda(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+@pytest.mark.parametrize("fault", [allocate, overflow, python, cuda])
+@pytest.mark.parametrize("command", ["train", "generate", "plan"])
+def test_too_little_memory_says_what_to_lower(command, fault, monkeypatch, capsys):
+    class Failing:
+        main = staticmethod(fault)
+
+    monkeypatch.setattr(cli, "load_command", lambda name: Failing)
+    assert main([command]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: Out of memory. Lower ")
+    assert error.count("\n") == 1
+    assert {"train": "--model.batch_size", "generate": "-n", "plan": "--size"}[command] in error
+
+
+def test_other_errors_stay_errors(monkeypatch):
+    def wrong(words):
+        raise RuntimeError("shapes do not fit")
+
+    class Failing:
+        main = staticmethod(wrong)
+
+    monkeypatch.setattr(cli, "load_command", lambda name: Failing)
+    with pytest.raises(RuntimeError, match="shapes"):
+        main(["train"])
+    assert not is_out_of_memory(ConfigError("out of memory"))
+    assert in_words(MemoryError()) == "There was not enough memory."
+    assert in_words(KeyError("a")) == "KeyError: 'a'"
+
+
+def test_every_command_that_can_take_much_memory_says_what_to_lower():
+    assert set(cli._LOWER) == set(COMMANDS) - {"retrieve", "plan", "methods", "datasets", "doctor"}
+
+
+# ------------------------------------------------------------------------------------------- sizes
+
+
+def test_a_deep_network_is_refused_while_it_is_built():
+    with bounded(100), pytest.raises(ConfigError, match="more than 100 parameters"):
+        nn.Sequential(*(nn.Linear(1, 1) for _ in range(10**9)))
+    with bounded(10), pytest.raises(ConfigError, match="modules"):
+        nn.Sequential(*(nn.ReLU() for _ in range(10**9)))
+    nn.Sequential(*(nn.Linear(1, 1) for _ in range(200)))  # outside nothing is counted
+
+
+def test_a_wide_network_costs_nothing():
+    assert shapes_of(lambda: nn.Linear(10**9, 10**9), 2) == {"weight": (10**9, 10**9), "bias": (10**9,)}
+    with pytest.raises(ConfigError, match="beyond any memory"):
+        shapes_of(lambda: nn.Linear(2**40, 2**40), 2)
+
+
+HUGE = 10**9
+
+
+@pytest.mark.parametrize(
+    "run", ["cada_vqvae", "cada_vqvae_hybrid", "sq_gan", "diffusion", "diffusion_latent", "tint"]
+)
+def test_a_model_file_cannot_ask_for_a_network_of_any_size(run, tmp_path):
+    """Every whole number among the settings, one after another."""
+    data = (fuzz.RUNS / run / "model.safetensors").read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    config = json.loads(header["__metadata__"]["config"])
+    ways = [way for way in fuzz.places(config) if type(fuzz.at(config, way)) is int]
+    assert len(ways) > 5
+    before = fuzz.peak()
+    for way in ways:
+        about = {**header["__metadata__"], "config": json.dumps(fuzz.changed(config, way, HUGE))}
+        text = json.dumps({**header, "__metadata__": about}).encode()
+        file = tmp_path / "model.safetensors"
+        file.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+        words = [
+            "generate",
+            str(file),
+            "-n",
+            "1",
+            "--device",
+            "cpu",
+            "--overwrite",
+            "--out",
+            str(tmp_path / "o.npz"),
+        ]
+        # Numbers of steps and times may be any: they change nothing that is drawn.
+        problem = fuzz.problem_of(words)
+        assert problem == "", f"{way}: {problem}"
+    assert fuzz.peak() - before < fuzz.MOST_BYTES
+
+
+# ------------------------------------------------------------------------------------------- numbers
+
+BEYOND = ("nan", ".nan", ".inf", "-.inf", "1e999", str(2**64), "9" * 5000, "0x" + "f" * 5000)
+"""No command takes them."""
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if list(fuzz.numeric_flags(name))])
+def test_numbers_that_no_tensor_holds_are_refused_in_every_flag(command, capsys):
+    for flag in fuzz.numeric_flags(command):
+        for number in BEYOND:
+            words = fuzz.with_flag(command, flag, number)
+            assert main(words) == 2, words
+            error = capsys.readouterr().err
+            assert error.startswith("error: "), words
+            assert len(error) < 3000
