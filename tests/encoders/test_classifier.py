@@ -1,8 +1,11 @@
 import dataclasses
 import json
+import warnings
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tests.encoders.tools import QUICK, bars
 
 from fewgen.data.augment import shift_images
@@ -56,6 +59,11 @@ def test_training_is_repeatable_and_leaves_the_global_stream_alone():
     assert not torch.equal(other.network.head.weight, first.network.head.weight)
 
 
+def metadata_of(path):
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata())
+
+
 def test_cache_is_used_and_survives_damage(tmp_path, monkeypatch):
     monkeypatch.setenv("FEWGEN_CACHE_DIR", str(tmp_path))
     assert cache_folder() == tmp_path
@@ -77,6 +85,13 @@ def test_cache_is_used_and_survives_damage(tmp_path, monkeypatch):
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match="not a readable .* does not hold the numbers .* or delete it"):
         ClassifierFeatures.load(path)
+    metadata = metadata_of(path)
+    del metadata["digest"]
+    save_file(load_file(path), path, metadata)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ClassifierFeatures.of(images, settings=QUICK)  # of an earlier release: made again
+    assert "digest" in metadata_of(path)
     # One changed pixel is other data.
     changed = images.images.clone()
     changed[0, 0, 0, 0] ^= 1

@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,7 +266,9 @@ class ClassifierFeatures:
         path = cache_folder(cache_dir) / "classifiers" / f"{key}.safetensors"
         extractor = None
         if use_cache and path.exists():
-            with contextlib.suppress(CheckpointError):  # damaged: it is made again
+            # Damaged, or of an earlier release, which kept no digest: it is made again.
+            with contextlib.suppress(CheckpointError, UserWarning), warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)
                 extractor = cls.load(path)
         if extractor is None:
             extractor = cls._train(train, settings, key, progress)
