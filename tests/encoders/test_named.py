@@ -49,7 +49,7 @@ def test_wrong_names_of_other_encoders_are_explained():
         make_text_encoder("clip")
     with pytest.raises(TextError, match='text encoder "onehot" takes no path'):
         make_text_encoder("onehot:x")
-    with pytest.raises(ConfigError, match='no joint encoder "lite0".*Choose clip:FOLDER or small'):
+    with pytest.raises(ConfigError, match='no joint encoder "lite0".*Choose clip:FOLDER, lite or small'):
         make_joint_encoder("lite0", bars(4))
     with pytest.raises(ConfigError, match="labelled images, and none are given"):
         make_image_encoder("pixels")

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from fewgen.data.identity import image_digests
 from fewgen.data.imageset import ImageSet
 from fewgen.errors import OutputError
 from fewgen.tensor_files import write_tensors
+
+Encode = Callable[[list[str]], Tensor]
 
 LIMIT = 2 << 30
 """Bytes of a folder of features; beyond, the files that were not read for longest go."""
@@ -50,10 +52,36 @@ def kept_features(
     if found is not None:
         return found[order.argsort()]
     features = compute(images.images)
-    with contextlib.suppress(OutputError):
-        write_tensors(path, {"features": features[order]}, {"fewgen_features": header})
-        _tidy(folder)
+    _write(path, features[order], header)
     return features
+
+
+def kept_vectors(
+    texts: Sequence[str], about: Mapping[str, Any], folder: Path | None, encode: Encode
+) -> Tensor:
+    """Return vectors of texts, (len(texts), D), read from the disk where the same texts were encoded before.
+
+    Args:
+        texts: in their order.
+        about: what tells the encoder from every other; JSON-ready.
+        folder: where files lie; None encodes and keeps nothing.
+        encode: texts -> (len(texts), D).
+    """
+    if folder is None:
+        return encode(list(texts))
+    header = json.dumps([_FORMAT, torch.__version__, about], sort_keys=True)
+    path = folder / f"{hashlib.sha256((header + json.dumps(texts)).encode()).hexdigest()[:32]}.safetensors"
+    found = _read(path, len(texts))
+    if found is None:
+        found = encode(list(texts))
+        _write(path, found, header)
+    return found
+
+
+def _write(path: Path, rows: Tensor, header: str) -> None:
+    with contextlib.suppress(OutputError):
+        write_tensors(path, {"features": rows}, {"fewgen_features": header})
+        _tidy(path.parent)
 
 
 def _read(path: Path, n: int) -> Tensor | None:

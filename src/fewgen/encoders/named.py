@@ -249,6 +249,18 @@ def _clip_joint(option: str, at_hand: AtHand) -> JointEncoder:
     return ClipJointEncoder(option, at_hand.device)
 
 
+def _lite_joint(option: str, at_hand: AtHand) -> JointEncoder:
+    from fewgen.encoders.classifier import cache_folder
+    from fewgen.encoders.joint_lite import LiteJointEncoder
+
+    return LiteJointEncoder(cache_folder(at_hand.cache_dir) / "features" if at_hand.use_cache else None)
+
+
+def _lite_joint_sha256(option: str) -> str:
+    parts = ENCODERS["lite2"], ENCODERS["minilm"]
+    return hashlib.sha256("".join(part.sha256("") for part in parts if part.sha256).encode()).hexdigest()
+
+
 ENCODERS: dict[str, NamedEncoder] = {
     "classifier": NamedEncoder("a small network trained on the images at hand", _classifier),
     "pixels": NamedEncoder("the pixels themselves", _pixels),
@@ -272,6 +284,9 @@ ENCODERS: dict[str, NamedEncoder] = {
         "sentence vectors of all-MiniLM-L6-v2", text=_minilm, option="[FOLDER]", sha256=_minilm_sha256
     ),
     "onehot": NamedEncoder("class names without meaning", text=_onehot),
+    "lite": NamedEncoder(
+        "images by EfficientNet-Lite2 and words by MiniLM", joint=_lite_joint, sha256=_lite_joint_sha256
+    ),
     "small": NamedEncoder("two small networks trained on the captions at hand", joint=_small),
 }
 
@@ -409,9 +424,13 @@ def make_text_encoder(
 
 
 def make_joint_encoder(
-    spec: str, train: ImageSet, steps: int = 300, seed: int = 0, device: torch.device | str = "cpu"
+    spec: str,
+    train: ImageSet | None = None,
+    steps: int = 300,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> JointEncoder:
-    """Return encoders of images and texts in one space: "small", trained on `train`, or "clip:FOLDER".
+    """Return encoders of images and texts in one space: "lite", "clip:FOLDER" or "small" (of `train`).
 
     Raises:
         ConfigError: an unknown name.
