@@ -1,5 +1,8 @@
 """Too little memory, networks of any size, and numbers that no tensor holds: a sentence and 2."""
 
+import json
+import struct
+
 import pytest
 import torch
 from torch import nn
@@ -92,3 +95,33 @@ def test_numbers_that_no_tensor_holds_are_refused_in_every_flag(command, capsys)
             error = capsys.readouterr().err
             assert error.startswith("error: "), words
             assert len(error) < 3000
+
+
+@pytest.mark.parametrize(
+    ("run", "way"),
+    [
+        ("cada_vqvae", ("image", "width")),
+        ("cada_vqvae", ("candidates",)),
+        ("cada_vqvae_hybrid", ("spatial", "prior_layers")),
+        ("sq_gan", ("network", "mapping_layers")),
+        ("sq_gan", ("quantizer", "codebook_size")),
+        ("diffusion", ("network", "layers")),
+        ("diffusion", ("network", "text_layers")),
+        ("diffusion", ("network", "text_width")),
+        ("diffusion", ("network", "times")),
+    ],
+)
+def test_a_model_file_cannot_ask_for_a_network_of_any_size(run, way, tmp_path, capsys):
+    data = (fuzz.RUNS / run / "model.safetensors").read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    config = json.loads(header["__metadata__"]["config"])
+    assert type(fuzz.at(config, way)) is int
+    about = {**header["__metadata__"], "config": json.dumps(fuzz.changed(config, way, 10**9))}
+    text = json.dumps({**header, "__metadata__": about}).encode()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+    before = fuzz.peak()
+    assert main(["generate", str(file), "-n", "1", "--device", "cpu", "--out", str(tmp_path / "o.npz")]) == 2
+    assert "model file" in capsys.readouterr().err
+    assert fuzz.peak() - before < fuzz.MOST_BYTES

@@ -66,6 +66,8 @@ Count = Annotated[int, partial(at_least, least=1)]
 """A whole number of 1 or more."""
 Whole = Annotated[int, partial(at_least, least=0)]
 """A whole number of 0 or more."""
+Few = Annotated[int, partial(between, least=1, most=1000)]
+"""A whole number of 1 or more that says how often something is built or done: layers, draws of one image."""
 Weight = Annotated[float, partial(at_least, least=0)]
 """A number of 0 or more."""
 Rate = Annotated[float, partial(at_least, least=1e-8)]

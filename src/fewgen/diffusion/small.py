@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewgen.config.checks import Checked, Count, Whole, at_least, share
+from fewgen.config.checks import Checked, Count, Few, at_least, between, share
 from fewgen.config.effects import NULL, Acts, acts
 from fewgen.config.records import checked
 from fewgen.config.schema import from_dict, to_dict
@@ -48,7 +48,7 @@ class SmallLatentConfig(Checked):
 
     channels: tuple[int, ...] = (16, 32, 32)
     latent_channels: Count = 4
-    layers: Count = 1
+    layers: Few = 1
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,16 @@ class SmallDiffusionConfig(Checked):
     """
 
     channels: tuple[int, ...] = (24, 48, 48)
-    layers: Count = 1
+    layers: Few = 1
     attention_levels: int = 2
     heads: Count = 4
-    text_width: int = 48
+    text_width: Annotated[int, partial(between, least=1, most=65_536)] = 48
     text_length: Count = 8
-    text_layers: Whole = 2
+    text_layers: Annotated[int, partial(between, least=0, most=1000)] = 2
     latent: SmallLatentConfig | None = None
     patch: Count = 1
     schedule: Literal["scaled_linear", "linear", "cosine"] = "scaled_linear"
-    times: Annotated[int, partial(at_least, least=2)] = 1000
+    times: Annotated[int, partial(at_least, least=2), partial(between, least=2, most=100_000)] = 1000
     prediction: Literal["epsilon", "v_prediction"] = "v_prediction"
 
     effects: ClassVar[tuple[Acts, ...]] = (acts("patch", {"latent": NULL}),)

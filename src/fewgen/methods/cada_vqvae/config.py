@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
-from fewgen.config.checks import BelowOne, Checked, Count, Share, Weight, Whole, at_least
+from fewgen.config.checks import BelowOne, Checked, Count, Few, Share, Weight, Whole, at_least
 from fewgen.config.effects import ABOVE_0, GIVEN, Acts, acts
 from fewgen.errors import ConfigError
 
@@ -230,7 +230,7 @@ class CadaVqVaeConfig(Checked):
     clip: Weight = 1.0
     patience: Whole = 12
     tolerance: Weight = 0.0
-    candidates: Count = 1
+    candidates: Few = 1
     spatial: SpatialConfig | None = None
 
     effects: ClassVar[tuple[Acts, ...]] = (
