@@ -535,6 +535,10 @@ def test_usefulness_is_paired_over_seeds():
 
 def test_a_name_with_a_bar_does_not_break_the_table():
     assert "run:a\\|b" in markdown(summarise([cell("run:a|b", 0, coverage=1.0)]))
+    table = markdown(summarise([cell("run:<script>`a`\n| b", 0, coverage=1.0)]), ["Failed: <script>"])
+    assert "run:\\<script\\>\\`a\\` \\| b" in table
+    assert "Failed: \\<script\\>" in table
+    assert len(table.splitlines()) == 5
 
 
 def test_plot_needs_both_figures():
