@@ -626,6 +626,34 @@ def test_doctor_says_which_encoders_are_there(monkeypatch, tmp_path):
     assert 'pip install "fewgen[knowledge]"' in rows["encoder lite2"][1]
 
 
+def test_doctor_tries_a_joint_encoder(capsys, monkeypatch):
+    class Right:
+        """Knows every class: images and words of one class are one direction, and the words of three forms alike."""
+
+        def encode_texts(self, texts):
+            names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+            return torch.eye(10)[[names.index(text.split()[-1]) for text in texts]]
+
+        def image_features(self, images):
+            return torch.eye(10)[torch.arange(len(images)) % 10]
+
+    monkeypatch.setattr("fewgen.encoders.named.make_joint_encoder", lambda name, images: Right())
+    code, out, _ = run_cli(capsys, "doctor", "--encoder", "small", "--data", "digits")
+    assert code == 0
+    assert "small on 200 images of" in out
+    assert "image and its word        1.00, 90 % between 1.00 and 1.00" in out
+    assert "two texts of one class    1.00, 90 % between 1.00 and 1.00" in out
+    assert "image and another word    0.00, 90 % between 0.00 and 0.00" in out
+    assert "100% of the images are nearest to their own word, by chance 10%." in out
+    for words, message in (
+        (("--encoder", "small"), "needs both: --encoder NAME --data D"),
+        (("--encoder", "lite0", "--data", "digits"), 'no joint encoder "lite0"'),
+    ):
+        code, _, err = run_cli(capsys, "doctor", *words)
+        assert code == 2
+        assert message in err
+
+
 def test_broken_pipe_is_quiet():
     process = subprocess.run(
         f'"{sys.executable}" -m fewgen train --help | head -1',

@@ -3,6 +3,8 @@
 Examples:
     # before the first run, and in a report of a fault
     fewgen doctor
+    # whether an encoder knows how images and words of some data belong together
+    fewgen doctor --encoder lite --data imagenette64
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import subprocess
 import sys
 
 from fewgen.cli.command import Command
+from fewgen.errors import ConfigError
 
 OK, NOTE, BAD = "ok", "note", "PROBLEM"
 
@@ -156,10 +159,52 @@ def _data() -> list[tuple[str, str, str]]:
     return [(state, "data folder", text), (OK, "data sets", ", ".join(here))]
 
 
-def doctor() -> int:
+N_IMAGES = 200
+"""Images that an encoder is tried on, evenly over the classes."""
+
+
+def _try_encoder(name: str, data: str, data_dir: str | None) -> int:
+    """Print how near images are to their own words and to others, in the space of a joint encoder."""
+    import torch
+
+    from fewgen.data import load_images
+    from fewgen.encoders.joint import similarities
+    from fewgen.encoders.named import find_encoder, make_joint_encoder
+
+    find_encoder("joint", name)
+    images = load_images(data, data_dir=data_dir, min_classes=2)
+    # The first of each class, then the second of each, and so on.
+    turn = torch.zeros(len(images), dtype=torch.int64)
+    for label in range(images.n_classes):
+        own = images.labels == label
+        turn[own] = torch.arange(int(own.sum()))
+    some = images.subset((turn * images.n_classes + images.labels).argsort()[:N_IMAGES])
+    print(f"{name} on {len(some)} images of {images.name}; cosines:")
+    found = similarities(make_joint_encoder(name, images), some)
+    for what, cosines in found.items():
+        low, middle, high = cosines.double().quantile(torch.tensor([0.05, 0.5, 0.95]).double()).tolist()
+        print(f"  {what:<24}{middle:6.2f}, 90 % between {low:.2f} and {high:.2f}")
+    own, other = (found[f"image and {which} word"] for which in ("its", "another"))
+    nearest = (own > other.view(len(own), -1).amax(1)).double().mean()
+    chance = len(own) / (len(own) + other.numel())
+    print(f"{nearest:.0%} of the images are nearest to their own word, by chance {chance:.0%}.")
+    return 0
+
+
+def doctor(*, encoder: str | None = None, data: str | None = None, data_dir: str | None = None) -> int:
     """Check this machine: Python, torch, memory, optional parts and data. Exit code 2 if something
     must be mended.
+
+    Args:
+        encoder: try a joint encoder instead (lite, clip:FOLDER or small, which is trained on the data): how
+            near images are to their words.
+        data: the images to try it on, whose classes are called by words.
+        data_dir: folder of the named data sets; the environment variable FEWGEN_DATA_DIR if left out.
     """  # noqa: D205 - one paragraph of the help page
+    if encoder is not None or data is not None:
+        if encoder is None or data is None:
+            raise ConfigError("Trying an encoder needs both: --encoder NAME --data D.")
+        return _try_encoder(encoder, data, data_dir)
     rows = checks()
     width = max(len(subject) for _, subject, _ in rows)
     for state, subject, finding in rows:
@@ -169,4 +214,4 @@ def doctor() -> int:
     return 2 if problems else 0
 
 
-COMMAND = Command(doctor, __doc__, run=lambda given: doctor())
+COMMAND = Command(doctor, __doc__, run=lambda given: doctor(**given))

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fewgen.data.imageset import ImageSet
 
 PROMPT = "a photo of"
+_FORMS = ("{}", "a photo of {}", "a photo of a {}")
 POSITIONS = 32
 """Longest text of the small text encoder, start and end included."""
 TEMPERATURE = 0.1
@@ -90,6 +91,30 @@ def check_tokens(tokens: Tensor, encoder: TokenReader) -> None:
             f"{encoder.max_blocks} beside its prompt. Set --model.init.blocks to {encoder.max_blocks} or "
             "less."
         )
+
+
+def similarities(encoder: JointEncoder, images: ImageSet) -> dict[str, Tensor]:
+    """Return cosines that show whether images and words share a space.
+
+    Args:
+        encoder: any.
+        images: of two classes or more; the part of a class name before a comma is its word.
+
+    Returns:
+        "image and its word" (N,), "two texts of one class" (three for each class) and "image and another
+        word" (N (C - 1),), where C classes have images.
+    """
+    present = images.labels.unique()
+    names = [images.class_names[i].split(",")[0] for i in present.tolist()]
+    forms = torch.stack([encoder.encode_texts([form.format(name) for name in names]) for form in _FORMS])
+    found = encoder.image_features(images.floats()).to(forms) @ forms[0].T
+    own = images.labels[:, None] == present
+    pairs = [(forms[i] * forms[j]).sum(1) for i in range(len(forms)) for j in range(i)]
+    return {
+        "image and its word": found[own],
+        "two texts of one class": torch.cat(pairs),
+        "image and another word": found[~own],
+    }
 
 
 def words_of(text: str) -> list[str]:
