@@ -22,7 +22,6 @@ from fewgen.errors import (
     TextError,
 )
 from fewgen.folders import RUN
-from fewgen.nn.building import bounded
 from fewgen.runs.encoders import check_encoders, started_with, used_encoders
 from fewgen.runs.folder import check_apart, is_finished, refuse_adapted
 from fewgen.runs.source import SPLIT_NAME, encoder_path, read_phrases, read_split
@@ -160,6 +159,7 @@ def prepare(request: TrainRequest) -> Prepared:
     from fewgen.fitting.seeds import global_seed
     from fewgen.methods import get_method
     from fewgen.methods.base import DataSpec
+    from fewgen.nn.building import bounded
     from fewgen.text.table import fitting_phrases
 
     method_class = get_method(request.method)
