@@ -167,7 +167,7 @@ def test_missing_parts_are_named(models, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r"lacks preprocessor_config.json"):
         TransformerFeatures("dino", folder)
     (folder / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"config.json cannot be read"):
+    with pytest.raises(CheckpointError, match=r'config.json" is not valid JSON'):
         TransformerFeatures("dino", folder)
     with pytest.raises(ConfigError, match=r"no folder .*absent with a dino model.*facebook/dinov2-small"):
         TransformerFeatures("dino", tmp_path / "absent")
