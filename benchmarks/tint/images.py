@@ -34,7 +34,7 @@ def _real_side(data: str, seed: int, settings: Settings, shots: int) -> tuple[Te
     query = task.episode.query
     features = judge.features(query)
     spread = within_class_distance(features, query.labels, task.n_way).mean
-    return features, spread, linear_probe(features, query.labels) if task.n_way > 1 else None
+    return features, spread, linear_probe(features, query.labels).predict if task.n_way > 1 else None
 
 
 def image_figures(task: Task, row: Row) -> dict[str, Any]:

@@ -500,11 +500,11 @@ def test_the_order_of_competitors_is_that_of_the_table():
 def test_a_dry_run_says_what_is_there_and_writes_nothing(whole, images, split, tmp_path):
     keywords = {**SMALL, "data": images, "class_split": split, "generator": Toy(), "compare": True}
     text = plan_distillation(**keywords, out=tmp_path / "new.json")
-    assert "cells       16 of 16 to compute" in text
+    assert "cells       18 of 18 to compute" in text
     assert "5 base, 0 validation (not used), 4 novel" in text
     assert list(tmp_path.iterdir()) == []
     text = plan_distillation(**{**keywords, "episodes": 3}, out=whole[0])
-    assert "cells       8 of 24 to compute" in text
+    assert "cells       9 of 27 to compute" in text
     assert "teacher     there" in text
 
 

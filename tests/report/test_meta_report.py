@@ -222,11 +222,13 @@ def test_a_missing_source_is_told_in_its_place(run, hostile, tmp_path):
     write_report(measure_run(copy, *copy.images(source=hostile)))
     html = (copy.path / "report.html").read_text(encoding="utf-8")
     section = _section(copy)
-    assert "The new classes could not be measured: DataError:" in section
+    assert "The new classes could not be measured: &#34;" in section
+    assert "DataError" not in section
     assert "was trained on images given in Python" in section
     assert 'alt="loss over the number of updates"' in section, "what the log knows is shown all the same"
     assert html.count("could not be") == 2  # the evidence is left out in these tests
-    assert "not measured. DataError" in _card_lines(copy)[0]
+    assert "not measured. " in _card_lines(copy)[0]
+    assert "DataError" not in _card_lines(copy)[0]
 
 
 def test_a_fault_while_adapting_does_not_cost_the_report(run, hostile, tmp_path, monkeypatch):

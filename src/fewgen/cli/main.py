@@ -39,7 +39,7 @@ COMMANDS: dict[str, str] = {
 _IMAGES = "--size or the number of images"
 _LOWER = {
     "quickstart": "--shots",
-    "train": "--size, --model.batch_size or the widths of the network (--model.KEY)",
+    "train": "--size, --model.batch_size or the widths of the network",
     "adapt": "--shots or --size",
     "generate": "-n",
     "interpolate": "--steps",

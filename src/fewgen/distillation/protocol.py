@@ -161,7 +161,6 @@ class Job:
     Attributes:
         question: what is asked.
         episode: supports and queries.
-        pool: novel images that are neither; empty where no competitor looks at them.
         prepared: what all episodes share; its novel images are not looked at.
         folder: of the episode.
         names: competitors whose cells are missing.
@@ -169,11 +168,11 @@ class Job:
         threads: of torch; None leaves them as they are.
         picture: file of a contact sheet to write; None: none.
         progress: whether to say on standard error what is being done.
+        pool: novel images that are neither supports nor queries; None where no competitor looks at them.
     """
 
     question: Question
     episode: Episode
-    pool: ImageSet
     prepared: Prepared
     folder: Path
     names: tuple[str, ...]
@@ -181,6 +180,7 @@ class Job:
     threads: int | None = None
     picture: Path | None = None
     progress: bool = True
+    pool: ImageSet | None = None
 
 
 def run_episode(job: Job) -> int:
@@ -236,6 +236,10 @@ def _task(job: Job) -> tuple[Task, Synthesis]:
         looks = {key: getattr(question.training, key) for key in ("padding", "jitter", "flip")}
         return mixtures(episode.support, question.mixtures, **looks, seed=number)
 
+    def pool() -> ImageSet:
+        assert job.pool is not None, "run_protocol gives it to the competitor that looks at it"
+        return job.pool
+
     task = Task(
         episode.support,
         episode.query,
@@ -245,7 +249,7 @@ def _task(job: Job) -> tuple[Task, Synthesis]:
         fresh if job.prepared.base is None else lambda: with_head(copy.deepcopy(prepared)),
         synthesis.images,
         mixed,
-        lambda: job.pool,
+        pool,
         question.training,
         number,
     )
@@ -458,7 +462,6 @@ def run_protocol(
         return Job(
             question,
             episode,
-            _pool(prepared.novel, episode, question.seed) if "pool" in wanted else episode.query.subset([]),
             shared,
             episode_folder(cells, i),
             wanted,
@@ -466,6 +469,7 @@ def run_protocol(
             threads=1 if workers > 1 else None,
             picture=picture if i == 0 else None,
             progress=progress,
+            pool=_pool(prepared.novel, episode, question.seed) if "pool" in wanted else None,
         )
 
     found: list[dict[str, Any]] = []
