@@ -156,11 +156,11 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "model.tolerance": {"model": {"lr": 0.3, "clip": 0.0}, "training": {"validate_every": 1}},
     "model.spatial.trust_noise": {"model": {"spatial": {"prior_lr": 0.5, "prior_steps": 12}}},
     # ADA starts from no augmentation at all.
-    **dict.fromkeys(("model.ada_target", "model.ada_kimg", "model.mirror", "model.padding"), ADA),
+    **{f"sq_gan/model.{name}": ADA for name in ("ada_target", "ada_kimg", "mirror", "padding")},
     # Neighbours that have other codes.
     "model.consistency_weights": {"model": {"consistency_weights": {"sigma": 2.0}}},
 }
-"""Setting -> further keywords under which a few steps show what it does."""
+"""Setting, of one method if it is named -> further keywords under which a few steps show what it does."""
 
 FILES = {
     "model.patience": "metrics.jsonl",
@@ -383,7 +383,10 @@ class Walk:
 
     def acts(self, path: str, value: Any) -> tuple[str, str]:
         """Return "acts" and a digest of what came, or "silent" and why."""
-        context = [more for start, more in CONTEXTS.items() if f"{path}.".startswith(f"{start}.")]
+        names = f"{path}.", f"{self.base['method']}/{path}."
+        context = [
+            more for start, more in CONTEXTS.items() if any(name.startswith(f"{start}.") for name in names)
+        ]
         base, message = self.base, ""
         for _ in range(4):
             before = self.trainings.keywords(base, *context)
@@ -447,7 +450,10 @@ QUICK = [
 ]
 SLOW = [
     ("cada reptile", "tasks", "-"),
-    ("gan random", "model", ("model.init", "model.ada_", "model.mirror", "model.consistency", "model.r1")),
+    ("cada fomaml", "tasks", "-"),
+    ("gan", "model.init", "-"),
+    ("gan random", "model", "model.init"),
+    ("diffusion", "model", ("model.autoencoder", "model.network.latent")),
     ("diffusion latent", "model.autoencoder", "-"),
     ("tint", "", "-"),
 ]
