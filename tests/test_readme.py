@@ -19,7 +19,7 @@ QUICK = {
     "distill": [
         *("--teacher-episodes", "2", "--pretrain-steps", "2", "--training.steps", "2"),
         *("--per-class", "4", "--base-images", "60", "--teacher-channels", "4"),
-        *("--teacher-pretrain-steps", "2", "--no-progress"),
+        *("--teacher-pretrain-steps", "2", "--mixtures", "20", "--no-progress"),
     ],
     "quickstart": ["--steps-scale", "0.003", "--no-progress"],
     "benchmark": ["--n", "40", "--no-progress"],
@@ -100,6 +100,7 @@ def test_every_command_and_the_python_code_run(tmp_path, monkeypatch, data_dir, 
         assert (tmp_path / name).is_file()
     for name in ("student.onnx", "student.safetensors", "distill.json"):
         assert (tmp_path / "tiny" / name).is_file()
+        assert (tmp_path / "classifier" / name).is_file()
     (code,) = blocks("python")
     assert "minutes=5" in code
     names = {}
