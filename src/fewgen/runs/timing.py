@@ -17,7 +17,7 @@ from fewgen.evaluation.cost import evaluation_seconds, judge_seconds
 from fewgen.progress import Display, shown_seconds
 from fewgen.runs.checkpoints import checkpoint_images
 from fewgen.training.loop import Trainer
-from fewgen.training.time_limit import share_of_rest
+from fewgen.training.time_limit import HALF, share_of_rest
 from fewgen.training.trial import StageTrial, try_stages
 
 if TYPE_CHECKING:
@@ -250,9 +250,10 @@ def steps_within(stages: Sequence[Stage], trials: Sequence[StageTrial], seconds:
     allowed = []
     for index, trial in enumerate(trials):
         room = seconds * share_of_rest(stages, index)
-        steps = min(trial.steps, max(1, int((room - trial.start - trial.end) / max(trial.step, 1e-9))))
+        start = min(trial.start, HALF * room)  # a limit shortens what prepares a stage
+        steps = min(trial.steps, max(1, int((room - start - trial.end) / max(trial.step, 1e-9))))
         allowed.append(steps)
-        seconds -= trial.start + steps * trial.step + trial.end
+        seconds -= start + steps * trial.step + trial.end
     return allowed
 
 
