@@ -31,7 +31,7 @@ CASES: tuple[tuple[str, float], ...] = (
     ("cada_vqvae --data fashion_mnist --shots 30", 2.0),
     ("cada_vqvae --preset hybrid --data fashion_mnist --shots 30", 3.0),
     ("cada_vqvae --data cifar10 --shots 30 --clock cpu", 1.0),
-    ("cada_vqvae --data omniglot --shots 15 --class-split auto --meta fomaml", 2.0),
+    ("cada_vqvae --data fashion_mnist --shots 30 --class-split 6/1/3 --meta fomaml", 2.0),
     ("sq_gan --data digits --shots 30 --size 16", 1.0),
     ("sq_gan --data fashion_mnist --shots 30", 5.0),
     ("sq_gan --data cifar10 --shots 30 --size 64", 2.0),
