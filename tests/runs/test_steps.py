@@ -30,6 +30,8 @@ def stage(steps, planned, early=False):
         (run_of([stage(5000, 5000)], model={"steps": 2 * WHOLE}), (5000, 2500)),
         (run_of([stage(40, 40)], model={"steps": 40}, preset="gone"), (40, 40)),
         (run_of([stage(40, 40)], model={"steps": 40}, meta="reptile"), (40, 40)),
+        (run_of([stage(300, 300), stage(1250, 2500)]), (1550, 2800)),
+        (run_of([stage(300, 300), stage(129, 2500)]), (129, 2500)),  # the stage that was cut far short
     ],
 )
 def test_steps(run, expected):

@@ -27,22 +27,29 @@ def training_steps(run: Run) -> tuple[int, int] | None:
     """Return the steps that a run made, and those of its preset; None for a run that does not know them.
 
     A limit of time, `steps_scale` and settings of fewer steps cut a run; a stage that stopped early, because
-    held-out images got no better, counts as whole.
+    held-out images got no better, counts as whole. If a stage was cut far short, the numbers are its own.
     """
     stages = run.info.extra.get("training", {}).get("stages", [])
     if not stages:
         return None
     planned = [int(stage.get("planned_steps") or stage["steps"]) for stage in stages]
-    made = sum(
+    made = [
         whole if stage.get("stopped_early") else int(stage["steps"])
         for stage, whole in zip(stages, planned, strict=True)
-    )
+    ]
     config = run.config
-    of = sum(planned) / float((config.get("training") or {}).get("steps_scale") or 1.0)
+    longer = 1.0 / float((config.get("training") or {}).get("steps_scale") or 1.0)
     own, usual = _steps_of(config.get("model")), _steps_of(preset_model(config))
     if own and usual and not config.get("meta"):
-        of *= usual / own
-    return made, max(1, round(of))
+        longer *= usual / own
+    from fewgen.evaluation.verdicts import UNDERTRAINED
+
+    # A first stage that is whole must not hide that the one that draws was cut short.
+    shares = [n / max(1.0, longer * whole) for n, whole in zip(made, planned, strict=True)]
+    i = shares.index(min(shares))
+    if shares[i] < UNDERTRAINED:
+        return made[i], max(1, round(longer * planned[i]))
+    return sum(made), max(1, round(longer * sum(planned)))
 
 
 def _steps_of(settings: Any) -> int:
