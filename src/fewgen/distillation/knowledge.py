@@ -217,6 +217,11 @@ class DistillConfig(Checked):
     jitter: Share = 0.4
     flip: bool = True
 
+    @property
+    def looks(self) -> dict[str, Any]:
+        """The augmentation, as keywords of `views.mixtures`, of `EncoderTeacher` and of other trainings."""
+        return {"padding": self.padding, "jitter": self.jitter, "flip": self.flip}
+
     def rate(self, step: int) -> float:
         """Return the learning rate of the backbone at a step, counted from 0."""
         return self.lr * (self.drop if step >= self.drop_at * self.steps else 1.0)

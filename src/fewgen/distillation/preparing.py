@@ -136,8 +136,7 @@ def _classifier(
     network = make_student(name, base.shape, base.n_classes, channels=channels, seed=seeds[0])
     network.to(device or torch.device("cpu"))
     if training["steps"]:
-        looks = {key: getattr(varied, key) for key in ("padding", "jitter", "flip")}
-        config = DistillConfig(**training, **looks)
+        config = DistillConfig(**training, **varied.looks)
         distill(network, base, config=config, seed=seeds[1], progress=progress)
     return network
 
@@ -261,7 +260,7 @@ def load_teacher(
     if text.startswith(DINO):
         return ProtoNet(DinoBackbone(text[len(DINO) :])).eval()
     if names_encoder("image", text):
-        looks = {key: getattr(training or DistillConfig(), key) for key in ("padding", "jitter", "flip")}
+        looks = (training or DistillConfig()).looks
         return EncoderTeacher(
             make_image_encoder(text, images), **looks, seed=derive_seed(seed, "teacher views")
         )

@@ -233,8 +233,7 @@ def _task(job: Job) -> tuple[Task, Synthesis]:
         return with_head(make_student(prepared.name, shape, question.n_way, channels=channels, seed=number))
 
     def mixed() -> ImageSet:
-        looks = {key: getattr(question.training, key) for key in ("padding", "jitter", "flip")}
-        return mixtures(episode.support, question.mixtures, **looks, seed=number)
+        return mixtures(episode.support, question.mixtures, **question.training.looks, seed=number)
 
     def pool() -> ImageSet:
         assert job.pool is not None, "run_protocol gives it to the competitor that looks at it"

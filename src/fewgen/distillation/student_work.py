@@ -382,9 +382,11 @@ class StudentWork(Work):
     def _mixtures(self) -> ImageSet | None:
         if not self.n_mixtures:
             return None
-        looks = {key: getattr(self.training, key) for key in ("padding", "jitter", "flip")}
         return mixtures(
-            self.supports, self.n_mixtures, **looks, seed=derive_seed(self.seed, "mixtures of supports")
+            self.supports,
+            self.n_mixtures,
+            **self.training.looks,
+            seed=derive_seed(self.seed, "mixtures of supports"),
         )
 
     def _synthetic(self, source: Run | TextToImage, parts: Path, shown: Progress) -> ImageSet:
