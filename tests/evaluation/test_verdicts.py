@@ -59,6 +59,26 @@ def test_a_test_is_believed_only_if_its_controls_bear_it_out(answer, copies, rea
     json.dumps(found.to_dict(), allow_nan=False)
 
 
+@pytest.mark.parametrize("blurred", ANSWERS)
+@pytest.mark.parametrize("answer", ["yes", "partly"])
+def test_praise_needs_a_no_for_every_failed_generator(answer, blurred):
+    """Where a failed generator gets "partly", being called partly real says nothing: few held-out images."""
+    rating = VerdictTest("rating", "real", lambda *_: Outcome("yes", ""), ("blurred",), rates=True)
+    other = VerdictTest("distance", "real", lambda *_: Outcome("yes", ""), ("noise",))
+    controls = {
+        "rating": heard(held_out="yes", blurred=blurred),
+        "distance": heard(held_out="yes", noise="no"),
+    }
+    for of_other in ("yes", "partly"):
+        said = {"rating": Outcome(answer, ""), "distance": Outcome(of_other, "")}
+        found = decide([rating, other], said, controls, 8)["real"]
+        worst = "partly" if "partly" in (answer, of_other) else "yes"
+        assert found.answer == (worst if blurred == "no" else "cannot tell")
+        assert blurred == "no" or "blurred" in found.plain
+    said["distance"] = Outcome("no", "")
+    assert decide([rating, other], said, controls, 8)["real"].answer == "no"  # bad news is never hidden
+
+
 def test_every_control_has_to_be_caught_and_every_one_to_pass():
     test = saying("yes", must_pass=("held_out", "noise"), must_catch=("copies", "augmented_copies"))
     controls = {"test": heard(held_out="yes", noise="no", copies="no", augmented_copies="yes")}

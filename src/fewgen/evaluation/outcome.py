@@ -46,6 +46,8 @@ class VerdictTest:
     fewest_held_out: held-out images below which good news counts for nothing; controls are judged by half
         of them, so the limit is not the test's own.
     alone: whether its bad news counts where no other test of the question has an answer.
+    rates: whether "partly" is praise: better than each control that must be caught. Then both yes and partly
+        count only if all of these get "no", and without its answer the verdict is not "partly" either.
     """
 
     name: str
@@ -56,6 +58,7 @@ class VerdictTest:
     primary: bool = True
     fewest_held_out: int = 0
     alone: bool = True
+    rates: bool = False
 
 
 def percent(share: float) -> str:

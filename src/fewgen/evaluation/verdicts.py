@@ -2,8 +2,9 @@
 
 A test names the controls that it must pass (real images) and those that it must catch (copies, noise, one
 image per class, shuffled labels). On the data at hand it is run on these first. Bad news ("no", "partly")
-counts only from a test that let the real images pass; good news ("yes") only from one that caught what it
-has to catch. Otherwise the test says "cannot tell", and which control it failed on.
+counts only from a test that let the real images pass; good news ("yes", and "partly" where it is praise) only
+from one that caught what it has to catch. Otherwise the test says "cannot tell", and which control it failed
+on.
 """
 
 from __future__ import annotations
@@ -105,14 +106,22 @@ def _weigh(test: VerdictTest, outcome: Outcome, controls: Mapping[str, Outcome],
                 f"the test would say {outcome.answer}, but it does not let {names} pass on this data either.",
                 f"This cannot be told here: {names} would fare no better.",
             )
-    if outcome.answer == "yes":
-        missed = [name for name in test.must_catch if answers.get(name) not in ("no", "partly")]
+    if outcome.answer == "yes" or (test.rates and outcome.answer == "partly"):
+        caught = ("no",) if test.rates else ("no", "partly")
+        missed = [name for name in test.must_catch if answers.get(name) not in caught]
         if missed:
             names = _control_names(missed)
+            if outcome.answer == "partly":
+                return unsure(
+                    f"the test would say partly, but with {n_held_out} held-out images it says so of {names} "
+                    "as well.",
+                    f"This cannot be told here: by {n_held_out} held-out images, {names} would fare as well.",
+                )
             return unsure(
                 f"the test found nothing wrong, but on this data it does not catch {names} either.",
                 f"Nothing wrong was found, but {names} would not have been noticed either.",
             )
+    if outcome.answer == "yes":
         if outcome.doubt:
             return unsure(outcome.doubt, "")
         if n_held_out < test.fewest_held_out:
@@ -137,7 +146,8 @@ _NAMES = {
 
 
 def _control_names(names: Sequence[str]) -> str:
-    return " and ".join(_NAMES.get(name, name) for name in names)
+    *first, last = [_NAMES.get(name, name) for name in names]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _record(
@@ -192,7 +202,8 @@ def _combine(
 
     primary = [found for test, found in heard if test.primary]
     silent = all(found.answer == "cannot tell" for found in primary)
-    for bad in ("no", "partly"):
+    unrated = any(test.rates and found.answer == "cannot tell" for test, found in heard)
+    for bad in ("no",) if unrated else ("no", "partly"):
         for test, found in heard:
             if found.answer == bad and (test.primary or test.alone or not silent):
                 return verdict(found)
