@@ -302,10 +302,10 @@ def _copies_in(side: Side, held_out: Side, scores: Tensor, held: Tensor, space: 
     doubt = ""
     if found.detectable is None or found.detectable > MOST_UNSEEN:
         known = found.n_held_out
-        more = "hold out at least 24" if known < 24 else "judge at least 100 images"
+        advice = "hold out at least 24" if known < 24 else "judge at least 100 images"
         doubt = (
             f"no copies found among {n} images, but with {known} held-out images up to {unseen} could be "
-            f"missed; {more}."
+            f"missed; {advice}."
         )
     return Outcome("yes", f"{space}: no copies found; {what}.{blind}", numbers, plain, doubt)
 
