@@ -223,11 +223,16 @@ class Aligner:
         crops = [turned[..., m + dy : m + dy + height, m + dx : m + dx + width] for dy, dx in self.shifts]
         windows = torch.stack(crops, dim=2).flatten(1, 2).flatten(2)
         flat = turned.flatten(0, 1).double()
-        means = functional.avg_pool2d(flat, self.window, stride=1).mean(1)
-        squares = functional.avg_pool2d(flat.square(), self.window, stride=1).mean(1)
+        means, squares = self._window_means(flat), self._window_means(flat.square())
         deviation = (squares - means.square()).clamp_min(0).add(self.flat**2).sqrt()
         places = torch.tensor([(m + dy) * (2 * m + 1) + m + dx for dy, dx in self.shifts])
         return windows, deviation.flatten(1)[:, places].reshape(len(turned), -1).float()
+
+    def _window_means(self, x: Tensor) -> Tensor:
+        """Return the mean of each window over its channels and pixels: rows first, then columns."""
+        height, width = self.window
+        rows = functional.avg_pool2d(x.mean(1, keepdim=True), (height, 1), stride=1)
+        return functional.avg_pool2d(rows, (1, width), stride=1).squeeze(1)
 
     def _squares(self, deviation: Tensor) -> Tensor:
         """Return the sum of squares of standardised windows with these deviations."""
