@@ -82,6 +82,7 @@ def test_images_labels_and_names_in_order(tmp_path: Path) -> None:
     data = load_images(tmp_path)
     assert data.class_names == ("cat", "dog")
     assert data.labels.tolist() == [0, 1, 1]
+    assert [origin.file for origin in data.origins or ()] == ["cat/x.png", "dog/a.png", "dog/b.png"]
     for i, seed in enumerate((1, 2, 3)):
         assert np.array_equal(data.images[i].permute(1, 2, 0).numpy(), np.asarray(picture(seed)))
 

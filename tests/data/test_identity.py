@@ -1,17 +1,21 @@
 """Digests of images and sets, the orders that follow from them, and what is equal to what."""
 
 import hashlib
+import io
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from fewgen.data import ImageSet
+from fewgen.data import ImageSet, load_images
 from fewgen.data.identity import (
     content_order,
     fingerprint,
     image_digests,
     mixed_content_order,
+    near_identical,
     same_images,
     short_fingerprint,
     without,
@@ -101,3 +105,43 @@ def test_fingerprints_see_pixels_labels_and_order():
     ]
     for digest in (fingerprint, short_fingerprint):
         assert len({digest(images), *map(digest, others)}) == 4
+
+
+def saved_again(images, quality, enlarged=1):
+    """The same images after a stay in a JPEG file, at another size if wished."""
+    rows = []
+    for x in images.images.permute(0, 2, 3, 1).numpy():
+        size = x.shape[1::-1]
+        file = io.BytesIO()
+        image = Image.fromarray(x).resize([enlarged * side for side in size], Image.Resampling.BICUBIC)
+        image.save(file, "JPEG", quality=quality)
+        back = Image.open(file).resize(size, Image.Resampling.BICUBIC)
+        rows.append(torch.from_numpy(np.array(back)).permute(2, 0, 1))
+    return ImageSet(torch.stack(rows), images.labels, images.class_names)
+
+
+def test_images_that_were_saved_in_another_way_are_near_identical_and_others_are_not(data_dir):
+    photographs = load_images("imagenette64", data_dir=data_dir)
+    some, rest = photographs.subset(range(0, 600, 10)), photographs.subset([i for i in range(600) if i % 10])
+    assert not near_identical(some, rest).any()
+    for again in (some, saved_again(some, 90), saved_again(some, 85, 2)):
+        assert near_identical(again, photographs).all()
+        assert near_identical(photographs, again).sum() == len(some)
+    darker = ImageSet((some.images // 2), some.labels, some.class_names)
+    assert not near_identical(darker, some).any()
+    assert near_identical(some, photographs.subset([])).tolist() == [False] * len(some)
+    assert near_identical(photographs.subset([]), some).tolist() == []
+
+
+@pytest.mark.parametrize("name", ["digits", "omniglot"])
+def test_drawings_of_one_class_are_not_near_identical(data_dir, name):
+    drawings = load_images(name, data_dir=data_dir)
+    some = torch.arange(len(drawings)) % 3 == 0
+    assert not near_identical(drawings.subset(some), drawings.subset(~some)).any()
+
+
+def test_flat_images_of_two_shades_are_not_near_identical():
+    shades = torch.tensor([0, 3, 128, 255], dtype=torch.uint8)[:, None, None, None].expand(4, 1, 20, 20)
+    flat = ImageSet(shades.contiguous(), torch.zeros(4, dtype=torch.int64), ("a",))
+    found = [near_identical(flat.subset([i]), flat.subset([j])).item() for i in range(4) for j in range(4)]
+    assert torch.equal(torch.tensor(found).view(4, 4), torch.eye(4, dtype=torch.bool))

@@ -473,16 +473,50 @@ def test_a_pretrained_teacher_needs_neither_base_images_nor_a_generator(tmp_path
         fewgen.distill(novel=novel, shots=4, mixtures=31, out=tmp_path / "tiny", **TAUGHT)
 
 
-def test_a_pool_joins_without_your_own_images_and_those_that_measure(tmp_path, novel):
-    images, more = fewgen.load_images(novel, channels=1), data(2, NOVEL[:3], seed=9)
+def test_a_pool_joins_without_your_own_images(tmp_path, novel):
+    more = data(2, NOVEL[:3], seed=9)
+    images = fewgen.load_images(novel, channels=1)
+    supports, _ = supports_and_rest(images, 4, seed=0)
     both = ImageSet(
-        torch.cat([images.images, more.images]), torch.cat([images.labels, more.labels]), images.class_names
+        torch.cat([supports.images, more.images]),
+        torch.cat([supports.labels, more.labels]),
+        images.class_names,
     )
     made = fewgen.distill(novel=novel, shots=4, mixtures=0, pool=both, out=tmp_path / "tiny", **TAUGHT)
     assert made.record["images"]["pool"] == 6
-    assert made.notes == ["18 images of --pool are images that measure the accuracy; they are left out."]
+    assert made.notes == ["12 images of --pool are your own; they are left out of it."]
     with pytest.raises(DataError, match="holds no images beside your own"):
-        fewgen.distill(novel=novel, shots=4, pool=novel, out=tmp_path / "other", **TAUGHT)
+        fewgen.distill(novel=novel, pool=novel, out=tmp_path / "other", **TAUGHT)
+
+
+@pytest.mark.parametrize("form", ["png", "jpg"])
+def test_a_pool_with_an_image_that_measures_is_refused_however_it_was_saved(tmp_path, novel, form, capsys):
+    images = fewgen.load_images(novel, channels=1)
+    _, queries = supports_and_rest(images, 4, seed=0)
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for i, x in enumerate([*data(4, NOVEL, seed=9).images.numpy(), queries.images[7].numpy()]):
+        Image.fromarray(x[0]).save(flat / f"{i:02d}.{form}", quality=95)
+    words = [
+        "distill",
+        "--novel",
+        novel,
+        "--shots",
+        4,
+        "--pool",
+        flat,
+        "--channels",
+        1,
+        "--out",
+        tmp_path / "t",
+    ]
+    assert main([str(word) for word in [*words, "--teacher", "pixels", "--no-progress"]]) == 2
+    told = capsys.readouterr().err
+    assert f'1 of the 17 images of --pool also measure the accuracy ("16.{form}")' in told
+    assert not (tmp_path / "t").exists()
+    # Without --shots nothing is measured, and it is one of the images to learn from.
+    made = fewgen.distill(novel=novel, mixtures=0, pool=flat, channels=1, out=tmp_path / "t", **TAUGHT)
+    assert made.record["images"]["pool"] == 16
 
 
 def test_unlabelled_images_may_lie_flat(tmp_path, novel):

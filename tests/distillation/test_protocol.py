@@ -11,13 +11,14 @@ from tests.distillation.toy import BASE, NOVEL, Toy, data
 
 import fewgen
 from fewgen.config.schema import from_dict
-from fewgen.data.identity import without
-from fewgen.data.imageset import ClassSplit
+from fewgen.data.identity import fingerprint, without
+from fewgen.data.imageset import ClassSplit, ImageSet
 from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.distillation import competitors, protocol
-from fewgen.distillation.competitors import COMPETITORS, Task
+from fewgen.distillation.competitors import COMPETITORS, NEED_POOL, Task
 from fewgen.distillation.distilling import plan_distillation
 from fewgen.distillation.knowledge import DistillConfig, three_parts
+from fewgen.distillation.pool import joint_encoder, mined, unlabelled
 from fewgen.distillation.protocol import (
     Prepared,
     Question,
@@ -33,7 +34,9 @@ from fewgen.distillation.students import make_student
 from fewgen.distillation.summary import interval, paired
 from fewgen.distillation.synthesis import KINDS, PartClock, Synthesis
 from fewgen.distillation.teacher import ProtoNet
-from fewgen.errors import CheckpointError, ConfigError, DataError, OutputError
+from fewgen.encoders.named import ENCODERS, NamedEncoder, make_joint_encoder
+from fewgen.errors import CheckpointError, ConfigError, DataError, MissingDependencyError, OutputError
+from fewgen.fitting.seeds import derive_seed
 
 TINT = {
     "steps": 4,
@@ -153,7 +156,7 @@ def test_the_record_holds_what_was_promised(whole):
 def test_cells_hold_what_each_learned_from(whole):
     cells = whole[0].with_suffix(".cells")
     parts = {}
-    for name in set(COMPETITORS) - {"pool"}:  # every image that is left is a query
+    for name in set(COMPETITORS) - set(NEED_POOL):  # every image that is left is a query
         cell = json.loads((cells / "episode0000" / f"{name}.json").read_text())
         assert (cell["competitor"], cell["episode"], cell["queries"]) == (name, 0, 24)
         parts[name] = cell["about"].get("parts")
@@ -511,19 +514,103 @@ def test_a_dry_run_says_what_is_there_and_writes_nothing(whole, images, split, t
 # ------------------------------------------------------------------------------- without base classes
 
 
-def test_without_base_classes_a_pretrained_teacher_labels_mixtures_and_a_pool(tmp_path, images):
-    given = {key: value for key, value in SMALL.items() if key not in ("tint", "queries")}
-    given |= {"class_split": "none", "teacher": "pixels", "queries": 4, "compare": True, "mixtures": 30}
+class Words:
+    """A joint encoder of the toy: an image is its pixels, a name the picture that the toy makes of it."""
+
+    def __init__(self):
+        self.asked = []
+
+    def image_features(self, images):
+        return torch.nn.functional.normalize(images.flatten(1))
+
+    def encode_texts(self, texts):
+        self.asked.append(tuple(texts))
+        pipe = Toy()
+        with torch.no_grad():
+            return self.image_features(pipe.mean(pipe.embed([f"a photo of an {text}" for text in texts])))
+
+    def record(self):
+        return {"name": "words"}
+
+
+@pytest.fixture
+def words(monkeypatch, tmp_path):
+    """The name of that encoder, and what it was asked for."""
+    encoder = Words()
+    monkeypatch.setenv("FEWGEN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setitem(ENCODERS, "words", NamedEncoder("words", joint=lambda *_: encoder))
+    joint_encoder.cache_clear()
+    yield "words", encoder.asked
+    joint_encoder.cache_clear()
+
+
+WITHOUT_BASE = {key: value for key, value in SMALL.items() if key not in ("tint", "queries")}
+WITHOUT_BASE |= {"class_split": "none", "teacher": "pixels", "mixtures": 30}
+
+
+def test_without_base_classes_a_pretrained_teacher_labels_mixtures_and_a_pool(tmp_path, images, words):
+    given = {**WITHOUT_BASE, "queries": 4, "compare": True, "joint_encoder": words[0]}
     made = fewgen.distill(data=images, out=tmp_path / "none.json", **given)
     record = made.record
-    assert set(record["accuracy"]) == {"augmentation", "mixtures", "pool", "teacher"}
+    assert set(record["accuracy"]) == {"augmentation", "mixtures", "pool", "retrieved", "teacher"}
     assert record["classes"]["base"] == []
     assert len(record["classes"]["novel"]) == len(BASE + NOVEL)
     cells = tmp_path / "none.cells" / "episode0000"
-    parts = {name: json.loads((cells / f"{name}.json").read_text())["about"] for name in ("mixtures", "pool")}
+    names = ("mixtures", "pool", "retrieved")
+    parts = {name: json.loads((cells / f"{name}.json").read_text())["about"] for name in names}
     assert set(parts["mixtures"]["parts"]) == {"support", "mixtures"}
     assert set(parts["pool"]["parts"]) == {"support", "mixtures", "pool"}
+    # In place of synthetic images, so the teacher says how many show what was looked for.
+    assert set(parts["retrieved"]["parts"]) == {"support", "synthetic", "mixtures"}
+    assert words[1] == [tuple(classes) for classes in record["episode_classes"]]
+    assert record["teacher_agrees"]["retrieved"] > 0.6
     assert record["accuracy"]["teacher"]["mean"] > 0.6
+
+
+def test_mined_images_are_the_nearest_of_the_pool_to_the_name_of_their_class(images, words):
+    encoder = make_joint_encoder(words[0])
+    pool = unlabelled(images)
+    found = mined(pool, ("dog, hound", "cat"), encoder, 5)
+    assert words[1] == [("dog", "cat")]
+    assert found.class_names == ("dog, hound", "cat")
+    assert found.labels.tolist() == [0] * 5 + [1] * 5
+    scores = encoder.image_features(images.floats()) @ encoder.encode_texts(["dog", "cat"]).T
+    for c in range(2):
+        best = scores[:, c].argsort(descending=True)[:5]
+        assert torch.equal(found.images[found.labels == c], images.images[best])
+    # Other pools are told apart on the disk; a small one is taken whole, once for each class.
+    two = mined(pool.subset([3, 4]), ("dog", "cat"), encoder, 5)
+    assert two.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_a_comparison_takes_a_pool_of_its_own_but_none_of_its_images(tmp_path, images, words):
+    given = {**WITHOUT_BASE, "competitors": ["pool", "retrieved"], "joint_encoder": words[0], "episodes": 1}
+    other = data(6, seed=8)  # so queries may be all images
+    made = fewgen.distill(data=images, pool=other, out=tmp_path / "own.json", **given)
+    assert made.record["settings"]["pool"] == fingerprint(
+        protocol.some_of(other, derive_seed(0, "distill", "pool"))
+    )
+    assert made.record["settings"]["joint_encoder"] == {"name": "words"}
+    planted = ImageSet(
+        torch.cat([other.images, images.images[33:34]]),
+        torch.cat([other.labels, other.labels[:1]]),
+        other.class_names,
+    )
+    with pytest.raises(DataError, match="1 of the 55 images of --pool also measure the accuracy"):
+        fewgen.distill(data=images, pool=planted, out=tmp_path / "planted.json", **given)
+
+
+def test_retrieving_without_the_packages_says_what_to_install(tmp_path, images, monkeypatch):
+    def gone(option):
+        raise MissingDependencyError('There is no lite. Install it with: pip install "fewgen[knowledge]"')
+
+    entry = dataclasses.replace(ENCODERS["lite"], sha256=gone)
+    monkeypatch.setitem(ENCODERS, "lite", entry)
+    given = {**WITHOUT_BASE, "queries": 4, "out": tmp_path / "none.json", "data": images}
+    with pytest.raises(MissingDependencyError, match=r'pip install "fewgen\[knowledge\]"'):
+        fewgen.distill(competitors="retrieved", **given)
+    # All competitors are those that can be there.
+    assert "competitors augmentation, mixtures, pool, teacher" in plan_distillation(compare=True, **given)
 
 
 def test_the_pool_holds_no_support_and_no_query(images):
@@ -542,7 +629,9 @@ def test_the_pool_holds_no_support_and_no_query(images):
     [
         ({"teacher": None}, "Without base classes no teacher can be trained"),
         ({"competitors": ["none", "mixtures"]}, "none: these competitors learn from base classes"),
-        ({"pool": "photos"}, "--pool has no use here"),
+        ({"pool": "photos", "competitors": "mixtures"}, "--pool has no use here"),
+        ({"joint_encoder": "lite9", "competitors": "retrieved", "queries": 2}, 'no joint encoder "lite9"'),
+        ({"joint_encoder": "clip:x", "competitors": "mixtures"}, "--joint-encoder has no use here"),
         ({"mixtures": 0}, "--mixtures must be"),
     ],
 )

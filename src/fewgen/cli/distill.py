@@ -94,6 +94,7 @@ COMMAND = Command(
         Argument("competitors", how="many"),
         Argument("alpha", "A"),
         Argument("pool", "DIR"),
+        Argument("joint_encoder", "NAME"),
         Argument("mixtures", "N"),
         Argument("teacher", "NAME"),
         Argument("teacher_channels", "C"),

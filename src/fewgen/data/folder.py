@@ -7,6 +7,7 @@ Nothing is repaired silently. Where a repair is possible (a background for trans
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 import os
@@ -467,7 +468,8 @@ def _read(
     problems.raise_if_any()
     unusable_profiles([str(file.relative_to(root)) for file, one in good if not one.usable])
     images = torch.from_numpy(np.stack([decoded.array for _, decoded in good]))
-    return images, tuple(decoded.origin for _, decoded in good)
+    origins = (dataclasses.replace(one.origin, file=str(file.relative_to(root))) for file, one in good)
+    return images, tuple(origins)
 
 
 def load_folder(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 DRAWN = "drawn by the model"
@@ -29,6 +29,7 @@ class Origin:
         width: pixels.
         quality: of a JPEG, as libjpeg counts it; None for others.
         converted: whether channels, colours or the range of values were changed, beside the size.
+        file: below the folder that was read, for messages; "" for arrays.
     """
 
     form: str
@@ -36,6 +37,7 @@ class Origin:
     width: int
     quality: int | None = None
     converted: bool = False
+    file: str = field(default="", compare=False)
 
 
 def drawn(images: Any) -> tuple[Origin, ...]:

@@ -9,10 +9,18 @@ from typing import Any
 
 from fewgen.api.training import train
 from fewgen.data.identity import fingerprint
+from fewgen.data.imageset import ImageSet
 from fewgen.diffusion.pipeline import TextToImage
 from fewgen.diffusion.stable import StableDiffusion
-from fewgen.distillation.competitors import COMPETITORS, KIND_OF, NEED_BASE, about_competitors
+from fewgen.distillation.competitors import (
+    COMPETITORS,
+    KIND_OF,
+    NEED_BASE,
+    NEED_POOL,
+    about_competitors,
+)
 from fewgen.distillation.estimate import making_seconds, one_thread
+from fewgen.distillation.pool import read_like, refuse_queries
 from fewgen.distillation.preparing import teacher_id, teacher_tasks
 from fewgen.distillation.product import FORMAT, FORMAT_VERSION, STUDENT_NAME
 from fewgen.distillation.protocol import (
@@ -24,6 +32,7 @@ from fewgen.distillation.protocol import (
     missing,
     run_protocol,
     some_base,
+    some_of,
     summary,
 )
 from fewgen.distillation.request import Distilled, DistillRequest
@@ -32,9 +41,11 @@ from fewgen.distillation.students import make_student
 from fewgen.distillation.synthesis import by_class
 from fewgen.distillation.views import MIXTURES
 from fewgen.distillation.work import TEACHER_NAME, Work, check_pipeline, shared_names, time_in_words
+from fewgen.encoders.named import encoder_record
 from fewgen.episodes import class_split
-from fewgen.errors import ConfigError, OutputError
+from fewgen.errors import ConfigError, MissingDependencyError, OutputError
 from fewgen.files import read_json, write_json
+from fewgen.fitting.seeds import derive_seed
 from fewgen.progress import ShownProgress
 from fewgen.runs.environment import environment
 from fewgen.runs.pipeline import load_pipeline
@@ -42,6 +53,9 @@ from fewgen.runs.run import Run
 from fewgen.version import __version__
 
 CELLS_SUFFIX = ".cells"
+
+JOINT = "lite"
+"""The joint encoder that is not noted in the settings, so that competitors can join a comparison later."""
 
 
 class ComparisonWork(Work):
@@ -67,6 +81,7 @@ class ComparisonWork(Work):
         base, _, self.novel = self.classes.apply(self.images)
         self.base = base if self.classes.base else None
         self.question.sampler(self.novel)
+        self.pool = self._pool()
         if self.base is not None:
             n_query = self.prepare.teacher_query
             teacher_tasks(self.base, self.question.n_way, self.question.n_shot, n_query)
@@ -93,8 +108,14 @@ class ComparisonWork(Work):
         elif given is None:
             left_out = {
                 *(NEED_BASE if without_base else ()),
-                *(("pool",) if request.queries == "all" else ()),
+                *(NEED_POOL if request.queries == "all" and request.pool is None else ()),
             }
+            if "retrieved" not in left_out:
+                try:
+                    encoder_record("joint", request.joint_encoder)
+                except MissingDependencyError as error:
+                    left_out.add("retrieved")
+                    self.notes.append(f"The competitor retrieved is left out. {error}")
             given = [name for name in COMPETITORS if name not in left_out]
         names = check_competitors([given] if isinstance(given, str) else given)
         wrong = [name for name in names if without_base and name in NEED_BASE]
@@ -103,7 +124,22 @@ class ComparisonWork(Work):
                 f"{', '.join(wrong)}: these competitors learn from base classes, and with --class-split none "
                 "there are none. Choose others with --competitors, or another --class-split."
             )
+        if request.pool is not None and not set(NEED_POOL) & set(names):
+            request.refuse(("pool",), "no competitor that was asked for learns from unlabelled images")
+        if "retrieved" not in names and request.joint_encoder != JOINT:
+            request.refuse(("joint_encoder",), "only the competitor retrieved looks images up by name")
+        if "retrieved" in names:
+            encoder_record("joint", request.joint_encoder)  # an unknown or missing one before long work
         return names
+
+    def _pool(self) -> ImageSet | None:
+        """Return the unlabelled images that were named, of which none may be an image of an episode."""
+        if self.request.pool is None:
+            return None
+        pool = read_like(self.request.pool, self.novel, self.request.reading, "--pool")
+        pool = some_of(pool, derive_seed(self.seed, "distill", "pool"))
+        refuse_queries(pool, self.novel, "--pool", "leave it out for other images of --data")
+        return pool
 
     def _n_episodes(self) -> int | None:
         """Return how many, or None if they are planned from the first ones."""
@@ -137,6 +173,7 @@ class ComparisonWork(Work):
             per_class=request.per_class,
             alpha=float(request.alpha),
             mixtures=MIXTURES if request.mixtures is None else request.mixtures,
+            joint_encoder=request.joint_encoder,
             seed=self.seed,
             tint=self.tint,
             training=self.training,
@@ -169,6 +206,7 @@ class ComparisonWork(Work):
 
     def _settings(self) -> dict[str, Any]:
         question, request, source = self.question, self.request, self.source
+        joint = request.joint_encoder
         trained = {"minutes": request.generator_minutes, "preset": request.generator_preset}
         return {
             **self.described,
@@ -178,6 +216,8 @@ class ComparisonWork(Work):
             "n_query": question.n_query,
             "base": None if self.base is None else fingerprint(self.base),
             "novel": fingerprint(self.novel),
+            "pool": None if self.pool is None else fingerprint(self.pool),
+            "joint_encoder": None if joint == JOINT else encoder_record("joint", joint),
             "generator": trained if source is None else source.model_id[:16],
             "teacher": "trained on base classes" if self.teacher is None else teacher_id(self.teacher),
         }
@@ -304,7 +344,7 @@ class ComparisonWork(Work):
         finally:
             shown.close()
         teacher = self.cells / TEACHER_NAME if self.teacher is None else self.request.teacher
-        return Prepared(base, self.novel, str(teacher), str(student), generator, load_pipeline)
+        return Prepared(base, self.novel, str(teacher), str(student), generator, load_pipeline, self.pool)
 
     def _generator(self) -> TextToImage | str | None:
         """Return the model, or where it lies for processes of their own; trained first if none was named."""

@@ -29,6 +29,7 @@ class Task:
         synthetic: kind -> synthetic images of the supports' classes.
         mixtures: gives mixtures of the supports.
         pool: gives unlabelled images, none of them a support or a query.
+        retrieved: gives those of the pool that a joint encoder finds for the class names, as labels.
         config: of every training, so that all take the same number of steps.
         seed: of batches and augmentation.
         progress: told the share of a training that is done.
@@ -43,6 +44,7 @@ class Task:
     synthetic: Callable[[str], ImageSet]
     mixtures: Callable[[], ImageSet]
     pool: Callable[[], ImageSet]
+    retrieved: Callable[[], ImageSet]
     config: DistillConfig
     seed: int
     progress: Callable[[int, int, float], None] | None = None
@@ -67,15 +69,16 @@ def _trained(
     task: Task,
     student: Student,
     *,
-    kind: str | None = None,
+    synthetic: ImageSet | None = None,
     base: bool = True,
     hard_labels: bool | None = None,
     mixtures: bool = False,
     pool: bool = False,
 ) -> Outcome:
     """Train a student on the supports, and on further images as wanted."""
-    synthetic = None if kind is None else task.synthetic(kind)
     config = task.config if hard_labels is None else dataclasses.replace(task.config, hard_labels=hard_labels)
+    if config.hard_labels or synthetic is None:  # nothing to weigh
+        config = dataclasses.replace(config, weigh=False)
     started = time.perf_counter()
     history = distill(
         student,
@@ -96,7 +99,7 @@ def _trained(
 
 def _tint(task: Task) -> Outcome:
     """The method: TINT images and base images with soft labels of the teacher, and the supports."""
-    return _trained(task, task.prepared(), kind=KIND_OF["tint"])
+    return _trained(task, task.prepared(), synthetic=task.synthetic(KIND_OF["tint"]))
 
 
 def _none(task: Task) -> Outcome:
@@ -116,17 +119,17 @@ def _augmentation_pretrained(task: Task) -> Outcome:
 
 def _textual_inversion(task: Task) -> Outcome:
     """Synthetic images by the learned word alone."""
-    return _trained(task, task.prepared(), kind=KIND_OF["textual_inversion"])
+    return _trained(task, task.prepared(), synthetic=task.synthetic(KIND_OF["textual_inversion"]))
 
 
 def _da_fusion(task: Task) -> Outcome:
     """Synthetic images by noising supports to random times and denoising them with the learned word."""
-    return _trained(task, task.prepared(), kind=KIND_OF["da_fusion"])
+    return _trained(task, task.prepared(), synthetic=task.synthetic(KIND_OF["da_fusion"]))
 
 
 def _hard_labels(task: Task) -> Outcome:
     """TINT images with their class as label, instead of what the teacher says."""
-    return _trained(task, task.prepared(), kind=KIND_OF["hard_labels"], hard_labels=True)
+    return _trained(task, task.prepared(), synthetic=task.synthetic(KIND_OF["hard_labels"]), hard_labels=True)
 
 
 def _mixtures(task: Task) -> Outcome:
@@ -137,6 +140,14 @@ def _mixtures(task: Task) -> Outcome:
 def _pool(task: Task) -> Outcome:
     """The same, and unlabelled real images with soft labels of the teacher."""
     return _trained(task, task.prepared(), mixtures=True, pool=True)
+
+
+def _retrieved(task: Task) -> Outcome:
+    """Mixtures, and real images of the pool that a joint encoder finds by class name, as synthetic ones.
+
+    The teacher labels them softly; with --training.hard_labels true they get the class that was looked for.
+    """
+    return _trained(task, task.prepared(), synthetic=task.retrieved(), mixtures=True)
 
 
 def _teacher(task: Task) -> Outcome:
@@ -156,6 +167,7 @@ COMPETITORS: dict[str, Callable[[Task], Outcome]] = {
     "hard_labels": _hard_labels,
     "mixtures": _mixtures,
     "pool": _pool,
+    "retrieved": _retrieved,
     "teacher": _teacher,
 }
 """Competitors by name, in the order in which they run and are shown."""
@@ -170,10 +182,14 @@ KIND_OF = {
 """Competitor -> the synthetic images that it learns from; those that need a text-to-image model."""
 
 
+NEED_POOL = ("pool", "retrieved")
+"""Competitors that learn from unlabelled images."""
+
+
 NEED_BASE = ("none", "augmentation_pretrained", *KIND_OF)
 """Competitors that learn from base classes."""
 
 
 def about_competitors() -> dict[str, str]:
-    """Return what each competitor is, in a sentence."""
-    return {name: (function.__doc__ or "").strip() for name, function in COMPETITORS.items()}
+    """Return what each competitor is, in a sentence or two."""
+    return {name: " ".join((function.__doc__ or "").split()) for name, function in COMPETITORS.items()}

@@ -39,6 +39,7 @@ def distill(
     per_class: int = 200,
     alpha: float = 1.0,
     pool: str | Path | ImageSet | None = None,
+    joint_encoder: str = "lite",
     mixtures: int | None = None,
     teacher: str | Path | None = None,
     teacher_net: str = "resnet12",
@@ -105,13 +106,17 @@ def distill(
         half_width: wanted half width of the interval of the first competitor's accuracy, a share.
         compare: all competitors: tint, none (no synthetic images), augmentation (supports alone, random
             weights), augmentation_pretrained, textual_inversion, da_fusion, hard_labels, mixtures (of the
-            supports), pool (mixtures and unlabelled images, with --queries K) and teacher; otherwise tint
+            supports), pool (mixtures and unlabelled images, with --queries K or --pool), retrieved (mixtures
+            and --per-class images of the pool that are found by class name) and teacher; otherwise tint
             alone, or mixtures without base classes.
         competitors: only these.
         per_class: synthetic images of each class.
         alpha: of TINT images: 0 gives the supports back, 1 only shares their class.
         pool: unlabelled images that look like yours, such as a folder of photographs: the teacher says what
-            they show.
+            they show. Images that measure the accuracy are refused. In the comparison the pool of every
+            episode; if left out there, other images of the novel classes.
+        joint_encoder: finds images of the pool by class name, for the competitor retrieved: lite (extra
+            knowledge) or clip:FOLDER.
         mixtures: mixtures of your images (mixup, cutmix and augmented views) that the teacher labels; if left
             out 3000 with a pretrained encoder as the teacher, else none.
         teacher: a pretrained encoder, such as lite2 (extra knowledge) or clip:FOLDER; dino:FOLDER; or a
@@ -160,7 +165,7 @@ def distill(
         out=out, novel=novel, data=data, generator=generator, student=student, shots=shots,
         class_split=class_split, n_way=n_way, n_shot=n_shot, queries=queries, episodes=episodes,
         half_width=half_width, compare=compare, competitors=competitors, per_class=per_class, alpha=alpha,
-        pool=pool, mixtures=mixtures, teacher=teacher, teacher_net=teacher_net,
+        pool=pool, joint_encoder=joint_encoder, mixtures=mixtures, teacher=teacher, teacher_net=teacher_net,
         teacher_channels=teacher_channels,
         teacher_pretrain_steps=teacher_pretrain_steps, teacher_episodes=teacher_episodes,
         student_channels=student_channels, pretrain_steps=pretrain_steps, turns=turns,
@@ -189,7 +194,7 @@ def _work(request: DistillRequest, planning: bool = False) -> Work:
         refuse_ignored("with --generator, which is trained already", given, usual, *own)
     if request.novel is not None:
         compared = ("compare", "competitors", "save_images", "half_width", "n_way", "n_shot", "queries")
-        others = ("episodes", "workers", "generator_preset")
+        others = ("episodes", "workers", "generator_preset", "joint_encoder")
         refuse_ignored("with --novel, which makes one student", given, usual, *compared, *others)
         if request.generator is None:
             refuse_ignored("without --generator", given, usual, "alpha")
@@ -199,5 +204,4 @@ def _work(request: DistillRequest, planning: bool = False) -> Work:
             "fewgen distill needs --novel DIR, your images, or --data D, to compare on its novel classes."
         )
     request.refuse(("shots",), "a comparison takes --n-shot images of each class")
-    request.refuse(("pool",), "the comparison takes other images of --data as its pool")
     return ComparisonWork(request, planning)

@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -19,11 +19,12 @@ import torch
 
 from fewgen.config.checks import Count, Share, Weight
 from fewgen.config.records import read_record
-from fewgen.data.identity import without
+from fewgen.data.identity import near_identical, without
 from fewgen.data.imageset import ImageSet, evenly
 from fewgen.diffusion.settings import SpecialiseConfig
-from fewgen.distillation.competitors import COMPETITORS, Outcome, Task
+from fewgen.distillation.competitors import COMPETITORS, NEED_POOL, Outcome, Task
 from fewgen.distillation.knowledge import DistillConfig
+from fewgen.distillation.pool import joint_encoder, mined, unlabelled
 from fewgen.distillation.preparing import load_teacher
 from fewgen.distillation.storing import load_student
 from fewgen.distillation.students import Student, make_student
@@ -62,6 +63,7 @@ class Question:
         alpha: of TINT images.
         seed: of episodes, images, first weights and training.
         mixtures: of the supports, for the competitors that have some.
+        joint_encoder: finds images of the pool by class name.
         tint: how the model is specialised and sampled.
         training: of every student.
     """
@@ -73,6 +75,7 @@ class Question:
     alpha: float = 1.0
     seed: int = 0
     mixtures: int = MIXTURES
+    joint_encoder: str = "lite"
     tint: SpecialiseConfig = SpecialiseConfig()
     training: DistillConfig = DistillConfig()
 
@@ -144,6 +147,8 @@ class Prepared:
         student: file; without base classes only its kind counts.
         generator: a model, or where it lies; None where no competitor needs one.
         open_model: opens the model in a folder on a device.
+        pool: unlabelled images, none of them of the novel images; None for novel images of any class that
+            are neither supports nor queries.
     """
 
     base: ImageSet | None
@@ -152,6 +157,7 @@ class Prepared:
     student: str
     generator: Generator | None
     open_model: OpenModel | None = None
+    pool: ImageSet | None = None
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,7 @@ class Job:
         threads: of torch; None leaves them as they are.
         picture: file of a contact sheet to write; None: none.
         progress: whether to say on standard error what is being done.
-        pool: novel images that are neither supports nor queries; None where no competitor looks at them.
+        pool: unlabelled images; None where no competitor looks at them.
     """
 
     question: Question
@@ -236,8 +242,12 @@ def _task(job: Job) -> tuple[Task, Synthesis]:
         return mixtures(episode.support, question.mixtures, **question.training.looks, seed=number)
 
     def pool() -> ImageSet:
-        assert job.pool is not None, "run_protocol gives it to the competitor that looks at it"
+        assert job.pool is not None, "run_protocol gives it to the competitors that look at it"
         return job.pool
+
+    def retrieved() -> ImageSet:
+        encoder = joint_encoder(question.joint_encoder)
+        return mined(pool(), episode.support.class_names, encoder, question.per_class)
 
     task = Task(
         episode.support,
@@ -249,6 +259,7 @@ def _task(job: Job) -> tuple[Task, Synthesis]:
         synthesis.images,
         mixed,
         pool,
+        retrieved,
         question.training,
         number,
     )
@@ -391,8 +402,15 @@ def read_episode(cells: Path, index: int, names: Sequence[str]) -> dict[str, Any
         ),
         "synthetic": synthetic,
         "distilled": {name: cell["seconds"] for name, cell in found.items() if cell["seconds"]},
-        "teacher": next((c["about"].get("teacher", {}) for n, c in found.items() if n == "tint"), {}),
+        "teacher": _readings(found),
     }
+
+
+def _readings(cells: Mapping[str, Any]) -> dict[str, float]:
+    """Return what the teacher said of supports and TINT images, and of the images of other competitors."""
+    said = {name: cell["about"].get("teacher", {}) for name, cell in cells.items()}
+    more = {name: said[name]["synthetic"] for name in ("retrieved",) if "synthetic" in said.get(name, {})}
+    return {**said.get("tint", {}), **more}
 
 
 def some_base(base: ImageSet, n: int, seed: int) -> ImageSet:
@@ -405,17 +423,23 @@ def some_base(base: ImageSet, n: int, seed: int) -> ImageSet:
     return base.subset(order[torch.tensor(chosen)])
 
 
+def some_of(pool: ImageSet, seed: int) -> ImageSet:
+    """Return up to `POOL` images of a pool without their classes."""
+    rng = torch.Generator().manual_seed(seed)
+    return unlabelled(pool.subset(torch.randperm(len(pool), generator=rng)[:POOL]))
+
+
 def _pool(novel: ImageSet, episode: Episode, seed: int) -> ImageSet:
-    """Return up to `POOL` novel images of any class that are neither supports nor queries."""
+    """Return up to `POOL` novel images of any class that are no support or query, nor the same to the eye."""
     left, _ = without(novel, episode.support, episode.query)
-    rng = torch.Generator().manual_seed(derive_seed(seed, "distill", "pool", episode.index))
-    chosen = torch.randperm(len(left), generator=rng)[:POOL]
-    if not len(chosen):
+    pool = some_of(left, derive_seed(seed, "distill", "pool", episode.index))
+    pool = pool.subset(~(near_identical(pool, episode.support) | near_identical(pool, episode.query)))
+    if not len(pool):
         raise DataError(
-            "The competitor pool needs novel images that are neither supports nor queries, but all others "
-            "are queries. Set --queries, such as --queries 100."
+            "The competitors pool and retrieved need novel images that are neither supports nor queries, but "
+            "all others are queries. Set --queries, such as --queries 100, or name other images with --pool."
         )
-    return left.subset(chosen)
+    return pool
 
 
 def run_protocol(
@@ -452,12 +476,15 @@ def run_protocol(
     """
     sampler = question.sampler(prepared.novel)
 
-    # The novel images of all episodes need not travel to each process.
-    shared = dataclasses.replace(prepared, novel=prepared.novel.subset([]))
+    # The images of all episodes need not travel to each process.
+    shared = dataclasses.replace(prepared, novel=prepared.novel.subset([]), pool=None)
 
     def job(i: int) -> Job:
         episode = sampler.episode(i, prepared.novel)
         wanted = missing(cells, i, names)
+        pool = prepared.pool
+        if pool is None and set(NEED_POOL) & set(wanted):
+            pool = _pool(prepared.novel, episode, question.seed)
         return Job(
             question,
             episode,
@@ -468,7 +495,7 @@ def run_protocol(
             threads=1 if workers > 1 else None,
             picture=picture if i == 0 else None,
             progress=progress,
-            pool=_pool(prepared.novel, episode, question.seed) if "pool" in wanted else None,
+            pool=pool,
         )
 
     found: list[dict[str, Any]] = []
@@ -526,7 +553,7 @@ def summary(episodes: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[st
         "seconds": time_report(episodes),
         "teacher_agrees": {
             source: interval([e["teacher"][source] for e in episodes])["mean"]
-            for source in ("support", "synthetic")
+            for source in ("support", "synthetic", "retrieved")
             if all(source in e["teacher"] for e in episodes)
         },
     }

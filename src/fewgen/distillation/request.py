@@ -38,6 +38,7 @@ class DistillRequest:
     per_class: int
     alpha: float
     pool: str | Path | ImageSet | None
+    joint_encoder: str
     mixtures: int | None
     teacher: str | Path | None
     teacher_net: str

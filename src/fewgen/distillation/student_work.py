@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from fewgen.config.schema import to_dict
-from fewgen.data.foreign import load_foreign
-from fewgen.data.identity import fingerprint, without
+from fewgen.data.identity import fingerprint, near_identical, without
 from fewgen.data.imageset import ImageSet
 from fewgen.data.names import name_key, name_labels
 from fewgen.diffusion.pipeline import TextToImage
 from fewgen.diffusion.stable import StableDiffusion
 from fewgen.distillation.encoder_teacher import EncoderTeacher
 from fewgen.distillation.estimate import making_seconds
+from fewgen.distillation.pool import read_like, refuse_queries, unlabelled
 from fewgen.distillation.preparing import teacher_id, teacher_tasks, wants_turns
 from fewgen.distillation.product import (
     PARTS_NAME,
@@ -192,7 +192,7 @@ class StudentWork(Work):
         return base
 
     def _pool(self) -> ImageSet | None:
-        """Return the unlabelled images at the size of the supports, without those that measure."""
+        """Return the unlabelled images at the size of the supports, without the supports."""
         given = self.request.pool
         if given is None:
             return None
@@ -200,30 +200,14 @@ class StudentWork(Work):
             raise ConfigError(
                 "--pool needs a teacher that says what its images show: --teacher lite2, or --data."
             )
-        if isinstance(given, ImageSet):
-            pool = given
-        else:
-            height, width = self.supports.size
-            reading = dataclasses.replace(
-                self.request.reading,
-                size=height if height == width else None,
-                channels=self.supports.channels,
-            )
-            pool = load_foreign(given, reading, labels_required=False)
-        if pool.shape != self.supports.shape:
-            raise DataError(
-                f"The images of --pool are of {shown_shape(pool.shape)}, yours of "
-                f"{shown_shape(self.supports.shape)} (channels x height x width). Set --size."
-            )
-        left, n_held_out = without(pool, self.held_out)
-        if n_held_out:
-            self.notes.append(
-                f"{n_held_out} images of --pool are images that measure the accuracy; they are left out."
-            )
-        left, _ = without(left, self.supports)
-        if not len(left):
+        pool = read_like(given, self.supports, self.request.reading, "--pool")
+        refuse_queries(pool, self.held_out, "--pool", "leave --shots out, so that nothing is measured")
+        known = near_identical(pool, self.supports)
+        if bool(known.all()):
             raise DataError(f'"{given}" holds no images beside your own. Leave --pool out, or name others.')
-        return ImageSet(left.images, torch.zeros(len(left), dtype=torch.int64), ("pool",), name="pool")
+        if bool(known.any()):
+            self.notes.append(f"{int(known.sum())} images of --pool are your own; they are left out of it.")
+        return unlabelled(pool.subset(~known))
 
     def _weigh(self) -> None:
         """Unless the user says otherwise, believe a pretrained encoder more than the generator."""
