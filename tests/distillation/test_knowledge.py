@@ -224,14 +224,15 @@ def test_the_head_learns_at_twice_the_rate(monkeypatch) -> None:
     assert rates == [[0.02, 0.04], [0.002, 0.004]]
 
 
-def test_a_student_learns_a_few_images_by_heart() -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_student_learns_a_few_images_by_heart(precision) -> None:
     supports, student = images_of(3, 4, noise=90.0), student_of()
     before = accuracy(student, supports)
     seen = []
     history = distill(
         student,
         supports,
-        config=DistillConfig(steps=80, batch_size=12, **QUIET),
+        config=DistillConfig(steps=80, batch_size=12, precision=precision, **QUIET),
         progress=lambda *call: seen.append(call[:2]),
     )
     assert before < 0.8
@@ -242,6 +243,18 @@ def test_a_student_learns_a_few_images_by_heart() -> None:
     assert history.rows[-1]["loss"] < 0.2
     assert "soft" not in history.rows[-1]
     assert not student.training
+    assert {p.dtype for p in student.parameters()} == {torch.float32}
+
+
+def test_precision_changes_the_weights() -> None:
+    supports = images_of(3, 4, noise=90.0)
+    weights = {}
+    for precision in ("float32", "bfloat16"):
+        student = student_of()
+        distill(student, supports, config=DistillConfig(steps=3, batch_size=12, precision=precision, **QUIET))
+        weights[precision] = torch.cat([p.detach().flatten() for p in student.parameters()])
+    difference = (weights["bfloat16"] - weights["float32"]).abs().max()
+    assert 1e-6 < difference < 0.05
 
 
 def test_a_student_takes_over_what_only_the_teacher_knows() -> None:
