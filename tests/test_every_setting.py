@@ -138,6 +138,8 @@ WORDS: dict[str, tuple[Any, ...]] = {
     "consistency": ("none", "cr", "bcr", "zcr", "qcr"),
     "view": ("translation", "flip"),
     "policy": ("flip", "translation"),
+    "encoder": ("lite0", "lite1", "lite2"),
+    "side": (32, 48),
     "template": ("a photo of a {}", "{} in a photo"),
     "adapt": ("all", "decoder", "heads"),
     "inner_optimizer": ("adam", "sgd"),

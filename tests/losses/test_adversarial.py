@@ -7,7 +7,19 @@ from tests.reference import naive_gan as naive
 from torch import nn
 
 from fewgen.errors import ConfigError, DataError, ShapeError
-from fewgen.losses.adversarial import PathLength, discriminator_loss, generator_loss, r1_penalty
+from fewgen.losses.adversarial import (
+    LOSSES,
+    PathLength,
+    discriminator_loss,
+    discriminator_terms,
+    generator_loss,
+    generator_term,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+    mismatch_term,
+    r1_penalty,
+    relativistic_loss,
+)
 
 
 def rng(seed=0):
@@ -74,6 +86,70 @@ def test_r1_equals_finite_differences():
     x.requires_grad_()
     assert r1_penalty(net(x), x).item() == pytest.approx(expected, rel=1e-6)
     assert r1_penalty(net(x)[:, 0], x).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_hinge_by_hand():
+    real, fake = torch.tensor([[2.0, 0.5], [-1.0, 1.0]]), torch.tensor([[-3.0], [0.25], [1.0]])
+    real.requires_grad_(True)
+    fake.requires_grad_(True)
+    on_real, on_fake = hinge_discriminator_loss(real, fake)
+    assert on_real.item() == pytest.approx((0 + 0.5 + 2 + 0) / 4)
+    assert on_fake.item() == pytest.approx((0 + 1.25 + 2) / 3)
+    slopes = torch.autograd.grad(on_real + on_fake, [real, fake])
+    # Beyond the margin nothing is learned; within, every place counts alike.
+    assert slopes[0].tolist() == [[0, -0.25], [-0.25, 0]]
+    torch.testing.assert_close(slopes[1], torch.tensor([[0.0], [1 / 3], [1 / 3]]))
+    assert hinge_generator_loss(fake).item() == pytest.approx(1.75 / 3)
+
+
+def test_the_relativistic_loss_by_hand():
+    real, fake = torch.tensor([1.0, -2.0], requires_grad=True), torch.tensor([0.0, 1.0], requires_grad=True)
+    loss = relativistic_loss(real, fake)
+    assert loss.item() == pytest.approx((math.log(1 + math.exp(-1)) + math.log(1 + math.exp(3))) / 2)
+    assert relativistic_loss(fake, real).item() == pytest.approx(loss.item() - (-1 + 3) / 2)
+    slopes = torch.autograd.grad(loss, [real, fake])
+    wanted = torch.tensor([1 / (1 + math.exp(1)), 1 / (1 + math.exp(-3))]) / 2
+    torch.testing.assert_close(slopes[1], wanted)
+    torch.testing.assert_close(slopes[0], -wanted)
+    # Each image is measured against its own partner: what moves both alike does not count.
+    moved = torch.tensor([5.0, -7.0])
+    assert relativistic_loss(real + moved, fake + moved).item() == pytest.approx(loss.item())
+    assert relativistic_loss(real, real).item() == pytest.approx(math.log(2))
+    with pytest.raises(ShapeError, match="pairs"):
+        relativistic_loss(real, fake[:1])
+    with pytest.raises(ShapeError):
+        relativistic_loss(real[:0], fake[:0])
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_losses_are_sums_over_heads(kind):
+    real = [torch.randn(4, n, generator=rng(n)) for n in (16, 4)]
+    fake = [torch.randn(4, n, generator=rng(n + 1)) for n in (16, 4)]
+    terms, one = discriminator_terms(kind, real, fake), generator_term(kind, fake, real)
+    single = [discriminator_terms(kind, [a], [b]) for a, b in zip(real, fake, strict=True)]
+    for name, value in terms.items():
+        assert value.item() == pytest.approx(sum(part[name].item() for part in single))
+    alone = sum(generator_term(kind, [b], [a]).item() for a, b in zip(real, fake, strict=True))
+    assert one.item() == pytest.approx(alone)
+    a, b = real[0], fake[0]
+    expected = {
+        "logistic": lambda: (*discriminator_loss(a, b), generator_loss(b)),
+        "hinge": lambda: (*hinge_discriminator_loss(a, b), hinge_generator_loss(b)),
+        "relativistic": lambda: (relativistic_loss(a, b), relativistic_loss(b, a)),
+    }[kind]()
+    assert (*single[0].values(), generator_term(kind, [b], [a])) == expected
+    # Under another class, real images count as generated ones; never as real ones twice.
+    wrong = mismatch_term(kind, [a], [b])
+    assert wrong == (expected[0] if kind == "relativistic" else expected[1])
+
+
+def test_an_unknown_loss_and_one_without_its_partners_are_refused():
+    x = [torch.zeros(2)]
+    for call in (lambda: discriminator_terms("wgan", x, x), lambda: generator_term("wgan", x)):
+        with pytest.raises(ConfigError, match="wgan"):
+            call()
+    with pytest.raises(ConfigError, match="real images"):
+        generator_term("relativistic", x)
 
 
 def test_r1_of_a_linear_discriminator_is_its_squared_weight():

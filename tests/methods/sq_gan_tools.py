@@ -59,6 +59,8 @@ KINDS = {
     "noise": {"network": {"noise": True, "start": "const", "output": "linear"}},
     "no classes": {"network": {"condition": "none"}},
     "words": {"network": {"condition": "text"}},
+    "light": {"generator": "light"},
+    "light, every layer": {"generator": "light", "quantizer": {"space": "w+"}},
 }
 """Names of tests -> settings."""
 

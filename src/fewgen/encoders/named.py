@@ -78,6 +78,8 @@ class NamedEncoder:
         option: what may follow the colon, in brackets if it may be left out; "": nothing.
         sha256: option -> digest of the weights, which are looked for and not read; None: there are no weights
             but those that are trained on the images at hand.
+        maps: the image encoder shows its maps at strides 4, 8, 16 and 32 (`maps`, of images in [-1, 1]), and
+            its option is the side of the images.
     """
 
     about: str
@@ -86,6 +88,7 @@ class NamedEncoder:
     joint: Callable[[str, AtHand], JointEncoder] | None = None
     option: str = ""
     sha256: Callable[[str], str] | None = None
+    maps: bool = False
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -164,7 +167,9 @@ def _lite(name: str) -> NamedEncoder:
 
         return checked_weights(name)[1]
 
-    return NamedEncoder(f"EfficientNet-{name.title()} of ImageNet", make, option="[PIXELS]", sha256=sha256)
+    return NamedEncoder(
+        f"EfficientNet-{name.title()} of ImageNet", make, option="[PIXELS]", sha256=sha256, maps=True
+    )
 
 
 def _transformer(kind: str) -> Callable[[str, AtHand], ImageEncoder]:

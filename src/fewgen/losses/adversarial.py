@@ -7,12 +7,15 @@ only every n-th step (lazy regularisation), by n.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewgen.config.checks import choose
 from fewgen.errors import ConfigError, DataError, ShapeError
+from fewgen.losses.reconstruction import same_shape
 from fewgen.losses.stable import safe_sqrt, wide
 
 
@@ -59,6 +62,127 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor
     real = functional.softplus(-_not_empty(real_logits, "Logits of real images")).mean()
     fake = functional.softplus(_not_empty(fake_logits, "Logits of generated images")).mean()
     return real, fake
+
+
+def hinge_generator_loss(fake_logits: Tensor) -> Tensor:
+    """Hinge loss of the generator, the mean of -D(fake).
+
+    Args:
+        fake_logits: what the discriminator says of generated images, any shape, images first.
+
+    Returns:
+        A scalar in logits, of either sign.
+
+    Raises:
+        ShapeError: if the batch is empty.
+
+    Source: Lim & Ye 2017, arXiv:1705.02894 (geometric GAN), Sec. 3.
+    """
+    return -_not_empty(fake_logits, "Logits of generated images").mean()
+
+
+def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Hinge loss of the discriminator: the means of max(0, 1 - D(real)) and max(0, 1 + D(fake)).
+
+    Args:
+        real_logits: what the discriminator says of real images, any shape, images first.
+        fake_logits: what it says of generated images; the number of images may differ.
+
+    Returns:
+        The term of the real images and that of the generated ones, scalars >= 0; their sum is the loss.
+
+    Raises:
+        ShapeError: if a batch is empty.
+
+    Source: Lim & Ye 2017, arXiv:1705.02894, Sec. 3.
+    """
+    real = functional.relu(1.0 - _not_empty(real_logits, "Logits of real images")).mean()
+    fake = functional.relu(1.0 + _not_empty(fake_logits, "Logits of generated images")).mean()
+    return real, fake
+
+
+def relativistic_loss(better: Tensor, worse: Tensor) -> Tensor:
+    """Relativistic paired loss: the mean of softplus(D(worse) - D(better)) over pairs.
+
+    The discriminator takes real images for better than generated ones, the generator the other way round.
+
+    Args:
+        better: logits of the images that shall have the higher ones, any shape, images first.
+        worse: logits of as many others; the one at the same place makes the pair.
+
+    Returns:
+        A scalar in nats, >= 0; log 2 where both are equal.
+
+    Raises:
+        ShapeError: if the batch is empty, or the shapes differ.
+
+    Source: Jolicoeur-Martineau 2018, arXiv:1807.00734; Huang et al. 2024, arXiv:2501.05441 (R3GAN), Eq. 2,
+        which adds `r1_penalty` of real and of generated images.
+    """
+    same_shape(better, worse, "The logits of pairs")
+    return functional.softplus(_not_empty(worse, "Logits") - _not_empty(better, "Logits")).mean()
+
+
+LOSSES = ("logistic", "hinge", "relativistic")
+
+
+def discriminator_terms(kind: str, real: Sequence[Tensor], fake: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return the terms that a discriminator minimises, each a sum over its heads.
+
+    Args:
+        kind: of `LOSSES`.
+        real: logits of real images, one tensor (B, ...) for each head.
+        fake: the same of generated images.
+
+    Returns:
+        "real" and "fake", which are apart because the log shows both; "relativistic" has one term, "paired".
+    """
+    choose("loss", kind, LOSSES)
+    pairs = list(zip(real, fake, strict=True))
+    if kind == "relativistic":
+        return {"paired": _sum(relativistic_loss(a, b) for a, b in pairs)}
+    of_head = hinge_discriminator_loss if kind == "hinge" else discriminator_loss
+    on_real, on_fake = zip(*(of_head(a, b) for a, b in pairs), strict=True)
+    return {"real": _sum(on_real), "fake": _sum(on_fake)}
+
+
+def generator_term(kind: str, fake: Sequence[Tensor], real: Sequence[Tensor] | None = None) -> Tensor:
+    """Return what a generator minimises, a sum over the heads of its discriminator.
+
+    Args:
+        kind: of `LOSSES`.
+        fake: logits of generated images, one tensor (B, ...) for each head.
+        real: the same of real images; "relativistic" needs them.
+    """
+    choose("loss", kind, LOSSES)
+    if kind == "relativistic":
+        if real is None:
+            raise ConfigError("The relativistic loss of a generator needs the logits of real images.")
+        return _sum(relativistic_loss(a, b) for a, b in zip(fake, real, strict=True))
+    of_head = hinge_generator_loss if kind == "hinge" else generator_loss
+    return _sum(of_head(a) for a in fake)
+
+
+def mismatch_term(kind: str, right: Sequence[Tensor], wrong: Sequence[Tensor]) -> Tensor:
+    """Return what a discriminator minimises to tell images under another class from those under their own.
+
+    Args:
+        kind: of `LOSSES`; images under another class count as generated ones.
+        right: logits of real images under their class, one tensor (B, ...) for each head.
+        wrong: logits of the same images under another class.
+
+    Source: Reed et al. 2016, arXiv:1605.05396, Sec. 4.2 (matching-aware discriminator).
+    """
+    terms = discriminator_terms(kind, right, wrong)
+    return terms["paired"] if kind == "relativistic" else terms["fake"]
+
+
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    """Return the sum of scalars."""
+    first, *others = terms
+    for term in others:
+        first = first + term
+    return first
 
 
 def _gradient(value: Tensor, inputs: Tensor, outputs_name: str, inputs_name: str) -> Tensor:

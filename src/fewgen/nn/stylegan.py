@@ -56,7 +56,7 @@ def start_size(height: int, width: int) -> tuple[int, int, int]:
     return h, w, n
 
 
-def _checked_start(height: int, width: int, channels: Sequence[int]) -> tuple[int, int, int]:
+def checked_start(height: int, width: int, channels: Sequence[int]) -> tuple[int, int, int]:
     """Return `start_size`, after a check that there are channels for each map."""
     h, w, n = start_size(height, width)
     if len(channels) != n + 1:
@@ -417,7 +417,7 @@ class SynthesisNetwork(nn.Module):
         choose("output", output, ("linear", "tanh"))
         self.output = output
         channels, height, image_width = shape
-        h, w, n = _checked_start(height, image_width, width)
+        h, w, n = checked_start(height, image_width, width)
         self.shape, self.w_dim = shape, w_dim
         self.blocks = nn.ModuleList(
             SynthesisBlock(
@@ -560,7 +560,7 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, image_width = shape
-        h, w, n = _checked_start(height, image_width, width)
+        h, w, n = checked_start(height, image_width, width)
         choose("architecture", architecture, ("residual", "plain"))
         self.shape, self.c_dim, self.group_size = shape, c_dim, group_size
         self.deviation = group_size > 1

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from fewgen.config.checks import BelowOne, Checked, Count, Rate, Weight, Whole, at_least, choose
 from fewgen.config.effects import ABOVE_0, CHOSEN, GIVEN, NULL, Acts, acts, holds
-from fewgen.encoders.named import find_encoder
+from fewgen.encoders.named import encoders, find_encoder
 from fewgen.errors import ConfigError
 from fewgen.losses.consistency import CONSISTENCIES, Consistency
 
@@ -142,6 +142,50 @@ class InitConfig(Checked):
             )
 
 
+Side = Annotated[int, partial(at_least, least=32)]
+
+
+@dataclass(frozen=True)
+class ProjectedConfig(Checked):
+    """The projected discriminator, which sees the maps of a frozen network.
+
+    Attributes:
+        encoder: the network, an image encoder that shows its maps: "lite0", "lite1" or "lite2".
+        side: pixels at which it sees images; None: 64, or those of larger images.
+        mixed: channels of the finest mixed map; each coarser one has twice as many.
+        width: channels of the heads.
+        norm: in the heads: "batch" (as published), "group" or "none".
+        condition: how heads know the class: "product" (of numbers that they say and of the class's; as
+            published) or "projection" (that, and a logit of its own).
+        embedding: tell them the class by number beside the vector of its words.
+    """
+
+    section: ClassVar[str] = "projected"
+    encoder: str = "lite0"
+    side: Side | None = None
+    mixed: Count = 32
+    width: Count = 128
+    norm: Literal["batch", "group", "none"] = "batch"
+    condition: Literal["product", "projection"] = "product"
+    embedding: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            named, option = find_encoder("image", self.encoder)
+        except ConfigError as error:
+            raise ConfigError(f"projected.encoder: {error}") from None
+        if not named.maps or option:
+            able = ", ".join(name for name, entry in encoders().items() if entry.maps)
+            more = " The side is projected.side." if named.maps else ""
+            raise ConfigError(
+                f'projected.encoder "{self.encoder}" is none whose maps a discriminator can see. '
+                f"Choose one of {able}.{more}"
+            )
+
+
+_KNOWS = {"network.condition": ("class", "text")}
+
 _VIEWED = (
     {"consistency": ("bcr", "cr"), "consistency_weights": NULL},
     {"consistency_weights.real": ABOVE_0},
@@ -156,6 +200,13 @@ class SqGanConfig(Checked):
 
     Attributes:
         network: generator and discriminator.
+        generator: "style" (StyleGAN2) or "light" (FastGAN: one convolution per size, skip-layer excitation).
+        discriminator: "plain" (StyleGAN2) or "projected" (on the maps of a frozen network).
+        projected: settings of the latter.
+        loss: "logistic", "hinge", or "relativistic" (each real image against a generated one). With several
+            heads it is the sum over them.
+        mismatch: weight of real images under another class, which count as generated ones for the
+            discriminator.
         quantizer: of the styles; None: a plain style-based GAN.
         init: of the codebook.
         consistency: published form of the discriminator's regularisation: "none", "cr", "bcr", "zcr", or
@@ -175,6 +226,7 @@ class SqGanConfig(Checked):
         mirror: whether ADA may mirror, turn images freely and invert brightness; if not, it turns them by at
             most 15 degrees.
         r1_gamma: weight of the gradient penalty on real images; 0 turns it off.
+        r2_gamma: weight of the same penalty on generated images.
         r1_every: steps between two penalties.
         path_weight: of the path length regularisation; 0 turns it off.
         path_every: steps between two.
@@ -190,6 +242,11 @@ class SqGanConfig(Checked):
     """
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    generator: Literal["style", "light"] = "style"
+    discriminator: Literal["plain", "projected"] = "plain"
+    projected: ProjectedConfig = field(default_factory=ProjectedConfig)
+    loss: Literal["logistic", "hinge", "relativistic"] = "logistic"
+    mismatch: Weight = 0.0
     quantizer: QuantizerConfig | None = field(default_factory=QuantizerConfig)
     init: InitConfig = field(default_factory=InitConfig)
     consistency: str = "qcr"
@@ -203,6 +260,7 @@ class SqGanConfig(Checked):
     ada_kimg: Annotated[float, partial(at_least, least=0.1)] = 500.0
     mirror: bool = False
     r1_gamma: Weight = 0.1
+    r2_gamma: Weight = 0.0
     r1_every: Count = 16
     path_weight: Weight = 0.0
     path_every: Count = 4
@@ -216,6 +274,12 @@ class SqGanConfig(Checked):
     loss_limit: Annotated[float, partial(at_least, least=1)] = 200.0
 
     effects: ClassVar[tuple[Acts, ...]] = (
+        acts("network.start network.noise", {"generator": "style"}),
+        acts("network.group_size network.architecture", {"discriminator": "plain"}),
+        acts("projected", {"discriminator": "projected"}),
+        acts("projected.condition", _KNOWS),
+        acts("projected.embedding", {"network.condition": "text"}),
+        acts("mismatch", _KNOWS),
         acts("init", {"quantizer": GIVEN}),
         acts("quantizer.uniformity", {"quantizer.weight": ABOVE_0}, {"init.kind": "transport"}),
         acts(
@@ -238,7 +302,7 @@ class SqGanConfig(Checked):
             *({**way, "view": holds("translation")} for way in _VIEWED),
         ),
         acts("ada_target ada_kimg mirror", {"adversarial_augment": "ada"}),
-        acts("r1_every", {"r1_gamma": ABOVE_0}),
+        acts("r1_every", {"r1_gamma": ABOVE_0}, {"r2_gamma": ABOVE_0}),
         acts("path_every", {"path_weight": ABOVE_0}),
     )
 
@@ -246,7 +310,7 @@ class SqGanConfig(Checked):
         super().__post_init__()
         choose("consistency", self.consistency, tuple(CONSISTENCIES))
         self._check_consistency()
-        group = self.network.group_size
+        group = self.group_size
         if self.batch_size is not None and self.batch_size % group:
             raise ConfigError(
                 f"batch_size {self.batch_size} must be a multiple of network.group_size {group}, the images "
@@ -267,6 +331,11 @@ class SqGanConfig(Checked):
                 f"{', '.join(given)} (the preset's, perhaps). Leave these out with "
                 "--model.consistency_weights null."
             )
+
+    @property
+    def group_size(self) -> int:
+        """Images that the discriminator compares; a projected one compares none."""
+        return self.network.group_size if self.discriminator == "plain" else 1
 
     @property
     def pairs(self) -> Consistency:

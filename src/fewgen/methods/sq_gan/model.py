@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -9,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from fewgen.data.adversarial import AdversarialAugment, make_adversarial_augment
+from fewgen.data.adversarial.base import Draw
 from fewgen.data.augment import Augment
 from fewgen.data.imageset import ImageSet, to_uint8
+from fewgen.encoders.named import make_image_encoder
 from fewgen.errors import ConfigError, ShapeError
 from fewgen.generation.noise import noise
-from fewgen.losses.adversarial import PathLength, discriminator_loss, generator_loss, r1_penalty
-from fewgen.losses.consistency import discriminator_terms, generator_term
+from fewgen.losses import adversarial, consistency
+from fewgen.losses.adversarial import PathLength, r1_penalty
 from fewgen.losses.terms import LossTerms
 from fewgen.methods.base import DataSpec, Method
 from fewgen.methods.registry import register
@@ -27,8 +31,11 @@ from fewgen.methods.sq_gan.monitoring import (
     memory_figures,
     neighbour_figures,
     spread_warnings,
+    win_warnings,
 )
 from fewgen.methods.sq_gan.quantizer import StyleCodes, StyleQuantizer
+from fewgen.nn.light import LightSynthesis
+from fewgen.nn.projected import FeatureMaps, ProjectedDiscriminator, per_head, projected_side
 from fewgen.nn.stylegan import (
     Discriminator,
     MappingNetwork,
@@ -48,6 +55,35 @@ BATCH_SIZE = 32
 
 _CENTRE_STREAM = 1 << 16
 """Stream of `generate.noise` for these latents; images use the ones from 0."""
+
+SETTLING = (8, 32)
+"""Batches, and latents in each, from which the light generator takes the statistics of its batch norms."""
+
+_SETTLING_STREAM = _CENTRE_STREAM + 1
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The generated images of a step, from the discriminator's update for the generator's.
+
+    Attributes:
+        step: of the stage.
+        images: with their graph.
+        codes: of their styles.
+        seen: what a frozen network makes of them, with its graph; None without one.
+        seen_real: the same of the real images.
+    """
+
+    step: int
+    images: Tensor
+    codes: StyleCodes | None
+    seen: list[Tensor] | None = None
+    seen_real: list[Tensor] | None = None
+
+
+def _frozen(name: str) -> FeatureMaps:
+    encoder: Any = make_image_encoder(name)  # of one that shows its maps; see `ProjectedConfig`
+    return encoder  # type: ignore[no-any-return]
 
 
 @register("sq_gan")
@@ -92,13 +128,11 @@ class SqGan(Method):
         self.register_buffer("classes", table, persistent=False)
         c_dim = 0 if net.condition == "none" else table.shape[1]
         self.mapping = MappingNetwork(net.z_dim, net.w_dim, net.mapping_layers, c_dim, net.mapping_lr)
-        self.synthesis = SynthesisNetwork(
-            spec.shape,
-            net.w_dim,
-            width,
-            net.start,
-            net.output,
-        )
+        self.synthesis: SynthesisNetwork | LightSynthesis
+        if config.generator == "light":
+            self.synthesis = LightSynthesis(spec.shape, net.w_dim, width, net.output)
+        else:
+            self.synthesis = SynthesisNetwork(spec.shape, net.w_dim, width, net.start, net.output)
         self.quantizer: StyleQuantizer | None = None
         if config.quantizer is not None:
             space = config.quantizer.space
@@ -107,22 +141,43 @@ class SqGan(Method):
                 config.quantizer,
                 layers=self.synthesis.n_layers if space == "w+" else 1,
             )
-        self.discriminator = Discriminator(
-            spec.shape,
-            width,
-            c_dim,
-            net.group_size,
-            net.architecture,
-            mapping_layers=1,
-            lr_multiplier=net.mapping_lr,
-        )
+        self.discriminator: Discriminator | ProjectedDiscriminator
+        if config.discriminator == "projected":
+            self.discriminator = self._projected(c_dim)
+        else:
+            self.discriminator = Discriminator(
+                spec.shape,
+                width,
+                c_dim,
+                net.group_size,
+                net.architecture,
+                mapping_layers=1,
+                lr_multiplier=net.mapping_lr,
+            )
         self.path_length = PathLength()
         self.augment = self._augmentation()
         self.view = make_adversarial_augment(
             "diffaugment", spec.channels, policy=config.view, padding=config.padding
         )
+        if config.mismatch and spec.n_classes == 1:
+            self.notes.append("mismatch has no effect: there is one class.")
         # One draw of generated images serves both updates of a step; see `_discriminator_loss`.
-        self._drawn: tuple[int, Tensor, StyleCodes | None] | None = None
+        self._drawn: _Drawn | None = None
+        self._settled: tuple[str, list[float]] | None = None
+
+    def _projected(self, c_dim: int) -> ProjectedDiscriminator:
+        own, shape = self.config.projected, self.spec.shape
+        side = own.side or projected_side(shape)
+        return ProjectedDiscriminator(
+            shape,
+            partial(_frozen, f"{own.encoder}:{side}"),
+            c_dim + (self.spec.n_classes if own.embedding else 0),
+            side=side,
+            mixed=own.mixed,
+            width=own.width,
+            norm=own.norm,
+            condition=own.condition,
+        )
 
     def _augmentation(self) -> AdversarialAugment:
         config, options = self.config, dict[str, Any]()
@@ -145,7 +200,10 @@ class SqGan(Method):
         pairs = config.pairs
         used = {
             "sq_gan": config.quantizer is not None,
-            "stylegan2": True,
+            "stylegan2": config.generator == "style" or config.discriminator == "plain",
+            "fastgan": config.generator == "light",
+            "projected_gan": config.discriminator == "projected",
+            "r3gan": config.loss == "relativistic" or config.r2_gamma > 0,
             "vq_vae": config.quantizer is not None,
             "r1": config.r1_gamma > 0,
             "diffaugment": config.adversarial_augment == "diffaugment",
@@ -160,10 +218,13 @@ class SqGan(Method):
 
     @property
     def encoders(self) -> dict[str, tuple[str, str]]:
-        """The pair of encoders that codes start from."""
-        init = self.config.init
-        needed = self.config.quantizer is not None and init.kind in ("transport", "features")
-        return {"foundation": ("joint", init.foundation)} if needed else {}
+        """The pair of encoders that codes start from, and the network whose maps are judged."""
+        config, found = self.config, dict[str, tuple[str, str]]()
+        if config.quantizer is not None and config.init.kind in ("transport", "features"):
+            found["foundation"] = ("joint", config.init.foundation)
+        if config.discriminator == "projected":
+            found["discriminator"] = ("image", config.projected.encoder)
+        return found
 
     @property
     def knows_classes(self) -> bool:
@@ -175,6 +236,14 @@ class SqGan(Method):
     def condition(self, labels: Tensor) -> Tensor | None:
         """Return what the networks are told of classes (B,): rows of the table (B, c_dim), or None."""
         return None if self.config.network.condition == "none" else self.classes[labels]
+
+    def _told(self, labels: Tensor) -> Tensor | None:
+        """Return what the discriminator is told of classes (B,)."""
+        c = self.condition(labels)
+        if c is None or self.discriminator.c_dim == c.shape[1]:
+            return c
+        numbers = nn.functional.one_hot(labels, self.spec.n_classes).to(c)
+        return torch.cat([nn.functional.normalize(c, dim=1), numbers], 1)
 
     def styles(self, z: Tensor, labels: Tensor) -> Tensor:
         """Return continuous styles (B, D) of latents (B, Z) and classes (B,)."""
@@ -260,69 +329,107 @@ class SqGan(Method):
 
     # ------------------------------------------------------------------------------------ the objectives
 
-    def _discriminator_loss(self, batch: Batch, context: Context) -> LossTerms:
-        """Logistic loss on real and generated images, and consistency of pairs.
+    def _seen(self, images: Tensor) -> list[Tensor]:
+        """Return what the discriminator judges: images, or the maps that a frozen network makes of them."""
+        d = self.discriminator
+        return d.maps(images) if isinstance(d, ProjectedDiscriminator) else [images]
 
-        The generated images keep their graph for the generator's update that follows in the same step.
+    def _judged(self, seen: list[Tensor], *conditions: Tensor | None) -> list[list[Tensor]]:
+        """Return the logits of each head, for each of some conditions."""
+        d = self.discriminator
+        if not isinstance(d, ProjectedDiscriminator):
+            return [[d(*seen, c)] for c in conditions]
+        described = d.describe(seen)
+        return [d.judge(described, c) for c in conditions]
+
+    def _wrong(self, labels: Tensor, rng: torch.Generator) -> list[Tensor | None]:
+        """Return another class's condition for each of labels (B,), if that is asked for and there is one."""
+        k = self.spec.n_classes
+        if not self.config.mismatch or k == 1 or self.config.network.condition == "none":
+            return []
+        step = torch.randint(1, k, labels.shape, generator=rng, device=rng.device)
+        return [self._told((labels + step.to(labels)) % k)]
+
+    def _discriminator_loss(self, batch: Batch, context: Context) -> LossTerms:
+        """Loss on real and generated images, and consistency of pairs.
+
+        The generated images keep their graph for the generator's update that follows in the same step. So do
+        the frozen network's maps of them: a projected discriminator judges the same ones in both updates.
         """
         config, rng, n = self.config, context.rng, len(batch)
         pairs = config.pairs
         due = context.step % pairs.every == 0
-        c = self.condition(batch.labels)
+        c, told = self.condition(batch.labels), self._told(batch.labels)
         z = self._latents(n, rng)
         maps = self._noise(n, rng)
         styles, codes = self.quantized(z, c)
         mixing = self._mixing(n, c, rng)
         fake = self.synthesis(self._mixed(styles, mixing), maps)
-        self._drawn = (context.step, fake, codes)
-        fake = fake.detach()
         # Both images of a pair get the same draw: otherwise the discriminator is held against that, too.
         draw, real_draw = (self.augment.draw(n, fake.shape[1:], rng) for _ in range(2))
-        real_logits = self.discriminator(self.augment.replay(batch.images, real_draw), c)
-        fake_logits = self.discriminator(self.augment.replay(fake, draw), c)
-        self.augment.update(real_logits.detach())
-        on_real, on_fake = discriminator_loss(real_logits, fake_logits)
+
+        def seen(images: Tensor, draw: Draw) -> list[Tensor]:
+            with torch.no_grad():
+                return self._seen(self.augment.replay(images, draw))
+
+        seen_real = seen(batch.images, real_draw)
+        if isinstance(self.discriminator, ProjectedDiscriminator):
+            seen_fake = self._seen(self.augment.replay(fake, draw))
+            self._drawn = _Drawn(context.step, fake, codes, seen_fake, seen_real)
+            seen_fake = [one.detach() for one in seen_fake]
+        else:
+            self._drawn = _Drawn(context.step, fake, codes)
+            seen_fake = seen(fake.detach(), draw)
+        fake = fake.detach()
+        real, *wrong = self._judged(seen_real, told, *self._wrong(batch.labels, rng))
+        (generated,) = self._judged(seen_fake, told)
+        real_logits, fake_logits = per_head(real), per_head(generated)
+        self.augment.update(real_logits.detach().mean(1))
         stats: dict[str, Tensor | float] = {
             "real_logit": real_logits.detach().mean(),
             "fake_logit": fake_logits.detach().mean(),
         }
         couples: dict[str, tuple[Tensor, Tensor]] = {}
         if due and pairs.real:
-            couples["real"] = (
-                real_logits,
-                self.discriminator(self.augment.replay(self.view(batch.images, rng), real_draw), c),
-            )
+            (again,) = self._judged(seen(self.view(batch.images, rng), real_draw), told)
+            couples["real"] = (real_logits, per_head(again))
         if due and pairs.fake:
-            couples["fake"] = (
-                fake_logits,
-                self.discriminator(self.augment.replay(self.view(fake, rng), draw), c),
-            )
+            (again,) = self._judged(seen(self.view(fake, rng), draw), told)
+            couples["fake"] = (fake_logits, per_head(again))
         if due and pairs.latent:
             # The same noise maps and mixing, for the same reason.
             with torch.no_grad():
                 near, near_codes = self.quantized(z + pairs.sigma * self._latents(n, rng), c)
                 near_images = self.synthesis(self._mixed(near, mixing), maps)
-            couples["latent"] = (fake_logits, self.discriminator(self.augment.replay(near_images, draw), c))
+            (again,) = self._judged(seen(near_images, draw), told)
+            couples["latent"] = (fake_logits, per_head(again))
             if codes is not None and near_codes is not None:
                 stats["changed_codes"] = (codes.indices != near_codes.indices).float().mean()
-        values = {"real": on_real, "fake": on_fake}
+        values = adversarial.discriminator_terms(config.loss, real, generated)
         weights = pairs.weights()
+        if wrong:
+            weights["mismatch"] = config.mismatch
+            values["mismatch"] = adversarial.mismatch_term(config.loss, real, wrong[0])
         if due:
-            values |= discriminator_terms(pairs, **couples)
+            values |= consistency.discriminator_terms(pairs, **couples)
         if config.adversarial_augment == "ada":
             # A copy: the buffer moves in place before the log reads it.
             stats["augment_p"] = self.augment.p.clone()  # type: ignore[operator]
         return LossTerms(values, weights, stats)
 
     def _generator_loss(self, batch: Batch, context: Context) -> LossTerms:
-        """Non-saturating loss on the step's generated images, quantisation loss, uniformity of the codes."""
+        """Loss on the step's generated images, quantisation loss, uniformity of the codes."""
         config, rng = self.config, context.rng
-        if self._drawn is None or self._drawn[0] != context.step:
+        if self._drawn is None or self._drawn.step != context.step:
             raise RuntimeError("the generator's update needs the images of the discriminator's")
-        (_, fake, codes), self._drawn = self._drawn, None
-        c = self.condition(batch.labels)
-        logits = self.discriminator(self.augment(fake, rng), c)
-        values = {"adversarial": generator_loss(logits)}
+        drawn, self._drawn = self._drawn, None
+        c, told, codes = self.condition(batch.labels), self._told(batch.labels), drawn.codes
+        (logits,) = self._judged(drawn.seen or self._seen(self.augment(drawn.images, rng)), told)
+        real: list[Tensor] | None = None
+        if config.loss == "relativistic":
+            with torch.no_grad():
+                (real,) = self._judged(drawn.seen_real or self._seen(self.augment(batch.images, rng)), told)
+        values = {"adversarial": adversarial.generator_term(config.loss, logits, real)}
         weights: dict[str, float] = {}
         stats: dict[str, Tensor | float] = {}
         if codes is not None and self.quantizer is not None and config.quantizer is not None:
@@ -341,18 +448,26 @@ class SqGan(Method):
                 self.synthesis(self.quantized(latents, c)[0], maps)
                 for latents in (z, z + pairs.sigma * self._latents(len(batch), rng))
             ]
-            values["consistency_diversity"] = generator_term(*both)
+            values["consistency_diversity"] = consistency.generator_term(*both)
             weights["consistency_diversity"] = pairs.weights()["consistency_diversity"]
         return LossTerms(values, weights, stats)
 
     def _r1_loss(self, batch: Batch, context: Context) -> LossTerms:
-        """Gradient penalty on the real images as the discriminator sees them."""
-        images = self.augment(batch.images, context.rng).detach().requires_grad_(True)
-        logits = self.discriminator(images, self.condition(batch.labels))
+        """Gradient penalties on real and on generated images, as the discriminator sees them."""
+        config, rng = self.config, context.rng
+        gammas = {"r1": config.r1_gamma, "r2": config.r2_gamma}
+        gammas = {name: gamma for name, gamma in gammas.items() if gamma}
+        values: dict[str, Tensor] = {}
+        for name in gammas:
+            images = batch.images
+            if name == "r2":
+                with torch.no_grad():
+                    styles, _ = self.quantized(self._latents(len(batch), rng), self.condition(batch.labels))
+                    images = self.synthesis(styles, self._noise(len(batch), rng))
+            images = self.augment(images, rng).detach().requires_grad_(True)
+            values[name] = r1_penalty(self.discriminator(images, self._told(batch.labels)), images)
         # Computed every few steps: the factor makes up for the ones between (lazy regularisation).
-        return LossTerms(
-            {"r1": r1_penalty(logits, images)}, {"r1": 0.5 * self.config.r1_gamma * self.config.r1_every}
-        )
+        return LossTerms(values, {name: 0.5 * gamma * config.r1_every for name, gamma in gammas.items()})
 
     def _path_loss(self, batch: Batch, context: Context) -> LossTerms:
         """Path length regularisation with respect to the quantised styles."""
@@ -376,7 +491,7 @@ class SqGan(Method):
         if n < 2:
             raise ConfigError("There is 1 training image; telling real from generated ones needs 2 or more.")
         if config.batch_size is not None and config.batch_size > n:
-            most = n // config.network.group_size * config.network.group_size
+            most = n // config.group_size * config.group_size
             fewer = f"{most} or less" if most > 1 else f"{n} and --model.network.group_size to 1"
             raise ConfigError(
                 f"batch_size {config.batch_size} is more than there are training images ({n}). "
@@ -406,7 +521,7 @@ class SqGan(Method):
                 **adam,
             )
         ]
-        if config.r1_gamma:
+        if config.r1_gamma or config.r2_gamma:
             phases.append(
                 phase("r1", self.discriminator, self._r1_loss, every=config.r1_every, shares="discriminator")
             )
@@ -414,7 +529,7 @@ class SqGan(Method):
         if config.path_weight:
             # The codes have no part in it: the gradient is taken with respect to what they became. The
             # running mean has no parameters, but moves only in training mode, which phases switch on.
-            moved = [self.synthesis, self.mapping, self.path_length]
+            moved: list[nn.Module] = [self.synthesis, self.mapping, self.path_length]
             phases.append(
                 phase("path_length", moved, self._path_loss, every=config.path_every, shares="generator")
             )
@@ -449,7 +564,7 @@ class SqGan(Method):
 
         A group that held an image twice would look less varied than the class is.
         """
-        group = self.config.network.group_size
+        group = self.config.group_size
         if self.config.network.condition == "none":
             return min(group, *(len(images) for images in sets if images is not None))
         counts = torch.cat([images.counts() for images in sets if images is not None])
@@ -460,7 +575,9 @@ class SqGan(Method):
         return max(group, min(BATCH_SIZE, n) // group * group)
 
     def _start(self, context: Context) -> None:
-        """Fill the codebook, unless a stage before this one has."""
+        """Read the frozen network, if there is one; fill the codebook, unless a stage before this one has."""
+        if isinstance(self.discriminator, ProjectedDiscriminator):
+            self.discriminator.prepare(context.device)
         kind = self.config.init.kind
         if self.quantizer is not None and kind != "transport":
             self.quantizer.set_codes(starting_codes(self, self.config.init, context))
@@ -515,7 +632,7 @@ class SqGan(Method):
             logits = {
                 name: torch.cat(
                     [
-                        self.discriminator(b.images, self.condition(b.labels))
+                        self.discriminator(b.images, self._told(b.labels))
                         for b in self._groups(pixels, group, n_batches)
                     ]
                 )
@@ -529,13 +646,13 @@ class SqGan(Method):
         return memory_figures(logits) | neighbour_figures(pairs, size)
 
     def _neighbours(self, batch: Batch, sigma: float, rng: torch.Generator) -> Neighbours:
-        c, n = self.condition(batch.labels), len(batch)
+        c, told, n = self.condition(batch.labels), self._told(batch.labels), len(batch)
         z, maps = self._latents(n, rng), self._noise(n, rng)
         own, codes = self.quantized(z, c)
         near, near_codes = self.quantized(z + sigma * self._latents(n, rng), c)
         return Neighbours(
-            self.discriminator(self.synthesis(own, maps), c),
-            self.discriminator(self.synthesis(near, maps), c),
+            self.discriminator(self._images(own, maps), told),
+            self.discriminator(self._images(near, maps), told),
             None if codes is None else codes.indices,
             None if near_codes is None else near_codes.indices,
         )
@@ -547,9 +664,11 @@ class SqGan(Method):
         return to_uint8(images).cpu()
 
     def _diagnose(self, context: Context) -> list[str]:
+        figures = self._validate(context)
+        warnings = win_warnings(figures, self.config)
         if context.progress < 0.2:
-            return []
-        warnings = code_warnings(self._validate(context), self.config)
+            return warnings
+        warnings += code_warnings(figures, self.config)
         own = context.train.spread(256)
         pairs = []
         for k in own.labels.unique()[:10].tolist():
@@ -588,7 +707,34 @@ class SqGan(Method):
     ) -> Tensor:
         z = noise(seeds, (self.config.network.z_dim,)).to(self.device)
         styles, _ = self.quantized(z, c, temperature, centre)
-        return self.synthesis(styles, self._maps(seeds, temperature)).clamp(-1.0, 1.0)
+        return self._images(styles, self._maps(seeds, temperature)).clamp(-1.0, 1.0)
+
+    def _images(self, styles: Tensor, maps: list[Tensor] | str) -> Tensor:
+        """Return images of styles in evaluation mode."""
+        self._settle()
+        images: Tensor = self.synthesis(styles, maps)
+        return images
+
+    @torch.no_grad()
+    def _settle(self) -> None:
+        """Let the light generator find its statistics anew if weights have changed since."""
+        if not isinstance(self.synthesis, LightSynthesis):
+            return
+        modules = [self.mapping, self.synthesis, *([self.quantizer] if self.quantizer else [])]
+        tensors = [t for module in modules for t in module.state_dict().values() if t.is_floating_point()]
+        now = (str(self.device), torch.stack(list(torch._foreach_norm(tensors))).tolist())
+        if self._settled == now:
+            return
+
+        def styles() -> Iterator[Tensor]:
+            n = SETTLING[1]
+            for start in range(0, SETTLING[0] * n, n):
+                rows = torch.arange(start, start + n)
+                z = noise(rows, (self.config.network.z_dim,), stream=_SETTLING_STREAM).to(self.device)
+                yield self.quantized(z, self.condition(rows.to(self.device) % self.spec.n_classes))[0]
+
+        self.synthesis.settle(styles())
+        self._settled = now
 
     def _maps(self, seeds: Tensor, temperature: float) -> list[Tensor] | str:
         if not self.config.network.noise:
@@ -683,7 +829,7 @@ class SqGan(Method):
                 raise ConfigError("This model quantises latents: from_codes needs the labels.")
             styles = self.mapping(styles, self.condition(labels.to(self.device)))
         seeds = torch.zeros(len(codes), dtype=torch.int64) if seeds is None else seeds
-        return self.synthesis(styles, self._maps(seeds, 1.0)).clamp(-1.0, 1.0)
+        return self._images(styles, self._maps(seeds, 1.0)).clamp(-1.0, 1.0)
 
     @staticmethod
     def swap_codes(a: Tensor, b: Tensor, positions: Tensor | list[int]) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from fewgen.methods.sq_gan.config import SqGanConfig
 
+WON = {"logistic": 4.0, "hinge": 1.0, "relativistic": 4.0}
+"""Loss -> logits beyond which, on both sides, the discriminator has little left to learn, nor to teach."""
+
 LEAST_SPREAD = 0.05
 """Share of the variance of real images below which draws of a class count as collapsed."""
 
@@ -85,6 +88,23 @@ def code_warnings(figures: Mapping[str, float], config: SqGanConfig) -> list[str
                 f"change under noise of {config.pairs.sigma:g}. Raise model.consistency_weights.sigma."
             )
     return warnings
+
+
+def win_warnings(figures: Mapping[str, float], config: SqGanConfig) -> list[str]:
+    """Return whether the discriminator tells real from generated images without effort."""
+    real, generated, beyond = figures["logit_train"], figures["logit_generated"], WON[config.loss]
+    if config.loss == "relativistic":  # knows differences alone
+        won = real - generated > 2 * beyond
+    else:
+        won = real > beyond and generated < -beyond
+    if not won:
+        return []
+    return [
+        f"The discriminator wins: its mean logit is {real:.1f} for training images and {generated:.1f} for "
+        "generated ones, so that the generator learns little from it. Lower model.discriminator_lr, or "
+        "change more of what it sees, with model.adversarial_augment diffaugment and model.policy "
+        '"color,translation,cutout".'
+    ]
 
 
 def spread_warnings(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[str]:
