@@ -519,6 +519,31 @@ def test_a_pool_with_an_image_that_measures_is_refused_however_it_was_saved(tmp_
     assert made.record["images"]["pool"] == 16
 
 
+def test_a_folder_of_generated_images_serves_as_a_generator(tmp_path, novel, capsys):
+    made = data(8, NOVEL[:3], seed=9)
+    wrong = ImageSet(made.images, made.labels.roll(4), NOVEL[:3])  # half of them
+    words = f"distill --novel {novel} --generator {written(tmp_path / 'made', wrong)} --shots 4 --channels 1"
+    words += (
+        " --teacher pixels --per-class 6 --mixtures 9 --student-channels 4 --training.steps 5 --no-progress"
+    )
+    assert main([*words.split(), "--training.flip", "false", "--out", str(tmp_path / "tiny")]) == 0
+    record = json.loads((tmp_path / "tiny" / "distill.json").read_text())
+    assert record["images"]["synthetic"] == 18
+    assert record["settings"]["training"]["weigh"] is True
+    share = record["training"]["teacher"]["synthetic"]
+    assert 0.2 < share < 0.8
+    told = capsys.readouterr().out
+    assert f"The teacher reads {100 * share:.1f} % of the synthetic images as their class." in told
+    assert (tmp_path / "tiny" / "synthetic.png").is_file()
+    # A query among them is refused, and so are images of other classes.
+    _, queries = supports_and_rest(fewgen.load_images(novel, channels=1), 4, seed=0)
+    with pytest.raises(DataError, match="18 of the 18 images of --generator also measure the accuracy"):
+        fewgen.distill(novel=novel, shots=4, generator=queries, out=tmp_path / "planted", **TAUGHT)
+    with pytest.raises(ConfigError, match="has no class 'cat'"):
+        other = data(2, NOVEL[1:])
+        fewgen.distill(novel=novel, shots=4, generator=other, out=tmp_path / "other", **TAUGHT)
+
+
 def test_unlabelled_images_may_lie_flat(tmp_path, novel):
     flat = tmp_path / "flat"
     flat.mkdir()

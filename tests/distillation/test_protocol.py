@@ -8,13 +8,15 @@ import shutil
 import pytest
 import torch
 from tests.distillation.toy import BASE, NOVEL, Toy, data
+from tests.fake_method import Fake
 
 import fewgen
 from fewgen.config.schema import from_dict
 from fewgen.data.identity import fingerprint, without
 from fewgen.data.imageset import ClassSplit, ImageSet
+from fewgen.data.npz import load_npz
 from fewgen.diffusion.settings import SpecialiseConfig
-from fewgen.distillation import competitors, protocol
+from fewgen.distillation import competitors, generated, protocol
 from fewgen.distillation.competitors import COMPETITORS, NEED_POOL, Task
 from fewgen.distillation.distilling import plan_distillation
 from fewgen.distillation.knowledge import DistillConfig, three_parts
@@ -38,6 +40,7 @@ from fewgen.encoders.named import ENCODERS, NamedEncoder, make_joint_encoder
 from fewgen.errors import CheckpointError, ConfigError, DataError, MissingDependencyError, OutputError
 from fewgen.fitting.seeds import derive_seed
 
+assert Fake.name == "fake"
 TINT = {
     "steps": 4,
     "guidance_scale": 2.0,
@@ -156,7 +159,7 @@ def test_the_record_holds_what_was_promised(whole):
 def test_cells_hold_what_each_learned_from(whole):
     cells = whole[0].with_suffix(".cells")
     parts = {}
-    for name in set(COMPETITORS) - set(NEED_POOL):  # every image that is left is a query
+    for name in set(COMPETITORS) - {*NEED_POOL, "generated"}:  # every image that is left is a query
         cell = json.loads((cells / "episode0000" / f"{name}.json").read_text())
         assert (cell["competitor"], cell["episode"], cell["queries"]) == (name, 0, 24)
         parts[name] = cell["about"].get("parts")
@@ -613,6 +616,86 @@ def test_retrieving_without_the_packages_says_what_to_install(tmp_path, images, 
     assert "competitors augmentation, mixtures, pool, teacher" in plan_distillation(compare=True, **given)
 
 
+def test_generated_images_of_files_are_weighed_and_their_share_is_told(tmp_path, images, monkeypatch):
+    trusted = []
+    real = competitors.distill
+
+    def spy(*given, **more):
+        trusted.append(given[5].weigh)
+        return real(*given, **more)
+
+    monkeypatch.setattr(competitors, "distill", spy)
+    made = data(8, seed=7)
+    made = ImageSet(made.images, made.labels.roll(8), made.class_names)  # each of the class before its own
+    given = {**WITHOUT_BASE, "episodes": 1, "generator": made}
+    found = fewgen.distill(data=images, out=tmp_path / "made.json", **given)
+    assert list(found.record["accuracy"]) == ["mixtures", "generated"]
+    assert trusted == [False, True]
+    assert found.record["teacher_agrees"]["generated"] < 0.4
+    assert "% of the generated images as their class" in protocol.table(found.record)
+    assert found.notes[0] == "What the images of --generator were made from is not known."
+    parts = json.loads((tmp_path / "made.cells" / "episode0000" / "generated.json").read_text())["about"][
+        "parts"
+    ]
+    assert set(parts) == {"support", "synthetic", "mixtures"}
+    # Others do not join these.
+    with pytest.raises(ConfigError, match="made with other settings"):
+        fewgen.distill(data=images, out=tmp_path / "made.json", **{**given, "generator": data(8, seed=6)})
+    planted = ImageSet(
+        torch.cat([made.images, images.images[7:8]]),
+        torch.cat([made.labels, images.labels[7:8]]),
+        made.class_names,
+    )
+    with pytest.raises(DataError, match="images of --generator also measure the accuracy"):
+        fewgen.distill(
+            data=images, out=tmp_path / "planted.json", **{**given, "generator": planted, "per_class": 9}
+        )
+    with pytest.raises(ConfigError, match="The set of images has no class"):
+        few = made.select_classes(made.class_names[1:])
+        fewgen.distill(data=images, out=tmp_path / "few.json", **{**given, "generator": few})
+
+
+def test_what_a_run_learned_from_is_neither_support_nor_query(tmp_path, images):
+    run = fewgen.train(
+        "fake", data=images, shots=2, holdout=0, out=tmp_path / "run", report=False, progress=False
+    )
+    given = {**WITHOUT_BASE, "episodes": 1, "competitors": "generated", "generator": run}
+    found = fewgen.distill(data=images, out=tmp_path / "made.json", **given)
+    assert "learned from 18 of the novel images: none of them is a support or a query" in found.notes[0]
+    assert found.record["queries"] == [3 * (10 - 2 - 2)]
+    with pytest.raises(ConfigError, match="is a run of fake. Name a run of diffusion"):
+        given = {key: value for key, value in SMALL.items() if key != "tint"} | {"generator": run}
+        fewgen.distill(data=images, class_split="5/0/4", competitors="tint", out=tmp_path / "t.json", **given)
+
+
+def test_a_method_learns_the_supports_of_each_episode_alone(tmp_path, images, monkeypatch):
+    learned = []
+    real = generated.train
+
+    def spy(method, *, data, **more):
+        learned.append(data)
+        return real(method, data=data, **more)
+
+    monkeypatch.setattr(generated, "train", spy)
+    given = {**WITHOUT_BASE, "generator": "fake", "queries": 4, "competitors": "generated"}
+    found = fewgen.distill(data=images, out=tmp_path / "made.json", **given)
+    assert len(learned) == 2
+    for i, supports in enumerate(learned):
+        episode = question(n_query=4).sampler(images).episode(i, images)
+        assert torch.equal(supports.images, episode.support.images)
+        made = load_npz(tmp_path / "made.cells" / f"episode{i:04d}" / "generated.npz")
+        assert made.class_names == episode.class_names
+        assert made.counts().tolist() == [6] * 3
+    assert found.record["seconds"]["generation_per_image"]["generated"] > 0
+    (tmp_path / "made.cells" / "episode0000" / "generated.json").unlink()
+    again = fewgen.distill(data=images, out=tmp_path / "made.json", **given)
+    assert again.record["accuracy"] == found.record["accuracy"]
+    assert len(learned) == 2
+    text = plan_distillation(data=images, out=tmp_path / "new.json", **given)
+    assert "fake, trained on the supports of each episode" in text
+    assert "training fake in each episode comes on top" in text
+
+
 def test_the_pool_holds_no_support_and_no_query(images):
     sampler = question(n_query=3).sampler(images)
     episode = sampler.episode(0, images)
@@ -633,6 +716,8 @@ def test_the_pool_holds_no_support_and_no_query(images):
         ({"joint_encoder": "lite9", "competitors": "retrieved", "queries": 2}, 'no joint encoder "lite9"'),
         ({"joint_encoder": "clip:x", "competitors": "mixtures"}, "--joint-encoder has no use here"),
         ({"mixtures": 0}, "--mixtures must be"),
+        ({"competitors": "generated"}, "The competitor generated needs --generator: a method"),
+        ({"competitors": "mixtures", "generator": "sq_gan"}, "--generator has no use here"),
     ],
 )
 def test_what_a_comparison_without_base_classes_refuses(tmp_path, images, given, message):

@@ -52,6 +52,9 @@ def _student(made: Any) -> list[str]:
             f"Accuracy: {100 * found['student']:.1f} % of {found['n']} images that nothing learned from "
             f"(95 % interval {100 * found['low']:.1f} to {100 * found['high']:.1f})"
         )
+    read = record.get("training", {}).get("teacher", {}).get("synthetic")
+    if read is not None:
+        lines.append(f"The teacher reads {100 * read:.1f} % of the synthetic images as their class.")
     onnx = student["onnx"]
     files = [student["file"]] + ([] if onnx is None else [f"{onnx['file']} ({onnx['bytes'] / 1024:.0f} kB)"])
     see = "; see synthetic.png" if n["synthetic"] else ""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from fewgen.api.training import train
-from fewgen.data.identity import fingerprint
+from fewgen.data.identity import fingerprint, without
 from fewgen.data.imageset import ImageSet
 from fewgen.diffusion.pipeline import TextToImage
 from fewgen.diffusion.stable import StableDiffusion
@@ -19,7 +20,9 @@ from fewgen.distillation.competitors import (
     NEED_POOL,
     about_competitors,
 )
+from fewgen.distillation.encoder_teacher import EncoderTeacher
 from fewgen.distillation.estimate import making_seconds, one_thread
+from fewgen.distillation.generated import GENERATED, MethodOfEpisode, by_run, holds_images, images_of
 from fewgen.distillation.pool import read_like, refuse_queries
 from fewgen.distillation.preparing import teacher_id, teacher_tasks
 from fewgen.distillation.product import FORMAT, FORMAT_VERSION, STUDENT_NAME
@@ -40,12 +43,20 @@ from fewgen.distillation.storing import check_parts, open_parts, save_student
 from fewgen.distillation.students import make_student
 from fewgen.distillation.synthesis import by_class
 from fewgen.distillation.views import MIXTURES
-from fewgen.distillation.work import TEACHER_NAME, Work, check_pipeline, shared_names, time_in_words
+from fewgen.distillation.work import (
+    TEACHER_NAME,
+    Work,
+    check_pipeline,
+    shared_names,
+    shown_shape,
+    time_in_words,
+)
 from fewgen.encoders.named import encoder_record
 from fewgen.episodes import class_split
 from fewgen.errors import ConfigError, MissingDependencyError, OutputError
 from fewgen.files import read_json, write_json
 from fewgen.fitting.seeds import derive_seed
+from fewgen.methods.registry import method_names
 from fewgen.progress import ShownProgress
 from fewgen.runs.environment import environment
 from fewgen.runs.pipeline import load_pipeline
@@ -69,6 +80,7 @@ class ComparisonWork(Work):
             raise OutputError(
                 f'"{self.out}": the comparison is written as .json. Name such a file with --out.'
             )
+        self.opened = self._opened()
         self.names = self._names()
         if not self.names:
             raise ConfigError("--competitors needs at least one name.")
@@ -79,6 +91,7 @@ class ComparisonWork(Work):
         self.split_words = request.class_split or "auto"
         self.classes = class_split(self.images, self.split_words, self.seed)
         base, _, self.novel = self.classes.apply(self.images)
+        self.generated = self._generated()
         self.base = base if self.classes.base else None
         self.question.sampler(self.novel)
         self.pool = self._pool()
@@ -93,6 +106,7 @@ class ComparisonWork(Work):
         self.needs_model = bool(set(self.names) & set(KIND_OF))
         self.source = self._model()
         self.teacher = self.named_teacher(self.novel)
+        self.question = dataclasses.replace(self.question, weigh=self.weighs)
         if self.teacher is not None:
             self.notes.append("The teacher was given: whether it has seen novel classes is not known.")
         self.cells = self.out.with_suffix(CELLS_SUFFIX)
@@ -104,10 +118,12 @@ class ComparisonWork(Work):
         request, given = self.request, self.request.competitors
         without_base = request.class_split == "none"
         if given is None and not request.compare:
-            given = ("mixtures",) if without_base else ("tint",)
+            given = ("mixtures",) if without_base or self._draws else ("tint",)
+            given = (*given, GENERATED) if self._draws else given
         elif given is None:
             left_out = {
                 *(NEED_BASE if without_base else ()),
+                *(KIND_OF if self._draws else (GENERATED,)),
                 *(NEED_POOL if request.queries == "all" and request.pool is None else ()),
             }
             if "retrieved" not in left_out:
@@ -131,6 +147,62 @@ class ComparisonWork(Work):
         if "retrieved" in names:
             encoder_record("joint", request.joint_encoder)  # an unknown or missing one before long work
         return names
+
+    def _opened(self) -> Any:
+        """Return what --generator names: a text-to-image model, or one of what serves `generated`.
+
+        That is a run that draws by class, the name of a method, or images, which are not read yet.
+        """
+        given = self.request.generator
+        if given is None or given in method_names() or holds_images(given):
+            return given
+        return self.generator()
+
+    @property
+    def _draws(self) -> bool:
+        """Whether --generator serves the competitor generated."""
+        return self.opened is not None and not isinstance(self.opened, TextToImage)
+
+    def _generated(self) -> ImageSet | MethodOfEpisode | None:
+        """Return the images that were generated, or what makes them in each episode."""
+        request, given = self.request, self.opened
+        if GENERATED not in self.names:
+            if self._draws:
+                request.refuse(("generator",), "no competitor that was asked for learns from its images")
+            return None
+        if not self._draws:
+            raise ConfigError(
+                "The competitor generated needs --generator: a method that is trained on the supports of "
+                "each episode, such as sq_gan; a folder of generated images; or a run of novel classes. "
+                "(Text-to-image models compete as tint.)"
+            )
+        if given in method_names():
+            return MethodOfEpisode(given, request.generator_preset, request.generator_minutes)
+        if holds_images(given):
+            self.notes.append("What the images of --generator were made from is not known.")
+            return images_of(
+                given,
+                self.novel,
+                self.novel,
+                request.reading,
+                request.per_class,
+                self.seed,
+                advice="compare on other --data",
+            )
+        run: Run = given
+        learned = run.images(request.reading.data_dir)[0]
+        made = by_run(run, self.novel.class_names, request.per_class, self.seed, float(request.alpha))
+        if made.shape != self.novel.shape:
+            raise ConfigError(
+                f"The run makes images of {shown_shape(made.shape)}, but these are of "
+                f"{shown_shape(self.novel.shape)} (channels x height x width). Set --size and --channels."
+            )
+        self.novel, n_learned = without(self.novel, learned)
+        self.notes.append(
+            f"The run of --generator learned from {n_learned} of the novel images: none of them is a support "
+            "or a query, so generated images stand for more than the supports."
+        )
+        return made
 
     def _pool(self) -> ImageSet | None:
         """Return the unlabelled images that were named, of which none may be an image of an episode."""
@@ -184,16 +256,18 @@ class ComparisonWork(Work):
         given = self.request.generator
         if given is None or not self.needs_model:
             return None
-        pipe = self.generator()
-        if isinstance(pipe, Run):
+        pipe = self.opened
+        if not isinstance(pipe, TextToImage):
+            is_run = isinstance(pipe, Run)
+            what = f'"{pipe.path}" is a run of {pipe.info.method}' if is_run else "--generator names none"
             raise ConfigError(
-                f'The comparison specialises a model in each episode, and "{pipe.path}" is a run of '
-                f"{pipe.info.method}. Name a run of diffusion, or a Stable Diffusion folder."
+                f"The comparison specialises a model in each episode, and {what}. Name a run of diffusion, "
+                "or a Stable Diffusion folder."
             )
         check_pipeline(pipe, self.novel)
         if isinstance(pipe, StableDiffusion):
             self.notes.append("Stable Diffusion has seen the web: novel classes are not new to it.")
-        elif not isinstance(given, TextToImage):
+        elif isinstance(given, (str, Path, Run)):
             own = (given if isinstance(given, Run) else Run(Path(given).expanduser())).class_names
             known = shared_names(own, self.classes.novel)
             if known:
@@ -207,7 +281,9 @@ class ComparisonWork(Work):
     def _settings(self) -> dict[str, Any]:
         question, request, source = self.question, self.request, self.source
         joint = request.joint_encoder
-        trained = {"minutes": request.generator_minutes, "preset": request.generator_preset}
+        trained: dict[str, Any] = {"minutes": None, "preset": "default"}
+        if not self._draws:
+            trained = {"minutes": request.generator_minutes, "preset": request.generator_preset}
         return {
             **self.described,
             "prepare": self.prepared_settings(self.base),
@@ -218,6 +294,7 @@ class ComparisonWork(Work):
             "novel": fingerprint(self.novel),
             "pool": None if self.pool is None else fingerprint(self.pool),
             "joint_encoder": None if joint == JOINT else encoder_record("joint", joint),
+            "weigh": None if self.weighs or not isinstance(self.teacher, EncoderTeacher) else False,
             "generator": trained if source is None else source.model_id[:16],
             "teacher": "trained on base classes" if self.teacher is None else teacher_id(self.teacher),
         }
@@ -231,6 +308,14 @@ class ComparisonWork(Work):
             if not isinstance(record, dict) or record.get("format") != FORMAT:
                 raise OutputError(f'"{self.out}" is not a comparison of ours. Choose another --out.')
         check_parts(self.cells, self.settings)
+        if self.generated is not None:
+            check_parts(self.cells / GENERATED, self._generated_settings())
+
+    def _generated_settings(self) -> dict[str, Any]:
+        """Return what tells generated images from others; apart, so that they may join a comparison later."""
+        made = self.generated
+        assert made is not None
+        return {"images": fingerprint(made)} if isinstance(made, ImageSet) else dataclasses.asdict(made)
 
     @property
     def wanted(self) -> int:
@@ -266,12 +351,18 @@ class ComparisonWork(Work):
             ("competitors", ", ".join(self.names)),
             ("students", self.training_in_words),
             ("teacher", state(self.teacher, TEACHER_NAME)),
-            ("generator", state(self.source, "diffusion") if self.needs_model else "not needed"),
+            ("generator", self._generator_in_words(state(self.source, "diffusion"))),
             (
                 "cells",
                 f"{left} of {wanted * len(self.names)} to compute, {self.request.workers} episodes at a time",
             ),
         ]
+
+    def _generator_in_words(self, model: str) -> str:
+        made = self.generated
+        if isinstance(made, MethodOfEpisode):
+            return f"{made.method}, trained on the supports of each episode"
+        return model if self.needs_model else "not needed" if made is None else f"{len(made)} images"
 
     def time(self) -> str:
         """Return what the missing cells will take, by a few steps of each part."""
@@ -301,6 +392,8 @@ class ComparisonWork(Work):
                 parts["images"] = sum(kinds) * seconds.image * self.request.per_class * self.question.n_way
             elif any(kinds):
                 above = "; the generator, and what is made with it, come on top"
+            if any(GENERATED in names for names in left) and isinstance(self.generated, MethodOfEpisode):
+                above += f"; training {self.generated.method} in each episode comes on top"
             students = sum(name != "teacher" for names in left for name in names)
             if students:
                 parts["students"] = students * self.distilling_seconds(supports)
@@ -311,6 +404,8 @@ class ComparisonWork(Work):
     def run(self) -> Distilled:
         """Compute what is missing and write the record."""
         open_parts(self.cells, self.settings)
+        if self.generated is not None:
+            open_parts(self.cells / GENERATED, self._generated_settings())
         prepared = self._prepared()
         there = not any(missing(self.cells, i, self.names) for i in range(self.episodes or 0))
         episodes = run_protocol(
@@ -344,7 +439,9 @@ class ComparisonWork(Work):
         finally:
             shown.close()
         teacher = self.cells / TEACHER_NAME if self.teacher is None else self.request.teacher
-        return Prepared(base, self.novel, str(teacher), str(student), generator, load_pipeline, self.pool)
+        return Prepared(
+            base, self.novel, str(teacher), str(student), generator, load_pipeline, self.pool, self.generated
+        )
 
     def _generator(self) -> TextToImage | str | None:
         """Return the model, or where it lies for processes of their own; trained first if none was named."""

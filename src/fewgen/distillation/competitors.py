@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewgen.data.imageset import ImageSet
+from fewgen.distillation.generated import GENERATED
 from fewgen.distillation.knowledge import DistillConfig, accuracy, distill
 from fewgen.distillation.students import Student
 from fewgen.distillation.teacher import Teacher
@@ -30,6 +31,7 @@ class Task:
         mixtures: gives mixtures of the supports.
         pool: gives unlabelled images, none of them a support or a query.
         retrieved: gives those of the pool that a joint encoder finds for the class names, as labels.
+        weigh: whether images of `GENERATED` count as much as the teacher believes that they show their class.
         config: of every training, so that all take the same number of steps.
         seed: of batches and augmentation.
         progress: told the share of a training that is done.
@@ -45,6 +47,7 @@ class Task:
     mixtures: Callable[[], ImageSet]
     pool: Callable[[], ImageSet]
     retrieved: Callable[[], ImageSet]
+    weigh: bool
     config: DistillConfig
     seed: int
     progress: Callable[[int, int, float], None] | None = None
@@ -72,11 +75,14 @@ def _trained(
     synthetic: ImageSet | None = None,
     base: bool = True,
     hard_labels: bool | None = None,
+    weigh: bool | None = None,
     mixtures: bool = False,
     pool: bool = False,
 ) -> Outcome:
     """Train a student on the supports, and on further images as wanted."""
     config = task.config if hard_labels is None else dataclasses.replace(task.config, hard_labels=hard_labels)
+    if weigh is not None:
+        config = dataclasses.replace(config, weigh=weigh)
     if config.hard_labels or synthetic is None:  # nothing to weigh
         config = dataclasses.replace(config, weigh=False)
     started = time.perf_counter()
@@ -142,6 +148,16 @@ def _pool(task: Task) -> Outcome:
     return _trained(task, task.prepared(), mixtures=True, pool=True)
 
 
+def _generated(task: Task) -> Outcome:
+    """Mixtures, and images of --generator: of a folder, a run, or a method that learned the supports.
+
+    The teacher labels them softly; with a pretrained one, each counts as much as it is believed.
+    """
+    return _trained(
+        task, task.prepared(), synthetic=task.synthetic(GENERATED), mixtures=True, weigh=task.weigh
+    )
+
+
 def _retrieved(task: Task) -> Outcome:
     """Mixtures, and real images of the pool that a joint encoder finds by class name, as synthetic ones.
 
@@ -166,6 +182,7 @@ COMPETITORS: dict[str, Callable[[Task], Outcome]] = {
     "da_fusion": _da_fusion,
     "hard_labels": _hard_labels,
     "mixtures": _mixtures,
+    "generated": _generated,
     "pool": _pool,
     "retrieved": _retrieved,
     "teacher": _teacher,

@@ -25,7 +25,7 @@ def distill(
     out: str | Path,
     novel: str | Path | ImageSet | None = None,
     data: str | Path | ImageSet | None = None,
-    generator: str | Path | Run | TextToImage | None = None,
+    generator: str | Path | Run | TextToImage | ImageSet | None = None,
     student: str = "conv4",
     shots: int | None = None,
     class_split: str | None = None,
@@ -89,10 +89,11 @@ def distill(
             a folder of the same name that ends in .cells.
         novel: your images: a folder with one subfolder per class.
         data: base images to prepare teacher and student on; in the comparison, the data set.
-        generator: a run of tint, or of any method that was trained on your classes; or a text-to-image
-            model, which is specialised to your images: a run of diffusion, or a Stable Diffusion folder or
-            its name on the hub (owner/model). The comparison trains a diffusion model on its base classes if
-            none is given.
+        generator: a run of tint, or of any method that was trained on your classes; a folder of images that
+            were generated earlier, in subfolders of the same names; or a text-to-image model, which is
+            specialised to your images: a run of diffusion, or a Stable Diffusion folder or its name on the
+            hub (owner/model). The comparison takes also the name of a method, such as sq_gan, which learns
+            the supports of each episode; it trains a diffusion model on its base classes if none is given.
         student: conv4 or resnet12.
         shots: images of each class to learn from, drawn by the seed, if there are more; the others measure
             the accuracy. All if left out.
@@ -104,11 +105,12 @@ def distill(
         queries: images of each class that judge, or all that are left.
         episodes: how many; auto plans them from the first ones for --half-width.
         half_width: wanted half width of the interval of the first competitor's accuracy, a share.
-        compare: all competitors: tint, none (no synthetic images), augmentation (supports alone, random
-            weights), augmentation_pretrained, textual_inversion, da_fusion, hard_labels, mixtures (of the
-            supports), pool (mixtures and unlabelled images, with --queries K or --pool), retrieved (mixtures
-            and --per-class images of the pool that are found by class name) and teacher; otherwise tint
-            alone, or mixtures without base classes.
+        compare: all competitors that can be there: tint, none (no synthetic images), augmentation (supports
+            alone, random weights), augmentation_pretrained, textual_inversion, da_fusion, hard_labels,
+            mixtures (of the supports), generated (mixtures and images of --generator), pool (mixtures and
+            unlabelled images, with --queries K or --pool), retrieved (mixtures and --per-class images of the
+            pool that are found by class name) and teacher; otherwise tint alone, mixtures without base
+            classes, or mixtures and generated.
         competitors: only these.
         per_class: synthetic images of each class.
         alpha: of TINT images: 0 gives the supports back, 1 only shares their class.
@@ -136,8 +138,8 @@ def distill(
             left out 1000 steps of 150 images, and 500 of 90 in the comparison.
         tint: how a text-to-image model is specialised, such as --tint.textual.steps 1000 or
             --tint.guidance_scale 2; names and defaults are those of the method tint.
-        generator_minutes: limit on the training of the diffusion model.
-        generator_preset: of the diffusion model.
+        generator_minutes: limit on the training of the diffusion model, or of a method in each episode.
+        generator_preset: of the diffusion model or the method.
         save_images: a contact sheet of the first episode: supports and synthetic images.
         workers: episodes at the same time, each in a process with one thread.
         seed: of every draw.
@@ -187,10 +189,11 @@ def plan_distillation(**keywords: Any) -> str:
 def _work(request: DistillRequest, planning: bool = False) -> Work:
     from fewgen.distillation.comparison_work import ComparisonWork
     from fewgen.distillation.student_work import StudentWork
+    from fewgen.methods.registry import method_names
 
     given, usual = vars(request), defaults_of(distill)
     if request.generator is not None:
-        own = ("generator_minutes", "generator_preset")
+        own = () if request.generator in method_names() else ("generator_minutes", "generator_preset")
         refuse_ignored("with --generator, which is trained already", given, usual, *own)
     if request.novel is not None:
         compared = ("compare", "competitors", "save_images", "half_width", "n_way", "n_shot", "queries")

@@ -99,9 +99,14 @@ class _Needed(TypedDict):
     notes: list[str]
 
 
+class _Said(TypedDict, total=False):
+    teacher: dict[str, float]
+
+
 class _Record(_Needed, total=False):
     """What is shown of a finished student."""
 
+    training: _Said
     files: dict[str, str] | None
 
 

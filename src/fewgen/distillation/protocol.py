@@ -23,6 +23,7 @@ from fewgen.data.identity import near_identical, without
 from fewgen.data.imageset import ImageSet, evenly
 from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.distillation.competitors import COMPETITORS, NEED_POOL, Outcome, Task
+from fewgen.distillation.generated import GENERATED, MethodOfEpisode
 from fewgen.distillation.knowledge import DistillConfig
 from fewgen.distillation.pool import joint_encoder, mined, unlabelled
 from fewgen.distillation.preparing import load_teacher
@@ -64,6 +65,7 @@ class Question:
         seed: of episodes, images, first weights and training.
         mixtures: of the supports, for the competitors that have some.
         joint_encoder: finds images of the pool by class name.
+        weigh: whether generated images count as much as the teacher believes that they show their class.
         tint: how the model is specialised and sampled.
         training: of every student.
     """
@@ -76,6 +78,7 @@ class Question:
     seed: int = 0
     mixtures: int = MIXTURES
     joint_encoder: str = "lite"
+    weigh: bool = False
     tint: SpecialiseConfig = SpecialiseConfig()
     training: DistillConfig = DistillConfig()
 
@@ -149,6 +152,8 @@ class Prepared:
         open_model: opens the model in a folder on a device.
         pool: unlabelled images, none of them of the novel images; None for novel images of any class that
             are neither supports nor queries.
+        generated: images of all novel classes, or what makes them of the supports; None: no competitor
+            learns from such.
     """
 
     base: ImageSet | None
@@ -158,6 +163,7 @@ class Prepared:
     generator: Generator | None
     open_model: OpenModel | None = None
     pool: ImageSet | None = None
+    generated: ImageSet | MethodOfEpisode | None = None
 
 
 @dataclass(frozen=True)
@@ -175,6 +181,7 @@ class Job:
         picture: file of a contact sheet to write; None: none.
         progress: whether to say on standard error what is being done.
         pool: unlabelled images; None where no competitor looks at them.
+        generated: images of the episode's classes; None: made of the supports, if a competitor needs them.
     """
 
     question: Question
@@ -187,6 +194,7 @@ class Job:
     picture: Path | None = None
     progress: bool = True
     pool: ImageSet | None = None
+    generated: ImageSet | None = None
 
 
 def run_episode(job: Job) -> int:
@@ -245,6 +253,17 @@ def _task(job: Job) -> tuple[Task, Synthesis]:
         assert job.pool is not None, "run_protocol gives it to the competitors that look at it"
         return job.pool
 
+    def synthetic(kind: str) -> ImageSet:
+        if kind != GENERATED:
+            return synthesis.images(kind)
+        make = job.prepared.generated
+        if not isinstance(make, MethodOfEpisode):
+            assert job.generated is not None, "run_protocol gives them to the competitor that looks at them"
+            return job.generated
+        if shown is not None:
+            shown(f"training {make.method} on the supports", 0.0)
+        return make(episode.support, job.folder, question.per_class, question.seed + episode.index)
+
     def retrieved() -> ImageSet:
         encoder = joint_encoder(question.joint_encoder)
         return mined(pool(), episode.support.class_names, encoder, question.per_class)
@@ -256,10 +275,11 @@ def _task(job: Job) -> tuple[Task, Synthesis]:
         teacher,
         fresh,
         fresh if job.prepared.base is None else lambda: with_head(copy.deepcopy(prepared)),
-        synthesis.images,
+        synthetic,
         mixed,
         pool,
         retrieved,
+        question.weigh,
         question.training,
         number,
     )
@@ -385,7 +405,7 @@ def read_episode(cells: Path, index: int, names: Sequence[str]) -> dict[str, Any
     found = {name: read_record(folder / f"{name}.json", _Cell, CheckpointError, _AGAIN) for name in names}
     specialised = folder / "specialised.json"
     synthetic = {}
-    for kind in KINDS:
+    for kind in (*KINDS, GENERATED):
         if (folder / f"{kind}.npz").is_file():
             about = read_record(folder / f"{kind}.images.json", _Images, CheckpointError, _AGAIN)
             synthetic[kind] = {"seconds": about["about"]["seconds"], "images": about["n"]}
@@ -406,10 +426,14 @@ def read_episode(cells: Path, index: int, names: Sequence[str]) -> dict[str, Any
     }
 
 
+READ = (GENERATED, "retrieved")
+"""Competitors of whose images it is told how many the teacher reads as their class."""
+
+
 def _readings(cells: Mapping[str, Any]) -> dict[str, float]:
-    """Return what the teacher said of supports and TINT images, and of the images of other competitors."""
+    """Return what the teacher said of supports and TINT images, and of the images of `READ`."""
     said = {name: cell["about"].get("teacher", {}) for name, cell in cells.items()}
-    more = {name: said[name]["synthetic"] for name in ("retrieved",) if "synthetic" in said.get(name, {})}
+    more = {name: said[name]["synthetic"] for name in READ if "synthetic" in said.get(name, {})}
     return {**said.get("tint", {}), **more}
 
 
@@ -477,7 +501,10 @@ def run_protocol(
     sampler = question.sampler(prepared.novel)
 
     # The images of all episodes need not travel to each process.
+    made = prepared.generated
     shared = dataclasses.replace(prepared, novel=prepared.novel.subset([]), pool=None)
+    if isinstance(made, ImageSet):
+        shared = dataclasses.replace(shared, generated=None)
 
     def job(i: int) -> Job:
         episode = sampler.episode(i, prepared.novel)
@@ -496,6 +523,7 @@ def run_protocol(
             picture=picture if i == 0 else None,
             progress=progress,
             pool=pool,
+            generated=made.select_classes(episode.class_names) if isinstance(made, ImageSet) else None,
         )
 
     found: list[dict[str, Any]] = []
@@ -553,7 +581,7 @@ def summary(episodes: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[st
         "seconds": time_report(episodes),
         "teacher_agrees": {
             source: interval([e["teacher"][source] for e in episodes])["mean"]
-            for source in ("support", "synthetic", "retrieved")
+            for source in ("support", "synthetic", *READ)
             if all(source in e["teacher"] for e in episodes)
         },
     }
@@ -567,6 +595,10 @@ def table(record: dict[str, Any]) -> str:
         difference = record["differences"].get(f"{first} - {name}")
         shown = "" if difference is None else _points(difference)
         lines.append(f"{name:<26}{_points(found):>18}{shown:>24}".rstrip())
+    for name in READ:
+        if name in record["teacher_agrees"]:
+            share = 100 * record["teacher_agrees"][name]
+            lines.append(f"The teacher reads {share:.1f} % of the {name} images as their class.")
     return "\n".join(lines)
 
 

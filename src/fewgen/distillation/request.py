@@ -24,7 +24,7 @@ class DistillRequest:
     out: str | Path
     novel: str | Path | ImageSet | None
     data: str | Path | ImageSet | None
-    generator: str | Path | Run | TextToImage | None
+    generator: str | Path | Run | TextToImage | ImageSet | None
     student: str
     shots: int | None
     class_split: str | None

@@ -8,16 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fewgen.config.schema import to_dict
 from fewgen.data.identity import fingerprint, near_identical, without
 from fewgen.data.imageset import ImageSet
-from fewgen.data.names import name_key, name_labels
 from fewgen.diffusion.pipeline import TextToImage
 from fewgen.diffusion.stable import StableDiffusion
 from fewgen.distillation.encoder_teacher import EncoderTeacher
 from fewgen.distillation.estimate import making_seconds
+from fewgen.distillation.generated import by_run, holds_images, images_of, own_labels
 from fewgen.distillation.pool import read_like, refuse_queries, unlabelled
 from fewgen.distillation.preparing import teacher_id, teacher_tasks, wants_turns
 from fewgen.distillation.product import (
@@ -41,7 +39,6 @@ from fewgen.errors import ConfigError, DataError, OutputError
 from fewgen.files import file_sha256
 from fewgen.fitting.seeds import derive_seed
 from fewgen.folders import FolderKind
-from fewgen.generation.request import GenerationRequest, image_seeds
 from fewgen.progress import Progress, ShownProgress
 from fewgen.runs.run import Run
 
@@ -74,7 +71,10 @@ class StudentWork(Work):
             request.whole(shots=1)
         if request.generator is None:
             request.refuse(("tint", "generator_minutes"), "there is no --generator")
-        self.source = None if request.generator is None else self.generator()
+        self.source: Run | TextToImage | ImageSet | None = None
+        images_given = holds_images(request.generator)
+        if request.generator is not None and not images_given:
+            self.source = self.generator()
         channels, height = self._native_shape()
         reading = request.reading
         images = self.load(
@@ -84,13 +84,17 @@ class StudentWork(Work):
         )
         self.supports, rest = supports_and_rest(images, request.shots, self.seed)
         every = rest is None
-        if isinstance(self.source, Run):
-            self.labels = self._match(self.source)
+        if images_given:
+            advice = "leave --shots out, so that nothing is measured"
+            few = request.per_class, self.seed
+            self.source = images_of(request.generator, self.supports, rest, reading, *few, advice=advice)
+        elif isinstance(self.source, Run):
+            self._match(self.source)
             rest = self._not_learned(self.source, rest)
-            if request.tint:
-                self.notes.append("--tint has no effect: the generator is specialised already.")
-        elif self.source is not None:
+        elif isinstance(self.source, TextToImage):
             check_pipeline(self.source, self.supports)
+        if request.tint and not isinstance(self.source, TextToImage):
+            self.notes.append("--tint has no effect: the generator is specialised already.")
         self.held_out = rest
         if every:
             fewer = "--shots 5" if request.shots is None else "A smaller --shots"
@@ -121,22 +125,14 @@ class StudentWork(Work):
             return self.source.info.spec["channels"], self.source.info.spec["height"]
         if self.source is None or isinstance(self.source, StableDiffusion):
             return None, None
+        assert isinstance(self.source, TextToImage)
         return self.source.image_shape[:2]
 
-    def _match(self, run: Run) -> list[int]:
-        """Return the run's label of each class of the supports.
-
-        Raises:
-            ConfigError: a class that the run does not know, or images of another shape.
-        """
-        known = name_labels(run.class_names)
-        unknown = [name for name in self.supports.class_names if name_key(name) not in known]
-        if unknown:
-            raise ConfigError(
-                f'The run "{run.path.name}" has no class {", ".join(map(repr, unknown[:5]))}; it has '
-                f"{', '.join(map(repr, run.class_names[:10]))}. Rename the folders, or use a diffusion run, "
-                "which is specialised to any class."
-            )
+    def _match(self, run: Run) -> None:
+        """Refuse a run that does not know a class of the supports, or makes images of another shape."""
+        otherwise = "use a diffusion run, which is specialised to any class"
+        who = f'The run "{run.path.name}"'
+        own_labels(run.class_names, self.supports.class_names, who, otherwise)
         own = tuple(run.info.spec[key] for key in ("channels", "height", "width"))
         if own != self.supports.shape:
             raise ConfigError(
@@ -144,7 +140,6 @@ class StudentWork(Work):
                 f"{shown_shape(self.supports.shape)} (channels x height x width). Set --size {own[1]} "
                 f"--channels {own[0]}."
             )
-        return [known[name_key(name)] for name in self.supports.class_names]
 
     def _not_learned(self, run: Run, rest: ImageSet | None) -> ImageSet | None:
         """Leave out of the images that measure those that the generator has learned from."""
@@ -211,9 +206,8 @@ class StudentWork(Work):
 
     def _weigh(self) -> None:
         """Unless the user says otherwise, believe a pretrained encoder more than the generator."""
-        told = {"weigh", "hard_labels"} & set(self.request.training or {})
-        if self.source is not None and isinstance(self.teacher, EncoderTeacher) and not told:
-            self.training = dataclasses.replace(self.training, weigh=True)
+        if self.source is not None:
+            self.training = dataclasses.replace(self.training, weigh=self.weighs)
             self.described["training"] = to_dict(self.training)
 
     def _n_mixtures(self) -> int:
@@ -232,7 +226,13 @@ class StudentWork(Work):
         source = self.source
         generator = None
         if source is not None:
-            generator = file_sha256(source.model_path) if isinstance(source, Run) else source.model_id
+            generator = (
+                file_sha256(source.model_path)
+                if isinstance(source, Run)
+                else fingerprint(source)
+                if isinstance(source, ImageSet)
+                else source.model_id
+            )
         return {
             **self.described,
             "prepare": self.prepared_settings(self.base),
@@ -270,6 +270,8 @@ class StudentWork(Work):
         if isinstance(self.source, Run):
             made = "its own words"
         n = f"{self.request.per_class} of each class, by {made}"
+        if isinstance(self.source, ImageSet):
+            n = f'{len(self.source)} of "{self.request.generator}"'
         rows = [
             ("synthetic", "none" if self.source is None else n),
             ("base", "none" if self.base is None else self._base_in_words(self.base)),
@@ -302,7 +304,7 @@ class StudentWork(Work):
             parts["teacher and student before"] = before
         if isinstance(self.source, Run):
             above = "; drawing by the run comes on top"
-        elif self.source is None:
+        elif self.source is None or isinstance(self.source, ImageSet):
             above = "; the teacher's labels come on top"
         elif isinstance(self.source, StableDiffusion):
             above = "; specialising Stable Diffusion comes on top"
@@ -373,7 +375,9 @@ class StudentWork(Work):
             seed=derive_seed(self.seed, "mixtures of supports"),
         )
 
-    def _synthetic(self, source: Run | TextToImage, parts: Path, shown: Progress) -> ImageSet:
+    def _synthetic(self, source: Run | TextToImage | ImageSet, parts: Path, shown: Progress) -> ImageSet:
+        if isinstance(source, ImageSet):
+            return source
         if isinstance(source, Run):
             return kept_images(parts / "generated.npz", lambda: self._by_class(source, shown))[0]
         return Synthesis(
@@ -389,9 +393,5 @@ class StudentWork(Work):
 
     def _by_class(self, run: Run, shown: Progress) -> tuple[ImageSet, dict[str, Any]]:
         shown("generating images", 0.0)
-        labels = torch.tensor(self.labels).repeat_interleave(self.request.per_class)
-        options = {"alpha": float(self.request.alpha)} if run.info.method == "tint" else {}
-        request = GenerationRequest(labels=labels, seeds=image_seeds(self.seed, len(labels)), options=options)
-        made = run.method.generate(request)
-        own = torch.arange(len(self.labels)).repeat_interleave(self.request.per_class)
-        return ImageSet(made.images, own, self.supports.class_names, name="generated"), {}
+        names, n, alpha = self.supports.class_names, self.request.per_class, float(self.request.alpha)
+        return by_run(run, names, n, self.seed, alpha), {}

@@ -113,6 +113,12 @@ class Work(abc.ABC):
         """Return the generator that was named; a plan fetches nothing."""
         return opened_generator(self.request.generator, str(self.device), not self.planning)
 
+    @property
+    def weighs(self) -> bool:
+        """Whether generated images count as much as the teacher believes: a pretrained one, unless told."""
+        told = {"weigh", "hard_labels"} & set(self.request.training or {})
+        return self.training.weigh or (isinstance(self.teacher, EncoderTeacher) and not told)
+
     def named_teacher(self, images: ImageSet) -> ProtoNet | EncoderTeacher | None:
         """Return the teacher that was named, for images of this shape."""
         name = self.request.teacher
