@@ -514,6 +514,9 @@ def test_a_pool_with_an_image_that_measures_is_refused_however_it_was_saved(tmp_
     told = capsys.readouterr().err
     assert f'1 of the 17 images of --pool also measure the accuracy ("16.{form}")' in told
     assert not (tmp_path / "t").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match='"[^"]*empty" cannot be used: there is no image'):
+        fewgen.distill(novel=novel, pool=tmp_path / "empty", out=tmp_path / "t", **TAUGHT)
     # Without --shots nothing is measured, and it is one of the images to learn from.
     made = fewgen.distill(novel=novel, mixtures=0, pool=flat, channels=1, out=tmp_path / "t", **TAUGHT)
     assert made.record["images"]["pool"] == 16
@@ -559,7 +562,7 @@ def test_unlabelled_images_may_lie_flat(tmp_path, novel):
     ("given", "message"),
     [
         ({"teacher": None}, "needs something to learn from beside your images: --teacher lite2"),
-        ({"teacher": "lite9"}, "lite9"),
+        ({"teacher": "lite"}, 'no teacher "lite": it is neither a pretrained encoder, such as lite2, nor'),
         ({"tint": {"steps": 3}}, "--tint has no use here: there is no --generator"),
         ({"mixtures": -1}, "--mixtures must be"),
         ({"training": {"weigh": True}}, "weigh weighs synthetic images"),

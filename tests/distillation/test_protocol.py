@@ -15,6 +15,7 @@ from fewgen.config.schema import from_dict
 from fewgen.data.identity import fingerprint, without
 from fewgen.data.imageset import ClassSplit, ImageSet
 from fewgen.data.npz import load_npz
+from fewgen.data.registry import save_images
 from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.distillation import competitors, generated, protocol
 from fewgen.distillation.competitors import COMPETITORS, NEED_POOL, Task
@@ -656,11 +657,12 @@ def test_generated_images_of_files_are_weighed_and_their_share_is_told(tmp_path,
 
 
 def test_what_a_run_learned_from_is_neither_support_nor_query(tmp_path, images):
+    file = save_images(images, tmp_path / "images.npz")
     run = fewgen.train(
-        "fake", data=images, shots=2, holdout=0, out=tmp_path / "run", report=False, progress=False
+        "fake", data=file, shots=2, holdout=0, out=tmp_path / "run", report=False, progress=False
     )
     given = {**WITHOUT_BASE, "episodes": 1, "competitors": "generated", "generator": run}
-    found = fewgen.distill(data=images, out=tmp_path / "made.json", **given)
+    found = fewgen.distill(data=file, out=tmp_path / "made.json", **given)
     assert "learned from 18 of the novel images: none of them is a support or a query" in found.notes[0]
     assert found.record["queries"] == [3 * (10 - 2 - 2)]
     with pytest.raises(ConfigError, match="is a run of fake. Name a run of diffusion"):

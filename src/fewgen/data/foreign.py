@@ -87,7 +87,7 @@ def load_foreign(
             "per class, or set labels_required=False."
         )
     if not labels_required:
-        if flat:
+        if flat or (not named and path.is_dir() and not any(path.iterdir())):
             files, origins = load_flat_folder(path, form)
             return without_labels(files, path.resolve().name, origins)
         if not named and path.is_file() and path.suffix.lower() == ".npz":

@@ -118,8 +118,9 @@ class ComparisonWork(Work):
         request, given = self.request, self.request.competitors
         without_base = request.class_split == "none"
         if given is None and not request.compare:
-            given = ("mixtures",) if without_base or self._draws else ("tint",)
-            given = (*given, GENERATED) if self._draws else given
+            given = (
+                ("tint",) if not without_base else ("mixtures", GENERATED) if self._draws else ("mixtures",)
+            )
         elif given is None:
             left_out = {
                 *(NEED_BASE if without_base else ()),
@@ -167,7 +168,7 @@ class ComparisonWork(Work):
         """Return the images that were generated, or what makes them in each episode."""
         request, given = self.request, self.opened
         if GENERATED not in self.names:
-            if self._draws:
+            if self._draws and not set(self.names) & set(KIND_OF):
                 request.refuse(("generator",), "no competitor that was asked for learns from its images")
             return None
         if not self._draws:

@@ -109,8 +109,8 @@ def distill(
             alone, random weights), augmentation_pretrained, textual_inversion, da_fusion, hard_labels,
             mixtures (of the supports), generated (mixtures and images of --generator), pool (mixtures and
             unlabelled images, with --queries K or --pool), retrieved (mixtures and --per-class images of the
-            pool that are found by class name) and teacher; otherwise tint alone, mixtures without base
-            classes, or mixtures and generated.
+            pool that are found by class name) and teacher; otherwise tint alone, or without base classes
+            mixtures, and generated with such a --generator.
         competitors: only these.
         per_class: synthetic images of each class.
         alpha: of TINT images: 0 gives the supports back, 1 only shares their class.

@@ -17,8 +17,8 @@ from fewgen.distillation.storing import load_student, save_student
 from fewgen.distillation.students import Student, make_student
 from fewgen.distillation.teacher import ProtoNet, meta_train
 from fewgen.encoders.image_transformer import DinoBackbone
-from fewgen.encoders.named import make_image_encoder, names_encoder
-from fewgen.errors import ConfigError, DataError
+from fewgen.encoders.named import encoders, make_image_encoder, names_encoder
+from fewgen.errors import CheckpointError, ConfigError, DataError, suggest
 from fewgen.fitting.seeds import derive_seed
 from fewgen.progress import Progress
 
@@ -263,6 +263,12 @@ def load_teacher(
         looks = (training or DistillConfig()).looks
         return EncoderTeacher(
             make_image_encoder(text, images), **looks, seed=derive_seed(seed, "teacher views")
+        )
+    if not Path(text).expanduser().exists():
+        known = [name for name, entry in encoders().items() if "image" in entry.kinds]
+        raise CheckpointError(
+            f'There is no teacher "{text}": it is neither a pretrained encoder, such as lite2, nor a file.'
+            f"{suggest(text, known)}"
         )
     teacher = ProtoNet.load(text)
     own = getattr(teacher.backbone, "image_shape", None)

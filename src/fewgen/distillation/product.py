@@ -209,6 +209,8 @@ def _trained(
 ) -> tuple[Student, dict[str, Any]]:
     student = given.start()
     started = time.perf_counter()
+    if progress is not None and given.teacher is not None:
+        progress("the teacher looks at the images", 0.0)
     history = distill(
         student,
         given.supports,
