@@ -151,7 +151,8 @@ class ProjectedDiscriminator(nn.Module):
         if self._frozen is not None and self._frozen.device == device:
             return
         encoder = self._load()
-        encoder.network.to(device)
+        # Weights in the layout of the images, which on processors takes a third less time.
+        encoder.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         rng = torch.Generator().manual_seed(self.seed)
         # Smooth noise, which stands for photographs where the strength of the maps is measured.
         noise = functional.interpolate(
@@ -188,7 +189,6 @@ class ProjectedDiscriminator(nn.Module):
             images = functional.interpolate(
                 images, (self.side, self.side), mode="bilinear", antialias=smaller
             )
-        # A third less time on processors.
         found = frozen.encoder.maps(images.contiguous(memory_format=torch.channels_last))
         mixed = [
             functional.conv2d(found[stride], weight)
