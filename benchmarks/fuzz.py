@@ -6,10 +6,12 @@ Examples:
     python -m benchmarks fuzz --only split.json --keep work
 
 Small valid files of every kind that a command reads lie in a folder of work. Part one goes through them place
-by place: each key at every depth becomes null, an empty list, a text, a number of 5,000 digits and so on, or
-goes. Part two draws examples with hypothesis: flipped bytes, cut files, changed places and changed flags. Each
-case runs a command in this process. A case passes if the command returns 0, or 2 with an "error: " line, within
-`MOST_SECONDS`, without taking this process `MOST_BYTES` above where it was.
+by place: each key at every depth becomes null, an empty list, a text, a negative number and so on, or goes. What
+no reader of text takes, wherever it stands (a number of 5,000 digits, half of a character), is put in two places.
+Entries of one section that are alike (the controls of an evaluation) share these values: the first gets each,
+the others some of them in turn. A section without effect, whatever it is, is not gone through. Part two draws examples with hypothesis: flipped bytes, cut files, changed places
+and changed flags. Each case runs a command in this process. A case passes if the command returns 0, or 2 with an
+"error: " line, within `MOST_SECONDS`, without taking this process `MOST_BYTES` above where it was.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import contextlib
 import copy
 import functools
 import io
+import itertools
 import json
 import os
 import resource
@@ -34,14 +37,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import yaml
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from benchmarks.kills import markdown
 from fewgen.cli.main import COMMANDS, load_command
 from fewgen.cli.main import main as fewgen
+from fewgen.comparison import plot
+from fewgen.evaluation import cost
+from fewgen.runs.environment import environment
 
 GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden"
 RUNS = GOLDEN / "runs" / "0.1.0"
@@ -198,14 +206,24 @@ def make_work(folder: Path) -> None:
 # ---------------------------------------------------------------------------------------------- damages
 
 _TOKENS = {"1e999": "%%inf%%", "NaN": "%%nan%%", "9" * 5000: "%%digits%%", "1" + "0" * 30: "%%big%%"}
+GONE = object()
 VALUES: dict[str, Any] = {
-    "null": None, "[]": [], "{}": {}, "text": "text", "true": True, "-1": -1, "0.5": 0.5,
-    "inf": "%%inf%%", "nan": "%%nan%%", "5,000 digits": "%%digits%%", "10^30": "%%big%%", "10^9": 10**9,
-    "": "", "half of a character": "\ud800", "[[]]": [[]],
+    "gone": GONE, "null": None, "[]": [], "{}": {}, "text": "text", "-1": -1, "10^9": 10**9,
+    "true": True, "0.5": 0.5, "": "", "[[]]": [[]],
+    "inf": "%%inf%%", "nan": "%%nan%%", "5,000 digits": "%%digits%%", "10^30": "%%big%%",
+    "half of a character": "\ud800",
 }  # fmt: skip
 """What is put in the place of a value, by a name."""
 
-GONE = object()
+PROBES = 7
+"""If so many of them, the first ones, change nothing that a command says, nobody reads what stands there."""
+
+NEVER_READ = ("inf", "nan", "5,000 digits", "10^30", "half of a character")
+"""Those of them that the readers of JSON and YAML refuse, wherever they stand."""
+
+PER_TWIN = 3
+"""Values at a place of an entry that is like one before it in the same section."""
+
 Way = tuple[Any, ...]
 
 
@@ -217,6 +235,44 @@ def places(value: Any, way: Way = ()) -> Iterator[Way]:
     for key, item in entries:
         yield (*way, key)
         yield from places(item, (*way, key))
+
+
+def shape(value: Any) -> Any:
+    """Return the keys and types of a value at every depth that `places` reaches."""
+    if isinstance(value, dict):
+        return tuple((key, shape(item)) for key, item in value.items())
+    return [shape(item) for item in value[:1]] if isinstance(value, list) else type(value)
+
+
+def twins(value: Any, way: Way = ()) -> Iterator[Way]:
+    """Yield the way to every section that is like one before it beside it."""
+    if isinstance(value, list):
+        for item in value[:1]:
+            yield from twins(item, (*way, 0))
+    if isinstance(value, dict):
+        seen: list[Any] = []
+        for key, item in value.items():
+            if isinstance(item, dict) and shape(item) in seen:
+                yield (*way, key)
+                continue
+            seen.append(shape(item))
+            yield from twins(item, (*way, key))
+
+
+def values_at(value: Any) -> Iterator[tuple[Way, str, Any]]:
+    """Yield every place with the name of what is put there, and that."""
+    ways = [(), *places(value)]
+    own = [item for item in VALUES.items() if item[0] not in NEVER_READ]
+    never = [(name, VALUES[name]) for name in NEVER_READ]
+    alike = set(twins(value))
+    turn = 0
+    for way in ways:
+        chosen = own
+        if any(way[:n] in alike for n in range(1, len(way) + 1)):
+            chosen = [own[(turn + i) % len(own)] for i in range(PER_TWIN)]
+            turn += PER_TWIN
+        for name, new in [*chosen, *(never if way in (ways[:2][-1], max(ways, key=len)) else ())]:
+            yield way, name, new
 
 
 def at(value: Any, way: Way) -> Any:
@@ -306,27 +362,39 @@ def documents(file: Path) -> list[Document]:
     return []
 
 
-def damages(file: Path, most: int | None = None) -> Iterator[tuple[str, bytes]]:
-    """Yield what a file may become, with a name for each: another value at one place, or the file cut.
+@dataclass(frozen=True)
+class Damage:
+    """What a file may become.
+
+    Attributes:
+        name: for messages.
+        place: what is changed in it: a document and a way; none if the file is cut.
+        make: returns its bytes.
+    """
+
+    name: str
+    place: Way
+    make: Callable[[], bytes]
+
+
+def damages(file: Path, most: int | None = None) -> list[Damage]:
+    """Return what a file may become: another value at one place, or the file cut.
 
     Args:
         file: a valid one.
         most: how many of them, spread evenly over places and values; None for all.
     """
     data = file.read_bytes()
-    found: list[tuple[str, Callable[[], bytes]]] = []
+    found = []
     for document in documents(file):
-        for way in [(), *places(document.value)]:
+        for way, name, new in values_at(document.value):
             where = ".".join(map(str, (document.name, *way) if document.name else way)) or "the whole"
-            for name, new in [*VALUES.items(), ("gone", GONE)]:
-                make = functools.partial(_changed_file, document, way, new)
-                found.append((f"{where} is {name}", make))
-    found += [(f"cut at {share}", functools.partial(_cut, data, share)) for share in (0.0, 0.3, 0.9, 0.999)]
+            make = functools.partial(_changed_file, document, way, new)
+            found.append(Damage(f"{where} is {name}", (document.name, *way), make))
+    for share in (0.0, 0.3, 0.9, 0.999):
+        found.append(Damage(f"cut at {share}", (), functools.partial(_cut, data, share)))
     n = len(found) if most is None else min(most, len(found))
-    step = len(found) / n
-    for i in range(n):
-        name, make = found[int(i * step)]
-        yield name, make()
+    return [found[int(i * len(found) / n)] for i in range(n)]
 
 
 def _changed_file(document: Document, way: Way, new: Any) -> bytes:
@@ -344,8 +412,8 @@ class _TooLong(BaseException):
     """A case that takes too long; no `except Exception` catches it."""
 
 
-def problem_of(argv: Sequence[str], most_seconds: int = MOST_SECONDS) -> str:
-    """Run a command; return what is wrong with how it ended, "" if nothing is."""
+def problem_of(argv: Sequence[str], most_seconds: int = MOST_SECONDS, said: list[Any] | None = None) -> str:
+    """Run a command; return what is wrong with how it ended, "" if nothing is; and add what it said to `said`."""
 
     def stop(*_: Any) -> None:
         raise _TooLong
@@ -362,11 +430,14 @@ def problem_of(argv: Sequence[str], most_seconds: int = MOST_SECONDS) -> str:
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, former)
-    said = out.getvalue()
+    told = out.getvalue()
+    if said is not None:
+        strict.flush()
+        said += [code, told, strict.buffer.getvalue()]
     if code not in (0, 2):
-        return f"exit code {code}: {said[-300:]}"
-    if code == 2 and not any(line.startswith("error: ") for line in said.splitlines()):
-        return f"no error line: {said[-300:]}"
+        return f"exit code {code}: {told[-300:]}"
+    if code == 2 and not any(line.startswith("error: ") for line in told.splitlines()):
+        return f"no error line: {told[-300:]}"
     for word in (
         "Traceback",
         "KeyError",
@@ -376,10 +447,10 @@ def problem_of(argv: Sequence[str], most_seconds: int = MOST_SECONDS) -> str:
         "NoneType",
         "object is not",
     ):
-        if word in said:
-            return f"{word} shown: {said[-400:]}"
-    if any(len(line) > 3000 for line in said.splitlines()):
-        return f"a line of {max(map(len, said.splitlines()))} characters: {said[:200]}"
+        if word in told:
+            return f"{word} shown: {told[-400:]}"
+    if any(len(line) > 3000 for line in told.splitlines()):
+        return f"a line of {max(map(len, told.splitlines()))} characters: {told[:200]}"
     if peak() - before > MOST_BYTES:
         return f"{(peak() - before) >> 20} MB more"
     return ""
@@ -403,18 +474,29 @@ class Work:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "valid"
         self.case = folder / "case"
+        self.said: list[Any] = []
 
     def __enter__(self) -> Work:
         self._before = os.getcwd(), dict(os.environ)
         self._show_warning = warnings.showwarning
+        self._quick = contextlib.ExitStack()
+        # Equal figures have equal plots, and what an estimate tries need not be tried long.
+        self._quick.enter_context(
+            mock.patch.object(plot, "quality_against_copying", _once(plot.quality_against_copying))
+        )
+        self._quick.enter_context(mock.patch.object(cost, "_TRIAL_STEPS", 0))
         os.environ |= {"FEWGEN_DATA_DIR": str(GOLDEN), "FEWGEN_CACHE_DIR": str(self.folder.parent / "cache")}
         if not self.folder.exists():
             self.folder.mkdir(parents=True)
             os.chdir(self.folder)
             make_work(self.folder)
+        self._valid = {
+            file.relative_to(self.folder): _stamp(file) for file in self.folder.rglob("*") if file.is_file()
+        }
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self._quick.close()
         os.chdir(self._before[0])
         os.environ.clear()
         os.environ.update(self._before[1])
@@ -422,13 +504,37 @@ class Work:
 
     def try_file(self, subject: Subject, data: bytes) -> str:
         """Return what goes wrong when a file holds these bytes; "" if nothing does."""
+        self.said = []
         for line in subject.commands:
             self._fresh()
             (self.case / subject.file).write_bytes(data)
-            problem = problem_of(line.split())
+            problem = problem_of(line.split(), said=self.said)
             if problem:
                 return f"fewgen {line}\n    {problem}"
+            self.said += [page.read_bytes() for page in sorted(self.case.glob("*/*.[mh]*")) if page.is_file()]
         return ""
+
+    def sweep(self, subject: Subject, most: int | None = None) -> Iterator[tuple[str, str]]:
+        """Yield each damage of a file by place with what goes wrong; what nobody reads is not gone through.
+
+        Args:
+            subject: the file.
+            most: as for `damages`.
+        """
+        self.try_file(subject, (self.folder / subject.file).read_bytes())
+        plain, unread = self.said, set()
+        found = damages(self.folder / subject.file, most)
+        for place, group in itertools.groupby(found, lambda damage: damage.place):
+            if any(place[:n] in unread for n in range(1, len(place) + 1)):
+                continue
+            same = 0
+            for i, damage in enumerate(group):
+                if place and same == i >= PROBES:
+                    break
+                yield damage.name, self.try_file(subject, damage.make())
+                same += self.said == plain
+            if same >= PROBES:
+                unread.add(place)
 
     def try_flags(self, argv: Sequence[str]) -> str:
         """Return what goes wrong with an argument list."""
@@ -446,13 +552,24 @@ class Work:
             for name in names:
                 if not (self.folder / own / name).is_file():
                     os.unlink(Path(root) / name)
-        for root, _, names in os.walk(self.folder):
-            case = self.case / Path(root).relative_to(self.folder)
-            case.mkdir(parents=True, exist_ok=True)
-            for name in names:
-                if _stamp(case / name) != _stamp(Path(root) / name):
-                    shutil.copy2(Path(root) / name, case / name)
+        for relative, stamp in self._valid.items():
+            if _stamp(self.case / relative) != stamp:
+                (self.case / relative).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(self.folder / relative, self.case / relative)
         os.chdir(self.case)
+
+
+def _once(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a function that remembers what it returned."""
+    known: dict[str, Any] = {}
+
+    def wrapper(value: Any) -> Any:
+        key = repr(value)
+        if key not in known:
+            known[key] = function(value)
+        return known[key]
+
+    return wrapper
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:
@@ -615,46 +732,55 @@ def search(work: Work, subjects: Sequence[Subject], examples: int, number: int =
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks fuzz", description=__doc__.partition("\n")[0])
     parser.add_argument("--examples", type=int, default=3000, help="examples of hypothesis")
-    parser.add_argument("--seconds", type=float, default=600, help="when no new case starts any more")
+    parser.add_argument("--seconds", type=float, help="when no new case starts any more")
     parser.add_argument(
         "--most", type=int, help="damages of each file by place, spread evenly; all if left out"
     )
-    parser.add_argument("--only", default="", help="files whose name holds this")
+    parser.add_argument("--only", nargs="+", default=[""], help="files whose names hold one of these")
     parser.add_argument("--keep", type=Path, help="folder of work, which is kept")
     parser.add_argument("--seed", type=int, default=0, help="of the examples")
     options = parser.parse_args(arguments)
     import torch
 
     torch.set_num_threads(1)
-    started, seen = time.monotonic(), set()
+    about: dict[str, Any] = environment()  # of the commit that is there at the start
+    started, used, seen = time.monotonic(), time.process_time(), set()
     folder = options.keep or Path(tempfile.mkdtemp(prefix="fewgen-fuzz-"))
+    rows: list[tuple[Any, ...]] = []
 
     def late() -> bool:
-        return time.monotonic() - started > options.seconds
+        return options.seconds is not None and time.monotonic() - started > options.seconds
+
+    def found(case: str, problem: str) -> bool:
+        kind = problem.partition(": ")[0]
+        if problem and kind not in seen:
+            seen.add(kind)
+            print(f"{case}: {problem}", flush=True)
+        return bool(problem)
 
     with Work(folder.resolve()) as work:
-        subjects = [s for s in SUBJECTS if options.only in s.file and (work.folder / s.file).is_file()]
+        subjects = [s for s in SUBJECTS if any(name in s.file for name in options.only)]
         for subject in subjects:
             n = bad = 0
-            for name, data in damages(work.folder / subject.file, options.most):
+            for name, problem in work.sweep(subject, options.most):
+                n += 1
+                bad += found(f"{subject.file}: {name}", problem)
                 if late():
                     break
-                n += 1
-                problem = work.try_file(subject, data)
-                kind = problem.partition(": ")[0]
-                if problem and kind not in seen:
-                    seen.add(kind)
-                    print(f"{subject.file}: {name}: {problem}", flush=True)
-                bad += bool(problem)
+            rows.append((f"`{subject.file}`", len(subject.commands), n, bad))
             print(f"{subject.file}: {n} damages, {bad} not clean", flush=True)
-        done = 0
+        done = bad = 0
         while done < options.examples and not late():
-            problem = search(work, subjects, min(100, options.examples - done), options.seed + done)
-            if problem and problem not in seen:
-                seen.add(problem)
-                print(problem, flush=True)
-            done += 100
-        print(f"{done} examples; {len(seen)} kinds of problem; {time.monotonic() - started:.0f} s")
+            n = min(100, options.examples - done)
+            bad += found("drawn", search(work, subjects, n, options.seed + done))
+            done += n
+        rows.append(("all of them and every flag, drawn", "", done, bad))
     if options.keep is None:
         shutil.rmtree(folder)
+    rows.append(("**all**", "", sum(row[2] for row in rows), sum(row[3] for row in rows)))
+    print("\n" + markdown(("file", "commands that read it", "damages", "failures"), rows))
+    print(
+        f"\nCommit {about['commit']}, Python {about['python']}, torch {about['versions']['torch']}; "
+        f"{(time.process_time() - used) / 60:.0f} minutes of one processor; {len(seen)} kinds of problem"
+    )
     return 1 if seen else 0

@@ -8,6 +8,7 @@ was needed. All problems of a dictionary are reported at once.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -154,10 +155,14 @@ def _join(where: str, key: str) -> str:
     return f"{where}.{key}" if where else key
 
 
+_hints = functools.cache(typing.get_type_hints)
+"""Looking them up takes longer than checking a value against them."""
+
+
 def _build(cls: type, values: Any, where: str, problems: ProblemList) -> Any:
     if not _is_section(values, where, problems):
         return None
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     found_before = len(problems.problems)
     arguments = {}
@@ -238,7 +243,7 @@ def _check_record(shape: Any, value: Any, where: str, problems: ProblemList) -> 
     """Check a dictionary against a `TypedDict`; keys that it does not name pass."""
     if not isinstance(value, Mapping):
         return value, False
-    for key, hint in typing.get_type_hints(shape, include_extras=True).items():
+    for key, hint in _hints(shape, include_extras=True).items():
         if key in value:
             _convert(value[key], hint, _join(where, key), problems)
         elif key in shape.__required_keys__:
