@@ -539,7 +539,8 @@ class Work:
     def try_flags(self, argv: Sequence[str]) -> str:
         """Return what goes wrong with an argument list."""
         self._fresh()
-        return problem_of(argv)
+        self.said = []
+        return problem_of(argv, said=self.said)
 
     def _fresh(self) -> None:
         """Put the folder of the case back to the valid files: what differs in size or time, and no more."""
@@ -621,7 +622,7 @@ BASES = {
     "retrieve": "run data.npz",
     "distill": "--novel data.npz --generator trained --data base.npz --out new --dry-run",
     "evaluate": "drawn.npz --data data.npz --holdout 4 --dry-run",
-    "benchmark": "--data data.npz --out new --methods copies --dry-run",
+    "benchmark": "--data data.npz --shots 5 --holdout 4 --out new --methods copies --dry-run",
     "plan": "--accuracy 0.87 --between-sd 0.05 --queries 75 --half-width 0.01",
     "quickstart": "--dry-run",
     "methods": "",
@@ -672,11 +673,13 @@ def calls() -> st.SearchStrategy[list[str]]:
     def of(command: str) -> st.SearchStrategy[list[str]]:
         flags = [a for a in load_command(command).arguments if not a.positional]
         names = [a.flag for a in flags] + [f"{a.flag}.steps" for a in flags if a.type is dict] + ["--config"]
-        pairs = st.lists(
-            st.tuples(st.sampled_from(names), st.sampled_from(WORDS) | st.text(max_size=8)), max_size=3
+        n_words = {a.flag: len(a.metavar.split()) for a in flags if a.how == "each"}
+        word = st.sampled_from(WORDS) | st.text(max_size=8)
+        pair = st.sampled_from(names).flatmap(
+            lambda name: st.tuples(st.just(name), *[word] * n_words.get(name, 1))
         )
         words = [command, *BASES[command].split()]
-        return st.tuples(st.integers(0, len(words) - 1), pairs).map(
+        return st.tuples(st.integers(0, len(words) - 1), st.lists(pair, max_size=3)).map(
             lambda x: [*words[: 1 + x[0] if x[0] else len(words)], *(w for p in x[1] for w in p)]
         )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import fuzz
+from fewgen.cli.main import load_command
 
 PER_FILE = 8
 """Damages of each file within the suite; `python -m benchmarks fuzz` takes all."""
@@ -38,6 +39,25 @@ def test_a_file_that_was_edited_by_hand_gets_a_sentence(work, subject):
 
 def test_drawn_damages_and_flags_get_a_sentence(work):
     assert fuzz.search(work, QUICK, 300) == ""
+
+
+READERS = [
+    name for name in fuzz.BASES if any(a.keyword == "value_range" for a in load_command(name).arguments)
+]
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_a_range_of_values_is_taken_by_every_command_that_reads_images(work, command):
+    more = ["--data", "data.npz"] if command == "reconstruct" else []
+    assert work.try_flags([command, *fuzz.BASES[command].split(), *more, "--value-range", "0", "200"]) == ""
+    assert work.said[0] == 0, work.said
+
+
+def test_a_run_whose_images_had_a_range_is_evaluated(work):
+    train = fuzz.TRAIN.replace("--shots 6", "--shots 6 --value-range 0 200") + " --out ranged"
+    assert work.try_flags(train.split()) == ""
+    for line in (train, fuzz.IMAGES_OF.format("ranged")):
+        assert (fuzz.problem_of(line.split(), said=(said := [])), said[0]) == ("", 0)
 
 
 # ------------------------------------------------------------------------------- the helper itself

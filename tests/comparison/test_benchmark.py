@@ -17,7 +17,7 @@ from PIL import Image
 from tests.comparison.stand_in import evaluate, evaluate_badly
 
 import fewgen
-from fewgen.comparison.benchmarking import BenchmarkRequest, plan_benchmark, run_benchmark
+from fewgen.comparison.benchmarking import BenchmarkRequest, benchmark_request, plan_benchmark, run_benchmark
 from fewgen.comparison.candidates import DEFAULT_METHODS, check_spec, folder_name, takes_time
 from fewgen.comparison.cells import Settings
 from fewgen.comparison.cells import _load_real as load_real_cached
@@ -25,8 +25,9 @@ from fewgen.comparison.grid import Grid, plan_grid
 from fewgen.comparison.plot import quality_against_copying
 from fewgen.comparison.sets import load_real
 from fewgen.comparison.summary import HEADINGS, HELD_OUT, markdown, summarise, table_rows
-from fewgen.config.call import call_settings, unwrapped
+from fewgen.config.call import unwrapped
 from fewgen.data import ImageSet, save_images
+from fewgen.data.registry import Reading
 from fewgen.encoders.classifier import ClassifierFeatures, ClassifierSettings
 from fewgen.errors import ConfigError, DataError, FewgenError, OutputError
 from fewgen.files import read_json
@@ -55,8 +56,7 @@ def ask(out, **keywords):
         "data": "digits", "shots": 5, "methods": METHODS, "budget_minutes": 0.02, "seeds": 2, "n": 30,
         "useful_draws": 0, "size": 8, "progress": False, "out": out,
     }  # fmt: skip
-    asked = call_settings(unwrapped(fewgen.benchmark), given | keywords)
-    return run_benchmark(BenchmarkRequest(**asked), function)
+    return run_benchmark(benchmark_request(**given | keywords), function)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def finished(tmp_path_factory):
     """A benchmark computed in one process."""
     out = tmp_path_factory.mktemp("benchmark") / "one"
     quick = ClassifierSettings(steps=2, width=8, dim=4)
-    real = load_real("digits", size=8)
+    real = load_real("digits", Reading(size=8))
     out.mkdir()
     ClassifierFeatures.of(real.training, settings=quick, use_cache=False).save(out / "judge.safetensors")
     result = ask(out)
@@ -316,7 +316,7 @@ def test_plan_counts_cells_and_time_and_writes_nothing(tmp_path, finished, monke
     assert asked == [(3000, 50, 0, False, False)]
     assert "generator   copies: seed 0 to compute, seed 1 to compute" in str(plan)
     assert list(tmp_path.iterdir()) == []
-    settings = Settings("digits", 5, 0.02, 30, size=8, useful_draws=0)
+    settings = Settings("digits", 5, 0.02, 30, reading=Reading(size=8), useful_draws=0)
     done = plan_grid(Grid(settings, tuple(METHODS), 2, finished))
     assert (done.seconds, done.judge) == (0, 0)
     assert "judge " not in str(done)
@@ -333,12 +333,23 @@ def test_defaults_name_generators_that_exist():
     assert {cell.spec for cell in plain.cells} == set(DEFAULT_METHODS)
 
 
-def test_function_and_keywords_agree():
-    parameters = [
-        name for name in inspect.signature(unwrapped(fewgen.benchmark)).parameters if name != "config"
-    ]
-    assert parameters == [field.name for field in dataclasses.fields(BenchmarkRequest)]
-    assert callable(fewgen.benchmark)
+def test_function_and_keywords_agree(monkeypatch):
+    parameters = set(inspect.signature(unwrapped(fewgen.benchmark)).parameters) - {"config"}
+    names = {field.name for kind in (BenchmarkRequest, Reading) for field in dataclasses.fields(kind)}
+    assert parameters == names - {"reading", "split"}
+    monkeypatch.setattr("fewgen.comparison.benchmarking.run_benchmark", lambda request: request)
+    given = {
+        "size": 8,
+        "channels": 1,
+        "fit": "pad",
+        "background": "white",
+        "convert": True,
+        "value_range": (0, 9),
+    }
+    given |= {"data": "digits", "out": "o", "shots": 2, "data_dir": "d", "download": True, "seeds": 4}
+    request = fewgen.benchmark(**given)
+    assert request == benchmark_request(**given)
+    assert {**vars(request), **vars(request.reading)}.items() >= given.items()
     with pytest.raises(ConfigError, match='"shot".*Did you mean "shots"'):
         fewgen.benchmark(data="digits", shot=3)
 
@@ -432,6 +443,38 @@ def test_a_folder_brings_its_test_part(tmp_path):
     real = load_real(tmp_path / "data")
     assert real.how == "test part"
     assert (len(real.training), len(real.held_out)) == (12, 6)
+
+
+def test_images_are_read_as_other_commands_read_them(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(8):
+            values = rng.integers(0, 4096, (8, 12)).astype(np.uint16)  # of a camera of 12 bits
+            Image.fromarray(values).save(tmp_path / "data" / name / f"{i}.png")
+    keywords = {
+        "data": tmp_path / "data", "methods": ["copies", "fake:default"], "shots": 4, "n": 8, "seeds": 1, "size": None,
+        "holdout": 2,
+    }  # fmt: skip
+    with pytest.raises(DataError, match="16 bits per channel"):
+        ask(tmp_path / "out", **keywords)
+    reading = {"value_range": [0, 4095], "fit": "stretch", "size": 8}
+    found = ask(tmp_path / "out", **keywords | reading)
+    assert found.failed == []
+    settings = found.cells[0]["made"]["settings"]
+    assert {key: settings[key] for key in ("value_range", "fit", "size")} == reading
+    assert not {"convert", "background"} & set(settings)  # as usual, so cells of earlier releases fit
+    want = fewgen.load_images(tmp_path / "data", **reading)
+    made = fewgen.load_images(found.path / "cells" / "copies" / "seed0" / "images.npz")
+    known = {image.numpy().tobytes() for image in want.images}
+    assert {image.numpy().tobytes() for image in made.images} <= known
+    before = stamps(found.path)
+    assert ask(found.path, **keywords | reading | {"value_range": (0.0, 4095.0)}).failed == []
+    assert stamps(found.path) == before
+    with pytest.raises(ConfigError, match=r"value_range \[0.0, 4095.0\] there, \[0.0, 2000.0\] now"):
+        ask(found.path, **keywords | reading | {"value_range": (0, 2000)})
+    with pytest.raises(ConfigError, match="value_range must be two numbers"):
+        ask(found.path, **keywords | reading | {"value_range": (5, 0)})
 
 
 def test_methods_learn_without_the_images_set_aside(tmp_path, finished):

@@ -188,6 +188,36 @@ def test_gamma_and_primaries_of_a_png(tmp_path: Path) -> None:
     assert np.array_equal(read_bytes(tmp_path, png_with(PIXELS, said)), PIXELS), "sRGB counts first"
 
 
+def test_the_code_of_a_png_counts_before_everything_else(tmp_path: Path) -> None:
+    linear = {b"gAMA": GAMMA["linear"]}
+    assert np.array_equal(read_bytes(tmp_path, png_with(PIXELS, linear | {b"cICP": b"\1\x0d\0\1"})), PIXELS)
+    got = read_bytes(tmp_path, png_with(PIXELS, linear | {b"cICP": b"\x0c\x0d\0\1"}))
+    assert np.abs(got - expected(PIXELS, "p3")).max() <= 1
+    grey = png_with(PIXELS[..., 0], {b"cICP": b"\x0c\x0d\0\1"})
+    assert np.array_equal(read_bytes(tmp_path, grey)[..., 0], PIXELS[..., 0])
+    for other in (b"\x09\x10\0\1", b"\x01\x0d\0\0", b"\x0c\x0d", b""):  # PQ, narrow range, cut
+        with pytest.warns(UserWarning, match="cannot be used"):
+            assert np.array_equal(read_bytes(tmp_path, png_with(PIXELS, {b"cICP": other})), PIXELS)
+
+
+def test_cameras_say_adobe_rgb_in_exif_data(tmp_path: Path) -> None:
+    pixels = np.full((16, 16, 3), (200, 60, 20), np.uint8)
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0xA001] = 65535
+    exif.get_ifd(0x8769)[0xA005] = {1: "R03"}
+    stored = read(tmp_path, Image.fromarray(pixels), "JPEG", quality=100, subsampling=0)
+    image = Image.fromarray(pixels)
+    got = read(tmp_path, image, "JPEG", quality=100, subsampling=0, exif=exif.tobytes())
+    assert np.abs(got - expected(stored, "adobe")).max() <= 1
+    assert np.abs(got - stored).max() > 10
+    with_profile = {"exif": exif.tobytes(), "icc_profile": SRGB}
+    assert np.array_equal(read(tmp_path, image, "JPEG", quality=100, subsampling=0, **with_profile), stored)
+    usual = exif.tobytes().replace(b"R03", b"R98")
+    assert np.array_equal(read(tmp_path, image, "JPEG", quality=100, subsampling=0, exif=usual), stored)
+    cut = exif.tobytes()[:-8]
+    assert np.array_equal(read(tmp_path, image, "JPEG", quality=100, subsampling=0, exif=cut), stored)
+
+
 BROKEN = {
     "no profile": b"not a profile",
     "cut": rgb_profile("p3")[:200],

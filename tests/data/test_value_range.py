@@ -1,10 +1,15 @@
 """Values that use a part of their type: never darkened in silence, one map for a whole set."""
 
+import io
+import struct
 import warnings
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from fewgen.cli.main import main
@@ -107,11 +112,82 @@ def test_a_usual_set_and_one_of_one_value_are_not_noted(tmp_path: Path) -> None:
         load_images("digits")
 
 
-def test_values_of_two_kinds_and_16_bit_colour_have_no_common_range(tmp_path: Path) -> None:
+def test_values_of_two_kinds_have_no_common_range(tmp_path: Path) -> None:
     data = folder(tmp_path, CAMERA)
     Image.fromarray(MASKS[0]).save(tmp_path / "class 0" / "mask.png")
     with pytest.raises(DataError, match="mixed values: 4 of 16-bit .* 1 of 8-bit"):
         load_images(data, value_range=(0, 4095))
+
+
+COLOUR = RNG.integers(0, 4096, (4, 8, 8, 4)).astype(np.uint16)
+
+
+def deep_png(pixels: np.ndarray) -> bytes:
+    """A PNG of 16 bits per channel, which Pillow cannot write: RGB, RGBA, or grey with transparency."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    kind = {2: 4, 3: 2, 4: 6}[pixels.shape[2]]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    head = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, kind, 0, 0, 0)
+    chunks = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def deep_tiff(order: str, compression: str | None = None) -> Callable[[np.ndarray], bytes]:
+    def encode(pixels: np.ndarray) -> bytes:
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, pixels, photometric="rgb", byteorder=order, compression=compression)
+        return buffer.getvalue()
+
+    return encode
+
+
+@pytest.mark.parametrize(
+    "encode", [deep_png, deep_tiff("<"), deep_tiff(">"), deep_tiff("<", "zlib"), deep_tiff(">", "zlib")]
+)
+def test_colours_of_16_bits_take_a_range_as_grey_does(
+    tmp_path: Path, encode: Callable[[np.ndarray], bytes]
+) -> None:
+    (tmp_path / "a").mkdir()
+    for i, image in enumerate(COLOUR[..., :3]):
+        (tmp_path / "a" / f"{i}.img").write_bytes(encode(image))
+    with pytest.raises(DataError, match="16 bits per channel.*--value-range"):
+        load_images(tmp_path)
+    low, high = COLOUR[..., :3].min(), COLOUR[..., :3].max()
+    with pytest.raises(DataError, match=f"from {low} to {high} of 65535.*set --value-range {low} {high}"):
+        load_images(tmp_path, convert=True)
+    got = load_images(tmp_path, value_range=(0, 4095)).images.permute(0, 2, 3, 1).numpy()
+    assert np.abs(got - COLOUR[..., :3] * (255 / 4095)).max() <= 0.5
+    (tmp_path / "a" / "0.img").write_bytes(encode(COLOUR[0, ..., :3] * 16))
+    with pytest.warns(UserWarning, match="what lies outside of --value-range 0 4095 is cut"):
+        load_images(tmp_path, value_range=(0, 4095))
+
+
+def test_transparency_of_16_bits_is_no_colour(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    solid = COLOUR[0].copy()
+    solid[..., 3] = 65535
+    (tmp_path / "a" / "x.png").write_bytes(deep_png(solid))
+    got = load_images(tmp_path, value_range=(0, 4095)).images[0].permute(1, 2, 0).numpy()
+    assert np.abs(got - solid[..., :3] * (255 / 4095)).max() <= 0.5
+    solid[:4, :, 3] = 0
+    (tmp_path / "a" / "x.png").write_bytes(deep_png(solid))
+    with pytest.raises(DataError, match="is transparent"):
+        load_images(tmp_path, value_range=(0, 4095))
+    white = (
+        load_images(tmp_path, value_range=(0, 4095), background="white").images[0].permute(1, 2, 0).numpy()
+    )
+    assert (white[:4] == 255).all()
+    assert np.array_equal(white[4:], got[4:])
+
+
+def test_16_bits_in_a_form_that_cannot_be_read_say_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.png").write_bytes(deep_png(COLOUR[0, ..., :2]))
+    with pytest.raises(DataError, match="only the upper 8 can be read; save it as 16-bit grey or RGB"):
+        load_images(tmp_path, value_range=(0, 4095))
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen.clock import n_cores
-from fewgen.config.call import accepts_config, call_settings, unwrapped
+from fewgen.config.call import accepts_config, build, call_settings, unwrapped
 from fewgen.config.keywords import refuse_ignored
 from fewgen.errors import DataError
 
 if TYPE_CHECKING:
     from fewgen.comparison.cells import Evaluate
     from fewgen.comparison.grid import Grid, GridPlan
+    from fewgen.data.registry import Reading
 
 FORMAT = "fewgen-benchmark"
 FORMAT_VERSION = 1
@@ -53,6 +54,10 @@ def benchmark(
     holdout: int | str = "auto",
     size: int | None = None,
     channels: int | None = None,
+    fit: str = "crop",
+    background: str = "error",
+    convert: bool = False,
+    value_range: Sequence[float] | None = None,
     temperature: float = 1.0,
     clock: str = "wall",
     jobs: int | None = None,
@@ -92,6 +97,11 @@ def benchmark(
             of each class where there is none; a number sets so many of each class aside.
         size: side of the square images in pixels; the images' own if left out.
         channels: 1 for grey, 3 for colour; the images' own if left out.
+        fit: how other shapes become square: crop, pad or stretch.
+        background: transparent images: error, or put them on white or black.
+        convert: accept 16-bit and CMYK images and convert them.
+        value_range: the values that become black and white, such as 0 4095 for camera data or 0 1 for masks;
+            0 and the largest of their type if left out.
         temperature: of generation with methods of fewgen.
         clock: what a minute of training is: wall, or cpu, of all cores, for a machine that others use too.
         jobs: cells computed at the same time, which share the processor's cores; 1 if left out. With more
@@ -106,11 +116,13 @@ def benchmark(
     Returns:
         Summary, cells, failures and table; the same lies in the folder.
     """
+    from fewgen.data.registry import Reading
+
     request = BenchmarkRequest(
         data=data, out=out, shots=shots, methods=methods, budget_minutes=budget_minutes, seeds=seeds, n=n,
-        useful_draws=useful_draws, holdout=holdout, size=size, channels=channels, temperature=temperature,
-        clock=clock, jobs=jobs, remeasure=remeasure, table_only=table_only, data_dir=data_dir,
-        download=download, progress=progress,
+        useful_draws=useful_draws, holdout=holdout, temperature=temperature, clock=clock, jobs=jobs,
+        remeasure=remeasure, table_only=table_only, progress=progress,
+        reading=Reading("train", size, channels, fit, background, convert, data_dir, download, value_range),
     )  # fmt: skip
     return run_benchmark(request)
 
@@ -128,15 +140,12 @@ class BenchmarkRequest:
     n: int
     useful_draws: int
     holdout: int | str
-    size: int | None
-    channels: int | None
+    reading: Reading
     temperature: float
     clock: str
     jobs: int | None
     remeasure: bool
     table_only: bool
-    data_dir: str | Path | None
-    download: bool
     progress: bool
 
     def grid(self) -> Grid:
@@ -151,13 +160,14 @@ class BenchmarkRequest:
             minutes=float(self.budget_minutes),
             n=self.n,
             holdout=self.holdout,
-            size=self.size,
-            channels=self.channels,
+            # Fetching comes once, before; numbers that were checked can be compared.
+            reading=dataclasses.replace(
+                self.reading, download=False, value_range=self.reading.form().value_range
+            ),
             temperature=float(self.temperature),
             clock=self.clock,
             cores=n_cores(),
             useful_draws=self.useful_draws,
-            data_dir=None if self.data_dir is None else str(self.data_dir),
         )
         methods = DEFAULT_METHODS if self.methods is None else self.methods
         methods = (methods,) if isinstance(methods, str) else tuple(methods)
@@ -166,11 +176,19 @@ class BenchmarkRequest:
         return Grid(settings, methods, self.seeds, out, self.jobs, self.remeasure)
 
 
+def benchmark_request(**keywords: Any) -> BenchmarkRequest:
+    """Return what the keywords of `benchmark` ask for."""
+    from fewgen.data.registry import Reading
+
+    settings = call_settings(unwrapped(benchmark), keywords)
+    return build(BenchmarkRequest, settings, reading=build(Reading, settings))
+
+
 def plan_benchmark(**keywords: Any) -> GridPlan | str:
     """Return what `benchmark` would do with the same keywords, with a rough time; writes nothing."""
     from fewgen.comparison.grid import plan_grid
 
-    request = BenchmarkRequest(**call_settings(unwrapped(benchmark), keywords))
+    request = benchmark_request(**keywords)
     if request.table_only:
         return f"A table of {len(_at_hand(request.grid()))} cells that are there; nothing is computed."
     return plan_grid(request.grid())
@@ -206,7 +224,6 @@ def run_benchmark(request: BenchmarkRequest, evaluate: Evaluate | None = None) -
     """
     from fewgen.comparison import cells
     from fewgen.comparison.grid import other_cells, plan_grid, run_grid
-    from fewgen.data import load_images
     from fewgen.folders import locked
 
     grid = request.grid()
@@ -216,8 +233,8 @@ def run_benchmark(request: BenchmarkRequest, evaluate: Evaluate | None = None) -
                 given = {"remeasure": request.remeasure}
                 refuse_ignored("with --table-only", given, {"remeasure": False}, "remeasure")
                 return write_benchmark(grid, _at_hand(grid))
-            if request.download:
-                load_images(request.data, data_dir=request.data_dir, download=True)
+            if request.reading.download:
+                request.reading.load(request.data)
             plan = plan_grid(grid)
             found = run_grid(plan, progress=request.progress, evaluate=evaluate)
             return write_benchmark(grid, [*found, *other_cells(grid.out, plan.cells)])

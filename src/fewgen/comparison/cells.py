@@ -36,7 +36,7 @@ from fewgen.data.identity import fingerprint
 from fewgen.data.imageset import ImageSet
 from fewgen.data.npz import is_whole_npz, save_npz
 from fewgen.data.origin import drawn
-from fewgen.data.registry import load_images
+from fewgen.data.registry import Reading, load_images
 from fewgen.encoders.classifier import ClassifierFeatures
 from fewgen.errors import ConfigError, DataError, in_words
 from fewgen.evaluation.evaluation import evaluate_images
@@ -61,13 +61,11 @@ class Settings:
     minutes: training time of each generator.
     n: generated images of each cell, equally many per class.
     holdout: "auto", or held-out images per class; see `load_real`.
-    size: side of the images in pixels, None to keep.
-    channels: 1 or 3, None to keep.
+    reading: how the images are read.
     temperature: of generation with fewgen methods.
     clock: "wall" or "cpu", what a minute of training is; see `Clock`.
     cores: that "cpu" minutes stand for.
     useful_draws: paired trainings behind the usefulness of a cell; 0 leaves it out.
-    data_dir: folder of the named data sets.
     """
 
     data: str
@@ -75,19 +73,23 @@ class Settings:
     minutes: float
     n: int
     holdout: int | str = "auto"
-    size: int | None = None
-    channels: int | None = None
+    reading: Reading = Reading()
     temperature: float = 1.0
     clock: str = "wall"
     cores: int = 2
     useful_draws: int = 10
-    data_dir: str | None = None
 
     def of_images(self) -> dict[str, Any]:
         """Return what decides the generated images, without anything that names a place."""
         kept = dataclasses.asdict(self)
-        for key in ("data_dir", "useful_draws", *(("cores",) if self.clock == "wall" else ())):
+        reading, usual = kept.pop("reading"), dataclasses.asdict(Reading())
+        for key in ("useful_draws", *(("cores",) if self.clock == "wall" else ())):
             del kept[key]
+        # Earlier releases knew size and channels alone.
+        kept |= {key: reading[key] for key in ("size", "channels")}
+        for key in ("fit", "background", "convert", "value_range"):
+            if reading[key] != usual[key]:
+                kept[key] = list(reading[key]) if key == "value_range" else reading[key]
         # Which images a folder holds is told by their fingerprint, wherever it lies.
         return kept | {"data": Path(self.data).name}
 
@@ -97,14 +99,12 @@ class Settings:
 
     def real(self) -> RealImages:
         """Load the real images; the last ones are kept in memory."""
-        return _load_real(self.data, self.holdout, self.size, self.channels, self.data_dir)
+        return _load_real(self.data, self.reading, self.holdout)
 
 
 @functools.lru_cache(maxsize=1)
-def _load_real(
-    data: str, holdout: int | str, size: int | None, channels: int | None, data_dir: str | None
-) -> RealImages:
-    return sets.load_real(data, holdout=holdout, size=size, channels=channels, data_dir=data_dir)
+def _load_real(data: str, reading: Reading, holdout: int | str) -> RealImages:
+    return sets.load_real(data, reading, holdout)
 
 
 @functools.lru_cache(maxsize=1)
@@ -383,13 +383,7 @@ def _training(settings: Settings, real: RealImages) -> dict[str, Any]:
     """
     if real.how != "test part":
         return {"data": real.training, "shots": settings.shots}
-    return {
-        "data": settings.data,
-        "shots": settings.shots,
-        "size": settings.size,
-        "channels": settings.channels,
-        "data_dir": settings.data_dir,
-    }
+    return {"data": settings.data, "shots": settings.shots, **vars(settings.reading)}
 
 
 def _picture(images: ImageSet, path: Path) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fewgen.data.names import name_labels
 from fewgen.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from fewgen.data.imageset import ImageSet
+    from fewgen.data.registry import Reading
 
 
 @dataclass(frozen=True)
@@ -46,39 +48,30 @@ class RealImages:
 
 
 def load_real(
-    data: str | os.PathLike[str],
-    *,
-    holdout: int | str = "auto",
-    size: int | None = None,
-    channels: int | None = None,
-    data_dir: str | os.PathLike[str] | None = None,
-    download: bool = False,
+    data: str | os.PathLike[str], reading: Reading | None = None, holdout: int | str = "auto"
 ) -> RealImages:
     """Load training and held-out images.
 
     Args:
         data: name, folder or .npz, as for `load_images`.
+        reading: how they are read; its split is not looked at.
         holdout: "auto": the test part where the data has one, else a fifth of each class; or a number of
             images per class that are set aside from the training part, the same ones for every seed.
-        size: side in pixels, None to keep.
-        channels: 1 or 3, None to keep.
-        data_dir: folder of the named data sets.
-        download: whether a missing data set may be fetched.
 
     Raises:
         ConfigError: `holdout` has no meaning.
         DataError: the data cannot be read, has one class only, a class without images, or too few images to
             hold any out.
     """
-    from fewgen.data import load_images
     from fewgen.data.identity import identical_images
+    from fewgen.data.registry import Reading
     from fewgen.data.split import split_indices
 
     if isinstance(holdout, bool) or not (holdout == "auto" or (isinstance(holdout, int) and holdout >= 1)):
         raise ConfigError(f'holdout must be "auto" or at least 1 image per class, got {holdout!r}.')
-    how: dict[str, Any] = {"size": size, "channels": channels, "data_dir": data_dir, "download": download}
-    training = load_images(data, split="train", min_classes=2, **how)
-    if holdout == "auto" and (test := _test_part(data, how)) is not None:
+    reading = dataclasses.replace(reading or Reading(), split="train")
+    training = reading.load(data, min_classes=2)
+    if holdout == "auto" and (test := _test_part(data, reading)) is not None:
         return RealImages(training, _same_classes(test, training, str(data)), "test part")
     chosen, held = split_indices(training, None, holdout, 0)
     # A held-out image that also lies among the training images would be a copy that nobody made.
@@ -94,15 +87,14 @@ def load_real(
     return RealImages(training.subset(chosen), held_out, f"set aside: {holdout} per class")
 
 
-def _test_part(data: str | os.PathLike[str], how: dict[str, Any]) -> ImageSet | None:
+def _test_part(data: str | os.PathLike[str], reading: Reading) -> ImageSet | None:
     """Return the test part; None where the data has none."""
-    from fewgen.data import load_images
     from fewgen.data.registry import is_named
 
     path = Path(data).expanduser()
     promised = is_named(data) or (path / "test").is_dir() or (path / "val").is_dir()
     try:
-        return load_images(data, split="test", **how)
+        return dataclasses.replace(reading, split="test").load(data)
     except DataError:
         if promised:
             raise

@@ -1,4 +1,4 @@
-"""Colours of image files in sRGB: by an embedded ICC profile, or by gamma and primaries of a PNG.
+"""Colours of image files in sRGB: by an embedded ICC profile, chunks of a PNG or EXIF data of a JPEG.
 
 A file whose profile describes sRGB, to a rounding of the last bits, is left as it is. A profile that cannot
 be used (damaged, or of another kind of image) is ignored with one warning, as browsers do: the colours then
@@ -7,8 +7,10 @@ count as sRGB.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
+import struct
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -16,13 +18,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-COLOUR_KEYS = ("icc_profile", "srgb", "gamma", "chromaticity")
+_KEYS = ("icc_profile", "srgb", "gamma", "chromaticity")
 """Under which Pillow keeps what a file says of its colours."""
 
 SAME = 3
 """Largest difference, of 255, between a file's values and those in sRGB at which nothing is converted."""
 
 _SRGB_PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+_P3_PRIMARIES = (0.3127, 0.329, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06)
+_ADOBE_RGB = {
+    "gamma": 256 / 563,
+    "exact": True,
+    "chromaticity": (0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06),
+}
+_CICP = {b"\x01\x0d\x00\x01": {"srgb": 0}, b"\x0c\x0d\x00\x01": {"chromaticity": _P3_PRIMARIES}}
+"""Codes of a chunk cICP: primaries, transfer function, matrix, full range. Source: ITU-T H.273."""
+
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 
 
@@ -30,13 +41,44 @@ class _UnusableError(Exception):
     """What a file says of its colours cannot be used."""
 
 
-def to_srgb(image: Image.Image, info: dict[Any, Any]) -> tuple[Image.Image, bool]:
+def said_colours(image: Image.Image, data: bytes) -> dict[str, Any]:
+    """Return what a file says of its colours, for `to_srgb`; empty if nothing.
+
+    Args:
+        image: as Pillow opened it.
+        data: the bytes of its file.
+    """
+    if image.format == "PNG" and (code := _png_chunk(data, b"cICP")) is not None:
+        return {"cicp": code}
+    said: dict[str, Any] = {key: image.info[key] for key in _KEYS if key in image.info}
+    if not said and image.format in ("JPEG", "MPO") and "exif" in image.info:
+        with contextlib.suppress(Exception):  # damaged EXIF data say nothing
+            # R03 is the sign of cameras for Adobe RGB. Source: CIPA DC-009 (DCF 2.0), "optional file".
+            if str(image.getexif().get_ifd(0xA005).get(1)).startswith("R03"):
+                return _ADOBE_RGB
+    return said
+
+
+def _png_chunk(data: bytes, name: bytes) -> bytes | None:
+    """Return what a chunk of a PNG before its pixels holds; None if there is none."""
+    place = 8
+    while place + 12 <= len(data):
+        length, kind = struct.unpack(">I4s", data[place : place + 8])
+        if kind == name:
+            return data[place + 8 : place + 8 + length]
+        if kind == b"IDAT":
+            break
+        place += 12 + length
+    return None
+
+
+def to_srgb(image: Image.Image, info: dict[str, Any]) -> tuple[Image.Image, bool]:
     """Return an image with its colours in sRGB; the image itself if they are, or if nothing is said of them.
 
     Args:
         image: of mode L, RGB or CMYK. Grey stays grey, and CMYK with a profile becomes RGB.
-        info: what Pillow read beside the pixels. A profile counts before the chunk sRGB of a PNG, and that
-            before its gamma (gAMA) and primaries (cHRM).
+        info: as `said_colours`. The chunk cICP of a PNG counts before a profile, that before the chunk sRGB,
+            and that before its gamma (gAMA) and primaries (cHRM).
 
     Returns:
         The image, and whether what the file says of its colours could be used.
@@ -59,7 +101,11 @@ def unusable_profiles(names: Sequence[str]) -> None:
         )
 
 
-def _converted(image: Image.Image, info: dict[Any, Any]) -> Image.Image:
+def _converted(image: Image.Image, info: dict[str, Any]) -> Image.Image:
+    if "cicp" in info:
+        if info["cicp"] not in _CICP:
+            raise _UnusableError("its colours are neither sRGB nor Display P3")
+        info = _CICP[info["cicp"]]
     if "icc_profile" in info:
         profile = info["icc_profile"]
         if not profile:
@@ -73,7 +119,8 @@ def _converted(image: Image.Image, info: dict[Any, Any]) -> Image.Image:
         return image
     gamma, primaries = info.get("gamma"), info.get("chromaticity")
     # A file says 1/2.2 where it means sRGB; libpng takes what is within 5 % for the same.
-    bent = isinstance(gamma, float) and gamma > 0 and abs(gamma * 2.2 - 1) >= 0.05
+    least = 0 if "exact" in info else 0.05
+    bent = isinstance(gamma, float) and gamma > 0 and abs(gamma * 2.2 - 1) >= least
     wide = image.mode == "RGB" and primaries is not None and _differ(tuple(primaries))
     if not (bent or wide):
         return image

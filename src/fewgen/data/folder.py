@@ -13,6 +13,7 @@ import math
 import os
 import re
 import shlex
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fewgen.data.colour import COLOUR_KEYS, to_srgb, unusable_profiles
+from fewgen.data.colour import said_colours, to_srgb, unusable_profiles
 from fewgen.data.counts import Shots, few_classes
 from fewgen.data.imageset import ImageSet
 from fewgen.data.kinds import HEAD_BYTES, foreign_kind, is_text, kind_of
@@ -106,7 +107,7 @@ def _find_split(root: Path, split: str) -> Path:
 _PLAIN = ("1", "L", "P", "RGB")
 """Modes of files that are read as they are."""
 
-_TOPS = {"8-bit": 255, "16-bit": 65535, "16-bit colour": 65535, "float": 0}
+_TOPS = {"8-bit": 255, "16-bit": 65535, "float": 0}
 """Kinds of values -> the largest."""
 
 
@@ -130,6 +131,30 @@ def _is_16_bit(image: Image.Image, data: bytes) -> bool:
         bits = image.tag_v2.get(258, ())  # type: ignore[attr-defined]
         return max(bits if isinstance(bits, tuple) else (bits,), default=8) > 8
     return False
+
+
+_OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+
+
+def _deep_colours(upper: Image.Image, data: bytes) -> np.ndarray[Any, Any] | None:
+    """Return the values, uint16 (H, W, bands), of a file of 16-bit RGB or RGBA; None for another form.
+
+    Pillow keeps the upper byte of each number. Told that bytes stand in the other order, it keeps the lower.
+    """
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        tiles: list[Any] = []
+        for codec, extents, offset, given in image.tile:
+            words = given if isinstance(given, tuple) else (given,)
+            form = re.fullmatch(r"(RGBA?;16)([BLN])", str(words[0]))
+            if form is None:
+                return None
+            words = (form[1] + _OTHER_ORDER[form[2]], *words[1:])
+            tiles.append((codec, extents, offset, words if isinstance(given, tuple) else words[0]))
+        image.tile = tiles
+        image.load()
+        lower = np.asarray(ImageOps.exif_transpose(image))
+    high = np.asarray(upper)
+    return (high.astype(np.uint16) << 8) + lower if high.shape == lower.shape else None
 
 
 def _reduce_16_bit(image: Image.Image) -> Image.Image:
@@ -159,22 +184,34 @@ def _is_grey(image: Image.Image) -> bool:
     return bool((array[..., 0] == array[..., 1]).all() and (array[..., 1] == array[..., 2]).all())
 
 
-def _from_deep(image: Image.Image, form: Form) -> tuple[Image.Image, str, float, float]:
-    """Return a file of more than 8 bits with 8, what its values are, and the lowest and highest.
+_DEEP = "has 16 bits per channel; save it with 8, or set convert (--convert) or value_range (--value-range)"
+
+
+def _from_deep(image: Image.Image, form: Form, data: bytes) -> tuple[Image.Image, str, float, float]:
+    """Return an image of more than 8 bits with 8, what its values are, and the lowest and highest.
+
+    Args:
+        image: as Pillow reads it.
+        form: what it is made into.
+        data: the bytes of its file.
 
     Without a range the user must allow it; whether it would darken is seen over the whole set.
     """
     given = form.value_range
-    if image.mode != "F" and not image.mode.startswith("I"):  # Pillow keeps the high byte of each channel
-        if given is not None:
+    if image.mode != "F" and not image.mode.startswith("I"):
+        if given is None and not form.convert:
+            raise _Problem(_DEEP)
+        whole, upper = _deep_colours(image, data), np.asarray(image)
+        if whole is None and given is not None:
             raise _Problem(
-                "has 16 bits per colour channel, of which only the upper 8 can be read; save it with 8, "
-                "spread over their range"
+                "has 16 bits per channel in a form of which only the upper 8 can be read; save it as 16-bit "
+                "grey or RGB, or with 8 bits, spread over their range"
             )
-        if not form.convert:
-            raise _Problem("has 16 bits per channel; save it with 8, or set convert (--convert)")
-        array = np.asarray(image)
-        return image, "16-bit colour", 257.0 * int(array.min()), 257.0 * int(array.max())
+        colours = 257.0 * upper if whole is None else whole[..., :3]
+        low, high = float(colours.min()), float(colours.max())
+        if given is not None:
+            image = Image.fromarray(np.concatenate((to_bytes(colours, given), upper[..., 3:]), -1))
+        return image, "16-bit", low, high
     values = np.asarray(image)
     low, high = float(values.min()), float(values.max())
     kind = "float" if image.mode == "F" else "16-bit"
@@ -188,7 +225,7 @@ def _from_deep(image: Image.Image, form: Form) -> tuple[Image.Image, str, float,
             f"and white (such as {flag(low, high)})"
         )
     if not form.convert:
-        raise _Problem("has 16 bits per channel; save it with 8, or set convert (--convert) or value_range")
+        raise _Problem(_DEEP)
     return _reduce_16_bit(image), kind, low, high
 
 
@@ -263,8 +300,8 @@ def _decode(path: Path, form: Form) -> _Decoded:
             upright, usable = ImageOps.exif_transpose(image), True
             kind, low, high = "8-bit", 0.0, 255.0
             if deep:
-                upright, kind, low, high = _from_deep(upright, form)
-            said = {key: image.info[key] for key in COLOUR_KEYS if key in image.info}
+                upright, kind, low, high = _from_deep(upright, form, data)
+            said = said_colours(image, data)
             converted = deep or bool(said) or form.value_range is not None or image.mode not in _PLAIN
             file, quality = str(image.format), jpeg_quality(image)
             if upright.mode == "CMYK" and form.convert and said:
@@ -568,12 +605,10 @@ def _check_values(good: list[tuple[Path, _Decoded]], root: Path, problems: Probl
         elif kind == "8-bit":
             note_bytes(low, high, where)
         elif uses_little(low, high, top):
-            choices = (
-                f"set {flag(low, high)} (value_range) to spread them, or {flag(0, top)} to keep them dark"
-            )
             problems.add(
                 f"the values of the {kind} images reach from {shown(low)} to {shown(high)} of {top}, so "
-                f"with 8 bits they are nearly one shade; {choices if kind == '16-bit' else 'spread them'}"
+                f"with 8 bits they are nearly one shade; set {flag(low, high)} (value_range) to spread them, "
+                f"or {flag(0, top)} to keep them dark"
             )
 
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fewgen.data.colour import to_srgb, unusable_profiles
+from fewgen.data.colour import said_colours, to_srgb, unusable_profiles
 from fewgen.data.npz_reader import NpzReader, find_prefix, to_labels, to_texts
 from fewgen.data.transforms import from_pillow, parallel_map
 from fewgen.errors import DataError
@@ -54,7 +54,7 @@ def _decode(stream: np.ndarray[Any, Any], index: int, where: str) -> np.ndarray[
         with Image.open(io.BytesIO(stream.tobytes()), formats=["JPEG"]) as image:
             if max(image.size) > 4096:
                 raise DataError(f"Image {index} of {where} has {image.size} pixels, more than 4096 a side.")
-            made, usable = to_srgb(image.convert("RGB"), image.info)
+            made, usable = to_srgb(image.convert("RGB"), said_colours(image, b""))
             unusable_profiles([] if usable else [f"image {index}"])
             return from_pillow(made)
     except DataError:

@@ -376,6 +376,10 @@ class Reading:
     download: bool = False
     value_range: Sequence[float] | None = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.value_range, list):  # hashable, since images are kept by their reading
+            object.__setattr__(self, "value_range", tuple(self.value_range))
+
     def form(self) -> Form:
         """Return what the images are made into.
 
