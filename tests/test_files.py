@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import signal
 import stat
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from fewgen.errors import CheckpointError, DataError, OutputError
 from fewgen.files import (
+    _leftovers,
     atomic_write,
     prepare_output_file,
     read_json,
@@ -116,6 +118,59 @@ def test_mode_follows_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o644
+
+
+def writer(target: Path) -> tuple[int, int]:
+    """Start a process that is in the middle of a write; return it, and what it waits for."""
+    wait, go = os.pipe()
+    told, ready = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(go)
+        try:
+            with atomic_write(target) as temporary:
+                temporary.write_text("half")
+                os.write(ready, b"x")
+                os.read(wait, 1)
+        finally:
+            os._exit(0)
+    os.close(wait)
+    os.read(told, 1)
+    return child, go
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no locks are kept there")
+@pytest.mark.parametrize("name", ["a.txt", "model.v2.npz", "plain", "*.[x]"])
+def test_what_a_killed_write_left_goes_with_the_next_write_of_the_file(tmp_path: Path, name: str) -> None:
+    child, _ = writer(tmp_path / name)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    (left,) = names(tmp_path)
+    others = [
+        left.replace(".tmp", "0.tmp"),
+        left.replace(".tmp", ".tmp.x"),
+        left[1:],
+        f".other{left}",
+        ".tmp-notes",
+    ]
+    for other in others:
+        (tmp_path / other).write_text("of somebody")
+    write_text(tmp_path / f"not {name}", "")
+    assert left in names(tmp_path)
+    _leftovers.cache_clear()  # as in the next process
+    write_text(tmp_path / name, "whole")
+    assert names(tmp_path) == sorted([name, f"not {name}", *others])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no locks are kept there")
+def test_what_another_process_is_writing_stays(tmp_path: Path) -> None:
+    child, go = writer(tmp_path / "a.txt")
+    write_text(tmp_path / "a.txt", "whole")
+    assert len(names(tmp_path)) == 2
+    os.write(go, b"x")
+    os.waitpid(child, 0)
+    assert (tmp_path / "a.txt").read_text() == "half"
+    assert names(tmp_path) == ["a.txt"]
 
 
 def test_a_link_is_replaced_and_its_target_stays(tmp_path: Path) -> None:

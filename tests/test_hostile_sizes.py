@@ -2,6 +2,7 @@
 
 import json
 import struct
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from benchmarks import fuzz
 from fewgen.cli import main as cli
 from fewgen.cli.main import COMMANDS, main
 from fewgen.errors import ConfigError, in_words, is_out_of_memory
+from fewgen.methods.store import read_method_info
 from fewgen.nn.building import bounded, shapes_of
 
 
@@ -97,31 +99,60 @@ def test_numbers_that_no_tensor_holds_are_refused_in_every_flag(command, capsys)
             assert len(error) < 3000
 
 
-@pytest.mark.parametrize(
-    ("run", "way"),
-    [
-        ("cada_vqvae", ("image", "width")),
-        ("cada_vqvae", ("candidates",)),
-        ("cada_vqvae_hybrid", ("spatial", "prior_layers")),
-        ("sq_gan", ("network", "mapping_layers")),
-        ("sq_gan", ("quantizer", "codebook_size")),
-        ("diffusion", ("network", "layers")),
-        ("diffusion", ("network", "text_layers")),
-        ("diffusion", ("network", "text_width")),
-        ("diffusion", ("network", "times")),
-    ],
-)
-def test_a_model_file_cannot_ask_for_a_network_of_any_size(run, way, tmp_path, capsys):
-    data = (fuzz.RUNS / run / "model.safetensors").read_bytes()
+REFUSED = {
+    "cada_vqvae": {"image.width", "candidates", "spatial.prior_layers", "spatial.codebook_size"},
+    "sq_gan": {"network.mapping_layers", "network.z_dim", "quantizer.codebook_size"},
+    "diffusion": {
+        "network.layers", "network.text_layers", "network.text_width", "network.times", "network.text_length",
+        "network.patch", "network.latent.layers", "network.latent.latent_channels", "sampling_steps",
+    },
+    "tint": {"steps", "supports.0", "fitted.latent_shape.0", "fitted.settings.config.text_length"},
+}  # fmt: skip
+"""Whole numbers of settings that decide a size, by method; others, such as steps, may be as large as they like."""
+
+
+def with_metadata(file, **changed):
+    """Return the bytes of a model file with other metadata."""
+    data = file.read_bytes()
     length = struct.unpack("<Q", data[:8])[0]
     header = json.loads(data[8 : 8 + length])
-    config = json.loads(header["__metadata__"]["config"])
-    assert type(fuzz.at(config, way)) is int
-    about = {**header["__metadata__"], "config": json.dumps(fuzz.changed(config, way, 10**9))}
-    text = json.dumps({**header, "__metadata__": about}).encode()
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
-    before = fuzz.peak()
-    assert main(["generate", str(file), "-n", "1", "--device", "cpu", "--out", str(tmp_path / "o.npz")]) == 2
-    assert "model file" in capsys.readouterr().err
+    texts = {key: json.dumps(value) for key, value in changed.items()}
+    text = json.dumps({**header, "__metadata__": {**header["__metadata__"], **texts}}).encode()
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]
+
+
+GENERATE = "generate model.safetensors -n 1 --device cpu --overwrite --out o.npz"
+
+
+@pytest.mark.parametrize("method", REFUSED)
+def test_a_model_file_cannot_ask_for_a_network_of_any_size(method, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before, seen, found, refused = fuzz.peak(), set(), {}, set()
+    for file in sorted(fuzz.RUNS.glob(f"{method}*/model.safetensors")):
+        config = read_method_info(file).config
+        for way in fuzz.places(config):
+            name = ".".join(map(str, way))
+            if type(fuzz.at(config, way)) is not int or name in seen:
+                continue
+            seen.add(name)
+            Path("model.safetensors").write_bytes(
+                with_metadata(file, config=fuzz.changed(config, way, 10**9))
+            )
+            said = []
+            if problem := fuzz.problem_of(GENERATE.split(), said=said):
+                found[f"{file.parent.name}: {name}"] = problem
+            elif said[0] == 2 and "model file" in said[1]:
+                refused.add(name)
+    assert found == {}
+    assert refused >= REFUSED[method]
     assert fuzz.peak() - before < fuzz.MOST_BYTES
+
+
+@pytest.mark.parametrize("method", REFUSED)
+def test_a_model_of_no_class_is_refused(method, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    file = fuzz.RUNS / method / "model.safetensors"
+    spec = read_method_info(file).spec
+    Path("model.safetensors").write_bytes(with_metadata(file, spec={**spec, "class_names": []}))
+    assert main(GENERATE.split()) == 2
+    assert "data description: class_names must not be empty" in capsys.readouterr().err

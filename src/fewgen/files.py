@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import math
@@ -86,7 +87,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The temporary file has the ending of `path` (writers such as numpy and Pillow look at it) and a name
     that starts with a dot (loaders ignore it). Missing parent folders are created. If the block raises,
-    the temporary file is removed and an existing `path` stays as it was.
+    the temporary file is removed and an existing `path` stays as it was. What a killed process left of an
+    earlier write of the same file is removed.
 
     Args:
         path: the file to write; a link is replaced, and what it points to stays as it is.
@@ -99,10 +101,15 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     if target.is_dir():
         raise OutputError(f'Cannot write the file "{shown}": a folder has this name. Choose another name.')
     make_dir(target.parent)
-    temporary = target.with_name(f".{target.stem[:100]}.{secrets.token_hex(6)}.tmp{target.suffix}")
+    before, after = f".{target.stem[:100]}.", f".tmp{target.suffix}"
+    for name in _leftovers(target.parent):
+        if name.startswith(before) and name.endswith(after) and len(name) == len(before + after) + 12:
+            _remove_leftover(target.parent / name)
+    temporary, held = target.with_name(f"{before}{secrets.token_hex(6)}{after}"), None
     try:
         # Created with the mode that the user's umask asks for; mkstemp would make it private.
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        held = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        _lock(held)
         yield temporary
         _sync_file(temporary)
         os.replace(temporary, target)
@@ -117,6 +124,39 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise
         kept = " The previous file is unchanged." if target.exists() else ""
         raise OutputError(f'Cannot write "{shown}": {reason}.{kept}') from error
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+@functools.lru_cache(maxsize=256)
+def _leftovers(folder: Path) -> tuple[str, ...]:
+    """Return the temporary files of ours in a folder when this process first writes there."""
+    with contextlib.suppress(OSError):
+        return tuple(name for name in os.listdir(folder) if _LEFTOVER.fullmatch(name))
+    return ()
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a file, until it is closed or the process ends; tell whether it is locked now."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):  # on Windows; another process has it; a file system without locks
+        return False
+    return True
+
+
+def _remove_leftover(file: Path) -> None:
+    """Remove a temporary file, unless a process is writing it."""
+    with contextlib.suppress(OSError):
+        held = os.open(file, os.O_RDWR)
+        try:
+            if _lock(held):
+                file.unlink()
+        finally:
+            os.close(held)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -196,12 +236,13 @@ def _number(text: str) -> float:
     return float(text)
 
 
-def read_json(path: str | os.PathLike[str], error: type[FewgenError] = DataError) -> Any:
+def read_json(path: str | os.PathLike[str], error: type[FewgenError] = DataError, advice: str = "") -> Any:
     """Read a JSON file, whatever it holds; `config.records.read_record` also checks its shape.
 
     Args:
         path: the file.
         error: what to raise, so that a broken checkpoint can be told from broken data.
+        advice: the next step if it holds no JSON, a sentence.
     """
     try:
         return parse_json(Path(path).read_bytes())
@@ -210,7 +251,7 @@ def read_json(path: str | os.PathLike[str], error: type[FewgenError] = DataError
     except OSError as cause:
         raise error(f'"{path}" cannot be read: {cause.strerror or cause}.') from cause
     except ValueError as cause:
-        raise error(f'"{path}" is not valid JSON: {cause}.') from cause
+        raise error(f'"{path}" is not valid JSON: {cause}. {advice}'.strip()) from cause
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:

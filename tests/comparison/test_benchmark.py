@@ -202,6 +202,22 @@ def test_damaged_images_of_a_cell_are_made_again(copied, finished, capfd, harm, 
         assert np.array_equal(new["images"], old["images"])
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("made.json", "Delete its folder to compute it again"),
+        ("evaluation.json", "Delete it to measure again"),
+    ],
+)
+def test_a_record_of_a_cell_that_is_cut_says_what_to_do(copied, name, advice):
+    file = copied / "cells" / "copies" / "seed1" / name
+    whole = file.read_text()
+    file.write_text(whole[: len(whole) // 2])
+    for more in ({}, {"table_only": True}):
+        with pytest.raises(DataError, match=rf"copies/seed1/{name}\" is not valid JSON: .* {advice}\."):
+            ask(copied, **more)
+
+
 def test_a_failing_cell_does_not_stop_the_others(finished, tmp_path):
     out = tmp_path / "fails"
     out.mkdir()

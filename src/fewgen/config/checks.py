@@ -62,6 +62,12 @@ def above_zero(where: str, value: float) -> None:
         raise ConfigError(f"{where} must be above 0, got {value}.")
 
 
+def not_empty(where: str, value: Sequence[Any]) -> None:
+    """Raise `ConfigError` if there is nothing in `value`."""
+    if not value:
+        raise ConfigError(f"{where} must not be empty.")
+
+
 Count = Annotated[int, partial(at_least, least=1)]
 """A whole number of 1 or more."""
 Whole = Annotated[int, partial(at_least, least=0)]

@@ -46,7 +46,7 @@ def read_record(
     Raises:
         FewgenError: of the type `error`; the file is missing, no JSON, or of another shape.
     """
-    return checked(read_json(path, error), shape, f'"{path}"', error, advice)
+    return checked(read_json(path, error, advice), shape, f'"{path}"', error, advice)
 
 
 def parse_record(text: str, shape: type[T], what: str = "the whole") -> T:

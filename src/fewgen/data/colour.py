@@ -31,7 +31,10 @@ _ADOBE_RGB = {
     "exact": True,
     "chromaticity": (0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06),
 }
-_CICP = {b"\x01\x0d\x00\x01": {"srgb": 0}, b"\x0c\x0d\x00\x01": {"chromaticity": _P3_PRIMARIES}}
+_CICP: dict[bytes, dict[str, Any]] = {
+    b"\x01\x0d\x00\x01": {"srgb": 0},
+    b"\x0c\x0d\x00\x01": {"chromaticity": _P3_PRIMARIES},
+}
 """Codes of a chunk cICP: primaries, transfer function, matrix, full range. Source: ITU-T H.273."""
 
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])

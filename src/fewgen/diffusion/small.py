@@ -78,7 +78,7 @@ class SmallDiffusionConfig(Checked):
     attention_levels: int = 2
     heads: Count = 4
     text_width: Annotated[int, partial(between, least=1, most=65_536)] = 48
-    text_length: Count = 8
+    text_length: Few = 8
     text_layers: Annotated[int, partial(between, least=0, most=1000)] = 2
     latent: SmallLatentConfig | None = None
     patch: Count = 1

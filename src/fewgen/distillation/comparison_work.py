@@ -305,7 +305,8 @@ class ComparisonWork(Work):
         if self.out.is_dir():
             raise OutputError(f'"{self.out}" is a folder, but a file is needed. Choose another --out.')
         if self.out.exists():
-            record = read_json(self.out, OutputError)
+            advice = "Delete it, and the same command writes it again; or choose another --out."
+            record = read_json(self.out, OutputError, advice)
             if not isinstance(record, dict) or record.get("format") != FORMAT:
                 raise OutputError(f'"{self.out}" is not a comparison of ours. Choose another --out.')
         check_parts(self.cells, self.settings)

@@ -132,8 +132,8 @@ class Synthesis:
 
     def seconds(self) -> dict[str, float] | None:
         """Return the seconds of each part of specialising; None if that has not happened."""
-        file = self.folder / _RECORD
-        return read_record(file, dict[str, float], CheckpointError) if file.is_file() else None
+        file, again = self.folder / _RECORD, "Delete its folder, and the same command makes it again."
+        return read_record(file, dict[str, float], CheckpointError, again) if file.is_file() else None
 
     def forget_specialisations(self) -> None:
         """Remove what was learned, which is large for a large model, once all images are made."""

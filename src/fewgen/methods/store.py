@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 import torch
 from torch import Tensor
 
-from fewgen.config.checks import Whole, between
+from fewgen.config.checks import Whole, between, not_empty
 from fewgen.config.records import checked, parse_record
 from fewgen.config.schema import from_dict, with_current_names
 from fewgen.errors import CheckpointError, ConfigError, FewgenError, MissingDependencyError
@@ -43,7 +43,7 @@ class _Spec(TypedDict):
     channels: _Side
     height: _Side
     width: _Side
-    class_names: list[str]
+    class_names: Annotated[list[str], not_empty]
 
 
 class _Stage(TypedDict, total=False):
