@@ -344,6 +344,10 @@ def test_learned_rates_scale_the_updates(run, sevens):
 
 def test_a_model_without_meaning_gets_an_arbitrary_vector(tmp_path, sevens):
     run = _train(tmp_path / "onehot")
+    with pytest.raises(
+        ConfigError, match=r"--text-path has no effect with the run's class vectors \(onehot\)"
+    ):
+        fewgen.adapt(run, images=sevens, class_names="croc", text_path="words.txt", **QUICK)
     made = fewgen.adapt(run, images=sevens, class_names="croc", out=tmp_path / "new", steps=2, progress=False)
     assert any("no meaning" in note for note in made.notes)
     assert "say nothing about the class" in (tmp_path / "new" / "report.html").read_text()

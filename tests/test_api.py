@@ -381,7 +381,7 @@ def test_seeds_beyond_64_bits_are_refused_with_their_limit(run, seed, tmp_path):
     with pytest.raises(ConfigError, match=r"seed must be (between 0 and 9223372036853|a whole number)"):
         fewgen.generate(run, class_names="one", seed=seed, n=1)
     with pytest.raises(ConfigError, match="seed must be"):
-        fewgen.interpolate(run, "one", "two", seed=seed)
+        fewgen.interpolate(run, "one", "two", seed=seed, temperature=0.5)
     with pytest.raises(ConfigError, match=r"seed"):
         fewgen.train("fake", **SMALL, out=tmp_path / "a", seed=seed)
     assert list(tmp_path.iterdir()) == []
@@ -626,3 +626,35 @@ def test_changed_data_is_noticed(tmp_path):
     save_images(ImageSet(255 - changed.images, changed.labels, changed.class_names), tmp_path / "d.npz")
     with pytest.raises(DataError, match="are not those"):
         fewgen.load_run(run.path).images()
+
+
+STORED = Path(__file__).parent / "golden" / "runs" / "0.1.0"
+
+
+@pytest.mark.parametrize(
+    ("stored", "verb", "given", "said"),
+    [
+        ("cada_vqvae", "interpolate", {"temperature": 0.5}, "--temperature has no effect with this model"),
+        ("cada_vqvae", "interpolate", {"seed": 3}, "--seed has no effect with this model"),
+        ("cada_vqvae_hybrid", "interpolate", {"seed": 3}, "--seed has no effect with --temperature 0"),
+        ("cada_vqvae_hybrid", "interpolate", {"seed": 3, "temperature": 0.5}, None),
+        (
+            "cada_vqvae",
+            "generate",
+            {"temperature": 0, "options": {"candidates": 3}},
+            "--options.candidates has no effect with --temperature 0",
+        ),
+        ("tint", "generate", {"alpha": 0, "temperature": 0.5}, "--temperature has no effect with --alpha 0"),
+        ("tint", "generate", {"alphas": [0, 0.5], "temperature": 0.5}, None),
+        ("tint", "generate", {"seed": 3, "temperature": 0}, None),
+    ],
+)
+def test_what_draws_nothing_is_refused(stored, verb, given, said, monkeypatch):
+    monkeypatch.chdir(STORED)
+    ends = ("zero", "one") if verb == "interpolate" else ()
+    usual = {"n": 1} if verb == "generate" else {"steps": 2}
+    if said is None:
+        assert len(getattr(fewgen, verb)(stored, *ends, **usual, **given)) > 0
+        return
+    with pytest.raises(ConfigError, match=said):
+        getattr(fewgen, verb)(stored, *ends, **usual, **given)

@@ -690,6 +690,10 @@ def test_train_ends_with_the_verdicts(tmp_path, capsys):
     assert "Real?" not in out
 
 
+DISTILL = "distill --novel x --teacher lite2 --out {out}"
+BENCHMARK = "benchmark --data digits --out {out}"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -716,13 +720,62 @@ def test_train_ends_with_the_verdicts(tmp_path, capsys):
             "distill --novel x --teacher lite2 --out {out} --alpha 0.5",
             "--alpha has no effect without --generator",
         ),
+        (f"{DISTILL} --per-class 50", "--per-class has no effect without --generator"),
+        (f"{DISTILL} --tint.steps 3", "--tint has no effect without --generator"),
+        (f"{DISTILL} --generator-minutes 3", "--generator-minutes has no effect without --generator"),
+        (
+            f"{DISTILL} --training.hard_labels true",
+            "--training.hard_labels has no effect without --generator",
+        ),
+        (f"{DISTILL} --pretrain-steps 9", "--pretrain-steps has no effect without --data, images of other"),
+        (f"{DISTILL} --base-images 9", "--base-images has no effect without --data"),
+        (f"{DISTILL} --turns yes", "--turns has no effect without --data"),
+        (f"{DISTILL} --class-split all", "--class-split has no effect without --data"),
+        *(
+            (f"{DISTILL} --data y --{name} {value}", f"--{name} has no effect with --teacher lite2, which is")
+            for name, value in (
+                ("teacher-net", "conv4"),
+                ("teacher-channels", 8),
+                ("teacher-pretrain-steps", 9),
+                ("teacher-episodes", 9),
+            )
+        ),
+        (f"{DISTILL} --data y --pretrain-steps 0 --turns no", "--turns has no effect with --teacher and"),
+        (
+            "generate {run} --temperature 0 --seed 3 --out {out}.npz",
+            "--seed has no effect with --temperature 0",
+        ),
+        ("interpolate {run} one two --seed 3 --out {out}.npz", "--seed has no effect with --temperature 0"),
+        ("retrieve {run} {image} --split test", "--split has no effect with the image file"),
+        (
+            "reconstruct {run} --data {image} --split test --out {out}.npz",
+            "--split has no effect with the im",
+        ),
+        ("evaluate {run}/model.safetensors --data digits --size 9", "--size has no effect with a model file"),
+        (
+            "evaluate {flat} --data digits --size 8 --useful-draws 5",
+            "--useful-draws has no effect with images th",
+        ),
+        (f"{BENCHMARK} --table-only --jobs 2", "--jobs has no effect with --table-only"),
+        (
+            "plan --accuracy .9 --between-sd .1 --queries 75 --half-width .01 --power .9",
+            "--power has no effect",
+        ),
+        ("plan --gain .01 --draws 5 --sd .01 --power .9", "--power has no effect with --gain and --draws"),
+        ("doctor --data-dir x", "--data-dir has no effect without --encoder"),
         (
             "distill --data digits --generator g --out {out}.json --generator-minutes 5",
             "minutes has no effect with",
         ),
     ],
 )
-def test_flags_that_would_be_ignored_are_refused(capsys, run, tmp_path, words, said):
-    code, _, error = run_cli(capsys, *words.format(run=run, out=tmp_path / "out").split())
+def test_flags_that_would_be_ignored_are_refused(capsys, run, tmp_path, words, said, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    image, flat = tmp_path / "x.png", tmp_path / "flat"
+    flat.mkdir()
+    for i, path in enumerate((image, flat / "a.png", flat / "b.png")):
+        Image.new("L", (8, 8), 40 * i).save(path)
+    places = {"run": run, "out": tmp_path / "out", "image": image, "flat": flat}
+    code, _, error = run_cli(capsys, *words.format(**places).split())
     assert code == 2
     assert said in error

@@ -40,6 +40,13 @@ SMALL = {
     "device": "cpu",
     "progress": False,
 }
+OF_BASE = ("teacher_net", "teacher_channels", "teacher_pretrain_steps", "teacher_episodes", "pretrain_steps")
+OWN = {key: value for key, value in SMALL.items() if key not in OF_BASE}
+"""Without base images."""
+BY_RUN = {key: value for key, value in OWN.items() if key != "tint"}
+"""And with a run that knows the classes."""
+TAUGHT = {key: value for key, value in BY_RUN.items() if key != "per_class"} | {"teacher": "pixels"}
+"""And with a pretrained teacher instead of a generator."""
 
 
 def written(root, images):
@@ -241,7 +248,7 @@ def test_without_base_images_synthetic_ones_keep_their_class(novel, tmp_path, mo
         return real(*args, **keywords)
 
     monkeypatch.setattr(product, "distill", spy)
-    made = fewgen.distill(novel=novel, generator=Toy(), out=tmp_path / "x", **SMALL)
+    made = fewgen.distill(novel=novel, generator=Toy(), out=tmp_path / "x", **OWN)
     assert seen == [(None, None, True)]
     assert made.record["accuracy"] is None
     assert made.record["training"]["parts"] == {"support": 12, "synthetic": 12}
@@ -252,7 +259,7 @@ def test_without_base_images_synthetic_ones_keep_their_class(novel, tmp_path, mo
 
 def test_a_teacher_of_an_earlier_command_is_taken(whole, novel, tmp_path):
     teacher = whole.path / "parts" / "teacher.safetensors"
-    made = fewgen.distill(novel=novel, shots=4, generator=Toy(), teacher=teacher, out=tmp_path / "x", **SMALL)
+    made = fewgen.distill(novel=novel, shots=4, generator=Toy(), teacher=teacher, out=tmp_path / "x", **OWN)
     assert made.record["accuracy"]["teacher"] == whole.record["accuracy"]["teacher"]
     assert "starts from random weights" in " ".join(made.notes)
     assert made.record["training"]["teacher"]["synthetic"] > 0
@@ -270,13 +277,13 @@ def run(tmp_path_factory, novel):
 
 
 def test_a_run_generates_by_class_and_what_it_saw_measures_nothing(run, novel, tmp_path):
-    made = fewgen.distill(novel=novel, shots=4, generator=run, out=tmp_path / "a", **SMALL)
+    made = fewgen.distill(novel=novel, shots=4, generator=run, out=tmp_path / "a", **BY_RUN)
     assert made.record["images"]["held_out"] == 18
     images = fewgen.generate(run, class_names=list(made.record["classes"]), n=6)
     kept = fewgen.load_images(tmp_path / "a" / "parts" / "generated.npz")
     assert torch.equal(kept.images, images.images)
     # Other supports than those of the run: it has seen some of the rest.
-    made = fewgen.distill(novel=novel, shots=4, generator=run, seed=1, out=tmp_path / "b", **SMALL)
+    made = fewgen.distill(novel=novel, shots=4, generator=run, seed=1, out=tmp_path / "b", **BY_RUN)
     assert made.record["images"]["held_out"] < 18
     assert "The generator learned from" in " ".join(made.notes)
 
@@ -284,11 +291,11 @@ def test_a_run_generates_by_class_and_what_it_saw_measures_nothing(run, novel, t
 def test_a_run_of_other_classes_or_sizes_is_refused(run, tmp_path, base):
     other = written(tmp_path / "other", data(3, ("cat", "tree")))
     with pytest.raises(ConfigError, match="has no class 'tree'"):
-        fewgen.distill(novel=other, generator=run, out=tmp_path / "x", **SMALL)
+        fewgen.distill(novel=other, generator=run, out=tmp_path / "x", **BY_RUN)
     given = data(3, NOVEL[:3])
     given = ImageSet(given.images[:, :, :, :].repeat(1, 1, 2, 2), given.labels, given.class_names)
     with pytest.raises(ConfigError, match="makes images of 1 x 16 x 16, but these are of 1 x 32 x 32"):
-        fewgen.distill(novel=given, generator=run, out=tmp_path / "x", **SMALL)
+        fewgen.distill(novel=given, generator=run, out=tmp_path / "x", **BY_RUN)
     with pytest.raises(ConfigError, match="is a run of fake. Name a run of diffusion"):
         fewgen.distill(data=data(4), generator=run, n_way=2, n_shot=2, out=tmp_path / "x.json", **SMALL)
     assert {path.name for path in tmp_path.iterdir()} == {"other"}
@@ -349,7 +356,7 @@ def test_base_images_of_the_users_classes_alone_teach_nothing(novel, tmp_path):
 )
 def test_mistakes_are_told_before_any_work(wrong, error, message, novel, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    keywords = {"novel": novel, "generator": Toy(), "out": tmp_path / "x", **SMALL}
+    keywords = {"novel": novel, "generator": Toy(), "out": tmp_path / "x", **OWN}
     with pytest.raises(error, match=message):
         fewgen.distill(**{**keywords, **wrong})
     assert list(tmp_path.iterdir()) == []
@@ -358,13 +365,13 @@ def test_mistakes_are_told_before_any_work(wrong, error, message, novel, tmp_pat
 def test_one_class_and_foreign_folders_are_refused(novel, tmp_path):
     lonely = written(tmp_path / "lonely", data(3, ("cat",)))
     with pytest.raises(DataError, match="needs 2 classes or more, but 1 has images"):
-        fewgen.distill(novel=lonely, generator=Toy(), out=tmp_path / "x", **SMALL)
+        fewgen.distill(novel=lonely, generator=Toy(), out=tmp_path / "x", **OWN)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("")
     with pytest.raises(OutputError, match='it holds "letter.txt"'):
-        fewgen.distill(novel=novel, generator=Toy(), out=tmp_path / "mine", **SMALL)
+        fewgen.distill(novel=novel, generator=Toy(), out=tmp_path / "mine", **OWN)
     with pytest.raises(OutputError, match="lies inside the folder of the images"):
-        fewgen.distill(novel=novel, generator=Toy(), out=novel / "tiny", **SMALL)
+        fewgen.distill(novel=novel, generator=Toy(), out=novel / "tiny", **OWN)
 
 
 def test_a_generator_from_the_hub_but_not_a_mistyped_run(novel, tmp_path, monkeypatch):
@@ -377,7 +384,7 @@ def test_a_generator_from_the_hub_but_not_a_mistyped_run(novel, tmp_path, monkey
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    keywords = {"novel": novel, "out": tmp_path / "x", **SMALL}
+    keywords = {"novel": novel, "out": tmp_path / "x", **OWN}
     with pytest.raises(CheckpointError, match='no folder "nobody/sd", and the model could not be fetched'):
         fewgen.distill(generator="nobody/sd", **keywords)
     # A plan fetches nothing.
@@ -389,7 +396,7 @@ def test_a_generator_from_the_hub_but_not_a_mistyped_run(novel, tmp_path, monkey
 
 
 def test_every_image_learned_from_is_noted_with_shots_too(novel, tmp_path):
-    keywords = {"novel": novel, "generator": Toy(), "out": tmp_path / "x", **SMALL}
+    keywords = {"novel": novel, "generator": Toy(), "out": tmp_path / "x", **OWN}
     assert "--shots 5 learns from some" in plan_distillation(**keywords)
     assert "A smaller --shots learns from some" in plan_distillation(shots=10, **keywords)
     assert "learned from, so none" not in plan_distillation(shots=9, **keywords)
@@ -419,11 +426,29 @@ def test_records_say_how_teacher_and_student_were_prepared(whole):
     assert (prepare["teacher_pretrain_lr"], prepare["teacher_episodes"]) == (0.02, 20)
 
 
-def test_settings_of_specialising_mean_nothing_to_a_run_of_ones_own_classes(run, novel, tmp_path):
-    keywords = {"novel": novel, "shots": 4, "generator": run, "out": tmp_path / "x", **SMALL}
-    assert "--tint has no effect" in plan_distillation(**keywords)
-    keywords["tint"] = None
-    assert "--tint has no effect" not in plan_distillation(**keywords)
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"tint": {"steps": 3}}, "--tint has no effect with this --generator: it is specialised already"),
+        ({"alpha": 0.5}, "--alpha has no effect with this --generator: its images do not start from yours"),
+    ],
+)
+def test_what_means_nothing_to_a_run_of_ones_own_classes_is_refused(run, novel, tmp_path, given, said):
+    keywords = {"novel": novel, "shots": 4, "generator": run, "out": tmp_path / "x", **BY_RUN}
+    with pytest.raises(ConfigError, match=said):
+        plan_distillation(**keywords, **given)
+    assert "6 of each class, by its own words" in plan_distillation(**keywords)
+
+
+def test_what_an_earlier_release_ignored_goes_on(tmp_path, novel):
+    """To go on takes the keywords that it was started with."""
+    made = fewgen.distill(novel=novel, shots=4, mixtures=3, out=tmp_path / "x", **TAUGHT)
+    keywords = {**TAUGHT, "novel": novel, "shots": 4, "mixtures": 3, "teacher_channels": 8}
+    with pytest.raises(ConfigError, match="--teacher-channels has no effect without --data"):
+        fewgen.distill(**keywords, out=tmp_path / "new")
+    settings = made.path / "parts" / "settings.json"
+    settings.write_text(settings.read_text().replace('"teacher_channels": 16', '"teacher_channels": 8'))
+    assert fewgen.distill(**keywords, out=made.path).was_finished
 
 
 # ------------------------------------------------------------------------------------------- command line
@@ -448,9 +473,6 @@ def test_the_package_is_the_function(whole):
 
 
 # ------------------------------------------------------------------------------ a pretrained teacher
-
-
-TAUGHT = {key: value for key, value in SMALL.items() if key != "tint"} | {"teacher": "pixels"}
 
 
 def test_a_pretrained_teacher_needs_neither_base_images_nor_a_generator(tmp_path, novel):
@@ -563,7 +585,7 @@ def test_unlabelled_images_may_lie_flat(tmp_path, novel):
     [
         ({"teacher": None}, "needs something to learn from beside your images: --teacher lite2"),
         ({"teacher": "lite"}, 'no teacher "lite": it is neither a pretrained encoder, such as lite2, nor'),
-        ({"tint": {"steps": 3}}, "--tint has no use here: there is no --generator"),
+        ({"tint": {"steps": 3}}, "--tint has no effect without --generator"),
         ({"mixtures": -1}, "--mixtures must be"),
         ({"training": {"weigh": True}}, "weigh weighs synthetic images"),
     ],

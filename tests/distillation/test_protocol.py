@@ -100,6 +100,12 @@ def prepared(whole, images):
     return Prepared(base, novel, teacher, student, Toy())
 
 
+OF_BASE = (
+    *("teacher_net", "teacher_channels", "teacher_pretrain_steps", "teacher_episodes"),
+    *("pretrain_steps", "turns"),
+)
+
+
 def question(**more):
     settings = {"n_way": 3, "n_shot": 2, "per_class": 6}
     return Question(**{**settings, **more}, tint=specialised(), training=DistillConfig(**TRAINING))
@@ -515,6 +521,42 @@ def test_a_dry_run_says_what_is_there_and_writes_nothing(whole, images, split, t
     assert "teacher     there" in text
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"competitors": "mixtures", "generator": Toy()},
+            "--generator has no effect without one of tint, textual_inversion, da_fusion, hard_labels, generated among",
+        ),
+        (
+            {"competitors": "da_fusion", "generator": Toy(), "save_images": True},
+            "--save-images has no effect without one of tint, hard_labels among the competitors",
+        ),
+        (
+            {"competitors": "tint", "mixtures": 30},
+            "--mixtures has no effect without one of mixtures, generated, pool",
+        ),
+        ({"competitors": "mixtures", "compare": True}, "--compare has no effect with --competitors"),
+        (
+            {"teacher": "pixels", "teacher_channels": 4},
+            "--teacher-channels has no effect with --teacher pixels, which is trained already",
+        ),
+        (
+            {"teacher": "pixels", "pretrain_steps": 0, "turns": "yes"},
+            "--turns has no effect with --teacher and",
+        ),
+        (
+            {"class_split": "none", "teacher": "pixels", "base_images": 5},
+            "--base-images has no effect with --class-split none: there are no base classes",
+        ),
+    ],
+)
+def test_what_has_no_effect_on_a_comparison_is_refused(given, said, images, split, tmp_path):
+    few = {"data": images, "class_split": split, "n_way": 3, "n_shot": 2, "out": tmp_path / "x.json"}
+    with pytest.raises(ConfigError, match=said):
+        plan_distillation(**{**few, **given})
+
+
 # ------------------------------------------------------------------------------- without base classes
 
 
@@ -548,7 +590,7 @@ def words(monkeypatch, tmp_path):
     joint_encoder.cache_clear()
 
 
-WITHOUT_BASE = {key: value for key, value in SMALL.items() if key not in ("tint", "queries")}
+WITHOUT_BASE = {key: value for key, value in SMALL.items() if key not in ("tint", *OF_BASE)}
 WITHOUT_BASE |= {"class_split": "none", "teacher": "pixels", "mixtures": 30}
 
 
@@ -723,7 +765,7 @@ def test_the_pool_holds_no_support_and_no_query(images):
     ],
 )
 def test_what_a_comparison_without_base_classes_refuses(tmp_path, images, given, message):
-    small = {key: value for key, value in SMALL.items() if key != "tint"}
+    small = {key: value for key, value in SMALL.items() if key not in ("tint", *OF_BASE)}
     settings = {**small, "class_split": "none", "teacher": "pixels", **given}
     with pytest.raises(ConfigError, match=message):
         fewgen.distill(data=images, out=tmp_path / "none.json", **settings)

@@ -204,6 +204,8 @@ def answer(run: Any, request: Mapping[str, Any]) -> np.ndarray:
     keywords = {name: request[name] for name in _FREE if name in request}
     if "classes" in request:
         keywords["class_names"] = request["classes"]
+    if request["kind"] == "interpolate":
+        keywords.pop("seed")  # of noise that a walk at temperature 0 lacks: refused since, and ignored before
     function = getattr(fewgen, request["kind"])
     return np.asarray(function(run, device="cpu", **keywords).images)
 

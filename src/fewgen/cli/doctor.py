@@ -18,6 +18,7 @@ import subprocess
 import sys
 
 from fewgen.cli.command import Command
+from fewgen.config.keywords import refuse_ignored
 from fewgen.errors import ConfigError
 
 OK, NOTE, BAD = "ok", "note", "PROBLEM"
@@ -205,6 +206,7 @@ def doctor(*, encoder: str | None = None, data: str | None = None, data_dir: str
         if encoder is None or data is None:
             raise ConfigError("Trying an encoder needs both: --encoder NAME --data D.")
         return _try_encoder(encoder, data, data_dir)
+    refuse_ignored("without --encoder", {"data_dir": data_dir}, {"data_dir": None}, "data_dir")
     rows = checks()
     width = max(len(subject) for _, subject, _ in rows)
     for state, subject, finding in rows:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen.clock import n_cores
-from fewgen.config.call import accepts_config, build, call_settings, unwrapped
+from fewgen.config.call import accepts_config, build, call_settings, defaults_of, unwrapped
 from fewgen.config.keywords import refuse_ignored
 from fewgen.errors import DataError
 
@@ -175,6 +175,14 @@ class BenchmarkRequest:
         out = Path(self.out or Path("runs") / "benchmark" / name)
         return Grid(settings, methods, self.seeds, out, self.jobs, self.remeasure)
 
+    def refuse_idle(self) -> None:
+        """Refuse what a table of finished cells has no use for."""
+        if self.table_only:
+            given = {**vars(self), "download": self.reading.download}
+            refuse_ignored(
+                "with --table-only", given, defaults_of(benchmark), "remeasure", "jobs", "download"
+            )
+
 
 def benchmark_request(**keywords: Any) -> BenchmarkRequest:
     """Return what the keywords of `benchmark` ask for."""
@@ -189,6 +197,7 @@ def plan_benchmark(**keywords: Any) -> GridPlan | str:
     from fewgen.comparison.grid import plan_grid
 
     request = benchmark_request(**keywords)
+    request.refuse_idle()
     if request.table_only:
         return f"A table of {len(_at_hand(request.grid()))} cells that are there; nothing is computed."
     return plan_grid(request.grid())
@@ -227,11 +236,10 @@ def run_benchmark(request: BenchmarkRequest, evaluate: Evaluate | None = None) -
     from fewgen.folders import locked
 
     grid = request.grid()
+    request.refuse_idle()
     with locked(grid.out):
         try:
             if request.table_only:
-                given = {"remeasure": request.remeasure}
-                refuse_ignored("with --table-only", given, {"remeasure": False}, "remeasure")
                 return write_benchmark(grid, _at_hand(grid))
             if request.reading.download:
                 request.reading.load(request.data)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, SupportsFloat, cast
 
 from fewgen.config.call import accepts_config
+from fewgen.config.keywords import refuse_ignored
 from fewgen.errors import ConfigError, DataError
 
 _UNLIMITED = 10**9
@@ -125,6 +126,12 @@ def plan(
         raise ConfigError(
             f"plan answers one question at a time: {', '.join(asked)} belong to episodes, "
             f"{', '.join(asked_draws)} to draws."
+        )
+    if asked:
+        refuse_ignored("on episodes", {"power": power}, {"power": 0.8}, "power")
+    elif gain is not None and draws is not None:
+        refuse_ignored(
+            "with --gain and --draws: it is what is found", {"power": power}, {"power": 0.8}, "power"
         )
     if asked_draws:
         found = _plan_draws(gain, sd, draws, power, confidence)

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from fewgen.config.keywords import flag
 from fewgen.errors import ConfigError, ProblemList
 
 
@@ -102,16 +103,11 @@ def check_effects(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> None
 
 
 def _refusal(name: str, value: Any, ways: list[dict[str, Any]]) -> str:
-    flag, shown = _flag(name), _shown(value)
+    shown = f"{flag(name)} {_shown(value)}"
     if not ways:
-        return f"{flag} {shown} has no effect with this method. Leave it out."
-    needs = [" and ".join(f"{_flag(key)} {_needed(value)}" for key, value in way.items()) for way in ways[:2]]
-    return f"{flag} {shown} has no effect without {', or '.join(needs)}. Set that, or leave out {flag}."
-
-
-def _flag(name: str) -> str:
-    """Return the flag of a keyword, or of a setting of one of its sections."""
-    return f"--{name.replace('_', '-') if '.' not in name else name}"
+        return f"{shown} has no effect with this method. Leave it out."
+    needs = [" and ".join(f"{flag(key)} {_needed(value)}" for key, value in way.items()) for way in ways[:2]]
+    return f"{shown} has no effect without {', or '.join(needs)}. Set that, or leave out {flag(name)}."
 
 
 def _needed(needed: Any) -> str:

@@ -40,6 +40,15 @@ def checked_temperature(value: Any) -> float:
     return float(value)
 
 
+def flag(name: str) -> str:
+    """Return the flag of a keyword, or of a setting of one of its sections.
+
+    >>> flag("per_class"), flag("model.latent_size")
+    ('--per-class', '--model.latent_size')
+    """
+    return f"--{name if '.' in name else name.replace('_', '-')}"
+
+
 def refuse_ignored(why: str, given: Mapping[str, Any], usual: Mapping[str, Any], *names: str) -> None:
     """Refuse keywords that were chosen and have no effect beside the others.
 
@@ -60,7 +69,7 @@ def refuse_ignored(why: str, given: Mapping[str, Any], usual: Mapping[str, Any],
     problems = ProblemList("This would be ignored", ConfigError)
     for name in names:
         if given[name] is not usual[name] and given[name] != usual[name]:
-            problems.add(f"--{name.replace('_', '-')} has no effect {why}. Leave it out.")
+            problems.add(f"{flag(name)} has no effect {why}. Leave it out.")
     problems.raise_if_any()
 
 

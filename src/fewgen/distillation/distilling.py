@@ -188,6 +188,8 @@ def plan_distillation(**keywords: Any) -> str:
 
 def _work(request: DistillRequest, planning: bool = False) -> Work:
     from fewgen.distillation.comparison_work import ComparisonWork
+    from fewgen.distillation.idle import idle_beside, idle_for_comparison, idle_for_student, refuse_idle
+    from fewgen.distillation.product import PARTS_NAME
     from fewgen.distillation.student_work import StudentWork
     from fewgen.methods.registry import method_names
 
@@ -199,12 +201,18 @@ def _work(request: DistillRequest, planning: bool = False) -> Work:
         compared = ("compare", "competitors", "save_images", "half_width", "n_way", "n_shot", "queries")
         others = ("episodes", "workers", "generator_preset", "joint_encoder")
         refuse_ignored("with --novel, which makes one student", given, usual, *compared, *others)
-        if request.generator is None:
-            refuse_ignored("without --generator", given, usual, "alpha")
-        return StudentWork(request, planning)
+        parts = Path(request.out) / PARTS_NAME
+        sources = request.generator, request.teacher, request.data
+        if any(source is not None for source in sources):  # or that is what is wrong
+            refuse_idle(request, usual, idle_for_student(request), parts)
+        work = StudentWork(request, planning)
+        refuse_idle(request, usual, idle_beside(work.source), parts)
+        return work
     if request.data is None:
         raise ConfigError(
             "fewgen distill needs --novel DIR, your images, or --data D, to compare on its novel classes."
         )
     request.refuse(("shots",), "a comparison takes --n-shot images of each class")
-    return ComparisonWork(request, planning)
+    comparison = ComparisonWork(request, planning)
+    refuse_idle(request, usual, idle_for_comparison(request, comparison.names), comparison.cells)
+    return comparison

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewgen.config.keywords import whole
+from fewgen.config.keywords import flag, whole
 from fewgen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,11 +70,6 @@ class DistillRequest:
         for name in names:
             if getattr(self, name):
                 raise ConfigError(f"{flag(name)} has no use here: {why}.")
-
-
-def flag(name: str) -> str:
-    """Return the flag of a keyword."""
-    return f"--{name.replace('_', '-')}"
 
 
 @dataclasses.dataclass

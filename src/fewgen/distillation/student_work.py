@@ -69,8 +69,6 @@ class StudentWork(Work):
             raise OutputError(f'"{self.out}": a student needs a folder. Choose another --out.')
         if request.shots is not None:
             request.whole(shots=1)
-        if request.generator is None:
-            request.refuse(("tint", "generator_minutes"), "there is no --generator")
         self.source: Run | TextToImage | ImageSet | None = None
         images_given = holds_images(request.generator)
         if request.generator is not None and not images_given:
@@ -93,8 +91,6 @@ class StudentWork(Work):
             rest = self._not_learned(self.source, rest)
         elif isinstance(self.source, TextToImage):
             check_pipeline(self.source, self.supports)
-        if request.tint and not isinstance(self.source, TextToImage):
-            self.notes.append("--tint has no effect: the generator is specialised already.")
         self.held_out = rest
         if every:
             fewer = "--shots 5" if request.shots is None else "A smaller --shots"

@@ -133,6 +133,11 @@ class Method(nn.Module, ABC):
         return True
 
     @property
+    def walk_has_noise(self) -> bool:
+        """Whether a walk between two latents has noise of its own above temperature 0."""
+        return True
+
+    @property
     def device(self) -> torch.device:
         """Where the weights lie."""
         return next((tensor.device for tensor in self.state_dict().values()), torch.device("cpu"))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewgen.config.keywords import whole
+from fewgen.config.keywords import refuse_ignored, whole
 from fewgen.errors import ConfigError, DataError, TrainingError
 from fewgen.runs.run import Run
 from fewgen.runs.source import encoder_path, read_phrases
@@ -137,8 +137,10 @@ def extended(
     encoder: Any = None
     if table is not None:
         table, encoder, notes = _extended_table(run, table, names, phrases, text_path, data_dir)
-    elif phrases:
-        raise ConfigError(f'The method "{original.name}" was trained without words, so phrases do nothing.')
+    else:
+        given = {"phrases": phrases or None, "text_path": text_path}
+        why = f"with a run of {original.name}, which was trained without words"
+        refuse_ignored(why, given, dict.fromkeys(given), *given)
     wider = dataclasses.replace(spec, class_names=(*spec.class_names, *names), text=table)
     with global_seed(original.device, 0, "weights"):  # they are replaced; the caller's draws stay his
         method = type(original)(original.config, wider)
@@ -169,6 +171,8 @@ def _extended_table(
 
     phrases = fitting_phrases(read_phrases(phrases), names)
     if not table.has_meaning:
+        why = f"with the run's class vectors ({table.encoder_name}), which carry no meaning"
+        refuse_ignored(why, {"text_path": text_path}, {"text_path": None}, "text_path")
         note = (
             f"the run's class vectors ({table.encoder_name}) carry no meaning: a new class gets an arbitrary "
             "one, and what is drawn before the first image means nothing."

@@ -141,6 +141,9 @@ def gather(request: EvaluateRequest) -> Sets:
         labelled = has_labels(found)
         generated = match_images(found, train, labels_required=labelled)
         if not labelled:
+            if request.useful_draws:
+                given = {"useful_draws": request.useful_draws}
+                refuse_ignored("with images that have no class", given, {"useful_draws": 10}, *given)
             notes.append(
                 "the images have no class, so what needs one is left out: agreement, distances within a "
                 "class, usefulness, and every figure per class."
@@ -321,6 +324,9 @@ def _of_data(request: EvaluateRequest, run: Run | None, load: Load) -> _Real:
             "data is missing: name the images that were learned from, such as --data digits --shots 30."
         )
     if run is not None:
+        for key, value in {"size": reading.size, "channels": reading.channels}.items():
+            why = "with a model file, which says it itself"
+            refuse_ignored(why, {key: value}, {key: None}, key)
         spec = run.info.spec  # without building the model
         if spec["height"] == spec["width"]:
             reading = dataclasses.replace(reading, size=int(spec["height"]), channels=int(spec["channels"]))

@@ -123,6 +123,12 @@ class Verbs(ABC):
         temperature = checked_temperature(temperature)
         options = dict(options or {})
         columns = _alphas(alpha, alphas, options)
+        levels: list[Any] = [*columns] or [options.get("alpha")]
+        if "blend" not in self.method.capabilities:
+            _refuse_without_noise(temperature, seed)
+        elif all(a == 0 for a in levels):
+            given = {"temperature": temperature}
+            refuse_ignored("with --alpha 0, which takes no noise", given, {"temperature": 1.0}, "temperature")
         if class_names is not None and not class_names:
             raise ConfigError(
                 "class_names is empty: name at least one class, or leave it out to draw every class."
@@ -215,6 +221,11 @@ class Verbs(ABC):
             raise ConfigError(f"steps must be 2 or more (both ends count), got {steps}.")
         temperature = checked_temperature(temperature)
         self.method.require("interpolate")
+        if not self.method.walk_has_noise:
+            given = {"temperature": temperature, "seed": seed}
+            why = "with this model, whose walks have no noise"
+            refuse_ignored(why, given, {"temperature": 0.0, "seed": 0}, *given)
+        _refuse_without_noise(temperature, seed)
         self._check_classes(str(a))
         if out is not None:
             check_output(out, overwrite)
@@ -377,6 +388,8 @@ class Verbs(ABC):
         if spec.height != spec.width:
             raise DataError("Images for a model of oblong images must be given as an ImageSet.")
         if is_image_file(data):
+            why = f'with the image file "{data}", which is no data set'
+            refuse_ignored(why, {"split": reading.split}, {"split": "train"}, "split")
             return single_image(data, reading.form())
         return reading.load(data)
 
@@ -423,6 +436,13 @@ class Verbs(ABC):
         names = [self.class_names[label] for label in labels.tolist()]
         rows = ["" if i and names[i - 1] == name else name for i, name in enumerate(names)]
         write_picture(out, grid(cells.flatten(0, 1), len(heads), rows, heads=heads), made.provenance)
+
+
+def _refuse_without_noise(temperature: float, seed: int) -> None:
+    """Refuse the seed of noise that is not there."""
+    if temperature == 0:
+        why = "with --temperature 0: there is noise above 0 alone"
+        refuse_ignored(why, {"seed": seed}, {"seed": 0}, "seed")
 
 
 def _alphas(

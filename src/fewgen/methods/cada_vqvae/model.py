@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewgen.config.checks import one_of
+from fewgen.config.keywords import refuse_ignored
 from fewgen.data.augment import Augment
 from fewgen.data.imageset import ImageSet, to_floats, to_uint8
 from fewgen.errors import ConfigError
@@ -594,6 +595,10 @@ class CadaVqVae(Method):
             self._second_level()
             if not isinstance(trust, (int, float)) or not 0 <= trust <= 1:
                 raise ConfigError(f"trust_noise must be in [0, 1], got {trust!r}.")
+        if temperature == 0:
+            given = {"options.candidates": n_candidates}
+            usual = {"options.candidates": self.config.candidates}
+            refuse_ignored("with --temperature 0, where all draws are equal", given, usual, *given)
         if n_candidates == 1 or temperature == 0:
             return self._draw(class_vectors, labels, seeds, temperature, **options)
         drawn = [
@@ -663,6 +668,11 @@ class CadaVqVae(Method):
     def encode_text(self, vectors: Tensor) -> Tensor:
         """Return the means of the aligned latent, (N, L), of standardised text vectors (N, D)."""
         return self.encode_word(vectors.to(torch.float32))[2][0]
+
+    @property
+    def walk_has_noise(self) -> bool:
+        """Whether codes are drawn; the aligned latent is taken as it is."""
+        return self.config.spatial is not None and self.config.spatial.code_temperature > 0
 
     @torch.no_grad()
     def decode(self, latents: Tensor, seeds: Tensor, temperature: float = 1.0) -> Tensor:
