@@ -97,6 +97,10 @@ def resolved(method="cada_vqvae", **keywords):
         ({"clock": "cpu"}, r"--clock cpu has no effect without --minutes"),
         ({"training": {"seed": 5}}, r"--training\.seed 5 has no effect: --seed decides, which is 0"),
         ({"holdout": 0, "model": {"patience": 3}}, r"patience 3 .* --holdout above 0"),
+        (
+            {"method": "diffusion", "holdout": 0, "training": {"validate_every": 5}},
+            r"validate_every 5 .* --holdout above 0, or --training\.validate_every 0\.",
+        ),
     ],
 )
 def test_settings_of_methods_that_would_be_ignored(keywords, said):

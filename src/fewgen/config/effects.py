@@ -86,7 +86,7 @@ def check_effects(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> None
         ConfigError: all of them at once, each with what it needs.
     """
     problems = ProblemList("These settings would be ignored", ConfigError)
-    for section, rule in _rules("", settings):
+    for section, rule in rules_of(settings):
         here = f"{section}." if section else ""
 
         def place(name: str, here: str = here) -> str:
@@ -151,7 +151,7 @@ def _at(settings: Mapping[str, Any], name: str, of: Mapping[str, Any] | None = N
     return value
 
 
-def _rules(where: str, value: Any) -> Iterator[tuple[str, Acts]]:
+def rules_of(value: Any, where: str = "") -> Iterator[tuple[str, Acts]]:
     """Yield the rules of all sections, each with the path of its section."""
     if dataclasses.is_dataclass(value):
         for rule in getattr(value, "effects", ()):
@@ -160,7 +160,7 @@ def _rules(where: str, value: Any) -> Iterator[tuple[str, Acts]]:
     else:
         parts = dict(value) if isinstance(value, Mapping) and not where else {}
     for name, part in parts.items():
-        yield from _rules(f"{where}.{name}" if where else name, part)
+        yield from rules_of(part, f"{where}.{name}" if where else name)
 
 
 def _leaves(where: str, value: Any) -> Iterator[tuple[str, Any]]:

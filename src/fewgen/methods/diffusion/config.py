@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from fewgen.config.checks import BelowOne, Checked, Count, Rate, Weight, choose
-from fewgen.config.effects import GIVEN, Acts, acts
+from fewgen.config.effects import ABOVE_0, GIVEN, Acts, acts
 from fewgen.data.augment import PRESETS
 from fewgen.diffusion.small import SmallDiffusionConfig
 from fewgen.errors import ConfigError
@@ -67,7 +67,10 @@ class DiffusionConfig(Checked):
     guidance_scale: Weight = 2.0
     sampling_steps: Count = 25
 
-    effects: ClassVar[tuple[Acts, ...]] = (acts("autoencoder", {"network.latent": GIVEN}),)
+    effects: ClassVar[tuple[Acts, ...]] = (
+        acts("autoencoder", {"network.latent": GIVEN}),
+        acts("--training.validate_every", {"--holdout": ABOVE_0}, {"--training.validate_every": 0}),
+    )
 
     def __post_init__(self) -> None:
         if self.template.count("{}") != 1:
