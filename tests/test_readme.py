@@ -16,14 +16,24 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUICK = {
     "train": ["--steps-scale", "0.003", "--no-progress"],
-    "distill": [
-        *("--teacher-episodes", "2", "--pretrain-steps", "2", "--training.steps", "2"),
-        *("--per-class", "4", "--base-images", "60", "--teacher-channels", "4"),
-        *("--teacher-pretrain-steps", "2", "--mixtures", "20", "--no-progress"),
-    ],
+    "distill": ["--training.steps", "2", "--mixtures", "20", "--no-progress"],
     "quickstart": ["--steps-scale", "0.003", "--no-progress"],
     "benchmark": ["--n", "40", "--no-progress"],
     "adapt": ["--no-progress"],
+    "--generator": ["--per-class", "4"],
+    "--data": [
+        *(
+            "--teacher-episodes",
+            "2",
+            "--pretrain-steps",
+            "2",
+            "--base-images",
+            "60",
+            "--teacher-channels",
+            "4",
+        ),
+        *("--teacher-pretrain-steps", "2"),
+    ],
     "evaluate": ["--no-progress", "--useful-draws", "0"],
 }
 
@@ -87,7 +97,13 @@ def test_every_command_and_the_python_code_run(tmp_path, monkeypatch, data_dir, 
         if not words:
             continue
         assert words[0] == "fewgen", f"this test does not know how to run: {line}"
-        code = main([*words[1:], *QUICK.get(words[1], [])])
+        quick = QUICK.get(words[1], [])
+        if words[1] == "distill":
+            quick = [
+                *quick,
+                *(more for flag in ("--generator", "--data") if flag in words for more in QUICK[flag]),
+            ]
+        code = main([*words[1:], *quick])
         assert code == 0, (line, capsys.readouterr().err)
         ran.append(words[1])
     assert {"quickstart", "train", "generate", "interpolate", "retrieve", "reconstruct"} <= set(ran)
