@@ -102,6 +102,9 @@ def test_what_goes_wrong_with_the_content_is_one_message(tmp_path: Path) -> None
         ({"x": {"dtype": "U8", "shape": [10**15] * 300_000, "data_offsets": [0, 4]}}, "makes no sense"),
         ({"x": {"dtype": "U8", "shape": [9], "data_offsets": [0, 9]}}, "truncated"),
         ({}, "longer than its header says"),
+        ({"__metadata__": 10**9}, "metadata must be texts"),
+        ({"__metadata__": ["format"]}, "metadata must be texts"),
+        ({"__metadata__": {"format": 1}}, "metadata must be texts"),
     ],
 )
 def test_hostile_headers_are_refused_at_once(tmp_path: Path, header: object, message: str) -> None:

@@ -201,6 +201,8 @@ def read_tensor_header(
     end = 0
     for name, entry in header.items():
         if name == "__metadata__":
+            if not isinstance(entry, dict) or not all(isinstance(text, str) for text in entry.values()):
+                raise CheckpointError(f'"{file}" is damaged: its metadata must be texts by name. {_AGAIN}')
             continue
         try:
             shape, (first, last) = entry["shape"], entry["data_offsets"]

@@ -779,3 +779,19 @@ def test_flags_that_would_be_ignored_are_refused(capsys, run, tmp_path, words, s
     code, _, error = run_cli(capsys, *words.format(**places).split())
     assert code == 2
     assert said in error
+
+
+def test_a_message_of_any_length_is_shown_in_short(capsys, monkeypatch):
+    def runs(words):
+        warnings.warn("w" * 9000 + "\nsecond line", UserWarning, stacklevel=1)
+        raise ConfigError("e" * 9000)
+
+    class Long:
+        main = staticmethod(runs)
+
+    monkeypatch.setattr("fewgen.cli.main.load_command", lambda name: Long)
+    code, _, err = run_cli(capsys, "train")
+    assert code == 2
+    shown = err.splitlines()
+    assert [line[:9] for line in shown] == ["warning: ", "second li", "error: ee"]
+    assert all(len(line) < 2100 and line.endswith(" ...") for line in (shown[0], shown[2]))

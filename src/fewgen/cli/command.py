@@ -473,10 +473,10 @@ def _argument_texts(function: Callable[..., Any] | None) -> dict[str, str]:
 
 
 _MOST = 2000
-"""Characters of a line of an error that are shown: a name in a damaged file may have thousands."""
+"""Characters of a line of a message that are shown: a name in a damaged file may have thousands."""
 
 
-def fail(message: str) -> None:
-    """Print an error where scripts expect it."""
+def tell(kind: str, message: str) -> None:
+    """Print an error or a warning where scripts expect it."""
     lines = (f"{line[:_MOST]} ..." if len(line) > _MOST else line for line in message.splitlines())
-    print("error: " + "\n".join(lines), file=sys.stderr, flush=True)
+    print(f"{kind}: " + "\n".join(lines), file=sys.stderr, flush=True)

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from fewgen.cli.command import Command, fail
+from fewgen.cli.command import Command, tell
 from fewgen.errors import ConfigError, FewgenError, RenamedWarning, is_out_of_memory, suggest
 from fewgen.stopping import signals_interrupt
 
@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FewgenError as error:
         if os.environ.get("FEWGEN_DEBUG") == "1":
             raise
-        fail(str(error))
+        tell("error", str(error))
         return 2
     except KeyboardInterrupt:
         resumes = words[:1] in (["train"], ["quickstart"], ["benchmark"], ["distill"])
@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError, ValueError) as error:
         if not is_out_of_memory(error) or os.environ.get("FEWGEN_DEBUG") == "1":
             raise
-        fail(f"Out of memory. Lower {_LOWER.get(words[0], _IMAGES)}, or close other programs.")
+        tell("error", f"Out of memory. Lower {_LOWER.get(words[0], _IMAGES)}, or close other programs.")
         return 2
 
 
@@ -136,7 +136,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__
     hidden = (DeprecationWarning, FutureWarning, PendingDeprecationWarning)
     if issubclass(category, hidden) and not issubclass(category, RenamedWarning):
         return  # for programmers, not for users of commands
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    tell("warning", str(message))
 
 
 if __name__ == "__main__":
