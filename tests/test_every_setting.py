@@ -25,6 +25,7 @@ import torch
 import yaml
 from tests.fake_method import Fake, FakeConfig
 from tests.methods.sq_gan_tools import shapes
+from tests.nn.tiny_maps import offer
 
 import fewgen
 from fewgen.api import resolved_settings
@@ -142,7 +143,7 @@ WORDS: dict[str, tuple[Any, ...]] = {
     "consistency": ("none", "cr", "bcr", "zcr", "qcr"),
     "view": ("translation", "flip"),
     "policy": ("flip", "translation"),
-    "encoder": ("lite0", "lite1", "lite2"),
+    "encoder": ("lite0", "tiny"),
     "side": (32, 48),
     "template": ("a photo of a {}", "{} in a photo"),
     "adapt": ("all", "decoder", "heads"),
@@ -156,6 +157,7 @@ WORDS: dict[str, tuple[Any, ...]] = {
 """Setting -> its choices, where its type does not say them. A new setting that is a text has to be added."""
 
 ADA = {"model": {"adversarial_augment": "ada", "ada_kimg": 0.1, "steps": 12}}
+TINY = {"encoder": "tiny", "mixed": 4, "width": 8}
 CONTEXTS: dict[str, dict[str, Any]] = {
     # Something to choose from: a rate at which the held-out loss rises again.
     "model.patience": {"model": {"lr": 0.3, "clip": 0.0}, "training": {"validate_every": 1}},
@@ -164,6 +166,12 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     # ADA starts from no augmentation at all.
     **{f"sq_gan/model.{name}": ADA for name in ("ada_target", "ada_kimg", "mirror", "padding")},
     "gan plain/model.ada_target": {"model": {"steps": 24}},
+    # A frozen network of a moment's work.
+    **{
+        f"model.projected.{name}": {"model": {"discriminator": "projected", "projected": TINY | {"side": 32}}}
+        for name in ("mixed", "width", "norm", "condition", "embedding")
+    },
+    "model.projected.side": {"model": {"discriminator": "projected", "projected": TINY}},
     # Neighbours that have other codes.
     "model.consistency_weights": {"model": {"consistency_weights": {"sigma": 2.0}}},
     # The weights that are best on held-out images come before the rate falls.
@@ -212,6 +220,7 @@ EXEMPT = {
 @pytest.fixture(scope="module")
 def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
     with pytest.MonkeyPatch.context() as patch:
+        offer(patch)
         patch.setattr(SqGan, "_diagnose", lambda self, context: [])  # half of the time, and changes nothing
         yield Trainings(tmp_path_factory.mktemp("trainings"))
 

@@ -217,7 +217,7 @@ def test_a_few_images_are_learned_from_their_maps(tmp_path):
     data = shapes(n_classes=2)
     data.images[:] = torch.where(data.labels == 0, 40, 215)[:, None, None, None].to(torch.uint8)
     method = make(
-        PROJECTED, {"steps": 80, "lr": 0.01, "discriminator_lr": 0.01, "policy": "translation"}, data=data
+        PROJECTED, {"steps": 40, "lr": 0.02, "discriminator_lr": 0.02, "policy": "translation"}, data=data
     )
     train(method, tmp_path, data, log_every=80)
     labels = torch.arange(40) % 2
