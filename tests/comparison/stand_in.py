@@ -48,6 +48,11 @@ def evaluate(generated, train, held_out, *, extractor, pool, useful_draws, seed)
     return StandIn(figures, {"extractor": extractor.record()})
 
 
+def evaluate_blindly(generated, train, held_out, *, extractor, **_):
+    """A judge that knows no classes."""
+    return StandIn({"copy_share": {"value": 0.0}}, {"extractor": extractor.record()})
+
+
 def evaluate_badly(generated, train, held_out, **options):
     """Fail for one generator, as an unforeseen fault would."""
     if generated.name == "class_pca_gaussian":

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.comparison.stand_in import evaluate, evaluate_badly
+from tests.comparison.stand_in import evaluate, evaluate_badly, evaluate_blindly
 
 import fewgen
 from fewgen.comparison.benchmarking import BenchmarkRequest, benchmark_request, plan_benchmark, run_benchmark
@@ -255,6 +255,58 @@ def test_cells_of_another_question_are_refused(finished, changed, message):
     assert stamps(finished) == before
 
 
+def test_cells_of_other_judges_are_not_mixed(copied):
+    mixed = "(?s)copies, seed0: features classifier there, pixels now.*stay with --features classifier, or .*--remeasure"
+    before = stamps(copied)
+    with pytest.raises(ConfigError, match=mixed):
+        ask(copied, features="pixels")
+    # "auto" stays with the judge that is there: nothing is measured.
+    assert stamps(copied) == before
+    with pytest.raises(ConfigError, match="class_pca_gaussian, seed0: features classifier there, pixels now"):
+        ask(copied, features="pixels", remeasure=True, methods=["copies"])
+    assert stamps(copied) == before
+    result = ask(copied, features="pixels", remeasure=True, evaluate=evaluate_blindly)
+    protocols = [cell["evaluation"]["protocol"] for cell in result.cells]
+    assert {own["extractor"]["name"] for own in protocols} == {"pixels"}
+    assert {own["judge"]["asked"] for own in protocols} == {"pixels"}
+    assert "Judge: pixels, 64 features" in result.table
+    # A table of what is there does not care which, as long as it is one.
+    ask(copied, table_only=True)
+    other = copied / "cells" / "copies" / "seed1" / "evaluation.json"
+    record = read_json(other)
+    record["benchmark"]["settings"]["features"] = "lite0"
+    other.write_text(json.dumps(record))
+    for more in ({}, {"table_only": True}):
+        with pytest.raises(ConfigError, match="(?s)copies, seed1: features lite0 there, pixels now"):
+            ask(copied, **more)
+
+
+def test_cells_of_an_earlier_version_were_measured_by_their_extractor(copied):
+    for file in copied.glob("cells/*/seed*/evaluation.json"):
+        record = read_json(file)
+        del record["benchmark"]["settings"]["features"]
+        file.write_text(json.dumps(record))
+    assert len(ask(copied).cells) == 6
+    with pytest.raises(ConfigError, match="features classifier there, lite0 now"):
+        ask(copied, features="lite0")
+
+
+def test_auto_is_the_rule_of_evaluate(tmp_path, monkeypatch):
+    rng = torch.Generator().manual_seed(0)
+    coarse = 255 * torch.rand(40, 3, 5, 5, generator=rng)
+    pixels = torch.nn.functional.interpolate(coarse, (32, 32), mode="bicubic").clamp(0, 255)
+    save_images(ImageSet(pixels.to(torch.uint8), torch.arange(40) % 2, ("a", "b")), tmp_path / "photos.npz")
+    monkeypatch.setattr(
+        "fewgen.comparison.grid.evaluation_seconds", lambda *_, extractor, **__: {"": extractor.dim}
+    )
+    plan = plan_benchmark(
+        data=tmp_path / "photos.npz", out=tmp_path / "b", shots=4, n=8, seeds=1, methods=["copies"]
+    )
+    assert plan.grid.settings.features == plan.cells[0].settings.features == "lite0"
+    assert "judge       EfficientNet-Lite0 of ImageNet, since these are photographs" in str(plan)
+    assert (plan.judge, plan.seconds) == (0, 1280)
+
+
 def test_other_draws_are_measured_on_the_same_images_if_asked_for(copied):
     before = stamps(copied)
     result = ask(copied, useful_draws=2, remeasure=True)
@@ -319,7 +371,8 @@ def test_plan_counts_cells_and_time_and_writes_nothing(tmp_path, finished, monke
     asked = []
     monkeypatch.setattr("fewgen.comparison.grid.judge_seconds", lambda real: 40.0)
 
-    def seconds(n, train, n_held_out, *, pool, useful_draws, run, classifier):
+    def seconds(n, train, n_held_out, *, pool, useful_draws, run, classifier, extractor, held_out):
+        assert (extractor, len(held_out)) == (None, n_held_out)
         asked.append((n, len(train), useful_draws, run, classifier))
         return {"figures": 20.0, "verdicts": 10.0}
 

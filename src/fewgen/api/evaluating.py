@@ -34,7 +34,7 @@ def evaluate(
     class_names: Sequence[str] | None = None,
     seed: int = 0,
     n: int | None = None,
-    features: str = "classifier",
+    features: str = "auto",
     useful_draws: int = 10,
     other_runs: Sequence[str | Path | Run] | None = None,
     size: int | None = None,
@@ -71,7 +71,8 @@ def evaluate(
         seed: of the choice of training images, as in fewgen train, of new images, and of the tests.
         n: images per class that a run draws; 100 if left out, and at least 300 in all.
         features: where images are compared: classifier, pixels, lite0, lite1 or lite2 (EfficientNet of
-            ImageNet), dino:FOLDER, clip:FOLDER or inception:FILE.
+            ImageNet), dino:FOLDER, clip:FOLDER or inception:FILE; auto is lite0 for photographs where it is
+            installed, else the classifier.
         useful_draws: paired trainings of a classifier that show usefulness; 0 leaves it out.
         other_runs: runs of the same method on other draws of the training images (other seeds), so that
             usefulness speaks of the method and not of one draw.

@@ -25,11 +25,12 @@ OUT = "evaluation.json"
 
 def _run(given: dict[str, Any]) -> int:
     import fewgen
+    from fewgen.evaluation.judge import judged
     from fewgen.evaluation.sources import compared
 
     settings = _with_out(given)
     evaluation = fewgen.evaluate(**settings)
-    for line in [*evaluation.lines(), *compared(evaluation.protocol)]:
+    for line in [*evaluation.lines(), *judged(evaluation.protocol), *compared(evaluation.protocol)]:
         print(line)
     out = Path(settings["out"])
     page = out.with_suffix(".html")

@@ -65,13 +65,14 @@ def finish(run: Any, given: dict[str, Any]) -> int:
 def verdicts(run: Any) -> list[str]:
     """Return what the evidence in a run folder says, a line per question; nothing if there is none."""
     from fewgen.errors import DataError
+    from fewgen.evaluation.judge import judged
     from fewgen.evaluation.sources import compared
     from fewgen.evaluation.verdicts import read_verdicts, verdict_lines
     from fewgen.runs.findings import EVALUATION_NAME
 
     try:
         found, protocol = read_verdicts(Path(run.path) / EVALUATION_NAME)
-        return [*verdict_lines(found, protocol), *compared(protocol)]
+        return [*verdict_lines(found, protocol), *judged(protocol), *compared(protocol)]
     except DataError:
         return []
 

@@ -51,6 +51,7 @@ def benchmark(
     seeds: int = 3,
     n: int = 3000,
     useful_draws: int = 10,
+    features: str = "auto",
     holdout: int | str = "auto",
     size: int | None = None,
     channels: int | None = None,
@@ -93,6 +94,8 @@ def benchmark(
         n: images that each cell generates, equally many per class.
         useful_draws: paired trainings of a small classifier behind the usefulness of each cell; 0 leaves
             usefulness out, the slow part of measuring.
+        features: where images are compared, as in fewgen evaluate; the same in all cells. auto is lite0 for
+            photographs where it is installed, else a classifier of the training part.
         holdout: real images that are never learned from: auto takes the test part of the data, or a fifth
             of each class where there is none; a number sets so many of each class aside.
         size: side of the square images in pixels; the images' own if left out.
@@ -120,8 +123,8 @@ def benchmark(
 
     request = BenchmarkRequest(
         data=data, out=out, shots=shots, methods=methods, budget_minutes=budget_minutes, seeds=seeds, n=n,
-        useful_draws=useful_draws, holdout=holdout, temperature=temperature, clock=clock, jobs=jobs,
-        remeasure=remeasure, table_only=table_only, progress=progress,
+        useful_draws=useful_draws, features=features, holdout=holdout, temperature=temperature, clock=clock,
+        jobs=jobs, remeasure=remeasure, table_only=table_only, progress=progress,
         reading=Reading("train", size, channels, fit, background, convert, data_dir, download, value_range),
     )  # fmt: skip
     return run_benchmark(request)
@@ -139,6 +142,7 @@ class BenchmarkRequest:
     seeds: int
     n: int
     useful_draws: int
+    features: str
     holdout: int | str
     reading: Reading
     temperature: float
@@ -168,6 +172,7 @@ class BenchmarkRequest:
             clock=self.clock,
             cores=n_cores(),
             useful_draws=self.useful_draws,
+            features=self.features,
         )
         methods = DEFAULT_METHODS if self.methods is None else self.methods
         methods = (methods,) if isinstance(methods, str) else tuple(methods)
@@ -245,7 +250,7 @@ def run_benchmark(request: BenchmarkRequest, evaluate: Evaluate | None = None) -
                 request.reading.load(request.data)
             plan = plan_grid(grid)
             found = run_grid(plan, progress=request.progress, evaluate=evaluate)
-            return write_benchmark(grid, [*found, *other_cells(grid.out, plan.cells)])
+            return write_benchmark(plan.grid, [*found, *other_cells(grid.out, plan.cells)])
         finally:
             cells.forget()
 

@@ -40,9 +40,11 @@ from fewgen.data.registry import Reading, load_images
 from fewgen.encoders.classifier import ClassifierFeatures
 from fewgen.errors import ConfigError, DataError, in_words
 from fewgen.evaluation.evaluation import evaluate_images
+from fewgen.evaluation.judge import AUTO, CLASSIFIER, Judge, choose_judge
 from fewgen.evaluation.real_side import RealSide
 from fewgen.files import atomic_write, make_dir, write_json, write_text
 from fewgen.generation.pictures import grid
+from fewgen.runs.encoders import started_with
 from fewgen.runs.environment import COMMAND_VARIABLE, environment
 
 FORMAT = "fewgen-benchmark-cell"
@@ -66,6 +68,9 @@ class Settings:
     clock: "wall" or "cpu", what a minute of training is; see `Clock`.
     cores: that "cpu" minutes stand for.
     useful_draws: paired trainings behind the usefulness of a cell; 0 leaves it out.
+    features: of the judge, as after --features; "auto" until images are read.
+    why: the reason, where a rule chose it.
+    better: what to install for a better one, as a sentence.
     """
 
     data: str
@@ -78,12 +83,28 @@ class Settings:
     clock: str = "wall"
     cores: int = 2
     useful_draws: int = 10
+    features: str = AUTO
+    why: str = ""
+    better: str = ""
+
+    @property
+    def judge(self) -> Judge:
+        """The judge of all cells."""
+        return Judge(AUTO if self.why else self.features, self.features, self.why, self.better)
+
+    def chosen(self) -> Settings:
+        """Return the same with the judge that "auto" stands for; reads images."""
+        if self.features != AUTO:
+            return self
+        judge = choose_judge(self.real().training)
+        return dataclasses.replace(self, features=judge.features, why=judge.why, better=judge.better)
 
     def of_images(self) -> dict[str, Any]:
         """Return what decides the generated images, without anything that names a place."""
         kept = dataclasses.asdict(self)
         reading, usual = kept.pop("reading"), dataclasses.asdict(Reading())
-        for key in ("useful_draws", *(("cores",) if self.clock == "wall" else ())):
+        measuring = ("useful_draws", "features", "why", "better")
+        for key in (*measuring, *(("cores",) if self.clock == "wall" else ())):
             del kept[key]
         # Earlier releases knew size and channels alone.
         kept |= {key: reading[key] for key in ("size", "channels")}
@@ -95,7 +116,7 @@ class Settings:
 
     def of_measuring(self) -> dict[str, Any]:
         """Return what decides the figures besides the images."""
-        return {"useful_draws": self.useful_draws}
+        return {"useful_draws": self.useful_draws, "features": self.features}
 
     def real(self) -> RealImages:
         """Load the real images; the last ones are kept in memory."""
@@ -112,7 +133,7 @@ def _real_side(settings: Settings, seed: int, judge_path: Path) -> Any:
     """Return the real side of all cells with this seed: controls and their tests are worth keeping."""
     real = settings.real()
     train, rest = real.draw(settings.shots, seed)
-    return RealSide(train, real.held_out, load_judge(judge_path, real), rest, seed)
+    return RealSide(train, real.held_out, load_judge(settings, judge_path), rest, seed)
 
 
 def forget() -> None:
@@ -121,8 +142,12 @@ def forget() -> None:
     _real_side.cache_clear()
 
 
-def load_judge(path: Path, real: RealImages) -> Any:
-    """Return the classifier of this benchmark; where its file is missing, the same one is made again."""
+def load_judge(settings: Settings, path: Path) -> Any:
+    """Return the features of this benchmark; a classifier whose file is missing is made again, the same."""
+    real = settings.real()
+    encoder = settings.judge.encoder(real.training)
+    if encoder is not None:
+        return encoder
     if not path.is_file():
         return ClassifierFeatures.of(real.training, real.held_out)
     judge = ClassifierFeatures.load(path)
@@ -220,6 +245,7 @@ class _Figure(TypedDict, total=False):
     low: float | None
     high: float | None
     k: float | None
+    note: str
     accuracy: dict[str, float]
 
 
@@ -232,8 +258,14 @@ class _Judge(TypedDict, total=False):
     test_accuracy: float | None
 
 
+class _About(TypedDict, total=False):
+    relative: str
+
+
 class _Protocol(TypedDict, total=False):
     extractor: _Judge
+    linear_probe: _Judge
+    judge: _About
 
 
 class _Benchmark(TypedDict):
@@ -258,13 +290,20 @@ def _read_made(folder: Path) -> _Made:
     return read_record(folder / "made.json", _Made, advice="Delete its folder to compute it again.")
 
 
+def measured_by(folder: Path) -> dict[str, Any]:
+    """Return with which settings a cell was measured; earlier versions did not write down the features."""
+    found = read_cell(folder)["evaluation"]
+    judge = (found.get("protocol") or {}).get("extractor") or {}
+    return {"features": judge.get("name", CLASSIFIER)} | found["benchmark"]["settings"]
+
+
 def differences(folder: Path, settings: Settings, remeasure: bool) -> list[str]:
     """Return in which settings a cell that is there differs from those asked for now."""
     if not (folder / "made.json").is_file():
         return []
     pairs = [(_read_made(folder)["settings"], settings.of_images())]
     if (folder / "evaluation.json").is_file() and not remeasure:
-        pairs.append((read_cell(folder)["evaluation"]["benchmark"]["settings"], settings.of_measuring()))
+        pairs.append((measured_by(folder), settings.of_measuring()))
     return [
         f"{key} {there.get(key)} there, {now.get(key)} now"
         for there, now in pairs
@@ -424,7 +463,7 @@ def _measure(cell: Cell, say: Callable[[str], None], evaluate: Evaluate | None) 
         }
         judge = side.extractor
     else:
-        judge = load_judge(cell.out / JUDGE_NAME, real)
+        judge = load_judge(settings, cell.out / JUDGE_NAME)
     evaluation = evaluate(
         generated,
         train,
@@ -435,6 +474,8 @@ def _measure(cell: Cell, say: Callable[[str], None], evaluate: Evaluate | None) 
         seed=seed,
         **more,
     )
+    encoders = started_with(cell.folder / "run").get("encoders")
+    evaluation.protocol["judge"] = settings.judge.of_run(encoders).record()
     seconds = time.perf_counter() - started
     record: Mapping[str, Any] = {
         **evaluation.to_dict(),

@@ -22,6 +22,7 @@ from fewgen.comparison.cells import (
     damage,
     differences,
     is_finished,
+    measured_by,
     read_cell,
     run_cell,
 )
@@ -30,6 +31,7 @@ from fewgen.data.registry import is_named
 from fewgen.encoders.classifier import ClassifierFeatures
 from fewgen.errors import ConfigError, DataError, ProblemList, suggest
 from fewgen.evaluation.cost import evaluation_seconds, judge_seconds
+from fewgen.evaluation.judge import AUTO, CLASSIFIER
 from fewgen.folders import FolderKind, is_our_tensor_file
 from fewgen.progress import shown_seconds
 from fewgen.runs.environment import command_line
@@ -79,7 +81,7 @@ class Grid:
         """
         check_question(self)
         BENCHMARK.check(self.out)
-        check_same_settings(self.out, self.settings, self.remeasure)
+        check_same_settings(self)
 
 
 @dataclasses.dataclass
@@ -115,6 +117,10 @@ class GridPlan:
         if self.judge:
             about = shown_seconds(self.judge)
             lines.append(f"judge       a classifier of real images, trained once in about {about}")
+        if s.features not in (AUTO, CLASSIFIER):
+            lines.append(f"judge       {s.judge.about}{f', since {s.why}' if s.why else ''}")
+        if s.better:
+            lines.append(f"note        {s.better}")
         left = sum(1 for cell in self.cells if cell.to_do)
         lines.append(
             f"time        about {self.seconds / 60:.0f} minutes for {left} of {len(self.cells)} cells, "
@@ -173,9 +179,15 @@ def plan_grid(grid: Grid) -> GridPlan:
         real.draw(settings.shots, 0)  # names every class that has too few images
         if settings.n < real.training.n_classes:
             raise ConfigError(f"--n must be at least 1 image for each of {real.training.n_classes} classes.")
+        settings = settings.chosen()
+        grid = dataclasses.replace(grid, settings=settings)
+        cells = grid.cells()
+        grid.check()
+        settings.judge.encoder(real.training)  # features that are not there are better known now
     at_a_time = max(1, effective_n_jobs(grid.jobs))
     judge = 0.0
-    if any(cell.to_do for cell in cells) and not (grid.out / JUDGE_NAME).is_file():
+    has_judge = settings.features != CLASSIFIER or (grid.out / JUDGE_NAME).is_file()
+    if any(cell.to_do for cell in cells) and not has_judge:
         judge = judge_seconds(settings.real().training)
     return GridPlan(grid, cells, at_a_time, judge + _estimate(cells, settings, at_a_time), judge)
 
@@ -186,7 +198,15 @@ def _measuring_seconds(settings: Settings) -> float:
     train, rest = real.draw(settings.shots, 0)
     draws, n_held_out = settings.useful_draws, len(real.held_out)
     parts = evaluation_seconds(
-        settings.n, train, n_held_out, pool=rest, useful_draws=draws, run=False, classifier=False
+        settings.n,
+        train,
+        n_held_out,
+        pool=rest,
+        useful_draws=draws,
+        run=False,
+        classifier=False,
+        extractor=settings.judge.encoder(real.training),
+        held_out=real.held_out,
     )
     return sum(parts.values())
 
@@ -209,25 +229,42 @@ def _estimate(cells: Sequence[Cell], settings: Settings, at_a_time: int) -> floa
     return seconds / at_a_time
 
 
-def check_same_settings(out: Path, settings: Settings, remeasure: bool) -> None:
-    """Refuse to mix cells of different questions in one table.
+def check_same_settings(grid: Grid) -> None:
+    """Refuse to mix cells of different questions, or of different judges, in one table.
 
     Raises:
         ConfigError: lists every cell in the folder that was computed with other settings.
     """
+    out, settings = grid.out, grid.settings
     problems = ProblemList(f'Cells in "{out}" were computed with other settings', ConfigError)
-    only_measuring = True
-    for made in sorted(out.glob("cells/*/seed*/made.json")):
-        different = differences(made.parent, settings, remeasure)
-        if different:
-            only_measuring &= all(text.startswith("useful_draws") for text in different)
-            problems.add(f"{made.parent.parent.name}, {made.parent.name}: {'; '.join(different)}")
-    if problems.problems:
-        problems.add(
-            "--remeasure measures the same images again."
-            if only_measuring
-            else "Choose another --out, or the same settings."
+    asked = {cell.folder for cell in grid.cells()}
+    folders = [made.parent for made in sorted(out.glob("cells/*/seed*/made.json"))]
+    features = {
+        folder: measured_by(folder)["features"]
+        for folder in folders
+        if (folder / "evaluation.json").is_file() and not (grid.remeasure and folder in asked)
+    }
+    if settings.features == AUTO:  # not chosen yet; whatever it is, it is the same in all cells
+        settings = dataclasses.replace(settings, features=next(iter(features.values()), AUTO))
+    found: dict[Path, list[str]] = {}
+    for folder in folders:
+        found[folder] = differences(folder, settings, grid.remeasure)
+        if grid.remeasure and features.get(folder, settings.features) != settings.features != AUTO:
+            found[folder].append(f"features {features[folder]} there, {settings.features} now")
+        if found[folder]:
+            problems.add(f"{folder.parent.name}, {folder.name}: {'; '.join(found[folder])}")
+    texts = [text for different in found.values() for text in different]
+    advice = "--remeasure measures the same images again." if texts else ""
+    if any(text.startswith("features") for text in texts):
+        stay = " or ".join(sorted({f"--features {name}" for name in features.values()}))
+        advice = (
+            f"Distances in different features cannot be compared: stay with {stay}, or measure all "
+            "--methods and --seeds again with --remeasure."
         )
+    if not all(text.startswith(("useful_draws", "features")) for text in texts):
+        advice = "Choose another --out, or the same settings."
+    if advice:
+        problems.add(advice)
     problems.raise_if_any()
 
 
@@ -317,6 +354,8 @@ def failures(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 def _prepare_judge(settings: Settings, out: Path, progress: bool) -> None:
     """Train the judge once, before cells that would all train it at the same time; keep it in the folder."""
+    if settings.features != CLASSIFIER:
+        return
     real = settings.real()
     if (out / JUDGE_NAME).is_file():
         if not ClassifierFeatures.load(out / JUDGE_NAME).learned_from(real.training):

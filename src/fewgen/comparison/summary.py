@@ -226,10 +226,14 @@ def notes(cells: Sequence[Mapping[str, Any]], shots: int) -> list[str]:
         return []
     protocol = finished[0]["evaluation"].get("protocol", {})
     judge = protocol.get("extractor", {})
-    accuracy = judge.get("test_accuracy")
     text = f"Judge: {judge.get('name', 'unknown')}, {judge.get('dim', '?')} features"
+    reader = protocol.get("linear_probe") or judge
+    accuracy = reader.get("test_accuracy")
     if accuracy is not None:
-        text += f", {100 * accuracy:.1f} % right on {judge.get('n_test', '?')} held-out images"
+        whose = ", with a linear probe" if reader is not judge else ","
+        text += f"{whose} {100 * accuracy:.1f} % right on {reader.get('n_test', '?')} held-out images"
+    if why := (protocol.get("judge") or {}).get("why"):
+        text += f", since {why}"
     n = finished[0]["made"].get("n_images", "?")
     found = [
         f"{text}; {shots} training images per class; {n} generated images; mean ± standard deviation over "
@@ -243,6 +247,12 @@ def notes(cells: Sequence[Mapping[str, Any]], shots: int) -> list[str]:
         for c, f in zip(finished, useful, strict=True)
         if f and "real" in f.get("accuracy", {})
     }
+    for cell in finished:
+        about = cell["evaluation"].get("protocol", {}).get("judge") or {}
+        if relative := about.get("relative"):
+            found.append(f"{cell['generator']}, seed {cell['seed']}: {relative}")
+    if plain := finished[0]["evaluation"]["figures"].get("linear_probe", {}).get("note"):
+        found.append(plain)
     if alone:
         mean, spread = mean_and_spread([100 * value for value in alone.values()])
         found.append(

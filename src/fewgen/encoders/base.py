@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from fewgen.encoders.kept import kept_features
+from fewgen.encoders.kept import are_kept, kept_features
 from fewgen.errors import ShapeError, TextError
 
 if TYPE_CHECKING:
@@ -151,6 +151,10 @@ class FrozenEncoder:
             return in_batches(pixels, self.batch_size, self.vectors)
 
         return kept_features(images, self.record(), self.folder, compute)
+
+    def keeps(self, images: ImageSet) -> bool:
+        """Return whether features of these images lie on the disk."""
+        return are_kept(images, self.record(), self.folder)
 
     def describe(self, images: ImageSet) -> Described:
         """Return features without predictions: its classes, if it has any, are not those of the images."""

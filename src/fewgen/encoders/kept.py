@@ -45,15 +45,29 @@ def kept_features(
         return compute(images.images)
     digests = image_digests(images)
     order = torch.tensor(sorted(range(len(digests)), key=digests.__getitem__))
-    header = json.dumps([_FORMAT, torch.__version__, list(images.images.shape), about], sort_keys=True)
-    key = hashlib.sha256(header.encode() + b"".join(sorted(digests))).hexdigest()
-    path = folder / f"{key[:32]}.safetensors"
+    path, header = _place(images, digests, about, folder)
     found = _read(path, len(images))
     if found is not None:
         return found[order.argsort()]
     features = compute(images.images)
     _write(path, features[order], header)
     return features
+
+
+def are_kept(images: ImageSet, about: Mapping[str, Any], folder: Path | None) -> bool:
+    """Return whether `kept_features` would read the features of images; takes what it takes."""
+    if folder is None or len(images) == 0:
+        return False
+    return _place(images, image_digests(images), about, folder)[0].is_file()
+
+
+def _place(
+    images: ImageSet, digests: Sequence[bytes], about: Mapping[str, Any], folder: Path
+) -> tuple[Path, str]:
+    """Return the file of the features of images, and what it says of itself."""
+    header = json.dumps([_FORMAT, torch.__version__, list(images.images.shape), about], sort_keys=True)
+    key = hashlib.sha256(header.encode() + b"".join(sorted(digests))).hexdigest()
+    return folder / f"{key[:32]}.safetensors", header
 
 
 def kept_vectors(

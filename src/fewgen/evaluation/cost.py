@@ -1,16 +1,22 @@
-"""What an evaluation will take here, part by part, found out by a few steps of the small classifier."""
+"""What an evaluation will take here, part by part, found out by a few steps and a batch of the encoder."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 
 import torch
 
 from fewgen.data.imageset import ImageSet
+from fewgen.encoders.base import FrozenEncoder, ImageEncoder
 from fewgen.encoders.classifier import ClassifierFeatures, ClassifierSettings, working_size
 from fewgen.evaluation.arms import UsefulnessSettings, train_arm
+from fewgen.evaluation.failed import FAILED
+from fewgen.evaluation.looks_failed import N_COMPARED
+from fewgen.evaluation.real_side import N_CONTROL, N_PROBED, N_TESTED
 
 JUDGE = "training a judge"
 USEFULNESS = "training classifiers for usefulness"
@@ -31,6 +37,8 @@ PARTS = (
 _TRIAL_STEPS = 6
 
 _TRIAL_IMAGES = 256
+
+_BATCH = 8
 
 FEW_IMAGES = 300
 
@@ -87,6 +95,49 @@ def _per_step(train: Callable[[int], object], now: Callable[[], float]) -> float
     return times[1] / (1 + _TRIAL_STEPS)
 
 
+@dataclasses.dataclass(frozen=True)
+class Describing:
+    """What an encoder takes here.
+
+    Attributes:
+        encoder: whose features are kept on the disk where it says so.
+        per_image: seconds.
+    """
+
+    encoder: ImageEncoder
+    per_image: float
+
+    @classmethod
+    def tried(
+        cls, encoder: ImageEncoder, images: ImageSet, now: Callable[[], float] = time.perf_counter
+    ) -> Describing:
+        """Describe a batch, and keep nothing."""
+        timed, few = copy.copy(encoder), images.subset(range(min(len(images), _BATCH)))
+        if isinstance(timed, FrozenEncoder):
+            timed.folder = None
+        times = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is to be said of the images is said when they are measured
+            for _ in range(2):  # the first one pays for warming up
+                started = now()
+                timed.features(few)
+                times.append(now() - started)
+        return cls(encoder, times[1] / len(few))
+
+    def seconds(self, sets: Sequence[ImageSet | None], at_most: Sequence[int]) -> float:
+        """Return the seconds of describing some sets, of each at most so many images.
+
+        Sets whose features are kept take nothing.
+        """
+        kept = self.encoder.keeps if isinstance(self.encoder, FrozenEncoder) else lambda images: False
+        wanted = [
+            min(len(images), n)
+            for images, n in zip(sets, at_most, strict=True)
+            if images is not None and not (len(images) <= n and kept(images))
+        ]
+        return self.per_image * sum(wanted)
+
+
 def evaluation_seconds(
     n_generated: int,
     train: ImageSet,
@@ -97,6 +148,9 @@ def evaluation_seconds(
     draw: float = 0.0,
     run: bool = True,
     classifier: bool = True,
+    extractor: ImageEncoder | None = None,
+    held_out: ImageSet | None = None,
+    probed: ImageEncoder | None = None,
     now: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Return the estimated seconds of each part of an evaluation, in their order.
@@ -109,9 +163,13 @@ def evaluation_seconds(
         useful_draws: paired draws of usefulness.
         draw: seconds of drawing an image.
         run: whether a run is judged, which draws its images and is asked for words.
-        classifier: whether the small classifier is the judge.
+        classifier: whether the small classifier, if it is the judge, has to be trained.
+        extractor: the judge; None: the small classifier.
+        held_out: the held-out images, if at hand: what is known of them already takes no time.
+        probed: of a linear probe beside usefulness, or None.
         now: seconds of the clock that counts.
     """
+    classifier = classifier and extractor is None
     few = judge_seconds(train, FEW_IMAGES, now)
     judged_by = train if pool is None else pool
     judge = few if len(judged_by) <= FEW_IMAGES else judge_seconds(judged_by, None, now)
@@ -126,6 +184,34 @@ def evaluation_seconds(
     if useful_draws and n_held_out:
         per_draw, controls = _TRAININGS
         seconds[USEFULNESS] = (per_draw * useful_draws + controls) * useful_seconds(train, now)
+    if extractor is not None:
+        tried = Describing.tried(extractor, train, now)
+        for part, more in _described(tried, n_generated, train, pool, held_out, n_held_out).items():
+            seconds[part] += more
+    if probed is not None and USEFULNESS in seconds:
+        tried = Describing.tried(probed, train, now)
+        seconds[USEFULNESS] += tried.seconds((train, held_out), (N_PROBED, N_TESTED))
     left_out = set() if run else {PARTS[0], PARTS[8]}
     left_out |= set() if classifier else {JUDGE}
     return {name: seconds[name] for name in PARTS if name in seconds and name not in left_out}
+
+
+def _described(
+    describing: Describing,
+    n_generated: int,
+    train: ImageSet,
+    pool: ImageSet | None,
+    held_out: ImageSet | None,
+    n_held_out: int,
+) -> dict[str, float]:
+    """Return the seconds that an encoder adds to the parts of an evaluation."""
+    one, controls = describing.per_image, 4 * min(n_generated, N_CONTROL) + 2 * n_generated
+    unknown = one * n_held_out if held_out is None else 0.0
+    found = {
+        PARTS[2]: describing.seconds((train, pool, held_out), (len(train), N_PROBED, n_held_out)) + unknown,
+        PARTS[3]: one * n_generated,
+    }
+    if n_held_out:
+        failed = min(len(train), N_COMPARED) + min(n_held_out, N_COMPARED)
+        found |= {PARTS[5]: one * controls, PARTS[6]: one * len(FAILED) * failed}
+    return found

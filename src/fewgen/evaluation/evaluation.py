@@ -147,6 +147,7 @@ def evaluate_images(
     labelled: bool = True,
     usefulness_options: Mapping[str, Any] | None = None,
     steps: tuple[int, int] | None = None,
+    probed: ImageEncoder | None = None,
 ) -> Evaluation:
     """Judge generated images: real, diverse, new, useful, aligned; each answer proved on controls first.
 
@@ -167,6 +168,8 @@ def evaluate_images(
         labelled: False if the labels of `generated` mean nothing.
         usefulness_options: further keywords of `measure_usefulness`.
         steps: training steps of the generator that were made, and those of its preset, if known.
+        probed: EfficientNet, on whose features a linear probe shows what is to be had without generating;
+            None: the judge, if it is one.
 
     Returns:
         `Evaluation`. What could not be computed is named in `omitted` with the reason; no figure is NaN.
@@ -220,6 +223,11 @@ def evaluate_images(
         verdicts, found, omitted, generated, real, draws, useful_draws, tell, labelled, usefulness_options
     )
     verdicts = without_meaning({name: verdicts[name] for name in QUESTIONS if name in verdicts}, steps)
+    plain = real.without_generating(probed)
+    if plain:
+        found["linear_probe"] = entry("linear_probe", plain)
+        useful = verdicts["useful"]
+        verdicts["useful"] = dataclasses.replace(useful, plain=f"{useful.plain} {plain['note']}")
 
     scores = torch.empty(len(generated), dtype=torch.float64)
     scores[order] = side.nearest.score
@@ -287,6 +295,7 @@ def _protocol(generated: ImageSet, real: RealSide, useful_draws: int, labelled: 
     return {
         "extractor": real.extractor.record(),
         "judge_trained_on": "the training images" if real.judged_by_training else "other real images",
+        **({"linear_probe": real.linear_probe} if real.linear_probe else {}),
         "n_generated": len(generated),
         "n_train": len(real.train),
         "n_held_out": 0 if held is None else len(held),

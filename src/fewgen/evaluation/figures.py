@@ -250,6 +250,7 @@ FIGURES = (
     Figure("usefulness", "gain of a classifier by generated images", "useful"),
     Figure("usefulness_generated_only", "the same by generated images in place of real ones", "useful"),
     Figure("worth_images", "worth of the images, in real images per class", "useful"),
+    Figure("linear_probe", "a linear probe without any generated image", "useful"),
 )
 """All figures of `evaluate_images`, in the order of evaluation.json. A new figure is one entry."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewgen.data.identity import content_order
-from fewgen.data.imageset import ImageSet
+from fewgen.data.identity import content_order, mixed_content_order
+from fewgen.data.imageset import ImageSet, evenly
 from fewgen.encoders.base import ImageEncoder
 from fewgen.encoders.classifier import ClassifierFeatures
+from fewgen.encoders.efficientnet import EfficientNetFeatures
 from fewgen.encoders.probe import class_predictor
 from fewgen.errors import ConfigError, DataError, ShapeError
 from fewgen.evaluation.controls import halves, make_controls, spread_over_classes
@@ -21,6 +23,7 @@ from fewgen.evaluation.copying import Aligner, Nearest, feature_scores
 from fewgen.evaluation.failed import failed_images
 from fewgen.evaluation.figures import Comparison, compute_figures
 from fewgen.evaluation.gains import Gain
+from fewgen.evaluation.judge import without_generating
 from fewgen.evaluation.looks_failed import N_COMPARED, looks_failed
 from fewgen.evaluation.outcome import Outcome, VerdictTest
 from fewgen.evaluation.side import Side
@@ -33,6 +36,10 @@ N_TESTED = 1000
 
 N_CONTROL = 1000
 """Images of each control at most."""
+
+
+N_PROBED = 3000
+"""Images that a linear probe learns the classes from at most; a pool may hold many more."""
 
 
 class RealSide:
@@ -78,10 +85,11 @@ class RealSide:
             )
         self.judged_by_training = pool is None and isinstance(extractor, ClassifierFeatures)
         self.extractor = extractor
-        # Of a single class there is nothing to predict; all that needs no classes is still judged.
-        self._predict: Callable[[Tensor], Tensor | None] = (
-            class_predictor(extractor, known) if n_classes > 1 else lambda features: None
-        )
+        own_classes = extractor.class_names if isinstance(extractor, ClassifierFeatures) else None
+        knows_classes = own_classes == known.class_names
+        if not knows_classes and len(known) > N_PROBED:
+            known = known.subset(mixed_content_order(known))
+            known = known.subset(evenly(known.labels.tolist(), N_PROBED))
         if (
             held_out is not None
             and isinstance(extractor, ClassifierFeatures)
@@ -92,6 +100,11 @@ class RealSide:
             progress("describing real images", 0.0)
         self.aligner = Aligner(self.train.images)
         self.train_features = extractor.features(self.train)
+        own = self.train_features if known is self.train else None
+        # Of a single class there is nothing to predict; all that needs no classes is still judged.
+        self._predict: Callable[[Tensor], Tensor | None] = (
+            class_predictor(extractor, known, own) if n_classes > 1 else lambda features: None
+        )
         self._controls: dict[tuple[int, ...], Controls] = {}
         self.useful_controls: dict[Any, dict[str, Gain]] = {}
         self._nearest_train: dict[int, float] = {}
@@ -102,6 +115,17 @@ class RealSide:
             self.held_features = extractor.features(held)
             chosen = spread_over_classes(held.labels, N_TESTED, self.rng())
             self.held_out = self.side(held.subset(chosen), self.held_features[chosen])
+        self.linear_probe: dict[str, Any] = {}
+        """How good the classes are that a linear probe reads, where one does."""
+        if n_classes > 1 and not knows_classes and self.held_out is not None:
+            predicted, labels = self.held_out.predictions, self.held_out.labels
+            assert predicted is not None
+            self.linear_probe = {
+                "trained_on": "the training images" if pool is None else "other real images",
+                "n_train": len(known),
+                "n_test": len(labels),
+                "test_accuracy": float((predicted == labels).double().mean()),
+            }
 
     def side(self, images: ImageSet, features: Tensor | None = None) -> Side:
         """Describe images: features, classes, nearest training images."""
@@ -113,6 +137,26 @@ class RealSide:
             self.aligner.nearest(images.images),
             feature_scores(features, self.train_features),
         )
+
+    def without_generating(self, encoder: ImageEncoder | None) -> dict[str, Any]:
+        """Return the figure of a linear probe on the training images alone; nothing where there is none.
+
+        Args:
+            encoder: in whose features; None: the judge's, if it is an EfficientNet.
+        """
+        held, n_classes = self.held_out, len(self.train.labels.unique())
+        encoder = self.extractor if encoder is None else encoder
+        if held is None or n_classes < 2 or not isinstance(encoder, EfficientNetFeatures):
+            return {}
+        chosen = torch.tensor(evenly(self.train.labels.tolist(), N_PROBED))
+        if encoder is self.extractor:
+            features, of_held_out = self.train_features[chosen], held.features
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that images are small: how good it is is what is asked
+                features = encoder.features(self.train.subset(chosen))
+                of_held_out = encoder.features(held.images)
+        return without_generating(encoder.name, features, self.train.labels[chosen], of_held_out, held.labels)
 
     def seen(self, images: ImageSet) -> Side:
         """Describe images by what they look like alone: features, and no search for copies."""

@@ -362,8 +362,23 @@ class _Origin(_ImagesOfFiles, _Side):
     pass
 
 
+class _Judge(TypedDict, total=False):
+    about: str
+    why: str
+    better: str
+    relative: str
+
+
+class _Accuracy(TypedDict, total=False):
+    test_accuracy: float | None
+    n_test: Whole | None
+
+
 class _Protocol(TypedDict, total=False):
     steps: _Steps | None
+    judge: _Judge | None
+    linear_probe: _Accuracy | None
+    extractor: _Accuracy | None
     images: dict[str, _Origin] | None
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewgen.evaluation import verdicts
 from fewgen.evaluation.figures import figure_title
+from fewgen.evaluation.judge import judged
 from fewgen.evaluation.sources import compared
 from fewgen.report.page import render, span, versions
 
@@ -57,6 +58,10 @@ class EvidenceView:
     def headline(self) -> str:
         """Return what must be known before any verdict, or nothing."""
         return verdicts.headline(self.evaluation.protocol)
+
+    def judged(self) -> list[str]:
+        """Return who judged and why, and what to know of it."""
+        return judged(self.evaluation.protocol)
 
     def compared(self) -> list[str]:
         """Return what was compared, and what differs by the image files alone."""

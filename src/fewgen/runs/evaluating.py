@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen.errors import DataError, OutputError
-from fewgen.runs.gathering import EvaluateRequest, Sets, check_evaluation, extractor_of, images_per_class
+from fewgen.runs.gathering import EvaluateRequest, Sets, check_evaluation, images_per_class
 from fewgen.runs.run import Run
 from fewgen.runs.steps import training_steps
 
 if TYPE_CHECKING:
     from fewgen.data import ImageSet
-    from fewgen.encoders.base import ImageEncoder
     from fewgen.evaluation.evaluation import Evaluation
     from fewgen.progress import Progress
 
@@ -23,7 +22,6 @@ def evaluate_sets(
     *,
     n: int | None = None,
     seed: int = 0,
-    extractor: ImageEncoder | None = None,
     useful_draws: int = 10,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -33,7 +31,6 @@ def evaluate_sets(
         sets: what to compare.
         n: images per class that a run draws; None for the default.
         seed: of the drawn images and of the tests.
-        extractor: features; None for the small classifier.
         useful_draws: paired draws of the usefulness test; 0 leaves it out.
         progress: told the name of the part and the share of it that is done.
     """
@@ -53,7 +50,7 @@ def evaluate_sets(
         for other, own in sets.others
         if useful_draws
     ]
-    real = RealSide(sets.train, sets.held_out, extractor, sets.pool, seed, progress)
+    real = RealSide(sets.train, sets.held_out, sets.extractor, sets.pool, seed, progress)
     evaluation = evaluate_images(
         generated,
         sets.train,
@@ -66,8 +63,9 @@ def evaluate_sets(
         real_side=real,
         labelled=sets.labelled,
         steps=None if sets.run is None else training_steps(sets.run),
+        probed=sets.probed(useful_draws),
     )
-    evaluation.protocol["subject"] = sets.subject
+    evaluation.protocol |= {"subject": sets.subject, "judge": sets.judge.record()}
     if sets.run is not None:
         if progress is not None:
             progress("asking the run for words and walks", 0.0)
@@ -85,13 +83,11 @@ def draw_images(run: Run, n: int, seed: int, subject: str) -> ImageSet:
 
 def evaluate_request(request: EvaluateRequest, sets: Sets, progress: Progress | None = None) -> Evaluation:
     """Measure the sets that were gathered for a request, and note how they were read."""
-    extractor = extractor_of(request, sets)
-    check_evaluation(sets, extractor)
+    check_evaluation(sets)
     evaluation = evaluate_sets(
         sets,
         n=request.n,
         seed=request.seed,
-        extractor=extractor,
         useful_draws=request.useful_draws,
         progress=progress,
     )

@@ -20,7 +20,6 @@ from torch import Tensor
 from fewgen.clock import Limit
 from fewgen.config.records import parse_record
 from fewgen.data.imageset import ImageSet, evenly
-from fewgen.encoders.pixels import PixelFeatures
 from fewgen.errors import in_words
 from fewgen.generation.request import GenerationRequest, image_seeds
 from fewgen.methods.abilities import (
@@ -320,12 +319,10 @@ def _evaluated(
     """Measure new images of a run, all but their usefulness, which takes minutes; write what was found."""
     from fewgen.runs.evaluating import Sets, evaluate_sets
 
-    sets = Sets(str(run.path), run, None, train, held_out, None, [])
+    judge = share.judge.of_run(run.config.get("encoders"))
+    sets = Sets(str(run.path), run, None, train, held_out, None, [], judge)
     wanted, per_class = report_images(train.n_classes), share.measured()
-    # The small classifier has nothing to learn from a single class.
-    alone = len(train.labels.unique()) < 2
-    extractor = PixelFeatures(*train.shape) if alone else None
-    evaluation = evaluate_sets(sets, n=per_class, extractor=extractor, useful_draws=0, progress=progress)
+    evaluation = evaluate_sets(sets, n=per_class, useful_draws=0, progress=progress)
     if per_class < wanted:
         evaluation.omitted["more images"] = (
             f"{per_class} instead of {wanted} of each class were drawn and measured: the time limit of "

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fewgen.data import ImageSet
     from fewgen.data.registry import Reading
     from fewgen.encoders.base import ImageEncoder
+    from fewgen.evaluation.judge import Judge
     from fewgen.generation import GeneratedImages
 
     Load = Callable[[Reading, str | Path], ImageSet]
@@ -35,6 +36,10 @@ PER_CLASS = 100
 
 AT_LEAST = 300
 """Images that a run makes in all, however few its classes: zero copies in 300 bound their share at 1 %."""
+
+
+MAX_PROBED = 2000
+"""Real images that are described for a linear probe beside usefulness at most: seconds of minutes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +81,7 @@ class Sets:
         held_out: real images that were not, or None.
         pool: further real images, or None.
         notes: what a reader should know.
+        judge: in whose features they are compared.
         labelled: whether the images at hand have classes.
         others: further runs with their training images, for usefulness.
     """
@@ -87,8 +93,30 @@ class Sets:
     held_out: ImageSet | None
     pool: ImageSet | None
     notes: list[str]
+    judge: Judge
     labelled: bool = True
     others: tuple[tuple[Run, ImageSet], ...] = ()
+
+    @functools.cached_property
+    def extractor(self) -> ImageEncoder | None:
+        """The features of the judge; None stands for the small classifier, which the evaluation trains."""
+        return self.judge.encoder(self.train if self.pool is None else self.pool)
+
+    def probed(self, useful_draws: int) -> ImageEncoder | None:
+        """Return the encoder of a linear probe to show beside usefulness, unless that would take minutes.
+
+        Args:
+            useful_draws: without any, there is nothing to show it beside.
+        """
+        from fewgen.evaluation.judge import LITE, Judge, lite_is_installed
+        from fewgen.evaluation.real_side import N_TESTED
+
+        n = len(self.train) + min(len(self.held_out or ()), N_TESTED)
+        if not (useful_draws and self.held_out and n <= MAX_PROBED) or not lite_is_installed():
+            return None
+        if self.extractor is not None and self.extractor.name.startswith("lite"):
+            return None  # its features are at hand
+        return Judge(LITE, LITE, "").encoder(self.train)
 
 
 @dataclasses.dataclass
@@ -120,6 +148,7 @@ def gather(request: EvaluateRequest) -> Sets:
         whole("holdout", request.holdout, 0)
     from fewgen.data.foreign import has_labels
     from fewgen.data.registry import Reading
+    from fewgen.evaluation.judge import choose_judge
     from fewgen.evaluation.matching import match_images
 
     load = functools.cache(Reading.load)  # several parts of an evaluation come from one source
@@ -178,7 +207,9 @@ def gather(request: EvaluateRequest) -> Sets:
             "no held-out image is left that no run learned from. Name others, such as --holdout test."
         )
     pool = _pool(request, dataclasses.replace(real, held_out=held_out), load, notes)
-    return Sets(subject, run, generated, train, held_out, pool, notes, labelled, others)
+    judge = choose_judge(train, request.features)
+    judge = judge if run is None else judge.of_run(run.config.get("encoders"))
+    return Sets(subject, run, generated, train, held_out, pool, notes, judge, labelled, others)
 
 
 def planned(request: EvaluateRequest) -> str:
@@ -194,8 +225,7 @@ def planned(request: EvaluateRequest) -> str:
         made = repr(sets.generated)
         if not sets.labelled:
             made = f"{len(sets.generated)} images of {sets.subject}, without classes"
-    extractor = extractor_of(request, sets)  # features that are not there are better known now
-    check_evaluation(sets, extractor)
+    check_evaluation(sets)
     seconds = expected_seconds(request, sets)
     total, useful = shown_seconds(sum(seconds.values())), seconds.get(USEFULNESS)
     part = "" if useful is None else f", {shown_seconds(useful)} of it for usefulness"
@@ -205,17 +235,19 @@ def planned(request: EvaluateRequest) -> str:
         "learned": sets.train,
         "held out": sets.held_out or "none",
         "pool": sets.pool or "none",
-        "features": request.features,
+        "features": sets.judge.features + (f", since {sets.judge.why}" if sets.judge.why else ""),
         "useful": f"{draws} paired draws" if draws else "left out",
     }
-    rows = [*lines.items(), *(("note", note) for note in sets.notes)]
+    notes = [*sets.notes, *filter(None, (sets.judge.better, sets.judge.relative))]
+    rows = [*lines.items(), *(("note", note) for note in notes)]
     return "\n".join([f"It takes about {total} here{part}.", *(f"{name:<12}{value}" for name, value in rows)])
 
 
-def check_evaluation(sets: Sets, extractor: ImageEncoder | None) -> None:
+def check_evaluation(sets: Sets) -> None:
     """Raise what measuring these sets would raise, before anything slow.
 
     Raises:
+        ConfigError, CheckpointError, MissingDependencyError: features that are not there.
         DataError: an empty set, other classes; a single class without features that know none.
         ShapeError: other sizes or channels.
     """
@@ -224,7 +256,7 @@ def check_evaluation(sets: Sets, extractor: ImageEncoder | None) -> None:
     check_sets(
         {"training": sets.train, "generated": sets.generated, "held-out": sets.held_out, "pool": sets.pool}
     )
-    if extractor is None:
+    if sets.extractor is None:
         check_judge(sets.train if sets.pool is None else sets.pool)
 
 
@@ -243,17 +275,10 @@ def expected_seconds(request: EvaluateRequest, sets: Sets) -> dict[str, float]:
         useful_draws=request.useful_draws if sets.labelled else 0,
         draw=0.0 if sets.run is None else draw_seconds(sets.run.method),
         run=sets.run is not None,
-        classifier=request.features == "classifier",
+        extractor=sets.extractor,
+        held_out=sets.held_out,
+        probed=sets.probed(request.useful_draws),
     )
-
-
-def extractor_of(request: EvaluateRequest, sets: Sets) -> ImageEncoder | None:
-    """Return the features by name; None stands for the small classifier, which the evaluation trains."""
-    if request.features == "classifier":
-        return None
-    from fewgen.encoders.named import make_image_encoder
-
-    return make_image_encoder(request.features, sets.train if sets.pool is None else sets.pool)
 
 
 # ------------------------------------------------------------------------------------------- the sets

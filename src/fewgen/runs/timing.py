@@ -14,6 +14,7 @@ import torch
 from fewgen.clock import Clock, Limit, TimeIsUp
 from fewgen.errors import ConfigError
 from fewgen.evaluation.cost import evaluation_seconds, judge_seconds
+from fewgen.evaluation.judge import AUTO, CLASSIFIER, Judge, choose_judge
 from fewgen.progress import Display, shown_seconds
 from fewgen.runs.checkpoints import checkpoint_images
 from fewgen.training.loop import Trainer
@@ -85,6 +86,14 @@ def report_images(n_classes: int) -> int:
     return max(MIN_PER_CLASS, min(MAX_PER_CLASS, math.ceil(N_EVALUATED / n_classes)))
 
 
+def report_judge(train: ImageSet) -> Judge:
+    """Return the judge of a report: by the rule of "auto", or pixels where a classifier cannot learn."""
+    judge = choose_judge(train)
+    if judge.features == CLASSIFIER and len(train.labels.unique()) < 2:
+        return Judge(AUTO, "pixels", "these are of a single class")
+    return judge
+
+
 def page_images(n_classes: int, per_class: int = PER_CLASS_SHOWN) -> int:
     """Return about how many new images the pictures of a report show."""
     return min(n_classes, MAX_SHOWN_CLASSES) * (per_class + 1) + 3 * WALK_STEPS
@@ -111,6 +120,11 @@ class Share:
         """Seconds of drawing an image; 0 without a limit."""
         return 0.0 if self.limit.minutes is None else draw_seconds(self.method, self.limit.clock.now)
 
+    @functools.cached_property
+    def judge(self) -> Judge:
+        """Of the new images."""
+        return report_judge(self.train)
+
     def shown(self) -> int:
         """Return how many new images of each class a page can show; 1 at least."""
         n_classes, room = self.train.n_classes, 0.5 * self.limit.left()
@@ -128,7 +142,8 @@ class Share:
         if self.limit.minutes is None:
             return wanted
         n_held_out = len(self.held_out or ())
-        how: dict[str, Any] = {"draw": self.draw, "now": self.limit.clock.now}
+        how: dict[str, Any] = {"draw": self.draw, "now": self.limit.clock.now, "held_out": self.held_out}
+        how["extractor"] = self.judge.encoder(self.train)
         seconds = {
             n: sum(evaluation_seconds(n * n_classes, self.train, n_held_out, **how).values())
             for n in (wanted, MIN_PER_CLASS)
@@ -215,7 +230,15 @@ def report_parts(
     """Return the parts of measuring for the report of a run, with the seconds that each takes."""
     n_classes, n_held_out = prepared.train.n_classes, len(prepared.held_out or ())
     n = report_images(n_classes) * n_classes
-    return evaluation_seconds(n, prepared.train, n_held_out, draw=draw, now=now)
+    return evaluation_seconds(
+        n,
+        prepared.train,
+        n_held_out,
+        draw=draw,
+        extractor=report_judge(prepared.train).encoder(prepared.train),
+        held_out=prepared.held_out,
+        now=now,
+    )
 
 
 def draw_seconds(method: Method, now: Callable[[], float] = time.perf_counter) -> float:
