@@ -108,13 +108,14 @@ class Sets:
         Args:
             useful_draws: without any, there is nothing to show it beside.
         """
+        from fewgen.encoders.efficientnet import EfficientNetFeatures
         from fewgen.evaluation.judge import LITE, Judge, lite_is_installed
         from fewgen.evaluation.real_side import N_TESTED
 
         n = len(self.train) + min(len(self.held_out or ()), N_TESTED)
         if not (useful_draws and self.held_out and n <= MAX_PROBED) or not lite_is_installed():
             return None
-        if self.extractor is not None and self.extractor.name.startswith("lite"):
+        if isinstance(self.extractor, EfficientNetFeatures):
             return None  # its features are at hand
         return Judge(LITE, LITE, "").encoder(self.train)
 
