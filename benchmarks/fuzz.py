@@ -614,22 +614,22 @@ def numeric_flags(command: str) -> Iterator[str]:
 
 
 BASES = {
-    "train": "cada_vqvae --data data.npz --text onehot --out new --dry-run",
-    "adapt": "trained --images base.npz --class-name a --shots 2 --steps 1 --no-report --no-progress --out new",
+    "train": "cada_vqvae --dry-run --data data.npz --text onehot --out new",
+    "adapt": "trained --steps 1 --images base.npz --class-name a --shots 2 --no-report --no-progress --out new",
     "generate": "trained -n 1 --out new.npz",
     "interpolate": "trained zero one --steps 2 --out new.png",
     "reconstruct": "trained -n 1 --out new.png",
     "retrieve": "run data.npz",
-    "distill": "--novel data.npz --generator trained --data base.npz --out new --dry-run",
-    "evaluate": "drawn.npz --data data.npz --holdout 4 --dry-run",
-    "benchmark": "--data data.npz --shots 5 --holdout 4 --out new --methods copies --dry-run",
+    "distill": "--dry-run --novel data.npz --generator trained --data base.npz --out new",
+    "evaluate": "drawn.npz --dry-run --data data.npz --holdout 4",
+    "benchmark": "--dry-run --data data.npz --shots 5 --holdout 4 --out new --methods copies",
     "plan": "--accuracy 0.87 --between-sd 0.05 --queries 75 --half-width 0.01",
     "quickstart": "--dry-run",
     "methods": "",
     "datasets": "",
     "doctor": "",
 }
-"""Command -> arguments of a short call, to which flags are added or changed."""
+"""Command -> arguments of a short call, to which flags are added or changed; what keeps it short comes first."""
 
 
 def with_flag(command: str, flag: str, value: str) -> list[str]:
