@@ -53,7 +53,7 @@ def ask(out, **keywords):
     """Run a small benchmark with the stand-in evaluation."""
     function = keywords.pop("evaluate", evaluate)
     given = {
-        "data": "digits", "shots": 5, "methods": METHODS, "budget_minutes": 0.02, "seeds": 2, "n": 30,
+        "data": "digits", "shots": 5, "methods": METHODS, "budget_minutes": 0.1, "seeds": 2, "n": 30,
         "useful_draws": 0, "size": 8, "progress": False, "out": out,
     }  # fmt: skip
     return run_benchmark(benchmark_request(**given | keywords), function)
@@ -121,7 +121,7 @@ def test_the_folder_holds_what_is_promised(finished):
     config = (finished / "cells" / "fake-default" / "seed1" / "run" / "config.yaml").read_text()
     assert "data: digits" in config
     assert "seed: 1" in config
-    assert "minutes: 0.02" in config
+    assert "minutes: 0.1" in config
 
 
 def test_a_finished_benchmark_computes_nothing_and_a_longer_one_only_what_is_new(copied):
@@ -244,7 +244,7 @@ def test_a_failing_cell_does_not_stop_the_others(finished, tmp_path):
     [
         ({"shots": 6}, "copies, seed0: shots 5 there, 6 now"),
         ({"n": 40}, "n 30 there, 40 now"),
-        ({"budget_minutes": 0.5}, "minutes 0.02 there, 0.5 now"),
+        ({"budget_minutes": 0.5}, "minutes 0.1 there, 0.5 now"),
         ({"useful_draws": 3}, "useful_draws 0 there, 3 now.*--remeasure"),
     ],
 )
@@ -385,7 +385,7 @@ def test_plan_counts_cells_and_time_and_writes_nothing(tmp_path, finished, monke
     assert asked == [(3000, 50, 0, False, False)]
     assert "generator   copies: seed 0 to compute, seed 1 to compute" in str(plan)
     assert list(tmp_path.iterdir()) == []
-    settings = Settings("digits", 5, 0.02, 30, reading=Reading(size=8), useful_draws=0)
+    settings = Settings("digits", 5, 0.1, 30, reading=Reading(size=8), useful_draws=0)
     done = plan_grid(Grid(settings, tuple(METHODS), 2, finished))
     assert (done.seconds, done.judge) == (0, 0)
     assert "judge " not in str(done)
@@ -694,7 +694,7 @@ def test_command_prints_the_table_and_tells_failures(capsys, monkeypatch, copied
         "--methods",
         *METHODS,
         "--budget-minutes",
-        "0.02",
+        "0.1",
     ]
     words += ["--seeds", "2", "-n", "30", "--useful-draws", "0", "--size", "8", "--out", str(copied)]
     assert main([*words, "--no-progress"]) == 0
