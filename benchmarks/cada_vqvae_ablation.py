@@ -48,6 +48,7 @@ from benchmarks.reconstruction import figures as reconstruction_figures
 from fewgen.comparison.sets import load_real
 from fewgen.config import to_dict
 from fewgen.data.imageset import ImageSet, to_uint8
+from fewgen.data.registry import Reading
 from fewgen.errors import FewgenError
 from fewgen.evaluation import ClassifierFeatures, label_agreement, within_class_distance
 from fewgen.runs.environment import environment
@@ -523,7 +524,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     try:
         grid.check()
-        real = load_real(options.data, data_dir=options.data_dir)
+        real = load_real(options.data, Reading(data_dir=options.data_dir))
         judge = Judge(real.training, real.held_out)
     except FewgenError as error:
         return refuse(error)

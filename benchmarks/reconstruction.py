@@ -23,6 +23,7 @@ from fewgen.comparison.budget import Budget
 from fewgen.comparison.references.spatial_codebook import SpatialCodebook
 from fewgen.comparison.sets import load_real
 from fewgen.data.imageset import ImageSet, to_uint8
+from fewgen.data.registry import Reading
 from fewgen.errors import FewgenError
 from fewgen.evaluation import mean_squared_error, psnr, ssim
 from fewgen.files import write_json
@@ -99,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     found: dict[str, list[dict[str, float]]] = {}
     try:
-        real = load_real(options.data, data_dir=options.data_dir)
+        real = load_real(options.data, Reading(data_dir=options.data_dir))
         pool, test = real.training, real.held_out
         held_out = test.subset(torch.arange(min(options.n, len(test))))
         for seed in range(options.seeds):

@@ -55,6 +55,7 @@ from fewgen.comparison.sets import load_real
 from fewgen.config import load_preset, resolve, to_dict
 from fewgen.data import load_images
 from fewgen.data.imageset import ImageSet
+from fewgen.data.registry import Reading
 from fewgen.errors import FewgenError
 from fewgen.evaluation import (
     ClassifierFeatures,
@@ -372,7 +373,7 @@ def pool_of(data: str, settings: Settings) -> Pool:
     """Load a data set and its judge, which is trained at the first use and then read from the cache."""
     how = QUICK_JUDGE if settings.quick else None
     if data != "omniglot":
-        real = load_real(data, data_dir=settings.data_dir)
+        real = load_real(data, Reading(data_dir=settings.data_dir))
         judge = ClassifierFeatures.of(real.training, real.held_out, how)
         told = _told(judge)  # before others measure it on fewer images
         held = real.held_out.shots(min(REAL_PER_CLASS, int(real.held_out.counts().min())), seed=0)

@@ -351,7 +351,7 @@ def test_base_images_of_the_users_classes_alone_teach_nothing(novel, tmp_path):
         ({"out": "x.json"}, OutputError, "a student needs a folder"),
         ({"compare": True}, ConfigError, "--compare has no effect with --novel"),
         ({"alpha": -0.1}, ConfigError, "alpha must be in"),
-        ({"teacher": "t.safetensors"}, Exception, "cannot be read"),
+        ({"teacher": "t.safetensors"}, Exception, "There is no teacher"),
     ],
 )
 def test_mistakes_are_told_before_any_work(wrong, error, message, novel, tmp_path, monkeypatch):

@@ -458,7 +458,7 @@ def test_files_that_are_no_students_are_refused(tmp_path, prepared):
         ({"workers": 0}, ConfigError, "--workers must be"),
         ({"shots": 3}, ConfigError, "--shots has no use here"),
         ({"generator": "no/such/run"}, ConfigError, "There is no run"),
-        ({"teacher": "no_such.safetensors"}, CheckpointError, "cannot be read"),
+        ({"teacher": "no_such.safetensors"}, CheckpointError, "There is no teacher"),
         ({"training": {"step": 3}}, ConfigError, "steps"),
         ({"tint": {"steps": 0}}, ConfigError, "tint.steps must be 1 or more"),
         ({"class_split": "all"}, DataError, "novel"),
