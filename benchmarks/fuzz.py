@@ -340,12 +340,14 @@ def documents(file: Path) -> list[Document]:
         # The numbers of one tensor stand for those of all.
         tensors = [name for name in header if name != "__metadata__"]
         few = {name: header[name] for name in [*tensors[:1], "__metadata__"] if name in header}
-        rest = {name: header[name] for name in tensors[1:]}
+        others = {name: header[name] for name in tensors[1:]}
         found = [
             Document(
                 "header",
                 few,
-                lambda text: with_header(text[:-1] + "," + json.dumps(rest)[1:] if text[0] == "{" else text),
+                lambda text: with_header(
+                    text[:-1] + "," + json.dumps(others)[1:] if text[0] == "{" else text
+                ),
             )
         ]
         for key, text in header.get("__metadata__", {}).items():

@@ -330,7 +330,8 @@ def prepare(work: Path, seed: int, names: Sequence[str] = tuple(CASES)) -> Bench
     code = ended(start(["train", *BASE.split(), "--no-progress", "--out", "base"], shared, log))
     if code != 0:
         raise RuntimeError(f"The run to start from was not trained: see {log}.")
-    wanted, seconds = {}, {}
+    wanted: dict[str, dict[str, Any]] = {}
+    seconds: dict[str, float] = {}
     for name in names:
         case = CASES[name]
         for attempt in ("first", "second"):  # the first fills caches
@@ -483,7 +484,7 @@ def costs(work: Path) -> list[tuple[str, int, float, float]]:
     cls = get_method("sq_gan")
     for preset, shape in (("default", (1, 32, 32)), ("paper256", (3, 256, 256))):
         file = files[f"sq_gan, preset {preset}"] = work / f"{preset}.safetensors"
-        config = resolve(cls.Config, load_preset("sq_gan", preset)["model"])
+        config: Any = resolve(cls.Config, load_preset("sq_gan", preset)["model"])
         cls(config, DataSpec(*shape, ("a", "b"))).save(file)
     rows = []
     for name, file in files.items():

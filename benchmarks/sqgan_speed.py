@@ -33,7 +33,7 @@ from fewgen.errors import FewgenError, TrainingError
 from fewgen.files import make_dir, write_json
 from fewgen.methods.base import DataSpec
 from fewgen.methods.sq_gan.config import SqGanConfig
-from fewgen.methods.sq_gan.model import SqGan
+from fewgen.methods.sq_gan.model import SqGan, _Drawn
 from fewgen.runs.environment import environment
 from fewgen.training import Stage, TrainConfig, Trainer
 
@@ -101,7 +101,7 @@ def drawing_again(method: SqGan, loss: Callable[..., Any]) -> Callable[..., Any]
         z = method._latents(len(batch), context.rng)
         styles, codes = method.quantized(z, method.condition(batch.labels))
         images = method.synthesis(styles, method._noise(len(batch), context.rng))
-        method._drawn = (context.step, images, codes)
+        method._drawn = _Drawn(context.step, images, codes)
         return loss(batch, context)
 
     return with_own_images

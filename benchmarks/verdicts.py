@@ -341,9 +341,9 @@ def table(draws: list[dict[str, Any]]) -> str:
     for fault, question in TARGETS.items():
         cells = []
         for (_, own, apart), total in zip(groups, totals, strict=True):
-            answers = [draw["subjects"][fault][question]["answer"] for draw in own]
-            total += answers
-            cells.append(_misses(answers, apart))
+            said_of_fault = [draw["subjects"][fault][question]["answer"] for draw in own]
+            total += said_of_fault
+            cells.append(_misses(said_of_fault, apart))
         lines.append(f"| {fault} ({question}) | " + " | ".join(cells) + " |")
     # Faults of one draw share its images, so their sum has no interval.
     lines.append("| all of these | " + " | ".join(_misses(answers, False) for answers in totals) + " |")

@@ -56,10 +56,10 @@ def test_a_separate_draw_gives_the_generator_other_images():
     again = drawing_again(method, loss)
     again(batch, Step)
     again(batch, Step)
-    assert seen[0][0] == 5
-    assert seen[0][1].shape == (8, 1, 8, 8)
-    assert seen[0][1].requires_grad
-    assert not torch.equal(seen[0][1], seen[1][1])
+    assert seen[0].step == 5
+    assert seen[0].images.shape == (8, 1, 8, 8)
+    assert seen[0].images.requires_grad
+    assert not torch.equal(seen[0].images, seen[1].images)
 
 
 def test_the_table_tells_what_failed():
