@@ -436,6 +436,7 @@ def test_function_and_keywords_agree(monkeypatch):
         ({"methods": ["file:no.npz"]}, 'no file or folder "no.npz"'),
         ({"methods": ["run:."], "seeds": 2}, "run:.-{seed}"),
         ({"seeds": 0}, "--seeds must be a whole number of at least 1, got 0"),
+        ({"seeds": 10**9}, "--seeds 1000000000 of 3 generators make more than 100000 trainings"),
         ({"shots": 0}, "--shots must be"),
         ({"shots": 500}, "500 shots are needed"),
         ({"n": 9}, "at least 1 image for each of 10 classes"),

@@ -169,6 +169,16 @@ def test_damaged_npz_files(tmp_path: Path) -> None:
         load_npz(tmp_path / "b.npz")
 
 
+@pytest.mark.parametrize("header", ["{'shape': (1,", "(", "'", "1L2", "\x00", "{}", "[]"])
+def test_headers_that_cannot_be_parsed_are_told(tmp_path: Path, header: str) -> None:
+    data = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode()
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("images.npy", data)
+        archive.writestr("labels.npy", data)
+    with pytest.raises(DataError, match='"images" in .* is damaged'):
+        load_npz(tmp_path / "x.npz")
+
+
 def test_npz_that_lies_about_its_size_takes_no_memory(tmp_path: Path) -> None:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(

@@ -170,6 +170,22 @@ def test_what_was_interrupted_goes_on_and_gives_the_same_student(whole, novel, b
     assert (tmp_path / "x" / name).read_bytes() == (whole.path / name).read_bytes()
 
 
+@pytest.mark.parametrize(
+    "teacher", [None, "text", [], {"synthetic": []}, {"synthetic": "0.5"}, {"synthetic": 2}]
+)
+def test_a_damaged_history_is_told(whole, novel, base, tmp_path, teacher):
+    """It is read when a stopped command goes on, and shown at its end."""
+    out = tmp_path / "x"
+    shutil.copytree(whole.path, out)
+    (out / "distill.json").unlink()
+    history = out / "parts" / "training.json"
+    history.parent.mkdir(exist_ok=True)
+    shutil.copy(out / "student.safetensors", history.parent)
+    history.write_text(json.dumps({"seconds": 1.0, "teacher": teacher}))
+    with pytest.raises(DataError, match=r"training\.json.*teacher"):
+        fewgen.distill(novel=novel, shots=4, data=base, generator=Toy(), out=out, **SMALL)
+
+
 PRODUCTS = ("student.safetensors", "student.onnx", "classes.txt", "synthetic.png", "distill.json")
 HARMS = [(name, harm) for name in PRODUCTS for harm in ("missing", "truncated", "changed", "link")]
 HARMS.remove(("distill.json", "changed"))  # a text of people, which they may change

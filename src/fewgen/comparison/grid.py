@@ -129,6 +129,10 @@ class GridPlan:
         return "\n".join(lines)
 
 
+MOST_CELLS = 100_000
+"""Of a benchmark; nobody waits for more, and a list of a billion would fill the memory."""
+
+
 def check_question(grid: Grid) -> None:
     """Raise for anything that is wrong with the question itself, all such problems at once."""
     settings, methods, seeds = grid.settings, grid.methods, grid.seeds
@@ -149,6 +153,11 @@ def check_question(grid: Grid) -> None:
         problems.add(f'--clock must be wall or cpu, got "{settings.clock}".{suggest(settings.clock, CLOCKS)}')
     if not methods:
         problems.add("--methods needs at least one generator.")
+    elif isinstance(seeds, int) and seeds * len(methods) > MOST_CELLS:
+        problems.add(
+            f"--seeds {seeds} of {len(methods)} generators make more than {MOST_CELLS} trainings; "
+            "lower --seeds."
+        )
     repeated = sorted({spec for spec in methods if methods.count(spec) > 1})
     if repeated:
         problems.add(f"--methods names {', '.join(repeated)} twice.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -117,6 +118,7 @@ class NpzReader:
         except (
             ValueError,
             SyntaxError,
+            tokenize.TokenError,  # of NumPy, which reads headers of Python 2
             TypeError,
             MemoryError,
             EOFError,

@@ -63,7 +63,11 @@ class Ingredients:
 _AGAIN = "Delete it, and the same command makes it again."
 
 
-class _Training(TypedDict):
+class _Said(TypedDict, total=False):
+    teacher: dict[str, Share]
+
+
+class _Training(_Said):
     seconds: Weight
 
 
@@ -97,10 +101,6 @@ class _Needed(TypedDict):
     student: _Student
     accuracy: _Accuracy | None
     notes: list[str]
-
-
-class _Said(TypedDict, total=False):
-    teacher: dict[str, float]
 
 
 class _Record(_Needed, total=False):
