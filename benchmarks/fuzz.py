@@ -9,8 +9,8 @@ Small valid files of every kind that a command reads lie in a folder of work. Pa
 by place: each key at every depth becomes null, an empty list, a text, a negative number and so on, or goes. What
 no reader of text takes, wherever it stands (a number of 5,000 digits, half of a character), is put in two places.
 Entries of one section that are alike (the controls of an evaluation) share these values: the first gets each,
-the others some of them in turn. A section without effect, whatever it is, is not gone through. Part two draws examples with hypothesis: flipped bytes, cut files, changed places
-and changed flags. Each case runs a command in this process. A case passes if the command returns 0, or 2 with an
+the others some of them in turn. A section without effect, whatever it is, is not gone through. Part two draws
+examples with hypothesis: flipped bytes, cut files, changed places and changed flags. Each case runs a command in this process. A case passes if the command returns 0, or 2 with an
 "error: " line, within `MOST_SECONDS`, without taking this process `MOST_BYTES` above where it was.
 """
 

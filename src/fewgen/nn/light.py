@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewgen.config.checks import choose
-from fewgen.errors import ShapeError
-from fewgen.nn.stylegan import Noise, checked_start
+from fewgen.nn.stylegan import Noise, by_layers, checked_start
 
 REACH = 4
 """Doublings between the two maps of an excitation: that of 64 pixels comes from that of 4, as published."""
@@ -171,14 +170,7 @@ class LightSynthesis(nn.Module):
         Raises:
             ShapeError: if styles have other shapes.
         """
-        if styles.ndim == 2:
-            styles = styles[:, None].expand(-1, self.n_layers, -1)
-        if styles.ndim != 3 or styles.shape[1:] != (self.n_layers, self.w_dim):
-            raise ShapeError(
-                f"Synthesis takes styles (B, {self.w_dim}) or (B, {self.n_layers}, {self.w_dim}), "
-                f"got {tuple(styles.shape)}."
-            )
-        by_layer = styles.unbind(1)
+        by_layer = by_layers(styles, self.n_layers, self.w_dim)
         x = self.start(by_layer[0]).reshape(-1, *self.start_shape)
         # On processors, channels last halves the cost of these convolutions.
         x = gated(self.start_norm(x.contiguous(memory_format=torch.channels_last), by_layer[0]))

@@ -67,6 +67,21 @@ def checked_start(height: int, width: int, channels: Sequence[int]) -> tuple[int
     return h, w, n
 
 
+def by_layers(styles: Tensor, n_layers: int, w_dim: int) -> tuple[Tensor, ...]:
+    """Return the style of each layer, (B, D) each, of styles (B, D) or W+ (B, L, D).
+
+    Raises:
+        ShapeError: if they have another shape.
+    """
+    if styles.ndim == 2:
+        styles = styles[:, None].expand(-1, n_layers, -1)
+    if styles.ndim != 3 or styles.shape[1:] != (n_layers, w_dim):
+        raise ShapeError(
+            f"Synthesis takes styles (B, {w_dim}) or (B, {n_layers}, {w_dim}), got {tuple(styles.shape)}."
+        )
+    return styles.unbind(1)
+
+
 def channels_per_map(n: int, base: int, most: int) -> tuple[int, ...]:
     """Return channels of the n + 1 maps from the smallest: `base` for the largest, doubled down to `most`.
 
@@ -441,18 +456,11 @@ class SynthesisNetwork(nn.Module):
         Raises:
             ShapeError: if styles or noise have other shapes.
         """
-        if styles.ndim == 2:
-            styles = styles[:, None].expand(-1, self.n_layers, -1)
-        if styles.ndim != 3 or styles.shape[1:] != (self.n_layers, self.w_dim):
-            raise ShapeError(
-                f"Synthesis takes styles (B, {self.w_dim}) or (B, {self.n_layers}, {self.w_dim}), "
-                f"got {tuple(styles.shape)}."
-            )
+        by_layer = by_layers(styles, self.n_layers, self.w_dim)
         if isinstance(noise, str):
             choose("Noise that is no list of maps", noise, ("fixed", "none"))
         elif len(noise) != len(self.noise_sizes):
             raise ShapeError(f"Synthesis takes {len(self.noise_sizes)} maps of noise, got {len(noise)}.")
-        by_layer = styles.unbind(1)
         image: Tensor | None = None
         row = 0
         x = styles.new_empty(0)
