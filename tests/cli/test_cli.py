@@ -795,3 +795,13 @@ def test_a_message_of_any_length_is_shown_in_short(capsys, monkeypatch):
     shown = err.splitlines()
     assert [line[:9] for line in shown] == ["warning: ", "second li", "error: ee"]
     assert all(len(line) < 2100 and line.endswith(" ...") for line in (shown[0], shown[2]))
+
+
+@pytest.mark.parametrize(
+    "line", ["evaluate x --config {}", "retrieve {} x", "generate {} --out a.npz", "evaluate {}"]
+)
+def test_a_name_that_no_system_takes_is_told(line, capsys):
+    code, _, err = run_cli(capsys, *line.format("9" * 5000).split())
+    assert code == 2
+    assert err.startswith("error: ")
+    assert len(err) < 3000

@@ -7,6 +7,7 @@ Exit codes: 0 done, 2 a mistake that the user can mend, 130 interrupted (the sam
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -125,6 +126,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # Asking whether such a file exists fails already, wherever a command looks for one.
+        if error.errno != errno.ENAMETOOLONG or os.environ.get("FEWGEN_DEBUG") == "1":
+            raise
+        tell("error", f'The name of a file is too long: "{str(error.filename)[:40]}...".')
+        return 2
     except (MemoryError, RuntimeError, ValueError) as error:
         if not is_out_of_memory(error) or os.environ.get("FEWGEN_DEBUG") == "1":
             raise
