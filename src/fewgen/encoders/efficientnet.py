@@ -262,12 +262,6 @@ class EfficientNetFeatures(FrozenEncoder):
         found: Tensor = self.network(self.prepare(images))
         return found
 
-    @torch.no_grad()
-    def logits(self, features: Tensor) -> Tensor:
-        """Return scores (N, 1000) of the classes of ImageNet for features (N, 1280)."""
-        found: Tensor = self.network.classifier(features)
-        return found
-
     def features(self, images: ImageSet) -> Tensor:
         """Return features (N, 1280), float32; images below 32 pixels are enlarged with a warning."""
         if min(images.size) < SMALL_SIDE and self._enlarged is None:
