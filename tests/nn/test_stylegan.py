@@ -329,8 +329,23 @@ def test_conditions_are_classes_or_vectors():
             network(*arguments)
     with pytest.raises(ShapeError, match="takes c of width 0, got 3"):
         MappingNetwork(4, 6, 2)(z, torch.eye(3))
-    for sizes in ((0, 6, 2), (4, 0, 2), (4, 6, 0)):
+    for sizes in ((0, 6, 2), (4, 0, 2), (4, 6, -1)):
         with pytest.raises(ConfigError, match="at least one"):
+            MappingNetwork(*sizes)
+
+
+def test_without_layers_a_style_is_the_latent_and_the_embedded_class():
+    z, c = torch.randn(3, 4), torch.eye(3)
+    styles = MappingNetwork(4, 6, 0, c_dim=3)(z, c)
+    unit = z / z.square().mean(1, keepdim=True).sqrt()
+    torch.testing.assert_close(styles[:, :4], unit)
+    torch.testing.assert_close(styles[:, 4:].square().mean(1), torch.ones(3))
+    torch.testing.assert_close(MappingNetwork(4, 4, 0)(z), unit)
+    for sizes in ((4, 4, 0, 3), (4, 3, 0, 3)):
+        with pytest.raises(ConfigError, match="fewer than w_dim"):
+            MappingNetwork(*sizes)
+    for sizes in ((4, 6, 0), (6, 4, 0)):
+        with pytest.raises(ConfigError, match="as many as w_dim"):
             MappingNetwork(*sizes)
 
 

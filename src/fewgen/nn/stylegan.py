@@ -215,7 +215,7 @@ class MappingNetwork(nn.Module):
     Args:
         z_dim: Z; 0 for a network of the condition alone.
         w_dim: D.
-        n_layers: fully connected layers.
+        n_layers: fully connected layers. 0: a style is the latent with the embedded condition behind it.
         c_dim: numbers of the condition (a one-hot class, a text vector); 0: none.
         lr_multiplier: of its layers. The published 0.01 is for millions of images; a network that
             sees thousands needs more.
@@ -227,13 +227,20 @@ class MappingNetwork(nn.Module):
         self, z_dim: int, w_dim: int, n_layers: int = 8, c_dim: int = 0, lr_multiplier: float = 0.01
     ) -> None:
         super().__init__()
-        if z_dim + c_dim < 1 or w_dim < 1 or n_layers < 1:
+        if z_dim + c_dim < 1 or w_dim < 1 or n_layers < 0:
             raise ConfigError(
-                "A mapping network needs at least one input, one output and one layer, "
+                "A mapping network needs at least one input and one output, "
                 f"got z_dim {z_dim}, c_dim {c_dim}, w_dim {w_dim}, n_layers {n_layers}."
             )
+        embedded = w_dim if n_layers else w_dim - z_dim
+        if not n_layers and (embedded < 1 if c_dim else embedded != 0):
+            needed, more = ("fewer than", " and the class") if c_dim else ("as many as", "")
+            raise ConfigError(
+                f"Without mapping layers a style is the latent{more}: z_dim must be {needed} w_dim {w_dim}, "
+                f"got {z_dim}."
+            )
         self.z_dim, self.c_dim, self.w_dim = z_dim, c_dim, w_dim
-        self.embed = EqualLinear(c_dim, w_dim) if c_dim else None
+        self.embed = EqualLinear(c_dim, embedded) if c_dim else None
         width = z_dim + (w_dim if c_dim else 0)
         self.layers = nn.ModuleList(
             EqualLinear(width if i == 0 else w_dim, w_dim, activation=True, lr_multiplier=lr_multiplier)

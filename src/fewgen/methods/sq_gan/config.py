@@ -23,7 +23,8 @@ class NetworkConfig(Checked):
     Attributes:
         z_dim: numbers of the latent.
         w_dim: numbers of a style.
-        mapping_layers: fully connected layers from latent to style.
+        mapping_layers: fully connected layers from latent to style; 0: a style is the latent, with what the
+            class is embedded to behind it.
         mapping_lr: factor on their learning rate. The published 0.01 is for millions of images.
         width: channels of the largest map; smaller maps have twice as many each.
         max_width: most channels.
@@ -41,7 +42,7 @@ class NetworkConfig(Checked):
     section: ClassVar[str] = "network"
     z_dim: Count = 64
     w_dim: Count = 64
-    mapping_layers: Count = 2
+    mapping_layers: Whole = 2
     mapping_lr: Small = 1.0
     width: Count = 16
     max_width: Count = 64
@@ -275,6 +276,11 @@ class SqGanConfig(Checked):
 
     effects: ClassVar[tuple[Acts, ...]] = (
         acts("network.start network.noise", {"generator": "style"}),
+        acts(
+            "network.mapping_lr",
+            {"network.mapping_layers": ABOVE_0},
+            {"discriminator": "plain", "network.condition": ("class", "text")},
+        ),
         acts("network.group_size network.architecture", {"discriminator": "plain"}),
         acts("projected", {"discriminator": "projected"}),
         acts("projected.condition", _KNOWS),
