@@ -9,8 +9,6 @@ from fewgen.data import load_images
 from fewgen.encoders.joint_lite import imagenet_classes, prototypes
 from fewgen.encoders.kept import kept_vectors
 from fewgen.encoders.named import encoder_record, make_joint_encoder
-from fewgen.errors import ConfigError
-from fewgen.methods.sq_gan.config import InitConfig
 
 
 def test_the_table_of_classes_is_that_of_the_classifier(data_dir):
@@ -48,10 +46,7 @@ def test_vectors_of_texts_are_kept(tmp_path):
     assert asked == [["a", "bcd"], ["bcd", "a"]]
 
 
-def test_codes_cannot_be_read_by_it():
-    with pytest.raises(ConfigError, match=r'"lite" reads words alone.*Set init.kind to features'):
-        InitConfig(foundation="lite")
-    assert InitConfig(foundation="lite", kind="features").foundation == "lite"
+def test_it_has_a_digest_of_both_halves():
     assert len(encoder_record("joint", "lite")["sha256"]) == 64
 
 

@@ -1,7 +1,7 @@
 """A frozen pair of image and text encoder with a common space, which tells codebooks what images look like.
 
 The text encoder reads a short text of which some words are vectors made elsewhere:
-[start, "a photo of", m tokens, end].
+[start, "a photo of", m tokens, end]; that of lite (`joint_lite.py`) in its own templates.
 
 Shapes: N images, B texts, m tokens, W numbers of a token (`token_width`), F numbers of a feature.
 """
@@ -58,7 +58,7 @@ class TokenReader(JointEncoder, Protocol):
     max_blocks: int
 
     def text_features(self, tokens: Tensor) -> Tensor:
-        """Return features (B, F) of length 1 of "a photo of" and tokens (B, m, W); differentiable in them."""
+        """Return features (B, F) of length 1 of a prompt and tokens (B, m, W); differentiable in them."""
         ...
 
 
@@ -70,7 +70,9 @@ def token_reader(encoder: JointEncoder) -> TokenReader:
     """
     if not hasattr(encoder, "text_features"):
         name = encoder.record()["name"]
-        raise ConfigError(f'The joint encoder "{name}" reads words alone; codes need small or clip:FOLDER.')
+        raise ConfigError(
+            f'The joint encoder "{name}" reads words alone; codes need small, lite or clip:FOLDER.'
+        )
     return cast(TokenReader, encoder)
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fewgen.encoders.base import in_batches
+from fewgen.data.imageset import ImageSet, to_uint8
 from fewgen.encoders.efficientnet import EfficientNetFeatures
+from fewgen.encoders.joint import check_tokens
 from fewgen.encoders.kept import kept_vectors
 from fewgen.encoders.text_transformer import MINILM_SHA256, MiniLMEncoder
 from fewgen.losses.stable import directions
@@ -55,10 +56,10 @@ class LiteJointEncoder:
     classifier, one for each class of ImageNet, weighted by how near the text is to the class in the space of
     MiniLM. There a text is its sentence vector, alone and as "a photo of a ...", and a class its name, the
     same as a photo, and its definition. Of CIFAR-10 at 32 px, 58 % are nearest to their class name, 10 % by
-    chance.
+    chance. Vectors made elsewhere can stand in a text in place of words (`TokenReader`).
 
     Args:
-        folder: where vectors of the class names are kept; None: nowhere.
+        folder: where vectors of the class names and features of images are kept; None: nowhere.
 
     Raises:
         MissingDependencyError: a package of the extra `knowledge` is not installed.
@@ -72,6 +73,7 @@ class LiteJointEncoder:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._images = EfficientNetFeatures("lite2")
+        self._images.folder = folder
         self._texts = MiniLMEncoder()
         names = [(row[1].split(",")[0], row[1], row[2]) for row in imagenet_classes()]
         texts = [first for first, *_ in names]
@@ -87,20 +89,22 @@ class LiteJointEncoder:
         self._classes = classes - self._mean
         rows = directions(self._images.network.classifier.weight.detach())
         self._rows = rows - rows.mean(0)
+        self.token_width, self.token_rms = self._texts.dim, self._texts.token_rms
+        self.max_blocks = self._texts.room(_photo(""))
 
     @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:
-        """Return features (N, 1280) of length 1 of float images (N, 1 or 3, H, W) in [-1, 1]."""
+        """Return features (N, 1280) of length 1 of float images (N, 1 or 3, H, W) in [-1, 1].
 
-        def seen(pixels: Tensor) -> Tensor:
-            return directions(self._images.vectors((pixels + 1.0) * 127.5))
-
-        return in_batches(images.cpu(), self._images.batch_size, seen)
+        They are seen in 256 levels, as files hold them, so that features of stored images are kept.
+        """
+        stored = ImageSet(to_uint8(images.cpu()), torch.zeros(len(images), dtype=torch.int64), ("any",))
+        return directions(self._images.features(stored))
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Return features (len(texts), 1280) of length 1; texts far from all classes cost a warning."""
         alone, photo = self._texts.encode(list(texts)), self._texts.encode([_photo(text) for text in texts])
-        vectors = directions(alone + photo) - self._mean
+        vectors = self._vectors(alone, photo)
         nearest = (directions(vectors) @ directions(self._classes).T).amax(1)
         far = [f'"{text}"' for text, cosine in zip(texts, nearest.tolist(), strict=True) if cosine < FAR]
         if far:
@@ -109,6 +113,24 @@ class LiteJointEncoder:
                 "words may be chance.",
                 stacklevel=2,
             )
+        return self._features(vectors)
+
+    def text_features(self, tokens: Tensor) -> Tensor:
+        """Return features (B, 1280) of length 1 of tokens (B, m, 384) read as words; differentiable in them.
+
+        Raises:
+            ShapeError: if the tokens are not (B, m, 384).
+            ConfigError: if they do not fit.
+        """
+        check_tokens(tokens, self)
+        alone, photo = self._texts.read(tokens), self._texts.read(tokens, _photo(""))
+        return self._features(self._vectors(alone, photo)).to(tokens)
+
+    def _vectors(self, alone: Tensor, photo: Tensor) -> Tensor:
+        """Texts (N, D) less the mean of the classes, of sentence vectors alone and as a photo."""
+        return directions(alone + photo) - self._mean
+
+    def _features(self, vectors: Tensor) -> Tensor:
         return directions(prototypes(vectors, self._classes, self._rows))
 
     def record(self) -> dict[str, object]:

