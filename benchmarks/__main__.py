@@ -11,6 +11,7 @@ NAMES = {
     "evaluation_cost": "seconds and memory of an evaluation, from 1,000 to 50,000 images",
     "reconstruction": "SSIM of held-out images as they come back",
     "verdicts": "false alarms and misses of the verdicts over repeated draws of seven data sets",
+    "photographs": "runs on photographs, judged by a network trained on the whole data set from scratch",
     "sqgan_ablation": "what each part of SQ-GAN contributes, and sizes, weights and starts of it",
     "tint_ablation": "what each part of TINT contributes: inversion, images, students; Theorem 1; cost",
     "sqgan_speed": "seconds of a training step of SQ-GAN, by size, threads, layout and compilation",

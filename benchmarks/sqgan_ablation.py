@@ -68,7 +68,7 @@ from fewgen.evaluation import (
     neighbour_scores,
     within_class_distance,
 )
-from fewgen.evaluation.side import matched
+from fewgen.evaluation.side import Side, matched
 from fewgen.evaluation.verdicts import attempt, decide, run_controls
 from fewgen.methods.sq_gan.config import SqGanConfig
 from fewgen.runs.environment import environment
@@ -470,11 +470,11 @@ def measure(method: Any, real: Real, judge: ClassifierFeatures, seed: int, n: in
         "changed_codes": own.get("changed_codes"),
         "consistency_gap": discriminator(SIGMA)["consistency_gap"],
         "accuracy_gap": own["accuracy_gap"],
-        **copying(generated, real.side),
+        **copying(real.side.side(generated), real.side),
     }
 
 
-def copying(generated: ImageSet, real: RealSide) -> dict[str, Any]:
+def copying(side: Side, real: RealSide) -> dict[str, Any]:
     """Return the shares of clear and of near copies, and the verdict that `evaluate` gives under "new".
 
     Near copies lie nearer to one training image, relative to the next ones, than all but a few held-out
@@ -482,7 +482,6 @@ def copying(generated: ImageSet, real: RealSide) -> dict[str, Any]:
     same tests and controls as an evaluation's.
     """
     assert real.held_out is not None
-    side = real.side(generated)
     held = real.held_out
     judged = real.controls(side.labels)
     tests = [test for test in judged.tests if test.question == "new"]

@@ -161,11 +161,11 @@ def test_copies_are_seen_and_other_real_images_are_not_accused():
     train = load_images("digits").shots(10, 0)
     held_out, unseen = load_images("digits", split="test").split_shots(20, 10, 0)
     real = RealSide(train, held_out, PixelFeatures(1, 28, 28))
-    copies = copying(train, real)
+    copies = copying(real.side(train), real)
     assert copies["clear_copies"] == 1.0
     assert copies["near_copies"] == 1.0
     assert copies["new"] == "no"
-    others = copying(unseen, real)
+    others = copying(real.side(unseen), real)
     assert others["clear_copies"] == 0.0
     assert others["near_copies"] < 0.1
     assert others["new"] != "no"

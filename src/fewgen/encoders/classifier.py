@@ -92,8 +92,19 @@ class ClassifierSettings:
             seed=seed,
         )
 
+    def varied(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        """Return training images (B, C, H, W) in [-1, 1], each with its own small change."""
+        return shift_images(x, self.max_shift, rng)
 
-class SmallConvNet(nn.Module):
+
+class ConvNet(nn.Module):
+    """A network that returns features and logits, and whose last layer alone makes the logits."""
+
+    body: nn.Sequential
+    head: nn.Linear
+
+
+class SmallConvNet(ConvNet):
     """Convolution, batch norm, ReLU, max-pooling until the short side is at most 4 pixels; a feature layer.
 
     About 95,000 parameters at 28 px and 125,000 at 32 and 64 px with the default width.
@@ -208,10 +219,11 @@ class ClassifierFeatures:
     """
 
     name = "classifier"
+    Settings: type[ClassifierSettings] = ClassifierSettings
 
     def __init__(
         self,
-        network: SmallConvNet,
+        network: ConvNet,
         image_shape: tuple[int, int, int],
         class_names: Sequence[str],
         settings: ClassifierSettings,
@@ -293,7 +305,7 @@ class ClassifierFeatures:
         # Layers initialise from the global random state; leave the caller's as it was.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            network = _network(shape, train.n_classes, settings)
+            network = cls.build(shape, train.n_classes, settings)
         # Batch norm cannot train on one image, so the last, smaller batch of an epoch is left out.
         batch_size = min(settings.batch_size, len(train))
         rng = torch.Generator().manual_seed(settings.seed)
@@ -301,7 +313,7 @@ class ClassifierFeatures:
 
         def batches() -> tuple[Tensor, Tensor]:
             chosen = order.draw(batch_size)
-            return shift_images(shrunk.floats(chosen), settings.max_shift, rng), shrunk.labels[chosen]
+            return settings.varied(shrunk.floats(chosen), rng), shrunk.labels[chosen]
 
         fit_classifier(
             network,
@@ -319,6 +331,18 @@ class ClassifierFeatures:
             "torch": torch.__version__,
         }
         return cls(network, shape, train.class_names, settings, about)
+
+    @classmethod
+    def build(cls, shape: tuple[int, int, int], n_classes: int, settings: ClassifierSettings) -> ConvNet:
+        """Return an untrained network for images of (channels, height, width)."""
+        return SmallConvNet(
+            shape[0],
+            *working_size(*shape[1:]),
+            n_classes,
+            width=settings.width,
+            dim=settings.dim,
+            pool_first=settings.pool_first,
+        )
 
     # ------------------------------------------------------------------------------------------- using
 
@@ -421,10 +445,10 @@ class ClassifierFeatures:
             check_content(path, weights, metadata)
             if header["format"] != _FORMAT:
                 raise CheckpointError(f"{path} has classifier format {header['format']}, not {_FORMAT}.")
-            settings = from_dict(ClassifierSettings, header["settings"])
+            settings = from_dict(cls.Settings, header["settings"])
             channels, height, width = header["image_shape"]
             build = functools.partial(
-                _network, (channels, height, width), len(header["class_names"]), settings
+                cls.build, (channels, height, width), len(header["class_names"]), settings
             )
             if shapes_of(build, len(weights)) != {
                 name: tuple(value.shape) for name, value in weights.items()
@@ -445,17 +469,6 @@ def working_size(height: int, width: int) -> tuple[int, int]:
     """
     scale = min(1.0, _LARGEST_SIDE / max(height, width))
     return (height, width) if scale == 1.0 else (max(4, round(height * scale)), max(4, round(width * scale)))
-
-
-def _network(shape: tuple[int, int, int], n_classes: int, settings: ClassifierSettings) -> SmallConvNet:
-    return SmallConvNet(
-        shape[0],
-        *working_size(*shape[1:]),
-        n_classes,
-        width=settings.width,
-        dim=settings.dim,
-        pool_first=settings.pool_first,
-    )
 
 
 def _to_floats(images: Tensor) -> Tensor:
