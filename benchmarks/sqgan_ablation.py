@@ -3,7 +3,11 @@
 Examples:
     python -m benchmarks sqgan_ablation --jobs 2 --out runs/sqgan_ablation
     python -m benchmarks sqgan_ablation --only parts --data fashion_mnist --seeds 1 --docs ""
+    python -m benchmarks sqgan_ablation --only foundation --data cifar10 --cpu-seconds 120 --docs ""
     python -m benchmarks sqgan_ablation --table-only
+
+With --cpu-seconds each training, the start of its codes included, gets these processor seconds, and so as
+many steps as fit; otherwise all rows of a table make equal steps.
 
 Every cell (data set, variant and seed) is one JSON file under --out; a cell that is there is not computed
 again, so a stopped benchmark continues with the same command. Rows with equal settings are one cell, whatever
@@ -51,11 +55,13 @@ from benchmarks.ablation import (
     spread,
 )
 from benchmarks.memory import forget_peak, peak_megabytes
+from fewgen.clock import n_cores
 from fewgen.comparison.sets import load_real
 from fewgen.config import load_preset, resolve, to_dict
 from fewgen.data import load_images
 from fewgen.data.imageset import ImageSet
 from fewgen.data.registry import Reading
+from fewgen.encoders.named import make_joint_encoder
 from fewgen.errors import FewgenError
 from fewgen.evaluation import (
     ClassifierFeatures,
@@ -111,6 +117,9 @@ SHOTS = {"fashion_mnist": 30, "cifar10": 30, "omniglot": 15, "digits": 30}
 OMNIGLOT_CLASSES, OMNIGLOT_HELD_OUT = 50, 5
 """Characters that are generated, and drawings of each that are held out; a character has 20."""
 
+STEPS_PER_SECOND = 40
+"""Steps that are planned for each processor second of a limit: more than fit."""
+
 SIGMA = 0.1
 """Perturbation under which every row's discriminator is asked for its consistency."""
 
@@ -130,6 +139,7 @@ COLUMNS = (
     ("codes changed %", "changed_codes", 100, 1),
     ("D gap of neighbours", "consistency_gap", 1, 3),
     ("D accuracy, train - held out", "accuracy_gap", 100, 1),
+    ("steps", "steps", 1, 0),
     ("CPU s", "cpu_seconds", 1, 0),
     ("MB", "peak_megabytes", 1, 0),
 )
@@ -152,11 +162,11 @@ class Question(ablation.Question):
 
     Attributes:
         data: the data sets on which it is asked.
-        paired: whether changes against other rows are shown as well.
+        against: names of rows against which changes are shown as well.
     """
 
     data: tuple[str, ...] = ("fashion_mnist", "digits")
-    paired: bool = False
+    against: tuple[str, ...] = ()
 
 
 OFF: dict[str, Any] = {"consistency": "none", "consistency_weights": None}
@@ -205,13 +215,13 @@ QUESTIONS = (
             FULL,
         ),
         ("fashion_mnist", "cifar10", "omniglot", "digits"),
-        paired=True,
+        against=(PLAIN.name, CR.name),
     ),
     Question(
         "long",
         "Parts of the method, trained longer",
         _scaled(3, PLAIN, CR, SQ_CR, FULL),
-        paired=True,
+        against=(PLAIN.name, CR.name),
     ),
     Question(
         "size",
@@ -230,6 +240,20 @@ QUESTIONS = (
             Variant("transport", {"init": {"kind": "transport"}}),
             Variant("transport, not centred", {"init": {"kind": "transport", "center": False}}),
         ),
+    ),
+    Question(
+        "foundation",
+        "What the codebook starts from",
+        (
+            Variant("random", {"init": {"kind": "random"}}),
+            Variant("kmeans", {"init": {"kind": "kmeans"}}),
+            *(
+                Variant(f"{kind}, {name}", {"init": {"kind": kind, "foundation": name}})
+                for kind, name in (("transport", "small"), ("features", "lite"), ("transport", "lite"))
+            ),
+        ),
+        ("fashion_mnist", "cifar10", "digits"),
+        against=("random", "transport, small"),
     ),
     Question(
         "weight",
@@ -288,12 +312,14 @@ class Settings:
     Attributes:
         n: generated images of a cell.
         steps: of training instead of those of `BASE`.
+        cpu_seconds: limit of each training; None: none.
         quick: whether everything is tiny, to try the benchmark itself.
         data_dir: folder of the data sets.
     """
 
     n: int = N_GENERATED
     steps: int | None = None
+    cpu_seconds: float | None = None
     quick: bool = False
     data_dir: str | None = None
 
@@ -301,8 +327,11 @@ class Settings:
 def settings_of(variant: Variant, settings: Settings) -> dict[str, Any]:
     """Return the model settings of a variant on top of the default preset."""
     base = merged(BASE, QUICK) if settings.quick else BASE
-    if settings.steps is not None:
-        base = merged(base, {"steps": settings.steps})
+    steps = settings.steps
+    if steps is None and settings.cpu_seconds is not None:
+        steps = round(STEPS_PER_SECOND * settings.cpu_seconds)
+    if steps is not None:
+        base = merged(base, {"steps": steps})
     if variant.scale != 1:
         base = merged(base, {"steps": max(1, round(variant.scale * base["steps"]))})
     model = merged(base, variant.model)
@@ -327,6 +356,7 @@ def asked(data: str, variant: Variant, settings: Settings) -> dict[str, Any]:
         "shots": variant.shots or SHOTS[data],
         "generated": settings.n,
         "training": json.dumps(TRAINING, sort_keys=True),
+        **({} if settings.cpu_seconds is None else {"cpu_seconds": settings.cpu_seconds}),
         **{f"model.{key}": value for key, value in flat(config_of(variant, settings)).items()},
     }
 
@@ -510,6 +540,9 @@ def compute(data: str, variant: Variant, seed: int, settings: Settings) -> dict[
     pool = pool_of(data, settings)
     real = real_of(data, variant.shots or SHOTS[data], seed, settings)
     forget_peak()
+    limit: dict[str, Any] = {}
+    if settings.cpu_seconds is not None:  # a minute of this clock is one of all cores
+        limit = {"minutes": settings.cpu_seconds / 60 / n_cores(), "clock": "cpu"}
     # Only figures are kept: a grid of model files would fill a disk.
     with tempfile.TemporaryDirectory() as folder:
         started, cpu = time.perf_counter(), time.process_time()
@@ -524,11 +557,14 @@ def compute(data: str, variant: Variant, seed: int, settings: Settings) -> dict[
             training=TRAINING,
             report=False,
             progress=False,
+            **limit,
         )
         trained, trained_cpu = time.perf_counter(), time.process_time()
         peak = peak_megabytes()
         method = run.method
         figures = measure(method, real, pool.judge, seed, settings.n)
+        if limit:
+            figures["steps"] = run.info.extra["training"]["stages"][-1]["steps"]
     return {
         "variant": variant.name,
         "seed": seed,
@@ -576,7 +612,9 @@ def table(question: Question, data: str, cells: Cells, settings: Settings) -> st
     any_cell = next((cell for _, own in found for cell in own.values()), None)
     about = f", {any_cell['n_train']} images" if any_cell is not None and question.key != "size" else ""
     if any_cell is not None:
-        about += f", {any_cell['asked']['model.steps']} steps"
+        asked_ = any_cell["asked"]
+        limit = asked_.get("cpu_seconds")
+        about += f", {asked_['model.steps']} steps" if limit is None else f", {limit:g} processor seconds"
     columns = shown_columns((own for _, own in found), COLUMNS)
     lines = [f"### {question.asks}: {data}{about}", ""]
     headings = ["", "seeds", *(column[0] for column in columns), "new?"]
@@ -584,15 +622,16 @@ def table(question: Question, data: str, cells: Cells, settings: Settings) -> st
     for row, own in found:
         rows.append([row.name, str(len(own)), *figure_texts(own, columns), verdicts(own)])
     lines += markdown(headings, rows)
-    if question.paired:
+    if question.against:
         lines += ["", *changes(question, data, cells, settings)]
     return "\n".join(lines)
 
 
 def changes(question: Question, data: str, cells: Cells, settings: Settings) -> list[str]:
-    """Return the table of changes of Frechet and kernel distance against plain GAN and CR."""
+    """Return the table of changes of Frechet and kernel distance against the rows of a question."""
     rows_by_name = {row.name: row for row in question.rows}
-    bases = {base.name: cells_of(cells, data, rows_by_name[base.name], settings) for base in (PLAIN, CR)}
+    against = [rows_by_name[name] for name in question.against if name in rows_by_name]
+    bases = {base.name: cells_of(cells, data, base, settings) for base in against}
     figures = (("Fréchet", "frechet"), ("KID", "kid"))
     rows = []
     for row in question.rows:
@@ -652,11 +691,14 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--first-seed", type=int, default=0)
     add("--jobs", type=int, default=2, help="cells at a time, one thread each")
     add("--steps", type=int, default=None, help="of training, instead of those of the base")
+    add("--cpu-seconds", type=float, default=None, help="limit of each training, start of its codes included")
     add_places(parser, "runs/sqgan_ablation", "docs/results/sqgan.md")
     add("--quick", action="store_true", help="digits, three steps, one seed, few rows: tries the benchmark")
     options = parser.parse_args(arguments)
     if options.seeds < 1 or options.jobs < 1 or (options.steps is not None and options.steps < 1):
         parser.error("--seeds, --jobs and --steps must be 1 or more")
+    if options.cpu_seconds is not None and not 1 <= options.cpu_seconds < float("inf"):
+        parser.error("--cpu-seconds must be 1 or more")
     if options.quick:
         options.data = options.data or ["digits"]
         options.seeds, options.docs = 1, ""
@@ -698,6 +740,7 @@ def main(arguments: list[str] | None = None) -> int:
     settings = Settings(
         n=200 if options.quick else N_GENERATED,
         steps=options.steps,
+        cpu_seconds=options.cpu_seconds,
         quick=options.quick,
         data_dir=options.data_dir,
     )
@@ -718,6 +761,8 @@ def main(arguments: list[str] | None = None) -> int:
         for data in dict.fromkeys(key[0] for key in todo):
             print(f"{data}: images and judge ...", flush=True)
             pool_of(data, settings)  # trains the judge once, before several cells need it
+        if any(wanted[key].model.get("init", {}).get("foundation") == "lite" for key in todo):
+            make_joint_encoder("lite")  # keeps the vectors of its classes, which the first cell would pay for
     except FewgenError as error:
         return refuse(error)
     failed: list[str | None] = []

@@ -1,6 +1,7 @@
 """The ablation of SQ-GAN: rows that exist, cells that are shared, images nobody has seen, figures by hand."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from benchmarks.sqgan_ablation import (
     asked,
     cell_name,
     changes,
+    compute,
     config_of,
     copying,
     main,
@@ -109,6 +111,48 @@ def test_cells_of_another_number_of_steps_lie_in_the_same_place_and_are_refused(
     command = ["--only", "parts", "--data", "digits", "--seeds", "1", "--out", str(tmp_path), "--docs", ""]
     assert main(command) == 2
     assert f"model.steps 7 there, {config_of(FULL, USUAL)['steps']} now" in capsys.readouterr().err
+
+
+def test_a_limit_of_processor_seconds_is_another_cell_and_gets_the_steps_that_fit(monkeypatch):
+    limited = Settings(cpu_seconds=120.0)
+    assert asked("cifar10", SQ_CR, limited)["cpu_seconds"] == 120
+    assert "cpu_seconds" not in asked("cifar10", SQ_CR, USUAL)
+    assert cell_name("cifar10", SQ_CR, limited) != cell_name("cifar10", SQ_CR, USUAL)
+    assert settings_of(SQ_CR, limited)["steps"] == 120 * sqgan_ablation.STEPS_PER_SECOND
+    assert settings_of(SQ_CR, Settings(steps=7, cpu_seconds=120.0))["steps"] == 7
+
+    # All cores together have so many seconds by the clock of the limit.
+    calls, stages = [], [{"steps": 5}, {"steps": 31}]
+    run = SimpleNamespace(method=None, info=SimpleNamespace(extra={"training": {"stages": stages}}))
+    monkeypatch.setattr(sqgan_ablation, "n_cores", lambda: 4)
+    monkeypatch.setattr("fewgen.train", lambda *_, **keywords: calls.append(keywords) or run)
+    monkeypatch.setattr(sqgan_ablation, "pool_of", lambda *_: SimpleNamespace(judge=None, about={}))
+    monkeypatch.setattr(sqgan_ablation, "real_of", lambda *_: SimpleNamespace(train=[], held_out=[]))
+    monkeypatch.setattr(sqgan_ablation, "measure", lambda *_: {"frechet": 1.0})
+    found = [compute("cifar10", SQ_CR, 0, settings) for settings in (limited, USUAL)]
+    assert (calls[0]["minutes"], calls[0]["clock"]) == (0.5, "cpu")
+    assert "minutes" not in calls[1]
+    assert [cell["figures"].get("steps") for cell in found] == [31, None]
+
+
+def test_codes_start_from_the_pretrained_encoder_too():
+    question = next(question for question in QUESTIONS if question.key == "foundation")
+    rows = {row.name: configured(row).init for row in question.rows}
+    assert [(init.kind, init.foundation) for init in rows.values()] == [
+        *(("random", "small"), ("kmeans", "small"), ("transport", "small")),
+        *(("features", "lite"), ("transport", "lite")),
+    ]
+    assert {"cifar10", "fashion_mnist"} <= set(question.data)
+    assert set(question.against) <= set(rows)
+    name, base = (cell_name("digits", row, USUAL) for row in (question.rows[-1], question.rows[0]))
+    cells = {
+        ("digits", name, 0): made({"frechet": 9.0, "steps": 4.0}, asked={"cpu_seconds": 120.0}),
+        ("digits", base, 0): made({"frechet": 10.0, "steps": 8.0}, asked={"cpu_seconds": 120.0}),
+    }
+    text = table(question, "digits", cells, USUAL)
+    assert text.startswith("### What the codebook starts from: digits, 300 images, 120 processor seconds\n")
+    assert "| change | Fréchet against random | KID against random | Fréchet against transport, small" in text
+    assert "| transport, lite | -10 % (1 of 1) | n/a | - | - |" in text
 
 
 def test_every_row_comes_once_before_any_row_comes_twice():
