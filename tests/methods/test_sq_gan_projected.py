@@ -230,7 +230,7 @@ def test_one_class_trains(tmp_path):
     data = shapes(n_per_class=3, n_classes=1)
     method = make(PROJECTED, {"batch_size": None, "steps": 2}, data=data)
     stage = method.stages(data, None)[-1]
-    assert stage.batch_size == 3  # no groups: as many as there are
+    assert stage.batch_size == 2  # whole groups
     assert train(method, tmp_path, data).finished
     assert (
         method.generate(GenerationRequest(labels=torch.zeros(2).long(), seeds=SEEDS[:2])).images.shape[0] == 2
@@ -389,7 +389,10 @@ def test_a_network_without_maps_is_refused(name, message):
     ("change", "message"),
     [
         ({"projected": {"width": 8}}, r"--model.projected.width 8 .* --model.discriminator projected"),
-        ({"discriminator": "projected", "network": {"group_size": 2}}, r"group_size 2 .*discriminator plain"),
+        (
+            {"discriminator": "projected", "network": {"architecture": "plain"}},
+            r"architecture plain .*discriminator plain",
+        ),
         ({"generator": "light", "network": {"noise": True}}, r"noise true .* --model.generator style"),
         (
             {"discriminator": "projected", "projected": {"embedding": True}},

@@ -122,8 +122,10 @@ def test_heads_end_at_four_places_a_side_or_less():
     for side, places in ((16, 16), (14, 9), (8, 16), (4, 16), (2, 4), (1, 1)):
         for norm in ("batch", "group", "none"):
             assert Head(4, side, 8, norm, 5)(torch.zeros(2, 4, side, side)).shape == (2, 5, places)
-    layers = Head(4, 16, 8, "none", 5).layers[::2]
-    norms = [float(torch.linalg.matrix_norm(m.weight.flatten(1), 2)) for m in layers.requires_grad_(False)]
+    head = Head(4, 16, 8, "none", 5).requires_grad_(False)
+    norms = [
+        float(torch.linalg.matrix_norm(m.weight.flatten(1), 2)) for m in (*head.layers[::2], head.last)
+    ]
     assert len(norms) == 3
     assert norms == pytest.approx([1.0] * 3, abs=0.05)  # spectral norm
 
@@ -177,3 +179,29 @@ def test_a_wrong_class_is_caught(condition):
             gaps[name] = float((made.eval()(fresh, C) - made(fresh, C.roll(1, 1))).min())
     assert gaps["right"] > 0.5
     assert gaps["permuted"] < 0
+
+
+def test_images_of_a_class_that_all_look_alike_are_caught_by_groups_alone():
+    """Trained to tell varied images of a class from repeated ones, it needs to see them together."""
+    x = images(12).repeat_interleave(2, 0)
+    rng = torch.Generator().manual_seed(3)
+    gaps = {}
+    for group_size in (4, 1):
+        made = make(c_dim=0, norm="none", group_size=group_size).train()
+        optimizer = torch.optim.Adam(made.parameters(), 0.02, (0.0, 0.99))
+        gap = []
+        for step in range(60):
+            # Groups are made of every third image; both batches show the same images.
+            varied = torch.randperm(24, generator=rng)[:12]
+            repeated = torch.randperm(24, generator=rng)[:3].repeat(4)
+            real, fake = (made.describe([m.detach() for m in made.maps(x[i])]) for i in (varied, repeated))
+            terms = discriminator_terms("hinge", made.judge(real), made.judge(fake))
+            optimizer.zero_grad()
+            (terms["real"] + terms["fake"]).backward()
+            optimizer.step()
+            if step >= 40:
+                means = [float(per_head(made.judge(one)).detach().mean()) for one in (real, fake)]
+                gap.append(means[0] - means[1])
+        gaps[group_size] = sum(gap) / len(gap)
+    assert gaps[4] > 0.5
+    assert abs(gaps[1]) < 0.2

@@ -18,6 +18,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from fewgen.config.checks import choose
 from fewgen.errors import ShapeError
+from fewgen.nn.stylegan import minibatch_deviation
 
 STRIDES = (4, 8, 16, 32)
 """Of the maps that are looked at."""
@@ -61,9 +62,12 @@ class Head(nn.Module):
         width: channels of the layers.
         norm: "batch", "group" or "none", after each.
         n_out: numbers per place.
+        compares: the last layer also sees how far images of a group differ in each channel.
     """
 
-    def __init__(self, n_in: int, side: int, width: int, norm: str, n_out: int) -> None:
+    def __init__(
+        self, n_in: int, side: int, width: int, norm: str, n_out: int, compares: bool = False
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         while side > _LOGITS_SIDE or not layers:
@@ -71,11 +75,16 @@ class Head(nn.Module):
             conv = nn.Conv2d(n_in, width, kernel, stride, 1, bias=norm == "none")
             layers += [spectral_norm(conv), *_norms(norm, width), nn.LeakyReLU(0.2)]
             n_in, side = width, side // stride
-        self.layers = nn.Sequential(*layers, spectral_norm(nn.Conv2d(width, n_out, 1, bias=False)))
+        self.compares = compares
+        self.layers = nn.Sequential(*layers)
+        self.last = spectral_norm(nn.Conv2d(width * (2 if compares else 1), n_out, 1, bias=False))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, group_size: int = 1) -> Tensor:
         """Map (B, n_in, side, side) to (B, n_out, places)."""
-        y: Tensor = self.layers(x)
+        x = self.layers(x)
+        if self.compares:
+            x = minibatch_deviation(x, group_size, x.shape[1])
+        y: Tensor = self.last(x)
         return y.flatten(2)
 
 
@@ -98,10 +107,9 @@ class ProjectedDiscriminator(nn.Module):
         norm: in the heads, "batch" as published, "group" or "none".
         condition: "product" (a place says numbers, and their product with the embedded condition is the
             logit, as published) or "projection" (such a product, and a number of its own).
+        group_size: images whose spread the heads see together; with a condition all of one. 1: none, as
+            published.
         seed: of the mixing.
-
-    Attributes:
-        group_size: 1; it does not compare images.
 
     Source: Sauer et al. 2021, arXiv:2111.01007 (projected GAN); Miyato & Koyama 2018, arXiv:1802.05637
         (projection).
@@ -122,18 +130,19 @@ class ProjectedDiscriminator(nn.Module):
         width: int = 128,
         norm: Literal["batch", "group", "none"] = "batch",
         condition: Literal["product", "projection"] = "product",
+        group_size: int = 1,
         seed: int = 0,
     ) -> None:
         super().__init__()
         choose("norm", norm, ("batch", "group", "none"))
         choose("condition", condition, ("product", "projection"))
-        self.shape, self.c_dim, self.group_size, self.seed = shape, c_dim, 1, seed
+        self.shape, self.c_dim, self.group_size, self.seed = shape, c_dim, group_size, seed
         self.side = projected_side(shape) if side is None else side
         self.mixed = [mixed << i for i in range(len(STRIDES))]
         self.own = 1 if c_dim and condition == "projection" else 0
         numbers = _CHANNELS if c_dim else 1
         self.heads = nn.ModuleList(
-            Head(channels, -(-self.side // stride), width, norm, numbers + self.own)
+            Head(channels, -(-self.side // stride), width, norm, numbers + self.own, self.group_size > 1)
             for channels, stride in zip(self.mixed, STRIDES, strict=True)
         )
         self.embeddings = nn.ModuleList(nn.Linear(c_dim, numbers, bias=False) for _ in STRIDES if c_dim)
@@ -202,7 +211,7 @@ class ProjectedDiscriminator(nn.Module):
 
     def describe(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Return what each head says of mixed maps before it knows the condition, (B, numbers, places)."""
-        return [head(x) for head, x in zip(self.heads, maps, strict=True)]
+        return [head(x, self.group_size) for head, x in zip(self.heads, maps, strict=True)]
 
     def judge(self, described: Sequence[Tensor], c: Tensor | None = None) -> list[Tensor]:
         """Return each head's logits per place, (B, places), of what `describe` returned.

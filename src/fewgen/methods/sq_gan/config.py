@@ -276,7 +276,7 @@ class SqGanConfig(Checked):
             {"network.mapping_layers": ABOVE_0},
             {"discriminator": "plain", "network.condition": ("class", "text")},
         ),
-        acts("network.group_size network.architecture", {"discriminator": "plain"}),
+        acts("network.architecture", {"discriminator": "plain"}),
         acts("projected", {"discriminator": "projected"}),
         acts("projected.condition", _KNOWS),
         acts("projected.embedding", {"network.condition": "text"}),
@@ -311,7 +311,7 @@ class SqGanConfig(Checked):
         super().__post_init__()
         choose("consistency", self.consistency, tuple(CONSISTENCIES))
         self._check_consistency()
-        group = self.group_size
+        group = self.network.group_size
         if self.batch_size is not None and self.batch_size % group:
             raise ConfigError(
                 f"batch_size {self.batch_size} must be a multiple of network.group_size {group}, the images "
@@ -332,11 +332,6 @@ class SqGanConfig(Checked):
                 f"{', '.join(given)} (the preset's, perhaps). Leave these out with "
                 "--model.consistency_weights null."
             )
-
-    @property
-    def group_size(self) -> int:
-        """Images that the discriminator compares; a projected one compares none."""
-        return self.network.group_size if self.discriminator == "plain" else 1
 
     @property
     def pairs(self) -> Consistency:

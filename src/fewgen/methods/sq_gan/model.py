@@ -177,6 +177,7 @@ class SqGan(Method):
             width=own.width,
             norm=own.norm,
             condition=own.condition,
+            group_size=self.config.network.group_size,
         )
 
     def _augmentation(self) -> AdversarialAugment:
@@ -491,7 +492,7 @@ class SqGan(Method):
         if n < 2:
             raise ConfigError("There is 1 training image; telling real from generated ones needs 2 or more.")
         if config.batch_size is not None and config.batch_size > n:
-            most = n // config.group_size * config.group_size
+            most = n // config.network.group_size * config.network.group_size
             fewer = f"{most} or less" if most > 1 else f"{n} and --model.network.group_size to 1"
             raise ConfigError(
                 f"batch_size {config.batch_size} is more than there are training images ({n}). "
@@ -564,7 +565,7 @@ class SqGan(Method):
 
         A group that held an image twice would look less varied than the class is.
         """
-        group = self.config.group_size
+        group = self.config.network.group_size
         if self.config.network.condition == "none":
             return min(group, *(len(images) for images in sets if images is not None))
         counts = torch.cat([images.counts() for images in sets if images is not None])
