@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fewgen.api.training import train
 from fewgen.data.identity import fingerprint, without
 from fewgen.data.imageset import ImageSet
@@ -72,8 +74,6 @@ JOINT = "lite"
 class ComparisonWork(Work):
     """Competitors over episodes."""
 
-    own_training = {"steps": 500, "batch_size": 90}
-
     def __init__(self, request: DistillRequest, planning: bool = False) -> None:
         super().__init__(request, planning)
         if self.out.suffix != ".json":
@@ -112,6 +112,11 @@ class ComparisonWork(Work):
         self.cells = self.out.with_suffix(CELLS_SUFFIX)
         self.settings = self._settings()
         self._check_out()
+
+    @staticmethod
+    def own_training(device: torch.device) -> dict[str, Any]:
+        """Return a short schedule, in float32: the same numbers in one process or in several."""
+        return {"steps": 500, "batch_size": 90, "precision": "float32"}
 
     def _names(self) -> tuple[str, ...]:
         """Return the competitors that were asked for, in the order of the table."""

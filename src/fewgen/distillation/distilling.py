@@ -135,7 +135,8 @@ def distill(
             classes.
         base_images: base images that are shown with soft labels, evenly over the classes; 0 for all.
         training: of students, such as --training.steps 10000 or --training.flip false (for characters); if
-            left out 1000 steps of 150 images, and 500 of 90 in the comparison.
+            left out 1000 steps of 96 images, in bfloat16 where the processor multiplies such numbers, and 500
+            of 90 in float32 in the comparison.
         tint: how a text-to-image model is specialised, such as --tint.textual.steps 1000 or
             --tint.guidance_scale 2; names and defaults are those of the method tint.
         generator_minutes: limit on the training of the diffusion model, or of a method in each episode.

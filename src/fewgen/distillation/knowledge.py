@@ -175,6 +175,12 @@ def three_parts(batch_size: int, present: Mapping[str, object] | tuple[str, ...]
 # ----------------------------------------------------------------------------------------- training
 
 
+def usual_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
+    """Return in what students are trained if nobody says: in bfloat16 where it takes half the time."""
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if fast and device.type == "cpu" else "float32"
+
+
 @dataclass(frozen=True)
 class DistillConfig(Checked):
     """How a student is trained.

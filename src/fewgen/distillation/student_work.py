@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fewgen.config.schema import to_dict
 from fewgen.data.identity import fingerprint, near_identical, without
 from fewgen.data.imageset import ImageSet
@@ -16,6 +18,7 @@ from fewgen.diffusion.stable import StableDiffusion
 from fewgen.distillation.encoder_teacher import EncoderTeacher
 from fewgen.distillation.estimate import making_seconds
 from fewgen.distillation.generated import by_run, holds_images, images_of, own_labels
+from fewgen.distillation.knowledge import usual_precision
 from fewgen.distillation.pool import read_like, refuse_queries, unlabelled
 from fewgen.distillation.preparing import teacher_id, teacher_tasks, wants_turns
 from fewgen.distillation.product import (
@@ -52,9 +55,6 @@ DISTILLATION = FolderKind(
 
 class StudentWork(Work):
     """A student for the user's classes."""
-
-    # The published 10,000 steps take an hour on a processor.
-    own_training = {"steps": 1000, "batch_size": 150}
 
     def __init__(self, request: DistillRequest, planning: bool = False) -> None:
         super().__init__(request, planning)
@@ -114,6 +114,11 @@ class StudentWork(Work):
         self.settings = self._settings()
         DISTILLATION.check(self.out)
         check_parts(self.out / PARTS_NAME, self.settings)
+
+    @staticmethod
+    def own_training(device: torch.device) -> dict[str, Any]:
+        """Return a schedule of minutes: the published 10,000 steps take an hour on a processor."""
+        return {"steps": 1000, "batch_size": 96, "precision": usual_precision(device)}
 
     def _native_shape(self) -> tuple[int | None, int | None]:
         """Return channels and height that images need; None where smaller ones do (Stable Diffusion)."""

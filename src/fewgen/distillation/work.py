@@ -6,7 +6,9 @@ import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
+
+import torch
 
 from fewgen.config.checks import share
 from fewgen.config.schema import from_dict, to_dict, with_current_names
@@ -37,19 +39,17 @@ class Work(abc.ABC):
     """One use of `distill`: everything is checked and read by the constructor, before anything is written.
 
     Attributes:
-        own_training: settings of students that differ from `DistillConfig` where the user says nothing.
         notes: what a reader of the result should know.
         teacher: the teacher that was named; None: it is trained.
         described: settings of both uses, for the record.
     """
 
-    own_training: ClassVar[Mapping[str, Any]]
-
     def __init__(self, request: DistillRequest, planning: bool = False) -> None:
         request.whole(seed=0, per_class=1, base_images=0)
         self.request, self.planning, self.seed = request, planning, request.seed
         self.device = pick_device(request.device)
-        self.training = from_dict(DistillConfig, {**self.own_training, **(request.training or {})})
+        own = self.own_training(self.device)
+        self.training = from_dict(DistillConfig, {**own, **(request.training or {})})
         self.tint = from_dict(
             SpecialiseConfig, with_current_names(SpecialiseConfig, request.tint or {}, "tint")
         )
@@ -80,6 +80,11 @@ class Work(abc.ABC):
             "training": to_dict(self.training),
             "tint": to_dict(self.tint),
         }
+
+    @staticmethod
+    @abc.abstractmethod
+    def own_training(device: torch.device) -> dict[str, Any]:
+        """Return settings of students that differ from `DistillConfig` where the user says nothing."""
 
     @abc.abstractmethod
     def run(self) -> Distilled:
