@@ -10,6 +10,7 @@ from torch import nn
 
 from fewgen.data.adversarial import AdversarialAugment, make_adversarial_augment
 from fewgen.data.adversarial.ada import PADDINGS, AdaDraw, AdaptiveAugment
+from fewgen.data.adversarial.base import repeated
 from fewgen.data.adversarial.diff_augment import CHANGES, DiffAugment, DiffDraw
 from fewgen.errors import ConfigError, FewgenError, ShapeError, TrainingError
 
@@ -73,6 +74,15 @@ def test_the_same_draw_for_both_images_of_a_pair(index: int) -> None:
     assert not torch.allclose(augment(first, seeded(2)), augment(first, seeded(1)), atol=0.1), (
         "negative control"
     )
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_a_repeated_draw_changes_every_batch_alike(index: int) -> None:
+    augment, x = every_augmentation(3)[index], images(4, 3)
+    draw = augment.draw(4, x.shape[1:], seeded())
+    found = augment.replay(torch.cat([x, x.flip(0), x]), repeated(draw, 3))
+    wanted = torch.cat([augment.replay(part, draw) for part in (x, x.flip(0), x)])
+    torch.testing.assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("index", range(3))

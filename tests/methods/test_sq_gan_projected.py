@@ -96,6 +96,24 @@ def test_both_updates_judge_the_same_maps_of_the_generated_images():
     assert player.values["adversarial"].item() == pytest.approx(adversarial, rel=1e-4)
 
 
+def test_images_of_a_group_are_changed_alike_and_the_generator_pays_for_lacking_spread():
+    method, data = learning(PROJECTED, {"spread": 2.0, "adversarial_augment": "diffaugment"}), shapes()
+    draw = method._augmenting(8, (1, 8, 8), torch.Generator().manual_seed(0))
+    assert draw.n == 8
+    assert torch.equal(draw.brightness[:4], draw.brightness[4:])  # groups of 2: every fourth image
+    assert len(draw.brightness.unique()) == 4
+    context, batch = context_of(data), batch_of(data)
+    method._discriminator_loss(batch, context)
+    drawn, d = method._drawn, method.discriminator
+    terms = method._generator_loss(batch, context)
+    share = d.spread(drawn.seen) / d.spread(drawn.seen_real)
+    assert terms.values["spread"].item() == pytest.approx((1 - share).clamp_min(0).mean().item(), rel=1e-4)
+    assert terms.weights["spread"] == 2.0
+    # Images that are all alike lack everything, and the gradient reaches them.
+    assert 0 < terms.values["spread"].item() < 1
+    assert min(gradients(terms.values["spread"], method.synthesis)) > 0
+
+
 @pytest.mark.parametrize("kind", [{}, PROJECTED], ids=["plain", "projected"])
 def test_the_relativistic_loss_pairs_images_of_one_class(kind):
     method, data = learning(kind, {"loss": "relativistic", "adversarial_augment": "none"}), shapes()

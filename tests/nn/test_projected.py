@@ -123,9 +123,7 @@ def test_heads_end_at_four_places_a_side_or_less():
         for norm in ("batch", "group", "none"):
             assert Head(4, side, 8, norm, 5)(torch.zeros(2, 4, side, side)).shape == (2, 5, places)
     head = Head(4, 16, 8, "none", 5).requires_grad_(False)
-    norms = [
-        float(torch.linalg.matrix_norm(m.weight.flatten(1), 2)) for m in (*head.layers[::2], head.last)
-    ]
+    norms = [float(torch.linalg.matrix_norm(m.weight.flatten(1), 2)) for m in (*head.layers[::2], head.last)]
     assert len(norms) == 3
     assert norms == pytest.approx([1.0] * 3, abs=0.05)  # spectral norm
 
@@ -205,3 +203,19 @@ def test_images_of_a_class_that_all_look_alike_are_caught_by_groups_alone():
         gaps[group_size] = sum(gap) / len(gap)
     assert gaps[4] > 0.5
     assert abs(gaps[1]) < 0.2
+
+
+def test_spread_is_the_deviation_within_each_group_of_each_map():
+    made, x = make(group_size=2), images()
+    maps = [m.detach() for m in made.maps(x)]
+    found = made.spread(maps)
+    assert found.shape == (4, 3)
+    for k, one in enumerate(maps):
+        for j in range(3):
+            # Two images of a group stand three apart; half their distance is the deviation of each.
+            distance = (one[j] - one[j + 3]).double() / 2
+            assert float(found[k, j]) == pytest.approx(float(distance.square().mean().sqrt()), rel=1e-3)
+    repeated = [m[:3].repeat(2, 1, 1, 1).requires_grad_() for m in maps]
+    made.spread(repeated).sum().backward()
+    assert float(made.spread(repeated).detach().max()) < 1e-3
+    assert all(bool(m.grad.isfinite().all()) for m in repeated)

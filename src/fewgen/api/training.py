@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from fewgen.config.keywords import writes_out
 from fewgen.config.surroundings import own_surroundings
 from fewgen.progress import ShownProgress
 from fewgen.runs.planning import Plan, plan_run
-from fewgen.runs.preparing import TrainRequest, configs
+from fewgen.runs.preparing import AUTO, TrainRequest, configs
 from fewgen.runs.run import Run
 from fewgen.runs.training import train_run
 
@@ -30,7 +31,7 @@ def train(
     data: str | Path | ImageSet,
     out: str | Path,
     shots: int | None = None,
-    preset: str = "default",
+    preset: str = "auto",
     seed: int = 0,
     text: str = "auto",
     text_path: str | None = None,
@@ -70,7 +71,8 @@ def train(
             one subfolder per class, or an .npz.
         out: the run folder: new, empty, or the same run to resume.
         shots: images per class to learn from; all of them if left out.
-        preset: settings that come with the method; `fewgen methods METHOD` lists them.
+        preset: settings that come with the method, listed by `fewgen methods METHOD`; auto is default, but
+            for photographs projected with sq_gan where its extra `knowledge` is installed.
         seed: of the choice of images and of the training.
         text: where the vectors of class names come from: glove, minilm, clip:FOLDER, onehot (no meaning), or
             auto, the first of glove, minilm and onehot that is at hand and knows every class.
@@ -178,9 +180,12 @@ def plan_training(**keywords: Any) -> Plan:
 def resolved_settings(**keywords: Any) -> dict[str, Any]:
     """Return every setting that `train` would use with the same keywords, without reading any image.
 
-    `out` is left out, so that the settings can be used for several runs.
+    `out` is left out, so that the settings can be used for several runs. The preset "auto", which depends on
+    the images, is taken as "default".
     """
     request = train_request(**keywords)
+    if request.preset == AUTO:
+        request = dataclasses.replace(request, preset="default")
     model, training, tasks = configs(request)
     tasks_used = None if request.meta is None else tasks
     return {**request.settings(), "tasks": tasks_used, "model": model, "training": training}

@@ -127,6 +127,11 @@ class Method(nn.Module, ABC):
         """Make the buffer of `set_inner_rates`, at the end of the constructor of a method that adapts."""
         self.register_buffer("inner_rates", torch.ones(len(self.adaptable("all"))))
 
+    @classmethod
+    def usual_preset(cls, images: ImageSet) -> tuple[str, str]:
+        """Return the preset that "auto" stands for with these images, and what to say of it, if anything."""
+        return "default", ""
+
     @property
     def knows_classes(self) -> bool:
         """Whether images depend on the class that is asked for."""

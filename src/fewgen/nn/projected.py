@@ -18,7 +18,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from fewgen.config.checks import choose
 from fewgen.errors import ShapeError
-from fewgen.nn.stylegan import minibatch_deviation
+from fewgen.nn.stylegan import group_of, minibatch_deviation
 
 STRIDES = (4, 8, 16, 32)
 """Of the maps that are looked at."""
@@ -208,6 +208,19 @@ class ProjectedDiscriminator(nn.Module):
             coarse = functional.interpolate(coarse, mixed[i].shape[2:], mode="bilinear")
             mixed[i] = (mixed[i] + coarse) * math.sqrt(0.5)
         return mixed
+
+    def spread(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return how far the images of each group lie apart in each map, (K, groups).
+
+        A group is what `minibatch_deviation` takes for one; the deviations of the numbers at all places are
+        averaged as squares.
+        """
+        found = []
+        for x in maps:
+            group = group_of(len(x), self.group_size)
+            y = x.reshape(group, -1, x[0].numel())
+            found.append(((y - y.mean(0)).square().mean((0, 2)) + 1e-8).sqrt())
+        return torch.stack(found)
 
     def describe(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Return what each head says of mixed maps before it knows the condition, (B, numbers, places)."""

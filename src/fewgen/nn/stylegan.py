@@ -527,6 +527,15 @@ class DiscriminatorBlock(nn.Module):
         return y if self.skip is None else y + self.skip(x)
 
 
+def group_of(batch: int, group_size: int) -> int:
+    """Return the largest divisor of a batch up to a group size.
+
+    >>> group_of(32, 4), group_of(9, 4)
+    (4, 3)
+    """
+    return next(g for g in range(min(group_size, batch), 0, -1) if batch % g == 0)
+
+
 def minibatch_deviation(x: Tensor, group_size: int, n_channels: int = 1) -> Tensor:
     """Return x (B, C, h, w) with `n_channels` more: how far the images of a group differ.
 
@@ -536,7 +545,7 @@ def minibatch_deviation(x: Tensor, group_size: int, n_channels: int = 1) -> Tens
     Source: Karras et al. 2018, arXiv:1710.10196, Sec. 3; groups as in StyleGAN2's public code.
     """
     batch, channels, height, width = x.shape
-    group = next(g for g in range(min(group_size, batch), 0, -1) if batch % g == 0)
+    group = group_of(batch, group_size)
     y = x.reshape(group, -1, n_channels, channels // n_channels, height, width)
     y = y - y.mean(0)
     y = (y.square().mean(0) + 1e-8).sqrt().mean((2, 3, 4))  # (B / G, n_channels)

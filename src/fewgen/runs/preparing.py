@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from fewgen.training.phases import Stage
 
 
+AUTO = "auto"
+"""The preset that fits the images."""
+
 ONE_CLASS = "train sq_gan, which learns a single class"
 
 
@@ -225,6 +228,10 @@ def prepare(request: TrainRequest) -> Prepared:
         check_tasks(tasks, groups)
         assert table is not None  # what adapts to new classes knows them by their text
         others = other_classes(everything, classes, table, phrases, data_dir)
+    request, why = with_preset(request, train_set, before)
+    if why:
+        model_config, train_config, tasks = configs(request)
+        notes.append(why)
     spec = DataSpec.of(train_set, table)
     with global_seed(torch.device("cpu"), request.seed, "weights"), bounded():
         method = method_class(model_config, spec)
@@ -379,7 +386,7 @@ def configs(request: TrainRequest) -> tuple[Any, TrainConfig, MetaConfig]:
     from fewgen.training.meta.settings import MetaConfig, check_algorithm
 
     method_class = get_method(request.method)
-    preset = load_preset(request.method, request.preset)
+    preset = load_preset(request.method, "default" if request.preset == AUTO else request.preset)
     flags = _flags(request)
     meta = request.meta
     if meta is None and request.tasks:
@@ -409,6 +416,36 @@ def configs(request: TrainRequest) -> tuple[Any, TrainConfig, MetaConfig]:
             },
         )
     return model, training, tasks
+
+
+def with_preset(
+    request: TrainRequest, images: ImageSet, before: Mapping[str, Any]
+) -> tuple[TrainRequest, str]:
+    """Return the request with the preset that "auto" stands for, and why, if it is not the default.
+
+    The preset that fits the images is left alone where settings that were given do not fit it.
+
+    Args:
+        request: what was asked for.
+        images: to learn from.
+        before: settings of the run that was started in the folder: it stays with its preset, whatever is
+            installed today.
+    """
+    from fewgen.methods import get_method
+
+    if request.preset != AUTO:
+        return request, ""
+    if before.get("preset"):
+        return dataclasses.replace(request, preset=str(before["preset"])), ""
+    name, why = get_method(request.method).usual_preset(images)
+    chosen = dataclasses.replace(request, preset=name)
+    if name != "default":
+        try:
+            configs(chosen)
+        except ConfigError as error:
+            why = f"{why} It does not fit the settings that were given, so preset default is used: {error}"
+            chosen = dataclasses.replace(request, preset="default")
+    return chosen, why
 
 
 def _by_name(model: Any, training: TrainConfig, tasks: MetaConfig) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def train_run(request: TrainRequest, *, whole: bool = True) -> tuple[Run, Prepar
         "n_train": len(prepared.train),
         "n_held_out": 0 if prepared.held_out is None else len(prepared.held_out),
         "shots": request.shots,
-        "preset": request.preset,
+        "preset": prepared.settings["preset"],
         "minutes": prepared.train_config.minutes,
         "clock": prepared.train_config.clock,
     }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,17 @@ class Draw:
 
     n: int
     shape: tuple[int, int, int]
+
+
+def repeated(draw: Draw, times: int) -> Draw:
+    """Return the decisions of a draw for `times` batches behind each other, (n times) images."""
+    found = {field.name: getattr(draw, field.name) for field in fields(draw)}
+    decisions: dict[str, Any] = {
+        name: value.repeat(times, *[1] * (value.ndim - 1))
+        for name, value in found.items()
+        if isinstance(value, Tensor)
+    }
+    return replace(draw, n=draw.n * times, **decisions)
 
 
 class AdversarialAugment(nn.Module):

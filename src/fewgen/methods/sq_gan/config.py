@@ -203,6 +203,8 @@ class SqGanConfig(Checked):
             heads it is the sum over them.
         mismatch: weight of real images under another class, which count as generated ones for the
             discriminator.
+        spread: weight of what the generated images of a group (`network.group_size`) lack in spread, in the
+            maps of the frozen network, of that of real images; for the generator.
         quantizer: of the styles; None: a plain style-based GAN.
         init: of the codebook.
         consistency: published form of the discriminator's regularisation: "none", "cr", "bcr", "zcr", or
@@ -243,6 +245,7 @@ class SqGanConfig(Checked):
     projected: ProjectedConfig = field(default_factory=ProjectedConfig)
     loss: Literal["logistic", "hinge", "relativistic"] = "logistic"
     mismatch: Weight = 0.0
+    spread: Weight = 0.0
     quantizer: QuantizerConfig | None = field(default_factory=QuantizerConfig)
     init: InitConfig = field(default_factory=InitConfig)
     consistency: str = "qcr"
@@ -277,7 +280,7 @@ class SqGanConfig(Checked):
             {"discriminator": "plain", "network.condition": ("class", "text")},
         ),
         acts("network.architecture", {"discriminator": "plain"}),
-        acts("projected", {"discriminator": "projected"}),
+        acts("projected spread", {"discriminator": "projected"}),
         acts("projected.condition", _KNOWS),
         acts("projected.embedding", {"network.condition": "text"}),
         acts("mismatch", _KNOWS),

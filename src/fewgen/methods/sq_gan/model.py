@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from fewgen.data.adversarial import AdversarialAugment, make_adversarial_augment
-from fewgen.data.adversarial.base import Draw
+from fewgen.data.adversarial.base import Draw, repeated
 from fewgen.data.augment import Augment
 from fewgen.data.imageset import ImageSet, to_uint8
 from fewgen.encoders.named import make_image_encoder
 from fewgen.errors import ConfigError, ShapeError
+from fewgen.evaluation.judge import lite_is_installed, photographs
 from fewgen.generation.noise import noise
 from fewgen.losses import adversarial, consistency
 from fewgen.losses.adversarial import PathLength, r1_penalty
@@ -41,6 +42,7 @@ from fewgen.nn.stylegan import (
     MappingNetwork,
     SynthesisNetwork,
     channels_per_map,
+    group_of,
     mix_styles,
     start_size,
 )
@@ -164,6 +166,18 @@ class SqGan(Method):
         # One draw of generated images serves both updates of a step; see `_discriminator_loss`.
         self._drawn: _Drawn | None = None
         self._settled: tuple[str, list[float]] | None = None
+
+    @classmethod
+    def usual_preset(cls, images: ImageSet) -> tuple[str, str]:
+        """Return "projected" for photographs where its extra is installed; see `Method.usual_preset`."""
+        if not photographs(images)[0]:
+            return "default", ""
+        if not lite_is_installed():
+            return "default", (
+                "These are photographs, of which the preset projected draws better ones. It needs "
+                'pip install "fewgen[knowledge]".'
+            )
+        return "projected", "Preset projected, since these are photographs; --preset default leaves it."
 
     def _projected(self, c_dim: int) -> ProjectedDiscriminator:
         own, shape = self.config.projected, self.spec.shape
@@ -343,6 +357,12 @@ class SqGan(Method):
         described = d.describe(seen)
         return [d.judge(described, c) for c in conditions]
 
+    def _augmenting(self, n: int, shape: Sequence[int], rng: torch.Generator) -> Draw:
+        """Draw the augmentation of a batch; heads that compare images see all of a group changed alike."""
+        d = self.discriminator
+        group = group_of(n, d.group_size) if isinstance(d, ProjectedDiscriminator) else 1
+        return repeated(self.augment.draw(n // group, shape, rng), group)
+
     def _wrong(self, labels: Tensor, rng: torch.Generator) -> list[Tensor | None]:
         """Return another class's condition for each of labels (B,), if that is asked for and there is one."""
         k = self.spec.n_classes
@@ -367,7 +387,7 @@ class SqGan(Method):
         mixing = self._mixing(n, c, rng)
         fake = self.synthesis(self._mixed(styles, mixing), maps)
         # Both images of a pair get the same draw: otherwise the discriminator is held against that, too.
-        draw, real_draw = (self.augment.draw(n, fake.shape[1:], rng) for _ in range(2))
+        draw, real_draw = (self._augmenting(n, fake.shape[1:], rng) for _ in range(2))
 
         def seen(images: Tensor, draw: Draw) -> list[Tensor]:
             with torch.no_grad():
@@ -433,6 +453,13 @@ class SqGan(Method):
         values = {"adversarial": adversarial.generator_term(config.loss, logits, real)}
         weights: dict[str, float] = {}
         stats: dict[str, Tensor | float] = {}
+        if config.spread and drawn.seen and drawn.seen_real:
+            assert isinstance(self.discriminator, ProjectedDiscriminator)
+            wanted = self.discriminator.spread(drawn.seen_real).clamp_min(1e-6)
+            share = self.discriminator.spread(drawn.seen) / wanted
+            values["spread"] = (1.0 - share).clamp_min(0.0).mean()
+            weights["spread"] = config.spread
+            stats["spread_share"] = share.detach().mean()
         if codes is not None and self.quantizer is not None and config.quantizer is not None:
             # Once per step, from the step's own styles, after both images of a pair have met the same codes.
             self.quantizer.learn(codes)
