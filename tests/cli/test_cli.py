@@ -640,7 +640,7 @@ def test_doctor_tries_a_joint_encoder(capsys, monkeypatch):
     monkeypatch.setattr("fewgen.encoders.named.make_joint_encoder", lambda name, images: Right())
     code, out, _ = run_cli(capsys, "doctor", "--encoder", "small", "--data", "digits")
     assert code == 0
-    assert "small on 200 images of" in out
+    assert "small on 1000 images of" in out
     assert "image and its word        1.00, 90 % between 1.00 and 1.00" in out
     assert "two texts of one class    1.00, 90 % between 1.00 and 1.00" in out
     assert "image and another word    0.00, 90 % between 0.00 and 0.00" in out

@@ -160,7 +160,7 @@ def _data() -> list[tuple[str, str, str]]:
     return [(state, "data folder", text), (OK, "data sets", ", ".join(here))]
 
 
-N_IMAGES = 200
+N_IMAGES = 1000
 """Images that an encoder is tried on, evenly over the classes."""
 
 
