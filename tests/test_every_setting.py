@@ -83,6 +83,13 @@ TINT = {
     "textual": {"steps": 3, "batch_size": 2, "t_min": 2},
     "null_text": {"inner_steps": 2},
 }
+TAGE = {
+    "network": {"w_dim": 8, "width": 4, "max_width": 8, "encoder_width": 4},
+    "autoencoder": {"steps": 3, "batch_size": 6, "lr": 0.02, "perceptual_steps": 2, "augment": "none"},
+    "age": {"rank": 3, "groups": [2, 1], "hidden": [8], "steps": 3, "batch_size": 6, "lr": 0.02},
+    "codebook": {"codebook_size": 12, "steps": 3, "batch_size": 6, "lr": 0.02},
+    "predictor": {"width": 8, "layers": 1, "heads": 2, "steps": 3, "batch_size": 6, "lr": 0.02},
+}
 
 
 def _meta(how: str, pretrain: float, **tasks: Any) -> dict[str, Any]:
@@ -112,6 +119,7 @@ BASES: dict[str, dict[str, Any]] = {
     "gan": {"method": "sq_gan", "model": merge(GAN, CODES, INIT), **UNSEEN},
     "gan random": {"method": "sq_gan", "model": merge(GAN, CODES, {"init": {"kind": "random"}}), **UNSEEN},
     "gan plain": {"method": "sq_gan", "preset": "plain", "model": GAN, **UNSEEN},
+    "tage": {"method": "tage", "model": TAGE, **UNSEEN},
     "diffusion": {"method": "diffusion", "model": DENOISER, **UNSEEN},
     "diffusion latent": {
         "method": "diffusion",
@@ -209,7 +217,9 @@ EXEMPT = {
     "model.precision": "of Stable Diffusion; tests/methods/test_tint.py",
     "model.attention_slicing": "of Stable Diffusion, for memory; results are the same",
     "model.fitted": "written by training",
-    "model.supports": "written by training",
+    "model.supports": "written by training, or by adapt",
+    "model.sampler.single": "of classes that adapt takes in; tests/methods/test_tage.py",
+    "model.sampler.keep": "likewise",
 }
 """Settings that the walk leaves out -> why."""
 
@@ -504,6 +514,7 @@ SLOW = [
     ("diffusion latent", "model.autoencoder", "-"),
     ("diffusion latent", "model.network.latent", "-"),
     ("diffusion latent", "model.network.patch", "-", "again"),
+    ("tage", "", "-"),
     ("tint", "", "-"),
 ]
 """Base, what is walked, what not, and whether the method was walked over before."""

@@ -22,7 +22,7 @@ def method():
 
 def test_every_capability_has_its_functions_and_methods_have_those_they_declare():
     assert set(abilities._NAMES.values()) == set(CAPABILITIES)
-    for name in ("cada_vqvae", "diffusion", "sq_gan", "tint"):
+    for name in ("cada_vqvae", "diffusion", "sq_gan", "tage", "tint"):
         method = get_method(name)
         for ability, capability in abilities._NAMES.items():
             if capability in method.capabilities:

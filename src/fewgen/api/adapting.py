@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fewgen.config.call import accepts_config, renamed
 from fewgen.config.keywords import refuse_ignored, writes_out
 from fewgen.errors import ConfigError
-from fewgen.runs.adapted import Adapted, adapt_run
+from fewgen.runs.adapted import Adapted, adapt_run, take_in
 from fewgen.runs.adapting import Given
 from fewgen.runs.new_images import check_out, new_images, refuse_known, share_out
 from fewgen.runs.run import Run, load_run
@@ -55,7 +55,9 @@ def adapt(
     """Teach a trained run new classes from a few images each, in seconds.
 
     The run itself stays as it is; the new folder holds a copy that draws old and new classes. Images that
-    the run draws of its old classes are mixed in, so that these are kept without their training images.
+    the run draws of its old classes are mixed in, so that these are kept without their training images. A
+    run of tage takes new classes in without training: steps, lr, part, replay, phrases, text_path, curve and
+    judge are refused for it, and nothing is measured, since its old classes are drawn as before.
 
     Args:
         run: a run folder, or a model file.
@@ -101,6 +103,10 @@ def adapt(
     if not report:
         wanted = {"curve": curve, "judge": judge}
         refuse_ignored("without the report", wanted, {"curve": False, "judge": False}, *wanted)
+    of_training = {
+        **{"steps": steps, "lr": lr, "part": part, "replay": replay},
+        **{"phrases": phrases, "text_path": text_path, "curve": curve, "judge": judge},
+    }
     given = Given.of(steps, lr, replay, seed, part)
     sources = [images] if isinstance(images, (str, Path, ImageSet)) else list(images)
     if not sources:
@@ -109,12 +115,20 @@ def adapt(
     original = load_run(run, device)
     if out is not None:
         check_out(Path(out), original, sources)
-    original.method.require("adapt")
+    encodes = "encode_classes" in original.method.capabilities
+    if encodes:
+        usual = {**dict.fromkeys(of_training), "replay": "auto", "curve": False, "judge": False}
+        why = f"with a run of {original.method.name}, which takes in new classes without training"
+        refuse_ignored(why, of_training, usual, *of_training)
+    else:
+        original.method.require("adapt")
     refuse_known(names, original.class_names)
     reading = Reading(split, None, None, fit, background, convert, data_dir, download, value_range)
     found = new_images(sources, names, original.method.spec.shape, reading)
     refuse_known(found.class_names, original.class_names)
     used, rest = share_out(found, shots, seed)
+    if encodes:
+        return _kept(take_in(original, used, rest), out)
     shown = ShownProgress(progress)
     try:
         adapted = adapt_run(
@@ -133,6 +147,11 @@ def adapt(
         )
     finally:
         shown.close()
+    return _kept(adapted, out)
+
+
+def _kept(adapted: Adapted, out: str | Path | None) -> Run:
+    """Return an adapted run, written to `out` if that is given."""
     if out is None:
         return adapted.in_memory()
     return adapted.write(Path(out), _pages(adapted, Path(out)))

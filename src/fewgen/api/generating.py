@@ -27,6 +27,8 @@ def generate(
     temperature: float = 1.0,
     alpha: float | str | None = None,
     alphas: Sequence[float] | None = None,
+    mode: str | None = None,
+    strength: float | None = None,
     sharpen: float = 0.0,
     options: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
@@ -49,10 +51,14 @@ def generate(
             uniform draws a number for each image.
         alphas: each image at each of these, side by side; in a picture after the real image that it starts
             from.
+        mode: for a method that exchanges attributes by codes (tage): cpm (codes that its transformer
+            predicts), nn (the codes nearest to random changes) or age (changes without codes).
+        strength: for such a method, the factor on the change; 0 gives what the pictures of a class share.
         sharpen: strength of a sharpening filter for the eye, such as 0.25; 0 is off. Marked in the file;
             do not measure sharpened images.
         options: further settings of the method, such as --options.guidance_scale 2 of diffusion.
-        out: an .npz (with labels and seeds), a .png (one picture), or a folder (a subfolder per class).
+        out: an .npz (with labels and seeds, and codes where there are some), a .png (one picture), or
+            a folder (a subfolder per class).
         overwrite: replace an existing output.
         device: auto (CUDA where there is one), cpu or cuda.
         config: YAML file (or dictionary) with any of these keywords; what is given directly wins.
@@ -69,6 +75,8 @@ def generate(
         temperature=temperature,
         alpha=alpha,
         alphas=alphas,
+        mode=mode,
+        strength=strength,
         sharpen=sharpen,
         options=options,
         out=out,

@@ -7,6 +7,8 @@ Examples:
     fewgen adapt runs/fashion --images photos --out runs/more
     # five of the images; the report shows 1, 3 and 5, and the loss on the others
     fewgen adapt runs/fashion --images bags --class-name bag --shots 5 --curve --out runs/bags
+    # a run of tage draws a class that it never saw from one to three pictures, without training
+    fewgen adapt runs/letters --images photos/mine --class-name mine --out runs/mine
 """
 
 from __future__ import annotations
@@ -27,9 +29,10 @@ def _run(given: dict[str, Any]) -> int:
         print(f"note: {note}", file=sys.stderr)
     record = run.info.extra["adapted"]
     n = sum(record["n_images"])
+    done = f"{record['steps']} updates" if "steps" in record else "no training"
     print(
         f"Adapted to {', '.join(record['classes'])} with {n} image{'s' if n > 1 else ''} and "
-        f"{record['steps']} updates in {record['seconds']:.1f} s: {run.path}"
+        f"{done} in {record['seconds']:.1f} s: {run.path}"
     )
     if "figures" in record:
         from fewgen.report.adaptation import lines

@@ -11,6 +11,8 @@ Examples:
     fewgen generate runs/digits --class-name seven --seeds 12 40 --out two.png
     # from real images (method tint) to new ones of their class
     fewgen generate runs/tint --alphas 0 0.25 0.5 0.75 1 --out strip.png
+    # a class of three pictures, after fewgen adapt (method tage): other attributes, half as far
+    fewgen generate runs/letters --class-name mine -n 64 --strength 0.5 --out mine.png
 """
 
 from __future__ import annotations
@@ -41,5 +43,6 @@ COMMAND = Command(
         Argument("seeds", "S", how="many"),
         Argument("alpha", "A", type=float | Literal["uniform"]),
         Argument("alphas", "A", how="many"),
+        Argument("mode", "MODE"),
     ),
 )

@@ -80,6 +80,7 @@ class GeneratedImages:
         seeds: int64 (N,).
         provenance: method, run, temperature, versions, and `sharpened` if a filter was applied.
         texts: the text of each image, when the images were made from free texts.
+        codes: int64 (N, E), the codes that each image was made of, for a method that has some.
     """
 
     images: Tensor
@@ -88,6 +89,7 @@ class GeneratedImages:
     seeds: Tensor
     provenance: dict[str, Any] = field(default_factory=dict)
     texts: tuple[str, ...] | None = None
+    codes: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:

@@ -41,6 +41,7 @@ class Writable(Protocol):
     images: Tensor
     seeds: Tensor
     provenance: dict[str, Any]
+    codes: Tensor | None
 
     def named(self) -> tuple[Tensor, tuple[str, ...]]:
         """Return (labels, names): a name for every image."""
@@ -101,7 +102,8 @@ def write_images(generated: Writable, path: str | os.PathLike[str], *, overwrite
     labels, names = generated.named()
     kind = output_kind(target)
     if kind == "npz":
-        write_npz(target, generated.images, labels, names, generated.seeds, generated.provenance)
+        provenance, codes = generated.provenance, generated.codes
+        write_npz(target, generated.images, labels, names, generated.seeds, provenance, codes)
     elif kind == "png":
         write_picture(
             target,
@@ -123,8 +125,11 @@ def write_npz(
     class_names: tuple[str, ...],
     seeds: Tensor | None = None,
     provenance: dict[str, Any] | None = None,
+    codes: Tensor | None = None,
 ) -> None:
     """Write the `.npz` of the file contract: `images`, `labels`, `class_names`, `seeds`, and `provenance`.
+
+    Images of a method with codes have a row of `codes` each, int64 (N, E).
 
     Images become uint8 (N, H, W) if grey and (N, H, W, 3) if in colour. The bytes depend on the content
     only (no time stamps), so that equal images give equal files.
@@ -137,6 +142,8 @@ def write_npz(
     }
     if seeds is not None:
         parts["seeds"] = seeds.cpu().numpy().astype(np.int64)
+    if codes is not None:
+        parts["codes"] = codes.cpu().numpy().astype(np.int64)
     if provenance is not None:
         parts["provenance"] = np.array(json.dumps(provenance, sort_keys=True, default=str))
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -86,6 +86,33 @@ class Blends(Protocol):
         """Return the real image that each image starts from, uint8 (N, C, H, W)."""
 
 
+class Edits(Protocol):
+    """Makes images of a class and of codes for what does not make the class.
+
+    `generate` takes the options `mode` and `strength`, and says the codes of its images.
+    """
+
+    def encode_codes(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return codes int64 (N, E) of images (N, C, H, W) in [-1, 1] of the classes `labels`, int64 (N,)."""
+
+    def from_codes(
+        self,
+        codes: Tensor,
+        labels: Tensor,
+        seeds: Tensor,
+        strength: float | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """Return images (N, C, H, W) in [-1, 1] of codes (N, E); those of a draw give its images again."""
+
+
+class EncodesClasses(Protocol):
+    """Takes in new classes from a few pictures of each, without a gradient step."""
+
+    def with_classes(self, images: ImageSet) -> Method:
+        """Return a copy that draws the classes of `images`, too."""
+
+
 A = TypeVar("A")
 _NAMES: dict[type, str] = {
     Reconstructs: "reconstruct",
@@ -95,6 +122,8 @@ _NAMES: dict[type, str] = {
     Retrieves: "retrieve",
     Adapts: "adapt",
     Blends: "blend",
+    Edits: "edit",
+    EncodesClasses: "encode_classes",
 }
 
 

@@ -33,6 +33,8 @@ CAPABILITIES = {
     "retrieve": "find images and words that lie near",
     "adapt": "adapt to new classes",
     "blend": "blend a real image with noise (generate --alpha)",
+    "edit": "exchange attributes by codes (generate --mode, --strength)",
+    "encode_classes": "take in new classes from a few pictures, without training (adapt)",
 }
 """What a method may be able to do, in words that follow "can"; commands offer exactly what it declares."""
 
@@ -170,6 +172,17 @@ class Method(nn.Module, ABC):
             options: of the method.
         """
 
+    def sample_coded(
+        self,
+        class_vectors: Tensor | None,
+        labels: Tensor,
+        seeds: Tensor,
+        temperature: float,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the images of `sample`, and the codes int64 (N, E) they were made of, or None."""
+        return self.sample(class_vectors, labels, seeds, temperature, **options), None
+
     def task_terms(
         self, images: Tensor, labels: Tensor, vectors: Tensor | None, rng: torch.Generator
     ) -> LossTerms:
@@ -287,13 +300,13 @@ class Method(nn.Module, ABC):
                     f"(0 to {self.spec.n_classes - 1})."
                 )
             vectors = self.class_vectors(labels)
-        parts = []
+        parts, coded = [], []
         with evaluating(self):
             for start in range(0, n, self.rows):
                 stop = min(start + self.rows, n)
                 # Repeating the last row fills the group; what is computed for it is thrown away.
                 rows = torch.arange(start, start + self.rows).clamp(max=stop - 1)
-                images = self.sample(
+                images, codes = self.sample_coded(
                     None if vectors is None else vectors[rows.to(vectors.device)],
                     labels[rows].to(self.device),
                     request.seeds[rows],
@@ -306,6 +319,8 @@ class Method(nn.Module, ABC):
                         f"{(len(rows), *self.spec.shape)}."
                     )
                 parts.append(to_uint8(images[: stop - start]).cpu())
+                if codes is not None:
+                    coded.append(codes[: stop - start].cpu())
         return GeneratedImages(
             images=torch.cat(parts) if parts else torch.empty((0, *self.spec.shape), dtype=torch.uint8),
             labels=labels,
@@ -318,6 +333,7 @@ class Method(nn.Module, ABC):
                 "torch": torch.__version__,
             },
             texts=None if request.texts is None else tuple(request.texts),
+            codes=torch.cat(coded) if coded else None,
         )
 
     def save(self, path: str | os.PathLike[str], extra: Mapping[str, Any] | None = None) -> None:

@@ -16,6 +16,7 @@ MODULES: dict[str, str] = {
     "cada_vqvae": "fewgen.methods.cada_vqvae",
     "diffusion": "fewgen.methods.diffusion",
     "sq_gan": "fewgen.methods.sq_gan",
+    "tage": "fewgen.methods.tage",
     "tint": "fewgen.methods.tint",
 }
 """Method name -> module that registers it when imported. Other packages add entry points of `GROUP`."""

@@ -226,6 +226,12 @@ class Codebook(nn.Module):
         self._begin(codes)
         self.idle_steps.zero_()
 
+    @torch.no_grad()
+    def start_from_data(self, z: Tensor) -> None:
+        """Replace all codes by ones that cover latents (B, ..., G*D), as the first training batch does."""
+        self._initialise(self._to_tables(z.to(self.codes.dtype)))
+        self.idle_steps.zero_()
+
     def _begin(self, codes: Tensor) -> None:
         """Take over codes, with new running means."""
         self.codes.copy_(codes)

@@ -6,7 +6,7 @@ per code, W width of the network.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,8 @@ from torch.nn import functional
 from fewgen.errors import ConfigError, ShapeError
 
 
-class CausalBlock(nn.Module):
-    """Pre-norm transformer block in which a position sees itself and earlier ones.
+class AttentionBlock(nn.Module):
+    """Pre-norm transformer block in which every position sees all of them.
 
     Args:
         width: W.
@@ -25,8 +25,12 @@ class CausalBlock(nn.Module):
             whole block).
     """
 
+    causal: ClassVar[bool] = False
+
     def __init__(self, width: int, n_heads: int, dropout: float) -> None:
         super().__init__()
+        if width % n_heads:
+            raise ConfigError(f"The transformer's width {width} must be divisible by its {n_heads} heads.")
         self.n_heads = n_heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
@@ -46,7 +50,13 @@ class CausalBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, P, W) to (B, P, W)."""
         q, k, v = self._heads(x)
-        return self._finish(x, functional.scaled_dot_product_attention(q, k, v, is_causal=True))
+        return self._finish(x, functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal))
+
+
+class CausalBlock(AttentionBlock):
+    """The same with each position seeing itself and earlier ones."""
+
+    causal = True
 
     def step(self, x: Tensor, cache: Tensor, position: int) -> Tensor:
         """Map one position, (B, 1, W), with the keys and values of earlier ones.

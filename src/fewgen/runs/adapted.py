@@ -82,6 +82,7 @@ class Adapted:
 
     def in_memory(self) -> Run:
         """Return the adapted run, of which nothing is written."""
+        from fewgen.config.schema import to_dict
         from fewgen.methods.store import ModelInfo
 
         original, spec = self.original, self.method.spec
@@ -89,7 +90,7 @@ class Adapted:
         run.__dict__["config"] = self.settings
         run.__dict__["info"] = ModelInfo(
             original.info.method,
-            original.info.config,
+            to_dict(self.method.config),
             {**original.info.spec, "class_names": list(spec.class_names)},
             self.extra,
             None if spec.text is None else spec.text.to_state()[1],
@@ -227,6 +228,29 @@ def adapt_run(
         record["figures"] = measured.figures()
         notes += measured.warnings()
     return Adapted(original, method, used, rest, record, notes, measured)
+
+
+def take_in(original: Run, used: ImageSet, rest: ImageSet) -> Adapted:
+    """Let a copy of a run's model draw new classes, of which it needs pictures and no training.
+
+    Args:
+        original: the run, which stays as it is; its method can "encode_classes".
+        used: pictures of the new classes.
+        rest: others of them, which are kept with the run as held-out images.
+    """
+    from fewgen.methods.abilities import EncodesClasses, able
+
+    notes = notes_on(original, used)
+    began = time.perf_counter()
+    method = able(original.method, EncodesClasses).with_classes(used)
+    record = {
+        "from": original.path.name,
+        "classes": list(used.class_names),
+        "n_images": used.counts().tolist(),
+        "seconds": round(time.perf_counter() - began, 3),
+        "earlier": _earlier(original.info.extra),
+    }
+    return Adapted(original, method, used, rest, record, notes, None)
 
 
 def _judge(run: Run, used: ImageSet, rest: ImageSet, data_dir: str | Path | None, download: bool) -> Reader:

@@ -105,6 +105,8 @@ class Verbs(ABC):
         temperature: float = 1.0,
         alpha: float | str | None = None,
         alphas: Sequence[float] | None = None,
+        mode: str | None = None,
+        strength: float | None = None,
         sharpen: float = 0.0,
         options: Mapping[str, Any] | None = None,
         out: str | Path | None = None,
@@ -123,6 +125,7 @@ class Verbs(ABC):
         temperature = checked_temperature(temperature)
         options = dict(options or {})
         columns = _alphas(alpha, alphas, options)
+        self._put_edits({"mode": mode, "strength": strength}, options)
         levels: list[Any] = [*columns] or [options.get("alpha")]
         if "blend" not in self.method.capabilities:
             _refuse_without_noise(temperature, seed)
@@ -357,6 +360,20 @@ class Verbs(ABC):
         if texts:
             raise ConfigError("alpha is for classes, not for free texts.")
 
+    def _put_edits(self, given: Mapping[str, Any], options: dict[str, Any]) -> None:
+        """Put what was chosen of the keywords of editing methods among the options, or refuse it."""
+        chosen = {name: value for name, value in given.items() if value is not None}
+        if chosen and "edit" not in self.method.capabilities:
+            names = " and ".join(f"--{name}" for name in chosen)
+            raise ConfigError(
+                f"{names}: only methods that exchange attributes by codes, such as tage, have that; "
+                f'"{self.path}" is a run of {self.method.name}. Leave {names} out.'
+            )
+        for name, value in chosen.items():
+            if name in options:
+                raise ConfigError(f"{name} is given twice; choose one of {name}, options.")
+            options[name] = value
+
     def _check_meaning(self, asked: str) -> None:
         """Refuse a free text where words carry no meaning, and say which words do work."""
         text = self.method.spec.text
@@ -477,6 +494,7 @@ def _joined(parts: Sequence[GeneratedImages]) -> GeneratedImages:
         labels=torch.cat([part.labels for part in parts]),
         seeds=torch.cat([part.seeds for part in parts]),
         texts=tuple(texts),
+        codes=None,  # no method with codes draws texts
     )
 
 
