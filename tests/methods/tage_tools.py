@@ -13,7 +13,7 @@ from fewgen.training.phases import Context, Pixels
 
 # Everything that a test relies on is set here: the defaults are tuned for real data, and may move.
 SMALL = {
-    "network": {"w_dim": 8, "width": 4, "max_width": 8, "encoder_width": 4},
+    "network": {"w_dim": 8, "width": 4, "max_width": 8, "encoder_width": 4, "output": "tanh"},
     "autoencoder": {"steps": 4, "batch_size": 6, "perceptual_steps": 2, "augment": "none"},
     "age": {"rank": 3, "groups": [2, 1], "hidden": [8], "steps": 3, "batch_size": 6},
     "codebook": {"codebook_size": 12, "steps": 3, "batch_size": 6},

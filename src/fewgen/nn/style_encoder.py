@@ -14,29 +14,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewgen.errors import ConfigError
-from fewgen.nn.stylegan import EqualLinear, start_size
+from fewgen.nn.stylegan import EqualConv, EqualLinear, start_size
 from fewgen.nn.vae import check_images
 
 
 class _Flat(nn.Sequential):
     """Two styles of a map: a convolution to fewer channels, and a linear map of all places."""
 
-    def __init__(self, n_in: int, side: tuple[int, int], width: int, w_dim: int, halved: bool) -> None:
-        stride = 2 if halved else 1
-        h, w = (math.ceil(s / stride) for s in side)
+    def __init__(self, n_in: int, side: tuple[int, int], width: int, w_dim: int) -> None:
         super().__init__(
-            nn.Conv2d(n_in, width, 3, stride=stride, padding=1),
-            nn.SiLU(),
-            nn.Flatten(),
-            nn.Linear(width * h * w, 2 * w_dim),
+            EqualConv(n_in, width, 3), nn.Flatten(), EqualLinear(width * side[0] * side[1], 2 * w_dim)
         )
 
 
 class PyramidStyleEncoder(nn.Module):
     """From small images (28, 32, 64 px, ...) to styles, by a feature pyramid.
 
-    Maps are halved as often as the generator doubles them. The smallest gives the first two styles; a way
-    back up, with a link from each larger map, gives two for each size, as the generator uses them.
+    Maps are halved as often as the generator doubles them. The smallest gives the first two styles; links
+    from larger maps, one after the other, give two for each size, as the generator uses them.
 
     Args:
         shape: (C, H, W) of an image, of a size that `start_size` takes.
@@ -45,45 +40,28 @@ class PyramidStyleEncoder(nn.Module):
         max_width: most channels of a map, and those of the way back.
 
     Source: Richardson et al. 2021, arXiv:2008.00951, Sec. 3.1 (styles from the maps of a pyramid).
-    Differs: our design for small images, trained from the start with the generator: no residual network,
-        and heads that keep the places of a map.
+    Differs: our design for small images, trained from the start with the generator: its scaled weights, so
+        that one learning rate fits both; no residual network; heads that keep the places of a map; larger
+        maps are averaged to the smallest before they are linked, since finer styles scale whole channels.
     """
 
-    def __init__(self, shape: tuple[int, int, int], w_dim: int, width: int = 32, max_width: int = 96) -> None:
+    def __init__(self, shape: tuple[int, int, int], w_dim: int, width: int = 16, max_width: int = 64) -> None:
         super().__init__()
         channels, height, image_width = shape
         h, w, n = start_size(height, image_width)
         self.shape, self.w_dim, self.n_layers = shape, w_dim, 2 * n + 2
         widths = [min(max_width, width * (i + 1)) for i in range(n + 1)]
-        self.first = nn.Sequential(nn.Conv2d(channels, widths[0], 3, padding=1), nn.SiLU())
+        self.first = EqualConv(channels, widths[0], 3)
         self.down = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(n_in, n_out, 4, stride=2, padding=1),
-                nn.SiLU(),
-                nn.Conv2d(n_out, n_out, 3, padding=1),
-                nn.SiLU(),
-            )
+            nn.Sequential(nn.PixelUnshuffle(2), EqualConv(4 * n_in, n_out, 3), EqualConv(n_out, n_out, 3))
             for n_in, n_out in zip(widths[:-1], widths[1:], strict=True)
         )
-        self.coarse = _Flat(widths[-1], (h, w), 64, w_dim, halved=False)
+        top = widths[-1]
+        self.coarse = _Flat(top, (h, w), 64, w_dim)
         # From small to large, like the generator.
-        self.lateral = nn.ModuleList(nn.Conv2d(n_in, widths[-1], 1) for n_in in widths[-2::-1])
-        # Large maps are looked at on a grid of at most the second size: finer styles need no more places.
-        self.sides = [(h << min(i, 1), w << min(i, 1)) for i in range(1, n + 1)]
-        self.fine = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(widths[-1], widths[-1], 3, stride=2, padding=1),
-                nn.SiLU(),
-                _Flat(widths[-1], (h, w), 32, w_dim, halved=True),
-            )
-            for _ in self.sides
-        )
-        for module in self.modules():
-            # With the usual start, six layers shrink what images differ by to a thousandth.
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            elif isinstance(module, nn.Linear):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+        self.lateral = nn.ModuleList(EqualConv(n_in, top, 1, activation=False) for n_in in widths[-2::-1])
+        self.side = (h, w)
+        self.fine = nn.ModuleList(_Flat(top, self.side, 32, w_dim) for _ in range(n))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return offsets (B, L, D) of images (B, C, H, W) in [-1, 1].
@@ -97,10 +75,10 @@ class PyramidStyleEncoder(nn.Module):
             maps.append(down(maps[-1]))
         top = maps.pop()
         found = [self.coarse(top)]
-        for lateral, fine, side in zip(self.lateral, self.fine, self.sides, strict=True):
-            own = maps.pop()
-            top = functional.interpolate(top, size=own.shape[2:], mode="bilinear") + lateral(own)
-            found.append(fine(functional.adaptive_avg_pool2d(top, side)))
+        for lateral, fine in zip(self.lateral, self.fine, strict=True):
+            own = functional.adaptive_avg_pool2d(maps.pop(), self.side)
+            top = top + lateral(own)
+            found.append(fine(top))
         return torch.stack(found, 1).reshape(len(x), self.n_layers, self.w_dim)
 
 

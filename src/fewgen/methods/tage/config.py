@@ -25,7 +25,8 @@ class NetworkConfig(Checked):
         max_width: most channels.
         start: "style" (the smallest map is a linear function of the first style) or "const" (learned, as
             published).
-        output: of the generator, "tanh" or "linear" (as published).
+        output: of the generator, "linear" (as published) or "tanh". With "tanh" drawings on black may stay
+            black: a large first step makes every pixel so, and no gradient comes back.
         noise: add the layers' fixed noise maps, as published.
         encoder: "pyramid" (small, trained with the generator) or "gradual" (the published one of pSp).
         encoder_width: channels of the pyramid's largest map; of the published encoder's first ones.
@@ -34,11 +35,11 @@ class NetworkConfig(Checked):
 
     section: ClassVar[str] = "network"
     effects: ClassVar[tuple[Acts, ...]] = (acts("encoder_side", {"encoder": "gradual"}),)
-    w_dim: Count = 128
+    w_dim: Count = 256
     width: Count = 16
     max_width: Count = 64
     start: Literal["style", "const"] = "style"
-    output: Literal["tanh", "linear"] = "tanh"
+    output: Literal["tanh", "linear"] = "linear"
     noise: bool = False
     encoder: Literal["pyramid", "gradual"] = "pyramid"
     encoder_width: Count = 16
@@ -68,9 +69,9 @@ class AutoencoderConfig(Checked):
         acts("perceptual", {"perceptual_weight": ABOVE_0}),
         acts("perceptual_steps", {"perceptual": "classifier", "perceptual_weight": ABOVE_0}),
     )
-    steps: Count = 4000
+    steps: Count = 3000
     batch_size: Count = 32
-    lr: Rate = 2e-3
+    lr: Rate = 1e-2
     ssim: Weight = 30.0
     perceptual: Literal["classifier", "lite0", "none"] = "classifier"
     perceptual_weight: Weight = 5.0
