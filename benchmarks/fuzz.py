@@ -619,6 +619,7 @@ BASES = {
     "train": "cada_vqvae --dry-run --data data.npz --text onehot --out new",
     "adapt": "trained --steps 1 --images base.npz --class-name a --shots 2 --no-report --no-progress --out new",
     "generate": "trained -n 1 --out new.npz",
+    "edit": "trained --layer 0 --codes 1 --out new.png",
     "interpolate": "trained zero one --steps 2 --out new.png",
     "reconstruct": "trained -n 1 --out new.png",
     "retrieve": "run data.npz",

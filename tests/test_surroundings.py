@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from tests.distillation.toy import BASE, NOVEL, Toy, data
 from tests.fake_method import Fake
+from tests.methods.tage_tools import SMALL as TAGE
 
 import fewgen
 from fewgen.api import training
@@ -113,6 +114,12 @@ def _distilled(_, out):
     return {name: value.tolist() for name, value in load_file(made.path / "student.safetensors").items()}
 
 
+def _edited(_, out):
+    quiet = {"holdout": 0, "training": {"device": "cpu"}, **QUIET}
+    run = fewgen.train("tage", data=_given()[1], out=out, model=TAGE, **quiet)
+    return fewgen.edit(run, most_used=True)
+
+
 CASES = {
     # name: (call with a run and a new path, what of its value must be equal)
     "adapt": (
@@ -121,6 +128,7 @@ CASES = {
     ),
     "benchmark": (lambda _, out: fewgen.benchmark(data="digits", out=out), lambda value: value),
     "distill": (_distilled, lambda weights: weights),
+    "edit": (_edited, drawn),
     "evaluate": (
         lambda run, _: fewgen.evaluate(run, features="pixels", useful_draws=0, progress=False),
         lambda value: value.to_dict(),

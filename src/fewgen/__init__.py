@@ -18,6 +18,7 @@ from fewgen.version import __version__
 if TYPE_CHECKING:
     from fewgen.api import (
         adapt,
+        edit,
         evaluate,
         generate,
         interpolate,
@@ -41,6 +42,7 @@ __all__ = [
     "adapt",
     "benchmark",
     "distill",
+    "edit",
     "evaluate",
     "generate",
     "interpolate",

@@ -514,6 +514,51 @@ def test_bad_pictures_are_refused_and_nothing_is_written(run, folder, tmp_path, 
         fewgen.adapt(run, images=[])
 
 
+def test_edit_shows_what_codes_add_to_an_image(run, folder, tmp_path, capsys):
+    method = load_run(run).method
+    assert method.code_counts.sum(1).tolist() == [12] * N_LAYERS  # 2 classes of 6 images
+    image, out = str(folder / "0.png"), tmp_path / "strip.png"
+    words = ["edit", str(run), "--image", image, "--layer", "1", "--codes", "3", "7", "--out", str(out)]
+    assert main(words) == 0
+    assert "Layer 1: codes 3, 7" in capsys.readouterr().out
+    assert Image.open(out).size[0] > 3 * 8
+    found = fewgen.edit(run, image=image, layer=1, codes=[3, 7], strength=2.0)
+    x = torch.from_numpy(np.array(Image.open(image)))[None, None].float() / 127.5 - 1.0
+    w = method.autoencoder.encode(x)
+    assert torch.equal(found.original, to_uint8(method.autoencoder.decode(w).clamp(-1, 1)))
+    for i, code in enumerate((3, 7)):
+        changed = w.clone()
+        changed[:, 1] += 2.0 * method.codes.changes_of_table()[1, :, code]
+        wanted = to_uint8(method.autoencoder.decode(changed).clamp(-1, 1))[0]
+        assert (found.images[0, i].int() - wanted.int()).abs().max() <= 1
+    listed = fewgen.edit(run, most_used=True)
+    assert listed.layers == [0, 1, 2, 3]
+    for layer, codes in enumerate(listed.codes):
+        assert len(codes) == 8
+        assert codes[0] == int(method.code_counts[layer].argmax())
+    assert main(["edit", str(run), "--list", "--out", str(tmp_path / "codes.png")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--layer", "0"], "Say which codes of which layer"),
+        (["--layer", "4", "--codes", "1"], "layers 0 to 3"),
+        (["--layer", "0", "--codes", "1", "12"], "There is no code 12"),
+        (["--layer", "0", "--codes", "1", "--list"], "--layer has no effect with --list"),
+        (["--list", "--image", "nothing.txt"], "is no image file"),
+        (["--list", "--fit", "pad"], "--fit has no effect without --image"),
+        (["--list", "--out", "codes.npz"], "written as one picture"),
+    ],
+)
+def test_edits_that_cannot_be_are_refused(run, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    out = [] if "--out" in words else ["--out", "strip.png"]
+    assert main(["edit", str(run), *words, *out]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.png"))
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -539,3 +584,5 @@ def test_options_of_editing_are_refused_by_other_methods(tmp_path, capsys):
     assert "--mode: only methods that exchange attributes by codes" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="--strength"):
         other.generate(strength=0.5)
+    with pytest.raises(ConfigError, match="cannot exchange attributes"):
+        fewgen.edit(other, most_used=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fewgen import renamed
 from fewgen.api.adapting import adapt
+from fewgen.api.editing import edit
 from fewgen.api.evaluating import evaluate, plan_evaluation
 from fewgen.api.generating import generate
 from fewgen.api.interpolating import interpolate
@@ -28,6 +29,7 @@ __all__ = [
     "Reconstructions",
     "Retrieved",
     "adapt",
+    "edit",
     "evaluate",
     "generate",
     "interpolate",

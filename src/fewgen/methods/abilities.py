@@ -90,7 +90,12 @@ class Edits(Protocol):
     """Makes images of a class and of codes for what does not make the class.
 
     `generate` takes the options `mode` and `strength`, and says the codes of its images.
+
+    Attributes:
+        code_counts: how many training images have each code in each layer, int64 (E, N).
     """
+
+    code_counts: Tensor
 
     def encode_codes(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return codes int64 (N, E) of images (N, C, H, W) in [-1, 1] of the classes `labels`, int64 (N,)."""
@@ -104,6 +109,9 @@ class Edits(Protocol):
         temperature: float = 1.0,
     ) -> Tensor:
         """Return images (N, C, H, W) in [-1, 1] of codes (N, E); those of a draw give its images again."""
+
+    def with_code(self, image: Tensor | None, layer: int, codes: Tensor, strength: float) -> Tensor:
+        """Return an image (1, C, H, W), or the mean one, with each of some codes (N,) in one layer."""
 
 
 class EncodesClasses(Protocol):

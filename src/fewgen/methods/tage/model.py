@@ -62,6 +62,7 @@ class Tage(Method):
     config: TageConfig
     class_means: Tensor
     support_styles: Tensor
+    code_counts: Tensor
 
     def __init__(self, config: TageConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
@@ -83,6 +84,7 @@ class Tage(Method):
             self.n_edited, size, w_dim, n_layers * w_dim, own.width, own.layers, own.heads, own.tied
         )
         self.register_buffer("class_means", torch.zeros(spec.n_classes, n_layers, w_dim))
+        self.register_buffer("code_counts", torch.zeros(self.n_edited, size, dtype=torch.int64))
         self.register_buffer("support_styles", torch.zeros(sum(config.supports), n_layers, w_dim))
         self.perception = Perception(config.autoencoder)
         self._styles: dict[str, Tensor] = {}
@@ -167,6 +169,7 @@ class Tage(Method):
                 diagnose=self._diagnose_codebook,
                 preview=self._preview_codebook,
                 on_start=self._start_codebook,
+                on_end=self._count_codes,
                 ema_decay=0.0,
             )
         )
@@ -335,21 +338,32 @@ class Tage(Method):
         return {"loss": float(loss), "image": float(error), "image_unquantised": float(plain)}
 
     @torch.no_grad()
-    def _code_counts(self, labels: Tensor) -> Tensor:
-        """Return how many tokens of the training images of these labels choose each code, (T, N)."""
-        counts = torch.zeros(self.codes.tables, self.codes.size, dtype=torch.int64)
+    def _count_codes(self, context: Context) -> dict[str, float]:
+        """Count how many training images have each code in each layer."""
+        if not self._styles:
+            self._prepare(context)
+        counts, labels = torch.zeros_like(self.code_counts), context.train.labels
         for part, own in zip(self._styles["train"].split(GROUP), labels.split(GROUP), strict=True):
-            tokens = self.codes.tokens(self._edited(part - self.class_means[own]))
-            indices = self.codes.nearest(tokens).cpu()
-            for table in range(self.codes.tables):
-                column = indices[:, table] if self.codes.tables > 1 else indices.flatten()
-                counts[table] += torch.bincount(column, minlength=self.codes.size)
-        return counts
+            indices = self.codes.nearest(self.codes.tokens(self._edited(part - self.class_means[own])))
+            for layer in range(self.n_edited):
+                counts[layer] += torch.bincount(indices[:, layer], minlength=counts.shape[1])
+        self.code_counts.copy_(counts)
+        shares = counts.sum(0).double() / counts.sum()
+        return {
+            "used_codes": float(
+                (counts > 0).float().mean() if self.codes.tables > 1 else (shares > 0).float().mean()
+            ),
+            "perplexity": float(torch.exp(-torch.xlogy(shares, shares).sum())),
+        }
 
     def _diagnose_codebook(self, context: Context) -> list[str]:
-        used = float((self._code_counts(context.train.labels) > 0).float().mean())
         n_tokens = len(context.train) * self.n_edited
-        if context.progress < 0.5 or used >= 0.25 or n_tokens < 4 * self.config.codebook.codebook_size:
+        if context.progress < 0.5 or n_tokens < 4 * self.config.codebook.codebook_size:
+            return []
+        before = self.code_counts.clone()  # a measurement changes nothing
+        used = self._count_codes(context)["used_codes"]
+        self.code_counts.copy_(before)
+        if used >= 0.25:
             return []
         return [
             f"The images choose {used:.0%} of the codes. Lower --model.codebook.codebook_size, or set "
@@ -642,6 +656,35 @@ class Tage(Method):
         w = self.autoencoder.encode(images.to(self.device))
         residuals = w - self.class_means[labels.to(self.device)]
         return self.codes.nearest(self.codes.tokens(self._edited(residuals)))
+
+    @torch.no_grad()
+    def with_code(self, image: Tensor | None, layer: int, codes: Tensor, strength: float = 1.0) -> Tensor:
+        """Return images in [-1, 1], (N, C, H, W), of which each has one code more than an image.
+
+        The change of a code is added to the image's own style, as AGE adds its directions: what of the style
+        is the class's and what its attributes', only a class could say.
+
+        Args:
+            image: (1, C, H, W) in [-1, 1]; None: the mean of the classes.
+            layer: which of the edited layers, from 0.
+            codes: int64 (N,).
+            strength: factor on the change.
+
+        Raises:
+            ShapeError: there is no such layer or code.
+        """
+        if not 0 <= layer < self.n_edited:
+            raise ShapeError(f"There are codes for layers 0 to {self.n_edited - 1}, got layer {layer}.")
+        if image is None:
+            w = self.class_means.mean(0, keepdim=True)
+        else:
+            w = self.autoencoder.encode(image.to(self.device))
+        indices = torch.zeros(len(codes), self.n_edited, dtype=torch.int64, device=self.device)
+        indices[:, layer] = codes.to(self.device)
+        change = self.codes.change(self.codes.lookup(indices))
+        w = w.expand(len(codes), -1, -1).clone()
+        w[:, layer] += strength * change[:, layer]
+        return self.autoencoder.decode(w).clamp(-1.0, 1.0)
 
     @torch.no_grad()
     def from_codes(
