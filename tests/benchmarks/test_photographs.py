@@ -167,6 +167,8 @@ def test_a_stopped_benchmark_continues_and_run_folders_are_grouped(tmp_path, jud
         assert fewgen([*arguments[:at], *arguments[at + 4 :], "--text", "onehot", *few]) == 0
 
     monkeypatch.setattr(photographs, "call_fewgen", call)
+    # The verdict on copies has its own test.
+    monkeypatch.setattr(photographs, "measure", lambda images, real, of: {**of.figures(images), "new": "yes"})
     command = ["--train", "cada_vqvae", "--data", "digits", "--shots", "5", "--seeds", "0", "1", *QUICK]
     command += ["--out", str(tmp_path), "--judges", str(judges)]
     with pytest.raises(KeyboardInterrupt):
