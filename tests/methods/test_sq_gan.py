@@ -518,6 +518,24 @@ def test_a_saved_model_makes_the_same_images_bit_for_bit(kind, tmp_path):
         assert torch.equal(codes, method.encode_codes(LABELS, SEEDS))
 
 
+def test_large_images_have_their_own_memory_layout_also_from_a_file(tmp_path):
+    large = make({"network": {"width": 2, "max_width": 8}}, data=shapes(n_per_class=2, size=64))
+    assert _widest(large).is_contiguous(memory_format=torch.channels_last)
+    assert _widest(make()).is_contiguous()
+    large.save(tmp_path / "model.safetensors")
+    again = load_method(tmp_path / "model.safetensors")
+    labels, seeds = torch.tensor([0, 1]), torch.arange(2)
+    assert torch.equal(again.sample(None, labels, seeds, 1.0), large.sample(None, labels, seeds, 1.0))
+    flat = make({"network": {"width": 2, "max_width": 8}}, data=shapes(n_per_class=2, size=64))
+    flat.to(memory_format=torch.contiguous_format)
+    found, wanted = (m.sample(None, labels, seeds, 1.0) for m in (large, flat))
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+def _widest(method):
+    return max((p for p in method.synthesis.parameters() if p.ndim == 4), key=lambda p: p.shape[2:].numel())
+
+
 def test_a_file_of_other_sizes_is_refused(tmp_path):
     from safetensors.torch import load_file, save_file
 
