@@ -8,6 +8,7 @@ Each row is a process of its own that trains in the real loop, with optimisers, 
 step lasts from one discriminator update to the next; the median over blocks of as many steps as lie between
 two R1 penalties is printed, so that every block holds one. Other programs on the machine can only make it
 slower, so the fastest block is printed as well, and the processor seconds, which they hardly change.
+`--profile` prints the time of each operator in the first step, which holds an R1 penalty, instead.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.ablation import markdown
 from benchmarks.memory import forget_peak, peak_megabytes
@@ -37,9 +39,11 @@ from fewgen.methods.sq_gan.model import SqGan, _Drawn
 from fewgen.runs.environment import environment
 from fewgen.training import Stage, TrainConfig, Trainer
 
-WAYS = ("as it is", "channels last", "compiled", "separate draw", "no consistency", "plain GAN")
-"""The default preset; its networks in another memory layout; compiled; with images of its own for the
-generator's update instead of those that the discriminator's has drawn; and with parts left out."""
+LAYOUTS = {"channels last": torch.channels_last, "contiguous": torch.contiguous_format}
+
+WAYS = ("as it is", *LAYOUTS, "compiled", "separate draw", "no consistency", "plain GAN")
+"""The default preset; its networks in one memory layout or the other; compiled; with images of its own for
+the generator's update instead of those that the discriminator's has drawn; and with parts left out."""
 
 N_IMAGES = 300
 
@@ -79,8 +83,8 @@ def settings_of(way: str, batch_size: int, steps: int) -> dict[str, Any]:
 
 def change(way: str, method: SqGan, stage: Stage) -> None:
     """Make networks and phases those of a way."""
-    if way == "channels last":
-        method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if way in LAYOUTS:
+        method.to(memory_format=LAYOUTS[way])  # type: ignore[call-overload]
     elif way == "compiled":
         method.synthesis.compile()
         method.discriminator.compile()
@@ -150,6 +154,27 @@ def measure(way: str, size: int, threads: int, batch_size: int, blocks: int) -> 
     }
 
 
+def profiled(way: str, size: int, threads: int, batch_size: int, rows: int = 15) -> str:
+    """Return the operators that take most of the first step, which holds an R1 penalty, as a table."""
+    torch.set_num_threads(threads)
+    preset = load_preset("sq_gan", "default")
+    config = resolve(SqGanConfig, preset["model"], settings_of(way, batch_size, 1), where="model")
+    images = images_of(size)
+    torch.manual_seed(0)
+    method = SqGan(config, DataSpec.of(images, None))
+    stage = method.stages(images, None)[-1]
+    change(way, method, stage)
+    # What comes after the last step would be counted with it.
+    stage.validate = stage.diagnose = stage.preview = None
+    with tempfile.TemporaryDirectory() as folder:
+        off: dict[str, Any] = {"validate_every": 0, "preview_every": 0, "checkpoint_every": 0}
+        train_config = TrainConfig(**off, device="cpu", threads=threads, progress=False)
+        trainer = Trainer(method, [stage], images, None, train_config, make_dir(Path(folder) / "run"))
+        with profile(activities=[ProfilerActivity.CPU]) as found:
+            trainer.run()
+    return str(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=rows))
+
+
 def in_a_process(asked: dict[str, Any], timeout: float) -> dict[str, Any]:
     """Return what `measure` says in a new process; {"error": ...} if it fails or takes too long."""
     try:
@@ -214,11 +239,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--blocks", type=int, default=4, help="blocks of 16 steps that are timed")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds of a row, compilation included")
     parser.add_argument("--out", default="runs/benchmark/sqgan_speed.json")
+    parser.add_argument("--profile", action="store_true", help="operators of a step instead of its seconds")
     parser.add_argument("--one", default=None, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     try:
         if options.one is not None:
             print(json.dumps(measure(**json.loads(options.one))))
+            return 0
+        if options.profile:
+            for size in options.sizes:
+                for way in options.ways:
+                    print(f"{size} px, {way}")
+                    print(profiled(way, size, options.threads[0], options.batch_size))
             return 0
         rows = []
         for size in options.sizes:

@@ -2,7 +2,16 @@
 
 import pytest
 import torch
-from benchmarks.sqgan_speed import WAYS, block_means, drawing_again, images_of, measure, settings_of, table
+from benchmarks.sqgan_speed import (
+    WAYS,
+    block_means,
+    drawing_again,
+    images_of,
+    main,
+    measure,
+    settings_of,
+    table,
+)
 
 from fewgen.methods.base import DataSpec
 from fewgen.methods.sq_gan.config import SqGanConfig
@@ -69,3 +78,15 @@ def test_the_table_tells_what_failed():
     assert lines[2] == "| 28 px | 32 | 1 | as it is | 0.200 | 0.100 | 0.150 | 160 | 400 |"
     assert lines[3].startswith("| 28 px | 32 | 1 | compiled | a / b |")
     assert {line.count("|") for line in lines} == {10}
+
+
+def test_a_profile_names_the_operators_of_a_step(capsys):
+    before = torch.get_num_threads()
+    try:
+        words = ["--profile", "--sizes", "8", "--threads", "1", "--ways", "as it is", "--batch-size", "4"]
+        assert main(words) == 0
+    finally:
+        torch.set_num_threads(before)
+    shown = capsys.readouterr().out
+    assert shown.startswith("8 px, as it is")
+    assert "aten::convolution_backward" in shown
