@@ -13,6 +13,7 @@ NAMES = {
     "verdicts": "false alarms and misses of the verdicts over repeated draws of seven data sets",
     "photographs": "runs on photographs, judged by a network trained on the whole data set from scratch",
     "sqgan_ablation": "what each part of SQ-GAN contributes, and sizes, weights and starts of it",
+    "tage": "classes never seen, from one and three pictures: AGE, nearest codes, predicted codes",
     "tint_ablation": "what each part of TINT contributes: inversion, images, students; Theorem 1; cost",
     "sqgan_speed": "seconds of a training step of SQ-GAN, by size, threads, layout and compilation",
     "startup": "seconds of short commands, each as a new process: help, import, train, generate, evaluate",

@@ -136,7 +136,9 @@ def test_no_part_of_another_stage_gets_a_gradient(images):
         # Noise maps are off.
         assert [name for name in without if "noise_strength" not in name] == [], stage.name
         assert all(p.grad is None for p in method.parameters() if id(p) not in own)
-        assert not any(p.requires_grad for p in method.perception._network.layers.parameters())
+        assert not any(
+            p.requires_grad for p in method.perception._network.__self__.extractor.network.parameters()
+        )
 
 
 def test_the_codes_losses_are_those_of_a_naive_computation(images):
@@ -181,6 +183,11 @@ def test_directions_of_small_coefficients_are_not_used():
     drawn = directions.draw(torch.randn(20, 2, 3), beta=0.005)
     used = drawn.abs().amax(0) > 0
     assert used.tolist() == [[True, False, True], [True, True, True]]
+
+
+def test_groups_are_two_of_three_layers_or_two_halves():
+    assert make({"age": {"groups": None}}).directions.groups == (2, 2)
+    assert make({"age": {"groups": None}}, data=shapes(size=16)).directions.groups == (3, 3)
 
 
 def test_the_change_of_a_layer_uses_the_coefficients_of_its_group():

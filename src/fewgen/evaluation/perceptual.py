@@ -49,6 +49,10 @@ class FeaturePyramid:
     @torch.no_grad()
     def layers(self, x: Tensor) -> list[Tensor]:
         """Return the layers of images (B, C, H, W) in [-1, 1]. Raises ShapeError for another image shape."""
+        return self.maps(x)
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """Return `layers` with gradient to the images, for a loss."""
         if tuple(x.shape[1:]) != self.extractor.image_shape:
             raise ShapeError(
                 f"the classifier was made for images of (channels, height, width) "

@@ -95,6 +95,7 @@ class AgeConfig(Checked):
     Attributes:
         rank: directions of each group (r).
         groups: how many layers each group has, from the first layer on; layers after them are never changed.
+            null: two of three layers, as published, or two halves where there are fewer than six.
         hidden: widths of the perceptrons that find the directions' coefficients.
         form: of the sparsity and orthogonality losses: "code" (the public code's) or "paper".
         sparse_weight: of the sparsity loss.
@@ -108,7 +109,7 @@ class AgeConfig(Checked):
 
     section: ClassVar[str] = "age"
     rank: Count = 32
-    groups: tuple[int, ...] = (3, 3)
+    groups: tuple[int, ...] | None = None
     hidden: tuple[int, ...] = (256, 256)
     form: Literal["code", "paper"] = "code"
     sparse_weight: Weight = 0.005
@@ -123,7 +124,7 @@ class AgeConfig(Checked):
         super().__post_init__()
         for name in ("groups", "hidden"):
             value = getattr(self, name)
-            if not value or min(value) < 1:
+            if value is not None and (not value or min(value) < 1):
                 raise ConfigError(f"age.{name} must be numbers of 1 or more, got {list(value)}.")
 
 

@@ -94,16 +94,17 @@ class Directions(nn.Module):
 
     def __init__(self, config: AgeConfig, w_dim: int, n_layers: int) -> None:
         super().__init__()
-        if sum(config.groups) > n_layers:
+        groups = config.groups or 2 * (min(3, n_layers // 2),)
+        if sum(groups) > n_layers:
             raise ConfigError(
-                f"age.groups {list(config.groups)} edit {sum(config.groups)} layers, but the generator has "
+                f"age.groups {list(groups)} edit {sum(groups)} layers, but the generator has "
                 f"{n_layers}. Set --model.age.groups to fewer, such as [{n_layers // 2}, {n_layers // 2}]."
             )
-        self.groups, self.rank, self.n_edited = tuple(config.groups), config.rank, sum(config.groups)
-        self.find = nn.ModuleList(_perceptron(n * w_dim, config.hidden, config.rank) for n in config.groups)
+        self.groups, self.rank, self.n_edited = tuple(groups), config.rank, sum(groups)
+        self.find = nn.ModuleList(_perceptron(n * w_dim, config.hidden, config.rank) for n in groups)
         start = torch.randn(self.n_edited, w_dim, config.rank)
         self.directions = nn.Parameter(start / math.sqrt(config.rank))
-        n_groups = len(config.groups)
+        n_groups = len(groups)
         self.register_buffer("mean", torch.zeros(n_groups, config.rank))
         self.register_buffer("factor", torch.eye(config.rank).expand(n_groups, -1, -1).clone())
         self.register_buffer("size", torch.ones(n_groups, config.rank))

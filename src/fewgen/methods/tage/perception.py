@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from fewgen.losses.attributes import feature_error
 from fewgen.methods.tage.config import AutoencoderConfig
@@ -44,6 +43,7 @@ class Perception:
             self._network = encoder.maps
             return
         from fewgen.encoders.classifier import ClassifierFeatures, ClassifierSettings
+        from fewgen.evaluation.perceptual import FeaturePyramid
 
         source, seed = context.train.source, context.seed
         if source.n_classes < 2:
@@ -57,7 +57,8 @@ class Perception:
 
         with torch.enable_grad():  # hooks of stages have none
             found = context.shortened(self.steps, trained)
-        self._network = _Taps(found.network.requires_grad_(False).to(context.device), found)
+        found.network.requires_grad_(False).to(context.device)
+        self._network = FeaturePyramid(found).maps
 
     def error(self, found: Tensor, wanted: Tensor) -> Tensor:
         """Return `feature_error` of images (B, C, H, W) in [-1, 1]; gradients reach the first ones."""
@@ -68,25 +69,3 @@ class Perception:
     def _maps(self, x: Tensor) -> list[Tensor]:
         maps = self._network(x)
         return list(maps.values()) if isinstance(maps, dict) else maps
-
-
-class _Taps:
-    """The maps of the small classifier after each pooling."""
-
-    def __init__(self, network: nn.Module, found: Any) -> None:
-        from fewgen.encoders.classifier import working_size
-
-        self.layers: nn.Sequential = network.body  # type: ignore[assignment]
-        self.size = working_size(*found.image_shape[1:])
-
-    def __call__(self, x: Tensor) -> list[Tensor]:
-        if tuple(x.shape[2:]) != self.size:
-            x = functional.interpolate(x, size=self.size, mode="bilinear", antialias=True)
-        maps = []
-        for layer in self.layers:
-            if isinstance(layer, nn.Flatten):
-                break
-            x = layer(x)
-            if isinstance(layer, nn.ReLU):
-                maps.append(x)
-        return maps
