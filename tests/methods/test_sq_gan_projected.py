@@ -467,3 +467,12 @@ def test_the_model_file_is_checked_without_the_network(tmp_path):
     loaded = load_method(tmp_path / "model.safetensors")
     assert torch.equal(loaded.sample(None, LABELS, SEEDS, 1.0), method.sample(None, LABELS, SEEDS, 1.0))
     assert json.dumps(sorted(loaded.state_dict())) == json.dumps(sorted(method.state_dict()))
+
+
+@pytest.mark.parametrize(("size", "largest"), [(28, 32), (32, 32), (64, 16), (256, 8)])
+def test_the_width_may_follow_the_size(size, largest):
+    method = make(
+        {"generator": "light", "network": {"width": None, "max_width": 64}},
+        data=shapes(n_per_class=1, size=size, n_classes=2),
+    )
+    assert method.synthesis.to_image.in_channels == largest

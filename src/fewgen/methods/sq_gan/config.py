@@ -26,7 +26,8 @@ class NetworkConfig(Checked):
         mapping_layers: fully connected layers from latent to style; 0: a style is the latent, with what the
             class is embedded to behind it.
         mapping_lr: factor on their learning rate. The published 0.01 is for millions of images.
-        width: channels of the largest map; smaller maps have twice as many each.
+        width: channels of the largest map; smaller maps have twice as many each. None: 32 for images of 32
+            pixels, half as many for each doubling of that, and 8 at least.
         max_width: most channels.
         start: "style" (the smallest map is a linear function of the style) or "const" (learned, as
             published). With little training, shapes vary much sooner from "style".
@@ -44,7 +45,7 @@ class NetworkConfig(Checked):
     w_dim: Count = 64
     mapping_layers: Whole = 2
     mapping_lr: Small = 1.0
-    width: Count = 16
+    width: Count | None = 16
     max_width: Count = 64
     start: Literal["style", "const"] = "style"
     output: Literal["tanh", "linear"] = "tanh"

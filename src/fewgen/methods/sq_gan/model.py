@@ -122,7 +122,8 @@ class SqGan(Method):
         super().__init__(config, spec)
         net = config.network
         _, _, n = start_size(spec.height, spec.width)
-        width = channels_per_map(n, net.width, net.max_width)
+        largest = max(8, 32 * 32 // max(32, *spec.shape[1:])) if net.width is None else net.width
+        width = channels_per_map(n, largest, net.max_width)
         table = torch.eye(spec.n_classes)
         if net.condition == "text":
             if spec.text is None:
