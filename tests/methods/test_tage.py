@@ -278,8 +278,8 @@ def test_codes_of_different_seeds_differ_and_depend_on_the_class_mean_alone(meth
     assert torch.equal(first.images, second.images)
 
 
-def test_strength_zero_gives_the_class_mean_and_other_layers_are_the_pictures_own():
-    method = started({"layers": 2}).with_classes(pictures(n=1))
+def test_strength_zero_gives_the_class_mean_and_other_layers_stay():
+    method = started({"sampler": {"around": "mean"}}).with_classes(pictures(n=2))
     made = draws(method, labels=(3,), n=3, strength=0.0)
     mean = to_uint8(method.autoencoder.decode(method.class_means[3:4]).clamp(-1, 1))
     assert (made.images.int() - mean.int()).abs().max() <= 1
@@ -287,6 +287,19 @@ def test_strength_zero_gives_the_class_mean_and_other_layers_are_the_pictures_ow
     onto = method._onto(w, change, 0.5)
     assert torch.equal(onto[:, 2:], w[:, 2:])
     assert torch.equal(onto[:, :2], w[:, :2] + 0.5 * change)
+
+
+@pytest.mark.parametrize("mode", ["cpm", "nn", "age"])
+def test_around_an_image_strength_zero_gives_a_picture_and_its_own_codes_change_nothing(mode):
+    method = started({"sampler": {"around": "image"}}).with_classes(pictures(n=3))
+    own = to_uint8(method.autoencoder.decode(method.support_styles[:3]).clamp(-1, 1)).int()
+    made = draws(method, labels=(3,), n=6, strength=0.0, mode=mode).images.int()
+    assert ((made[:, None] - own).abs().flatten(2).amax(2).amin(1) <= 1).all()
+    w = method._starts(torch.full((6,), 3), torch.arange(6), 1.0)
+    means = method.class_means[3].expand_as(w)
+    codes = method.codes.nearest(method.codes.tokens(w - means))
+    again = to_uint8(method.from_codes(codes, torch.full((6,), 3), torch.arange(6), 1.0)).int()
+    assert (again - to_uint8(method.autoencoder.decode(w).clamp(-1, 1)).int()).abs().max() <= 1
 
 
 def test_codes_give_their_images_again_and_others_give_others(method, tmp_path):

@@ -53,7 +53,7 @@ def generate(
             from.
         mode: for a method that exchanges attributes by codes (tage): cpm (codes that its transformer
             predicts), nn (the codes nearest to random changes) or age (changes without codes).
-        strength: for such a method, the factor on the change; 0 gives what the pictures of a class share.
+        strength: for such a method, the factor on the change; 0 gives the pictures of a class back.
         sharpen: strength of a sharpening filter for the eye, such as 0.25; 0 is off. Marked in the file;
             do not measure sharpened images.
         options: further settings of the method, such as --options.guidance_scale 2 of diffusion.

@@ -211,6 +211,8 @@ class SamplerConfig(Checked):
         top_p: codes are drawn among the likeliest of this total probability.
         steps: in which the codes are filled in.
         keep: share of an image's own codes that a draw starts from, where a class has several images.
+        around: where changes start, for a class with several images: "image" (one of them, whose own codes
+            are exchanged for the drawn ones) or "mean" (what they share).
         single: with one image of a new class, its mean is the image itself ("image") or the image's
             projection on what the class means span ("projection").
     """
@@ -221,6 +223,7 @@ class SamplerConfig(Checked):
     top_p: Annotated[float, partial(at_least, least=0.01)] = 0.95
     steps: Few = 4
     keep: BelowOne = 0.3
+    around: Literal["image", "mean"] = "image"
     single: Literal["image", "projection"] = "image"
 
     def __post_init__(self) -> None:

@@ -579,6 +579,8 @@ class Tage(Method):
         means = self.class_means[labels]
         if mode == "age":
             change = self._drawn_change(seeds, temperature)
+            if own.around == "mean":
+                w = torch.cat([means[:, : change.shape[1]], w[:, change.shape[1] :]], 1)
             return self.autoencoder.decode(self._onto(w, change, strength)).clamp(-1.0, 1.0), None
         residuals = w - means
         if mode == "nn":
@@ -599,8 +601,19 @@ class Tage(Method):
         return self.directions.change(self.directions.draw(normal, self.config.age.beta, temperature))
 
     def _decoded(self, indices: Tensor, means: Tensor, w: Tensor, strength: float) -> Tensor:
-        base = torch.cat([means[:, : self.n_edited], w[:, self.n_edited :]], 1)
+        """Return images (N, C, H, W) of codes (N, E), class means and the styles that draws start from.
+
+        Around an image its own codes are exchanged for others, so that it stays as sharp as it was; AGE's
+        paper adds changes to the class mean, its code to the image.
+        """
         change = self.codes.change(self.codes.lookup(indices))
+        if self.config.sampler.around == "image":
+            residuals = w - means
+            own = self.codes.lookup(self.codes.nearest(self.codes.tokens(self._edited(residuals))))
+            has_own = residuals.flatten(1).abs().amax(1) > 0
+            change = change - self.codes.change(own) * has_own[:, None, None]
+            return self.autoencoder.decode(self._onto(w, change, strength)).clamp(-1.0, 1.0)
+        base = torch.cat([means[:, : self.n_edited], w[:, self.n_edited :]], 1)
         return self.autoencoder.decode(self._onto(base, change, strength)).clamp(-1.0, 1.0)
 
     def _predicted_codes(
