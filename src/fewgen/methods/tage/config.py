@@ -265,6 +265,8 @@ class TageConfig(Checked):
         acts("codebook.prefilter", {"age": GIVEN}),
         acts("sampler.keep", {"sampler.mode": ("cpm", "nn")}),
         acts("codebook.image_share", {"codebook.image_weight": ABOVE_0}),
+        # Without held-out images only the use of the codes is looked at, which is a warning.
+        acts("--training.validate_every", {"--holdout": ABOVE_0}, {"--training.validate_every": 0}),
     )
 
     def __post_init__(self) -> None:
