@@ -32,7 +32,7 @@ DISTILL = {
     "teacher_episodes": 2,
     "student_channels": 4,
     "pretrain_steps": 2,
-    "training": {"steps": 4, "batch_size": 12},
+    "training": {"steps": 4, "batch_size": 12, "precision": "bfloat16"},
     "tint": {"steps": 2, "textual": {"steps": 2}, "null_text": {"inner_steps": 1}},
     "device": "cpu",
     "progress": False,
@@ -171,5 +171,6 @@ def test_surroundings_change_nothing_and_are_not_changed(name, run, tmp_path, mo
         set_before = settings()
         found = shown(call(run, tmp_path / "b"))
         assert settings() == set_before
+        assert torch.is_autocast_cache_enabled()
     assert states() == before
     assert found == plain

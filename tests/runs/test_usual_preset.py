@@ -47,10 +47,11 @@ def test_without_the_package_the_default_is_taken_and_said(tmp_path, monkeypatch
 
 
 def test_settings_that_do_not_fit_it_are_not_refused_but_keep_the_default(tmp_path):
-    model = {"network": {**SMALL["network"], "architecture": "plain"}}
-    found, notes = prepared(tmp_path, smooth(20), model=model)
-    assert (found.settings["preset"], found.method.config.network.architecture) == ("default", "plain")
-    assert "architecture" in notes[0]
+    for own, value in (("architecture", "plain"), ("w_dim", 32)):
+        model = {"network": {**SMALL["network"], own: value}}
+        found, notes = prepared(tmp_path, smooth(20), model=model)
+        assert (found.settings["preset"], getattr(found.method.config.network, own)) == ("default", value)
+        assert own in notes[0]
 
 
 @pytest.mark.parametrize("started", ["default", "projected"])

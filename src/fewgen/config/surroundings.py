@@ -39,6 +39,10 @@ def _torch_as_imported() -> Iterator[None]:
         stack.enter_context(torch.enable_grad())
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
+                # Within another autocast, one of ours would keep the weights of its first step in 16 bits
+                # for all further ones: the cache is emptied by the outermost alone.
+                stack.callback(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled())
+                torch.set_autocast_cache_enabled(False)
                 stack.enter_context(torch.autocast(kind, enabled=False))
         if torch.get_default_device().type != "cpu":  # a device as context costs time in every call of torch
             stack.enter_context(torch.device("cpu"))

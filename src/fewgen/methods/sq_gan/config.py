@@ -54,6 +54,16 @@ class NetworkConfig(Checked):
     group_size: Count = 4
     architecture: Literal["residual", "plain"] = "residual"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        alone = self.condition == "none"
+        if self.mapping_layers == 0 and (self.z_dim != self.w_dim if alone else self.z_dim >= self.w_dim):
+            needed, more = ("equal", "") if alone else ("be less than", ", and the class behind it,")
+            raise ConfigError(
+                f"network.mapping_layers 0 makes the latent{more} the style: network.z_dim {self.z_dim} must "
+                f"{needed} network.w_dim {self.w_dim}."
+            )
+
 
 @dataclass(frozen=True)
 class QuantizerConfig(Checked):
