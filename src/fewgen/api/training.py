@@ -71,8 +71,8 @@ def train(
             one subfolder per class, or an .npz.
         out: the run folder: new, empty, or the same run to resume.
         shots: images per class to learn from; all of them if left out.
-        preset: settings that come with the method, listed by `fewgen methods METHOD`; auto is default, but
-            for photographs projected with sq_gan where its extra `knowledge` is installed.
+        preset: settings that come with the method, listed by `fewgen methods METHOD`; auto takes
+            default, or projected for photographs with sq_gan, if the extra `knowledge` is installed.
         seed: of the choice of images and of the training.
         text: where the vectors of class names come from: glove, minilm, clip:FOLDER, onehot (no meaning), or
             auto, the first of glove, minilm and onehot that is at hand and knows every class.
