@@ -338,8 +338,8 @@ class Tage(Method):
         return {"loss": float(loss), "image": float(error), "image_unquantised": float(plain)}
 
     @torch.no_grad()
-    def _count_codes(self, context: Context) -> dict[str, float]:
-        """Count how many training images have each code in each layer."""
+    def _code_use(self, context: Context) -> tuple[Tensor, dict[str, float]]:
+        """Return how many training images have each code in each layer, (E, N), and figures of that."""
         if not self._styles:
             self._prepare(context)
         counts, labels = torch.zeros_like(self.code_counts), context.train.labels
@@ -347,22 +347,24 @@ class Tage(Method):
             indices = self.codes.nearest(self.codes.tokens(self._edited(part - self.class_means[own])))
             for layer in range(self.n_edited):
                 counts[layer] += torch.bincount(indices[:, layer], minlength=counts.shape[1])
-        self.code_counts.copy_(counts)
         shares = counts.sum(0).double() / counts.sum()
-        return {
+        return counts, {
             "used_codes": float(
                 (counts > 0).float().mean() if self.codes.tables > 1 else (shares > 0).float().mean()
             ),
             "perplexity": float(torch.exp(-torch.xlogy(shares, shares).sum())),
         }
 
+    def _count_codes(self, context: Context) -> dict[str, float]:
+        counts, figures = self._code_use(context)
+        self.code_counts.copy_(counts)
+        return figures
+
     def _diagnose_codebook(self, context: Context) -> list[str]:
         n_tokens = len(context.train) * self.n_edited
         if context.progress < 0.5 or n_tokens < 4 * self.config.codebook.codebook_size:
             return []
-        before = self.code_counts.clone()  # a measurement changes nothing
-        used = self._count_codes(context)["used_codes"]
-        self.code_counts.copy_(before)
+        used = self._code_use(context)[1]["used_codes"]
         if used >= 0.25:
             return []
         return [
