@@ -16,8 +16,9 @@ SMALL = {
     "network": {"w_dim": 8, "width": 4, "max_width": 8, "encoder_width": 4, "output": "tanh"},
     "autoencoder": {"steps": 4, "batch_size": 6, "perceptual_steps": 2, "augment": "none"},
     "age": {"rank": 3, "groups": [2, 1], "hidden": [8], "steps": 3, "batch_size": 6},
-    "codebook": {"codebook_size": 12, "steps": 3, "batch_size": 6},
+    "codebook": {"codebook_size": 12, "parts": 1, "steps": 3, "batch_size": 6},
     "predictor": {"width": 8, "layers": 1, "heads": 2, "steps": 3, "batch_size": 6},
+    "layers": None,
 }
 
 

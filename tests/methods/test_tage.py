@@ -72,21 +72,43 @@ def test_residuals_of_a_class_have_mean_zero_and_codes_are_fitted_to_them(method
     assert torch.allclose(tokens.square().mean((0, 2)), torch.ones(N_LAYERS), atol=1e-4)
 
 
-@pytest.mark.parametrize("per_layer", [False, True])
-def test_the_nearest_code_is_that_of_brute_force(per_layer):
-    method = started({"codebook": {"per_layer": per_layer}})
-    codes = method.codes
-    tokens = torch.randn(5, N_LAYERS, 8)
-    table = codes.table if per_layer else codes.table.expand(N_LAYERS, -1, -1)
+@pytest.mark.parametrize(("per_layer", "parts"), [(False, 1), (True, 1), (False, 2), (True, 2)])
+def test_the_nearest_code_is_that_of_brute_force(per_layer, parts):
+    method = started({"codebook": {"per_layer": per_layer, "parts": parts, "codebook_size": 24}})
+    codes, n = method.codes, N_LAYERS * parts
+    tokens = torch.randn(5, n, 8 // parts)
+    table = codes.table if per_layer else codes.table.expand(n, -1, -1)
     wanted = [[int((row - table[i]).square().sum(1).argmin()) for i, row in enumerate(t)] for t in tokens]
     assert codes.nearest(tokens).tolist() == wanted
-    assert table.shape == (N_LAYERS, 3 if per_layer else 12, 8)
+    assert table.shape == (n, 24 // n if per_layer else 24, 8 // parts)
 
 
-def test_a_residual_that_is_a_code_stays_and_gradients_pass_straight_through():
-    method = started({"codebook": {"maps": "identity"}})
+def test_parts_are_principal_axes_in_turn_so_that_each_has_as_much_to_say(images):
+    method = started({"codebook": {"parts": 4}, "layers": 1})
+    _, residuals = method._residuals("train", of_all(images).labels)
+    own = residuals[:, :1]
+    tokens = method.codes.tokens(own).reshape(len(own), 8)
+    spread = torch.linalg.eigvalsh(own[:, 0].T @ own[:, 0]).flip(0) / method.codes.scale**2
+    in_turn = spread[[0, 4, 1, 5, 2, 6, 3, 7]]
+    assert torch.allclose(tokens.square().sum(0), in_turn, rtol=1e-3, atol=1e-3 * float(spread[0]))
+    back = method.codes.change(tokens.reshape(len(own), 4, 2))
+    assert torch.allclose(back, own, atol=1e-5)
+
+
+def test_several_codes_for_a_layer_lose_less_of_it(images):
+    def lost(parts):
+        method = started({"codebook": {"parts": parts, "codebook_size": 6}, "layers": 1})
+        w = method.autoencoder.encode(of_all(images).images)
+        return float((method.quantised(w, images.labels) - w).square().sum().detach())
+
+    assert lost(4) < 0.75 * lost(1)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_residual_that_is_a_code_stays_and_gradients_pass_straight_through(parts):
+    method = started({"codebook": {"maps": "identity", "parts": parts}})
     codes = method.codes.eval()
-    indices = torch.tensor([[0, 5, 11, 3]])
+    indices = torch.tensor([[0, 5, 11, 3, 2, 7, 1, 6][: N_LAYERS * parts]])
     residuals = codes.change(codes.lookup(indices)).detach().requires_grad_()
     found = codes(residuals)
     assert found.indices.tolist() == indices.tolist()
@@ -315,7 +337,7 @@ def test_codes_give_their_images_again_and_others_give_others(method, tmp_path):
     assert not torch.equal(to_uint8(other), made.images)
     with pytest.raises(ShapeError, match="0 to 11"):
         new.from_codes(codes + 12, labels, seeds)
-    with pytest.raises(ShapeError, match="one code for each of 4 layers"):
+    with pytest.raises(ShapeError, match="An image has 4 codes"):
         new.from_codes(codes[:, :2], labels, seeds)
     found = new.encode_codes(shapes().floats()[:2], torch.tensor([0, 0]))
     assert found.shape == (2, N_LAYERS)
@@ -584,7 +606,11 @@ def test_edits_that_cannot_be_are_refused(run, tmp_path, monkeypatch, capsys, wo
     [
         ({"layers": 5}, "layers is 5, but the generator has 4"),
         ({"age": {"groups": [3, 3]}}, "edit 6 layers, but the generator has 4"),
-        ({"codebook": {"per_layer": True, "codebook_size": 6}}, "fewer than 2 codes for each of 4 layers"),
+        ({"codebook": {"per_layer": True, "codebook_size": 6}}, "fewer than 2 codes for each of 4 tables"),
+        (
+            {"codebook": {"parts": 3}},
+            "codebook.parts 3 must divide network.w_dim 8. Set --model.codebook.parts to 2",
+        ),
         ({"predictor": {"heads": 3}}, "must be divisible"),
         ({"autoencoder": {"augment": "shape"}}, "shapes"),
         ({"age": None, "sampler": {"mode": "age"}}, "needs age"),

@@ -36,9 +36,10 @@ def edit(
     Args:
         run: a run folder, or a model file.
         image: an image file; the mean of the run's classes if left out.
-        layer: which layer's style the codes are added to, from 0, the one that shapes most.
+        layer: which of an image's codes, from 0, the one that shapes most: one for each edited layer, or for
+            each part of it (codebook.parts).
         codes: numbers of codes.
-        most_used: show the eight codes that training images have most often in each layer, a row for each, in
+        most_used: show the eight codes that training images have most often in each place, a row for each, in
             place of layer and codes.
         strength: factor on the change.
         fit: how an image of another shape becomes square: crop, pad or stretch.

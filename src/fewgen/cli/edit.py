@@ -1,9 +1,9 @@
 """`fewgen edit`: what single codes do to an image.
 
 Examples:
-    # the codes that images have most often, a row for each layer
+    # the codes that images have most often, a row for each place of a code
     fewgen edit runs/letters --image mine.png --list --out codes.png
-    # three codes of one layer
+    # three codes in one place
     fewgen edit runs/letters --image mine.png --layer 0 --codes 17 40 101 --out strip.png
 """
 

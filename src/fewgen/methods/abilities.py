@@ -92,13 +92,14 @@ class Edits(Protocol):
     `generate` takes the options `mode` and `strength`, and says the codes of its images.
 
     Attributes:
-        code_counts: how many training images have each code in each layer, int64 (E, N).
+        code_counts: how many training images have each code in each place, int64 (T, K). Places are layers,
+            or parts of layers.
     """
 
     code_counts: Tensor
 
     def encode_codes(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return codes int64 (N, E) of images (N, C, H, W) in [-1, 1] of the classes `labels`, int64 (N,)."""
+        """Return codes int64 (N, T) of images (N, C, H, W) in [-1, 1] of the classes `labels`, int64 (N,)."""
 
     def from_codes(
         self,
@@ -108,10 +109,10 @@ class Edits(Protocol):
         strength: float | None = None,
         temperature: float = 1.0,
     ) -> Tensor:
-        """Return images (N, C, H, W) in [-1, 1] of codes (N, E); those of a draw give its images again."""
+        """Return images (N, C, H, W) in [-1, 1] of codes (N, T); those of a draw give its images again."""
 
     def with_code(self, image: Tensor | None, layer: int, codes: Tensor, strength: float) -> Tensor:
-        """Return an image (1, C, H, W), or the mean one, with each of some codes (N,) in one layer."""
+        """Return an image (1, C, H, W), or the mean one, with each of some codes (N,) in one place."""
 
 
 class EncodesClasses(Protocol):

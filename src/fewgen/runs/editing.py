@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fewgen.runs.run import Run
 
 MOST = 8
-"""Codes of each layer in the overview."""
+"""Codes of each place in the overview."""
 
 
 @dataclass
@@ -29,8 +29,8 @@ class Edited:
 
     Attributes:
         original: as the model gives it back, uint8 (1, C, H, W).
-        images: with each code, uint8 (R, K, C, H, W), a row for each layer.
-        layers: of the rows.
+        images: with each code, uint8 (R, K, C, H, W), a row for each place.
+        layers: places of the rows: layers, or parts of layers.
         codes: K numbers for each row.
     """
 
@@ -40,7 +40,7 @@ class Edited:
     codes: list[list[int]]
 
     def picture(self) -> Image:
-        """Return a row for each layer: the image, then one with each code."""
+        """Return a row for each place: the image, then one with each code."""
         import torch
 
         from fewgen.generation.pictures import grid
@@ -116,11 +116,11 @@ def edited(
 def _rows(
     counts: Tensor, layer: int | None, codes: Sequence[int] | None, most_used: bool
 ) -> dict[int, list[int]]:
-    """Return layer -> codes to show."""
+    """Return place -> codes to show."""
     n_layers, n_codes = counts.shape
     if most_used:
         given = {"layer": layer, "codes": codes}
-        refuse_ignored("with --list, which shows every layer", given, dict.fromkeys(given), *given)
+        refuse_ignored("with --list, which shows every place", given, dict.fromkeys(given), *given)
         order = counts.argsort(dim=1, descending=True, stable=True)
         return dict(enumerate(order[:, : min(MOST, n_codes)].tolist()))
     if layer is None or not codes:
@@ -129,7 +129,7 @@ def _rows(
             "have most often."
         )
     if whole("layer", layer, 0) >= n_layers:
-        raise ConfigError(f"layer is {layer}, but there are codes for layers 0 to {n_layers - 1}.")
+        raise ConfigError(f"layer is {layer}, but an image has codes 0 to {n_layers - 1}.")
     own = [whole("codes", code, 0) for code in codes]
     if max(own) >= n_codes:
         raise ConfigError(f"There is no code {max(own)}: codes are numbered 0 to {n_codes - 1}.")

@@ -134,8 +134,10 @@ class CodebookConfig(Checked):
 
     Attributes:
         codebook_size: N, codes; published: 10,000.
-        per_layer: share them out among the layers instead of one table for all.
-        maps: before and after the codes: "linear" (one for each layer, starting as identities) or "identity".
+        parts: codes for each layer; published: 1, with 18 layers. The style is split along its principal
+            axes.
+        per_layer: share the codes out among layers and parts instead of one table for all.
+        maps: before and after the codes: "linear" (one for each layer, learned) or "identity".
         prefilter: what is quantised: "none" (residuals) or "age" (what AGE's directions make of them).
         commitment_weight: beta of the quantiser.
         image_weight: of the images' squared error.
@@ -150,6 +152,7 @@ class CodebookConfig(Checked):
 
     section: ClassVar[str] = "codebook"
     codebook_size: TwoOrMore = 256
+    parts: Few = 16
     per_layer: bool = False
     maps: Literal["linear", "identity"] = "linear"
     prefilter: Literal["none", "age"] = "none"
@@ -246,7 +249,8 @@ class TageConfig(Checked):
         codebook: of attributes.
         predictor: of codes.
         sampler: how images are drawn.
-        layers: the first so many layers are edited by codes; null: all.
+        layers: the first so many layers are edited by codes; null: all, as published. With the start "style"
+            the first one carries nearly the whole image.
         supports: written by `adapt`, images of each new class; leave it out.
     """
 
@@ -256,7 +260,7 @@ class TageConfig(Checked):
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    layers: Count | None = None
+    layers: Count | None = 1
     supports: tuple[int, ...] = ()
 
     effects: ClassVar[tuple[Acts, ...]] = (

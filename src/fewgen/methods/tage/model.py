@@ -81,10 +81,17 @@ class Tage(Method):
         size = config.codebook.codebook_size if self.codes.tables == 1 else self.codes.size
         own = config.predictor
         self.predictor = CodePredictor(
-            self.n_edited, size, w_dim, n_layers * w_dim, own.width, own.layers, own.heads, own.tied
+            self.codes.n_tokens,
+            size,
+            self.codes.token_dim,
+            n_layers * w_dim,
+            own.width,
+            own.layers,
+            own.heads,
+            own.tied,
         )
         self.register_buffer("class_means", torch.zeros(spec.n_classes, n_layers, w_dim))
-        self.register_buffer("code_counts", torch.zeros(self.n_edited, size, dtype=torch.int64))
+        self.register_buffer("code_counts", torch.zeros(self.codes.n_tokens, size, dtype=torch.int64))
         self.register_buffer("support_styles", torch.zeros(sum(config.supports), n_layers, w_dim))
         self.perception = Perception(config.autoencoder)
         self._styles: dict[str, Tensor] = {}
@@ -312,7 +319,8 @@ class Tage(Method):
             values |= self._image_terms(x_hat, batch.images[:n])
             weights["perceptual"] = own.image_weight * self.config.autoencoder.perceptual_weight
         if own.orthogonal_weight:
-            means, changes = self.class_means[:, : self.n_edited], self.codes.changes_of_table()
+            means = self.class_means[:, : self.n_edited].repeat_interleave(self.codes.parts, 1)
+            changes = self.codes.changes_of_table()
             values["orthogonal"] = orthogonality(means, changes, "paper") / (len(means) * changes.shape[2])
             weights["orthogonal"] = own.orthogonal_weight
         stats: dict[str, Tensor | float] = {"perplexity": found.perplexity}
@@ -339,14 +347,14 @@ class Tage(Method):
 
     @torch.no_grad()
     def _code_use(self, context: Context) -> tuple[Tensor, dict[str, float]]:
-        """Return how many training images have each code in each layer, (E, N), and figures of that."""
+        """Return how many training images have each code as each token, (T, N), and figures of that."""
         if not self._styles:
             self._prepare(context)
         counts, labels = torch.zeros_like(self.code_counts), context.train.labels
         for part, own in zip(self._styles["train"].split(GROUP), labels.split(GROUP), strict=True):
             indices = self.codes.nearest(self.codes.tokens(self._edited(part - self.class_means[own])))
-            for layer in range(self.n_edited):
-                counts[layer] += torch.bincount(indices[:, layer], minlength=counts.shape[1])
+            for token in range(self.codes.n_tokens):
+                counts[token] += torch.bincount(indices[:, token], minlength=counts.shape[1])
         shares = counts.sum(0).double() / counts.sum()
         return counts, {
             "used_codes": float(
@@ -361,7 +369,7 @@ class Tage(Method):
         return figures
 
     def _diagnose_codebook(self, context: Context) -> list[str]:
-        n_tokens = len(context.train) * self.n_edited
+        n_tokens = len(context.train) * self.codes.n_tokens
         if context.progress < 0.5 or n_tokens < 4 * self.config.codebook.codebook_size:
             return []
         used = self._code_use(context)[1]["used_codes"]
@@ -395,14 +403,14 @@ class Tage(Method):
         nats = functional.cross_entropy(found.logits.flatten(0, 1), target.flatten(), reduction="none")
         squares = (found.features - codes).square().mean(2)
         # All tokens of an image together count as much as they do without masks.
-        share = self.n_edited * wanted / n[:, None]
+        share = self.codes.n_tokens * wanted / n[:, None]
         return {
             "cross_entropy": (nats.reshape(target.shape) * share).sum(1).mean(),
             "feature": (squares * share).sum(1).mean(),
         }
 
     def _corrupted(self, z: Tensor, codes: Tensor, rng: torch.Generator, kind: str) -> tuple[Tensor, Tensor]:
-        """Return what the predictor sees of tokens (B, E, D), and which are masked (B, E).
+        """Return what the predictor sees of tokens (B, T, d), and which are masked (B, T).
 
         A share of the tokens after a cosine is masked. "noisy": of half of the images, the others have noise
         or are swapped with those of another image; of a quarter, they are the codes themselves, as they are
@@ -541,7 +549,7 @@ class Tage(Method):
         steps: int | None = None,
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return images (N, C, H, W) in [-1, 1], and their codes int64 (N, E); None in the mode "age".
+        """Return images (N, C, H, W) in [-1, 1], and their codes int64 (N, T); None in the mode "age".
 
         At temperature 0 nothing is drawn: a class has one image.
 
@@ -603,7 +611,7 @@ class Tage(Method):
         return self.directions.change(self.directions.draw(normal, self.config.age.beta, temperature))
 
     def _decoded(self, indices: Tensor, means: Tensor, w: Tensor, strength: float) -> Tensor:
-        """Return images (N, C, H, W) of codes (N, E), class means and the styles that draws start from.
+        """Return images (N, C, H, W) of codes (N, T), class means and the styles that draws start from.
 
         Around an image its own codes are exchanged for others, so that it stays as sharp as it was; AGE's
         paper adds changes to the class mean, its code to the image.
@@ -628,7 +636,7 @@ class Tage(Method):
         top_p: float,
         steps: int,
     ) -> Tensor:
-        """Return codes (N, E) that the predictor fills in, the most certain ones first.
+        """Return codes (N, T) that the predictor fills in, the most certain ones first.
 
         Args:
             residuals: of the styles that draws start from, (N, L, D).
@@ -642,7 +650,7 @@ class Tage(Method):
         Source: Chang et al. 2022, arXiv:2202.04200, Sec. 3.2 (iterative decoding).
         Differs: starts from a share of the image's own codes, our design.
         """
-        n, e = len(residuals), self.n_edited
+        n, e = len(residuals), self.codes.n_tokens
         indices = self.codes.nearest(self.codes.tokens(self._edited(residuals)))
         order = uniform(seeds, (e,), _KEPT).to(self.device).argsort(1).argsort(1)
         n_kept = round(self.config.sampler.keep * e) if temperature > 0 else 0
@@ -667,7 +675,7 @@ class Tage(Method):
 
     @torch.no_grad()
     def encode_codes(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the codes int64 (N, E) nearest to images (N, C, H, W) in [-1, 1] of classes (N,)."""
+        """Return the codes int64 (N, T) nearest to images (N, C, H, W) in [-1, 1] of classes (N,)."""
         w = self.autoencoder.encode(images.to(self.device))
         residuals = w - self.class_means[labels.to(self.device)]
         return self.codes.nearest(self.codes.tokens(self._edited(residuals)))
@@ -688,17 +696,20 @@ class Tage(Method):
         Raises:
             ShapeError: there is no such layer or code.
         """
-        if not 0 <= layer < self.n_edited:
-            raise ShapeError(f"There are codes for layers 0 to {self.n_edited - 1}, got layer {layer}.")
+        n_tokens, parts = self.codes.n_tokens, self.codes.parts
+        if not 0 <= layer < n_tokens:
+            raise ShapeError(
+                f"layer is {layer}, but an image has codes 0 to {n_tokens - 1}, {parts} for each layer."
+            )
         if image is None:
             w = self.class_means.mean(0, keepdim=True)
         else:
             w = self.autoencoder.encode(image.to(self.device))
-        indices = torch.zeros(len(codes), self.n_edited, dtype=torch.int64, device=self.device)
+        indices = torch.zeros(len(codes), n_tokens, dtype=torch.int64, device=self.device)
         indices[:, layer] = codes.to(self.device)
-        change = self.codes.change(self.codes.lookup(indices))
-        w = w.expand(len(codes), -1, -1).clone()
-        w[:, layer] += strength * change[:, layer]
+        alone = torch.arange(n_tokens, device=self.device)[:, None] == layer
+        change = self.codes.change(self.codes.lookup(indices) * alone)
+        w = self._onto(w.expand(len(codes), -1, -1), change, strength)
         return self.autoencoder.decode(w).clamp(-1.0, 1.0)
 
     @torch.no_grad()
@@ -713,7 +724,7 @@ class Tage(Method):
         """Return images in [-1, 1], (N, C, H, W), of codes; those of a draw give its images again.
 
         Args:
-            codes: int64 (N, E), as `sample_coded` and the files of `generate` have them.
+            codes: int64 (N, T), as `sample_coded` and the files of `generate` have them.
             labels: int64 (N,).
             seeds: int64 (N,), which say what layers without codes are taken from.
             strength: factor on the change; None: `sampler.strength`.

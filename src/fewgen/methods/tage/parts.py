@@ -1,7 +1,7 @@
 """The parts of TAGE and of AGE: the style autoencoder, the dictionary of directions, the codes of attributes.
 
 Shapes: B batch, L layers that take a style, D numbers of a style, E edited layers (the first ones), M
-classes, N codes, G groups of layers, r directions of a group.
+classes, N codes, P parts of a style, T = E P tokens, d = D / P, G groups of layers, r directions of a group.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Coded:
 
     Attributes:
         change: what the codes stand for, (B, E, D); gradients reach maps and residuals.
-        indices: int64 (B, E).
+        indices: int64 (B, T).
         loss: codebook and commitment loss, a scalar.
         perplexity: detached scalar.
     """
@@ -172,71 +172,93 @@ class Coded:
 
 
 class AttributeCodes(nn.Module):
-    """The codebook learning module: residuals of each edited layer become the nearest of N codes.
+    """The codebook learning module: parts of residuals become the nearest of N codes.
 
-    Tokens are f_l(dw_l) = F_l dw_l / scale_l, changes g_l(C_s) = scale_l G_l C_s. The scale is that of the
-    training images' residuals, so that one codebook serves layers of different size.
+    Tokens are the P parts of F_l dw_l / scale_l, changes scale_l G_l C_s. The scale is that of the training
+    images' residuals, so that one codebook serves layers of different size. With several parts F starts as
+    the residuals' principal axes, dealt out in turn, so that all parts have as much to say, and G as the way
+    back.
 
     Args:
         config: of the codes.
-        n_tokens: E.
+        n_layers: E.
         w_dim: D.
 
-    Source: TAGE, arXiv:2410.17855: residuals are replaced by their nearest codebook entries.
+    Raises:
+        ConfigError: the style does not divide into the parts, or tables for each token would be too small.
+
+    Source: TAGE, arXiv:2410.17855: residuals are replaced by their nearest codebook entries; Jegou et al.
+        2011, "Product quantization for nearest neighbor search", and Ge et al. 2013, "Optimized product
+        quantization" (parts, and principal axes that balance them).
     Differs: our design, since the paper's equations are not public to us: one shared table, linear maps for
-        each layer, scales, k-means start, restarts.
+        each layer, scales, parts, k-means start, restarts. The paper has one code for a layer, of 18; a
+        generator of few layers has too few codes for an image then.
     """
 
     scale: Tensor
 
-    def __init__(self, config: CodebookConfig, n_tokens: int, w_dim: int) -> None:
+    def __init__(self, config: CodebookConfig, n_layers: int, w_dim: int) -> None:
         super().__init__()
-        tables = n_tokens if config.per_layer else 1
+        if w_dim % config.parts:
+            raise ConfigError(
+                f"codebook.parts {config.parts} must divide network.w_dim {w_dim}. Set "
+                f"--model.codebook.parts to {_divisor(w_dim, config.parts)}."
+            )
+        self.n_layers, self.parts = n_layers, config.parts
+        self.n_tokens, self.token_dim = n_layers * config.parts, w_dim // config.parts
+        tables = self.n_tokens if config.per_layer else 1
         size = config.codebook_size // tables
         if size < 2:
             raise ConfigError(
                 f"codebook.codebook_size {config.codebook_size} leaves fewer than 2 codes for each of "
-                f"{n_tokens} layers. Set it to {2 * n_tokens} or more, or codebook.per_layer to false."
+                f"{self.n_tokens} tables. Set it to {2 * self.n_tokens} or more, or codebook.per_layer to "
+                "false."
             )
-        self.n_tokens, self.tables, self.size = n_tokens, tables, size
+        self.tables, self.size = tables, size
         self.codebook = Codebook(
             size,
-            w_dim,
+            self.token_dim,
             groups=tables,
             update="gradient",
             commitment_weight=config.commitment_weight,
             restart_after=config.restart_after,
         )
-        self.register_buffer("scale", torch.ones(n_tokens))
+        self.register_buffer("scale", torch.ones(n_layers))
         self.into: nn.Parameter | None = None
         self.back: nn.Parameter | None = None
         if config.maps == "linear":
-            self.into = nn.Parameter(torch.eye(w_dim).repeat(n_tokens, 1, 1))
-            self.back = nn.Parameter(torch.eye(w_dim).repeat(n_tokens, 1, 1))
+            self.into = nn.Parameter(torch.eye(w_dim).repeat(n_layers, 1, 1))
+            self.back = nn.Parameter(torch.eye(w_dim).repeat(n_layers, 1, 1))
 
     @property
     def table(self) -> Tensor:
-        """The codes: (N, D), or (E, N / E, D) with a table for each layer."""
+        """The codes: (N, d), or (T, N / T, d) with a table for each token."""
         codes = self.codebook.codes
         return codes if self.tables > 1 else codes[0]
 
     def tokens(self, residuals: Tensor) -> Tensor:
-        """Return f (B, E, D) of the residuals of the edited layers, (B, E, D)."""
+        """Return tokens (B, T, d) of the residuals of the edited layers, (B, E, D)."""
         z = residuals / self.scale[:, None]
-        return z if self.into is None else torch.einsum("bld,lde->ble", z, self.into)
+        z = z if self.into is None else torch.einsum("bld,lde->ble", z, self.into)
+        return z.reshape(len(z), self.n_tokens, self.token_dim)
 
     def change(self, codes: Tensor) -> Tensor:
-        """Return g (B, E, D) of codes (B, E, D)."""
+        """Return the change (B, E, D) that codes (B, T, d) stand for."""
+        codes = codes.reshape(len(codes), self.n_layers, -1)
         if self.back is not None:
             codes = torch.einsum("bld,lde->ble", codes, self.back)
         return codes * self.scale[:, None]
 
     def changes_of_table(self) -> Tensor:
-        """Return what every code does to every layer that may choose it, (E, D, N)."""
+        """Return what every code does as every token that may be it, (T, D, N): to that token's layer."""
         table = self.table if self.tables > 1 else self.table.expand(self.n_tokens, -1, -1)
-        if self.back is not None:
-            table = torch.einsum("lnd,lde->lne", table, self.back)
-        return (table * self.scale[:, None, None]).transpose(1, 2)
+        n, d = self.n_layers, self.token_dim
+        back = self.back
+        if back is None:
+            back = torch.eye(self.parts * d, device=table.device).expand(n, -1, -1)
+        rows = back.reshape(self.n_tokens, d, self.parts * d)
+        scale = self.scale.repeat_interleave(self.parts)
+        return torch.einsum("tnd,tde->ten", table, rows) * scale[:, None, None]
 
     def forward(self, residuals: Tensor) -> Coded:
         """Quantise residuals (B, E, D); in training mode the codes are counted and restarted."""
@@ -247,7 +269,7 @@ class AttributeCodes(nn.Module):
         return Coded(change, found.indices.reshape(z.shape[:2]), loss, found.perplexity)
 
     def nearest(self, tokens: Tensor) -> Tensor:
-        """Return the nearest codes, int64 (B, E), of tokens (B, E, D); nothing is counted."""
+        """Return the nearest codes, int64 (B, T), of tokens (B, T, d); nothing is counted."""
         was = self.codebook.training
         try:
             self.codebook.eval()
@@ -257,21 +279,34 @@ class AttributeCodes(nn.Module):
         return found.reshape(tokens.shape[:2])
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Return codes (B, E, D) of indices int64 (B, E).
+        """Return codes (B, T, d) of indices int64 (B, T).
 
         Raises:
-            ShapeError: there are more or fewer layers, or a code does not exist.
+            ShapeError: there are more or fewer tokens, or a code does not exist.
         """
         if indices.ndim != 2 or indices.shape[1] != self.n_tokens:
-            raise ShapeError(
-                f"An image has one code for each of {self.n_tokens} layers, got {tuple(indices.shape)}."
-            )
+            raise ShapeError(f"An image has {self.n_tokens} codes, got {tuple(indices.shape)}.")
         shaped = indices if self.tables > 1 else indices[:, :, None]
         return self.codebook.lookup(shaped).reshape(*indices.shape, -1)
 
     @torch.no_grad()
     def start(self, residuals: Tensor) -> None:
-        """Take scales, and codes by k-means, from the residuals (N, E, D) of all training images."""
+        """Take scales, axes, and codes by k-means, from the residuals (N, E, D) of all training images."""
         self.scale.copy_(residuals.square().mean((0, 2)).sqrt().clamp_min(1e-6))
+        if self.into is not None and self.back is not None and self.parts > 1:
+            in_turn = torch.arange(residuals.shape[2]).reshape(-1, self.parts).T.flatten()
+            for layer, own in enumerate(residuals.transpose(0, 1).double()):
+                axes = torch.linalg.eigh(own.T @ own).eigenvectors.flip(1)[:, in_turn.to(own.device)]
+                self.into[layer] = axes.to(self.into)
+                self.back[layer] = axes.T.to(self.back)
         z = self.tokens(residuals)
         self.codebook.start_from_data(z.flatten(1) if self.tables > 1 else z)
+
+
+def _divisor(n: int, near: int) -> int:
+    """Return the divisor of n next to a number.
+
+    >>> _divisor(256, 10)
+    8
+    """
+    return min((d for d in range(1, n + 1) if n % d == 0), key=lambda d: abs(d - near))
