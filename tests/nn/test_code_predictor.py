@@ -33,15 +33,23 @@ def test_every_token_gets_logits_of_every_code_and_rows_are_independent(tied):
     assert torch.allclose(turned.logits, found.logits[order], atol=1e-5)
 
 
-def test_tied_logits_are_distances_to_the_codes():
+def test_tied_logits_are_products_with_the_codes():
     net = predictor()
     tokens, masked, category, codes = inputs()
     found = net(tokens, masked, category, codes)
-    squares = torch.cdist(found.features, codes.expand(B, -1, -1)).square()
-    wanted = torch.log_softmax(-0.5 * squares / D**0.5, -1)
-    assert torch.allclose(torch.log_softmax(found.logits, -1), wanted, atol=1e-4)
+    doubled = net(tokens, masked, category, 2.0 * codes)
+    assert torch.allclose(doubled.logits, 2.0 * found.logits, atol=1e-5)  # it has no bias yet
     of_layer = net(tokens, masked, category, codes.expand(L, -1, -1))
     assert torch.allclose(of_layer.logits, found.logits, atol=1e-5)
+
+
+def test_it_starts_from_how_often_each_token_is_each_code():
+    net = predictor()
+    tokens, masked, category, codes = inputs()
+    net.start(torch.arange(L * N).reshape(L, N) ** 2)
+    chances = torch.softmax(net(tokens, masked, category, torch.zeros(N, D)).logits, -1)
+    counts = (torch.arange(L * N).reshape(L, N) ** 2 + 1.0).expand(B, -1, -1)
+    assert torch.allclose(chances, counts / counts.sum(2, keepdim=True), atol=1e-6)
 
 
 def test_masked_tokens_are_not_seen_and_the_others_and_the_category_are():

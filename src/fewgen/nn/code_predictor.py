@@ -39,14 +39,14 @@ class CodePredictor(nn.Module):
         width: W.
         n_layers: transformer blocks.
         n_heads: attention heads; divides W.
-        tied: logits are minus half the squared distance of `features` to each code, over sqrt(D), so that
-            codes that were seldom seen get sensible ones; else a linear head gives them.
+        tied: logits are products of a query and each code, over sqrt(D), so that codes that were seldom seen
+            get sensible ones; else a linear head gives them. Both have a bias for each token and code.
 
     Source: Zhou et al. 2022, arXiv:2206.11253 (CodeFormer: code indices from features, cross-entropy and
         squared error); Chang et al. 2022, arXiv:2202.04200 (MaskGIT: masks, and confidence); TAGE,
         arXiv:2410.17855, says that a transformer predicts the codes, and no more.
-    Differs: our design throughout, since TAGE's is not published. Tied logits are distances, so that the most
-        likely code is the nearest one to what the transformer sees.
+    Differs: our design throughout, since TAGE's is not published. The query has a projection of its own: the
+        squared error takes `features` to the mean of what is possible, which tells codes apart no more.
     """
 
     def __init__(
@@ -69,7 +69,8 @@ class CodePredictor(nn.Module):
         self.blocks = nn.ModuleList(AttentionBlock(width, n_heads, 0.0) for _ in range(n_layers))
         self.norm = nn.LayerNorm(width)
         self.feature = nn.Linear(width, codebook_dim)
-        self.head = None if tied else nn.Linear(width, codebook_size)
+        self.head = nn.Linear(width, codebook_dim if tied else codebook_size, bias=False)
+        self.bias = nn.Parameter(torch.zeros(n_tokens, codebook_size))
 
     def forward(self, tokens: Tensor, masked: Tensor, category: Tensor, codes: Tensor) -> Predicted:
         """Predict the code of every token.
@@ -93,13 +94,18 @@ class CodePredictor(nn.Module):
         for block in self.blocks:
             h = block(h)
         h = self.norm(h[:, 1:])
-        features = self.feature(h)
-        if self.head is not None:
-            return Predicted(self.head(h), features)
-        table = codes if codes.ndim == 3 else codes[None]
-        products = torch.matmul(features[:, :, None], table.transpose(1, 2)[None])[:, :, 0]
-        scale = 1.0 / math.sqrt(self.codebook_dim)
-        return Predicted(scale * (products - 0.5 * table.square().sum(2)), features)
+        logits = self.head(h)
+        if self.tied:
+            table = codes if codes.ndim == 3 else codes[None]
+            logits = torch.matmul(logits[:, :, None], table.transpose(1, 2)[None])[:, :, 0]
+            logits = logits / math.sqrt(self.codebook_dim)
+        return Predicted(logits + self.bias, self.feature(h))
+
+    @torch.no_grad()
+    def start(self, counts: Tensor) -> None:
+        """Start from how often each token is each code, (L, N), whatever else is known."""
+        shares = (counts.double() + 1.0) / (counts.sum(1, keepdim=True) + counts.shape[1])
+        self.bias.copy_(shares.log() - shares.log().mean(1, keepdim=True))
 
 
 def sample_codes(

@@ -175,7 +175,7 @@ class PredictorConfig(Checked):
         width: of the transformer.
         layers: transformer blocks.
         heads: attention heads; must divide the width.
-        tied: codes are scored by their distance to what the transformer sees, instead of by a head.
+        tied: codes are scored by their product with a query, instead of each by a row of a head.
         corruption: what it has to see through: "noisy" (masks, noise, codes in place of residuals, residuals
             of other classes), "masked" (masks alone) or "none", which learns the nearest code.
         ce_weight: of the cross-entropy, beside the squared error of the codes.

@@ -189,7 +189,7 @@ class Tage(Method):
                 "which codes go together",
                 validate=self._validate_predictor,
                 preview=self._preview,
-                on_start=self._prepare,
+                on_start=self._start_predictor,
             )
         )
         return stages
@@ -381,6 +381,10 @@ class Tage(Method):
         ]
 
     # ------------------------------------------------------------------------------------ the predictor
+
+    def _start_predictor(self, context: Context) -> None:
+        self._prepare(context)
+        self.predictor.start(self.code_counts)
 
     def _category(self, means: Tensor) -> Tensor:
         """Return what the predictor is told of class means (B, L, D)."""
