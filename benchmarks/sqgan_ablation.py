@@ -548,6 +548,7 @@ def compute(data: str, variant: Variant, seed: int, settings: Settings) -> dict[
         started, cpu = time.perf_counter(), time.process_time()
         run = fewgen.train(
             "sq_gan",
+            preset="default",
             data=real.train,
             holdout=0,
             seed=seed,

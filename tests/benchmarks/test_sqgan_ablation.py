@@ -131,6 +131,7 @@ def test_a_limit_of_processor_seconds_is_another_cell_and_gets_the_steps_that_fi
     monkeypatch.setattr(sqgan_ablation, "measure", lambda *_: {"frechet": 1.0})
     found = [compute("cifar10", SQ_CR, 0, settings) for settings in (limited, USUAL)]
     assert (calls[0]["minutes"], calls[0]["clock"]) == (0.5, "cpu")
+    assert calls[0]["preset"] == "default"  # which the rows change, whatever is usual for the images
     assert "minutes" not in calls[1]
     assert [cell["figures"].get("steps") for cell in found] == [31, None]
 
