@@ -92,7 +92,7 @@ def test_work_stops_once_the_limit_is_over(clock):
     progress = within(lambda part, share: told.append(part), limit)
     progress("a", 0.0)
     clock[0] += 61
-    with pytest.raises(TimeIsUp, match="Not measured: the time limit of 1 minutes"):
+    with pytest.raises(TimeIsUp, match=r"Not measured: the time limit of 1 minute\."):
         progress("b", 0.0)
     assert told == ["a"]
     assert within(None, Limit()) is None

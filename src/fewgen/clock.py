@@ -11,6 +11,17 @@ from fewgen.errors import ConfigError, FewgenError, suggest
 CLOCKS = ("wall", "cpu")
 
 
+def shown_minutes(minutes: float | None) -> str:
+    """Return a time limit as a reader writes it.
+
+    >>> shown_minutes(1), shown_minutes(0.5), shown_minutes(None)
+    ('1 minute', '0.5 minutes', 'no time limit')
+    """
+    if minutes is None:
+        return "no time limit"
+    return "1 minute" if minutes == 1 else f"{minutes:g} minutes"
+
+
 class TimeIsUp(FewgenError, TimeoutError):
     """The time limit of a command has come before a part of it was done."""
 
@@ -79,7 +90,7 @@ class Limit:
     @property
     def missed(self) -> str:
         """Why something was not measured."""
-        return f"Not measured: the time limit of {self.minutes:g} minutes."
+        return f"Not measured: the time limit of {shown_minutes(self.minutes)}."
 
     def left(self) -> float:
         """Return the seconds that are left, below 0 if it took longer; infinite without a limit."""

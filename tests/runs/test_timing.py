@@ -69,7 +69,7 @@ def test_as_many_images_are_measured_as_there_is_time_for(costs, left, expected)
     limit.before = 60.0 - left if left < math.inf else 0.0
     share = Share(limit, None, toy_images(), None)
     if expected is None:
-        with pytest.raises(TimeIsUp, match="Not measured: the time limit of 1 minutes"):
+        with pytest.raises(TimeIsUp, match=r"Not measured: the time limit of 1 minute\."):
             share.measured()
     else:
         assert share.measured() in (expected - 1, expected)

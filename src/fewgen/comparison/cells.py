@@ -26,6 +26,7 @@ from typing import Any, Literal, TypedDict
 import torch
 from torch import Tensor
 
+from fewgen.clock import shown_minutes
 from fewgen.comparison import sets
 from fewgen.comparison.budget import Budget
 from fewgen.comparison.candidates import folder_name, make_generator, takes_time
@@ -379,7 +380,7 @@ def _make(cell: Cell, say: Callable[[str], None]) -> None:
     labels = torch.arange(train.n_classes).repeat_interleave(settings.n // train.n_classes)
     generator = make_generator(spec, folder, seed, _training(settings, real), settings.temperature)
     if takes_time(spec):
-        say(f"training for {settings.minutes:g} minutes ...")
+        say(f"training for {shown_minutes(settings.minutes)} ...")
     budget = Budget(settings.minutes, settings.clock, settings.cores)
     wall, cpu = time.perf_counter(), time.process_time()
     about = generator.fit(train, budget, seed)

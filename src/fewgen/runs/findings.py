@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 import torch
 from torch import Tensor
 
-from fewgen.clock import Limit
+from fewgen.clock import Limit, shown_minutes
 from fewgen.config.records import parse_record
 from fewgen.data.imageset import ImageSet, evenly
 from fewgen.errors import in_words
@@ -326,7 +326,7 @@ def _evaluated(
     if per_class < wanted:
         evaluation.omitted["more images"] = (
             f"{per_class} instead of {wanted} of each class were drawn and measured: the time limit of "
-            f"{share.limit.minutes:g} minutes"
+            f"{shown_minutes(share.limit.minutes)}"
         )
     evaluation.save(run.path / EVALUATION_NAME)
     return evaluation

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from fewgen.clock import shown_minutes
 from fewgen.errors import CheckpointError, OutputError
 from fewgen.tensor_files import check_tensor_file
 
@@ -75,12 +76,9 @@ def is_finished(out: Path, minutes: float | None) -> bool:
         return False
     then = extra.get("minutes")
     if then != minutes:
-
-        def shown(limit: float | None) -> str:
-            return "no time limit" if limit is None else f"{limit:g} minutes"
-
         raise OutputError(
-            f'The run "{out}" is finished with {shown(then)}, and this command asks for {shown(minutes)}. '
+            f'The run "{out}" is finished with {shown_minutes(then)}, and this command asks for '
+            f"{shown_minutes(minutes)}. "
             "A finished run is not trained further. Nothing was changed; choose a new --out."
         )
     check_tensor_file(out / "model.safetensors")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fewgen.clock import Clock, Limit, TimeIsUp
+from fewgen.clock import Clock, Limit, TimeIsUp, shown_minutes
 from fewgen.errors import ConfigError
 from fewgen.evaluation.cost import evaluation_seconds, judge_seconds
 from fewgen.evaluation.judge import AUTO, CLASSIFIER, Judge, choose_judge
@@ -306,7 +306,7 @@ def limit_in_words(
         )
     limit = 60.0 * minutes
     one = minutes == 1
-    given = "1 minute" if one else f"{minutes:g} minutes"
+    given = shown_minutes(minutes)
     if whole <= limit:
         be = "is" if one else "are"
         return (
@@ -353,7 +353,7 @@ def check_limit(found: RunTrial, minutes: float, left: float | None = None) -> N
     enough = _minutes((2 * least + spent) / 60)
     after = f", with {shown_seconds(ends)} for what follows the steps," if ends > 1 else ""
     raise ConfigError(
-        f"A limit of {minutes:g} minutes is too short: a single step of each stage{after} takes "
+        f"A limit of {shown_minutes(minutes)} is too short: a single step of each stage{after} takes "
         f"{shown_seconds(least)} here{found_out}. Nothing was written. Take --minutes {enough} or more, or "
         "smaller images (--size)."
     )

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fewgen.clock import Limit
+from fewgen.clock import Limit, shown_minutes
 from fewgen.progress import shown_seconds
 from fewgen.runs.checkpoints import checkpoint_images
 from fewgen.runs.preparing import (
@@ -91,8 +91,8 @@ def _split(prepared: Prepared, report: bool, limit: Limit, out: Path) -> float:
     reserved = found.reserved(max(0.0, limit.left()))
     if reserved and prepared.train_config.progress:
         print(
-            f"The limit of {limit.minutes:g} minutes: {shown_seconds(limit.left() - reserved)} for training, "
-            f"{shown_seconds(reserved)} for measuring and the report.",
+            f"The limit of {shown_minutes(limit.minutes)}: {shown_seconds(limit.left() - reserved)} for "
+            f"training, {shown_seconds(reserved)} for measuring and the report.",
             file=sys.stderr,
             flush=True,
         )

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from fewgen.clock import Limit
+from fewgen.clock import Limit, shown_minutes
 from fewgen.errors import ConfigError
 from fewgen.training.phases import FEW, Stage, tried
 from fewgen.training.processes import Processes
@@ -90,7 +90,7 @@ class TimeLimit:
             spent, aside = limit.before / 60, self.reserved / 60
             measuring = f" and needs {aside:.1f} for measuring and the report" if aside else ""
             raise ConfigError(
-                f"The run has taken {spent:.1f} minutes so far{measuring}, so {limit.minutes:g} minutes "
+                f"The run has taken {spent:.1f} minutes so far{measuring}, so {shown_minutes(limit.minutes)} "
                 "leave no time to continue it. Nothing was changed. Give more --minutes."
             )
         return True
@@ -119,7 +119,7 @@ class TimeLimit:
         if possible < steps:
             note(
                 f'Preparing stage "{run.stage.name}" takes {possible} of {steps} steps; the limit of '
-                f"{self.limit.minutes:g} minutes leaves no time for more."
+                f"{shown_minutes(self.limit.minutes)} leaves no time for more."
             )
         return found if possible <= FEW else fit(possible)
 
@@ -192,8 +192,8 @@ class TimeLimit:
             )
             if first and steps < run.planned // 10:
                 warn(
-                    f"The limit of {self.limit.minutes:g} minutes allows {steps} of {run.planned} steps of "
-                    f'stage "{run.stage.name}"; expect worse images. Raise minutes, or lower steps or '
+                    f"The limit of {shown_minutes(self.limit.minutes)} allows {steps} of {run.planned} steps "
+                    f'of stage "{run.stage.name}"; expect worse images. Raise minutes, or lower steps or '
                     "batch_size."
                 )
         run.steps = run.context.steps = steps
