@@ -12,6 +12,7 @@ from tests.distillation.toy import BASE, NOVEL, Toy, data
 from tests.fake_method import Fake
 
 import fewgen
+from fewgen.cli import distill as distill_command
 from fewgen.cli.main import main
 from fewgen.data.imageset import ImageSet
 from fewgen.distillation import knowledge, product
@@ -19,6 +20,8 @@ from fewgen.distillation.distilling import plan_distillation
 from fewgen.distillation.knowledge import accuracy
 from fewgen.distillation.product import supports_and_rest
 from fewgen.distillation.storing import load_student
+from fewgen.encoders.named import ENCODERS, NamedEncoder
+from fewgen.encoders.pixels import PixelFeatures
 from fewgen.errors import CheckpointError, ConfigError, DataError, OutputError, RenamedWarning
 
 assert Fake.name == "fake"
@@ -416,6 +419,11 @@ def test_every_image_learned_from_is_noted_with_shots_too(novel, tmp_path):
     assert "--shots 5 learns from some" in plan_distillation(**keywords)
     assert "A smaller --shots learns from some" in plan_distillation(shots=10, **keywords)
     assert "learned from, so none" not in plan_distillation(shots=9, **keywords)
+    # No advice that cannot be followed.
+    keywords["novel"] = written(tmp_path / "three", data(3, NOVEL[:3]))
+    assert "--shots 2 learns from some" in plan_distillation(**keywords)
+    keywords["novel"] = written(tmp_path / "one", data(1, NOVEL[:3]))
+    assert "none is left to measure the accuracy on.\n" in plan_distillation(**keywords)
 
 
 def test_a_dry_run_writes_nothing(novel, base, tmp_path):
@@ -596,13 +604,43 @@ def test_unlabelled_images_may_lie_flat(tmp_path, novel):
     assert made.record["training"]["parts"] == {"support": 12, "pool": 12}
 
 
+def test_who_taught_is_named(tmp_path, novel, monkeypatch):
+    class Other(PixelFeatures):
+        def record(self):
+            return {"name": "other", "sha256": "0" * 64}
+
+    other = NamedEncoder("other pixels", lambda *_: Other(1, 16, 16), option="[PATH]")
+    monkeypatch.setitem(ENCODERS, "other", other)
+    given = {**TAUGHT, "novel": novel, "shots": 4, "mixtures": 9, "out": tmp_path / "tiny"}
+    given["teacher"] = "other:some/where"
+    assert "teacher     other:some/where, other pixels\n" in plan_distillation(**given)
+    made = fewgen.distill(**given)
+    assert made.record["training"]["taught_by"] == {"name": "other", "sha256": "0" * 64}
+    share = made.record["accuracy"]["teacher"]
+    assert f"; the teacher {100 * share:.1f} %" in "\n".join(distill_command._student(made))
+    # Another one is refused by name, without the path, also where only the parts are there.
+    (tmp_path / "tiny" / "distill.json").unlink()
+    with pytest.raises(ConfigError, match=r'\(teacher: "other", now "pixels"\)'):
+        fewgen.distill(**{**given, "teacher": "pixels"})
+    # The same name with other weights has another hash.
+    monkeypatch.setattr(Other, "record", lambda own: {"name": "other", "sha256": "1" * 64})
+    with pytest.raises(ConfigError, match=r'\(teacher: "[0-9a-f]{16}", now "[0-9a-f]{16}"\)'):
+        fewgen.distill(**given)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"teacher": None}, "needs something to learn from beside your images: --teacher lite2"),
-        ({"teacher": "lite"}, 'no teacher "lite": it is neither a pretrained encoder, such as lite2, nor'),
+        ({"teacher": "lite"}, 'no teacher "lite": it is neither .* nor a file. Did you mean "lite2"'),
         ({"tint": {"steps": 3}}, "--tint has no effect without --generator"),
+        ({"teacher": ""}, 'no teacher "": it is neither'),
+        (
+            {"teacher": "."},
+            'no teacher ".": it is neither a pretrained encoder, such as lite2 or dino:FOLDER',
+        ),
         ({"mixtures": -1}, "--mixtures must be"),
+        ({"mixtures": 0}, "With --mixtures 0 the teacher has nothing to label"),
         ({"training": {"weigh": True}}, "weigh weighs synthetic images"),
     ],
 )

@@ -18,8 +18,10 @@ from fewgen.data.npz import load_npz
 from fewgen.data.registry import save_images
 from fewgen.diffusion.settings import SpecialiseConfig
 from fewgen.distillation import competitors, generated, protocol
+from fewgen.distillation.comparison_work import ComparisonWork
 from fewgen.distillation.competitors import COMPETITORS, NEED_POOL, Task
 from fewgen.distillation.distilling import plan_distillation
+from fewgen.distillation.encoder_teacher import EncoderTeacher
 from fewgen.distillation.knowledge import DistillConfig, three_parts
 from fewgen.distillation.pool import joint_encoder, mined, unlabelled
 from fewgen.distillation.protocol import (
@@ -37,7 +39,9 @@ from fewgen.distillation.students import make_student
 from fewgen.distillation.summary import interval, paired
 from fewgen.distillation.synthesis import KINDS, PartClock, Synthesis
 from fewgen.distillation.teacher import ProtoNet
+from fewgen.encoders.base import FrozenEncoder
 from fewgen.encoders.named import ENCODERS, NamedEncoder, make_joint_encoder
+from fewgen.encoders.pixels import PixelFeatures
 from fewgen.errors import CheckpointError, ConfigError, DataError, MissingDependencyError, OutputError
 from fewgen.fitting.seeds import derive_seed
 
@@ -599,6 +603,8 @@ def test_without_base_classes_a_pretrained_teacher_labels_mixtures_and_a_pool(tm
     made = fewgen.distill(data=images, out=tmp_path / "none.json", **given)
     record = made.record
     assert set(record["accuracy"]) == {"augmentation", "mixtures", "pool", "retrieved", "teacher"}
+    assert record["teacher"] == PixelFeatures(1, 16, 16).record()
+    assert "The teacher was given: whether it has seen novel classes is not known." in record["notes"]
     assert record["classes"]["base"] == []
     assert len(record["classes"]["novel"]) == len(BASE + NOVEL)
     cells = tmp_path / "none.cells" / "episode0000"
@@ -611,6 +617,15 @@ def test_without_base_classes_a_pretrained_teacher_labels_mixtures_and_a_pool(tm
     assert words[1] == [tuple(classes) for classes in record["episode_classes"]]
     assert record["teacher_agrees"]["retrieved"] > 0.6
     assert record["accuracy"]["teacher"]["mean"] > 0.6
+
+
+def test_what_a_teacher_has_seen_is_told_as_far_as_it_is_known():
+    class Seen(FrozenEncoder):
+        def record(self):
+            return {"name": "seen", "trained_on": "ImageNet-1k"}
+
+    told = ComparisonWork._seen_by(EncoderTeacher(Seen("seen", 8)))
+    assert told.startswith("The teacher seen has learned from ImageNet-1k: novel classes that are among its")
 
 
 def test_mined_images_are_the_nearest_of_the_pool_to_the_name_of_their_class(images, words):

@@ -130,7 +130,8 @@ def test_the_side_is_a_parameter():
     encoder = make_image_encoder("lite0:64", use_cache=False)
     assert encoder.record()["resize"] == "antialiased bicubic, to 64 x 64"
     for wrong, message in (
-        ("lite0:16", "32 pixels or more, got 16"),
+        ("lite0:16", "32 to 1024 pixels, got 16"),
+        ("lite0:1000000", "32 to 1024 pixels, got 1000000"),
         ("lite0:big", 'such as lite0:128, not "big"'),
         ("lite3", 'no features "lite3".* Did you mean "lite'),
     ):

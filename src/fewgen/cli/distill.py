@@ -51,6 +51,7 @@ def _student(made: Any) -> list[str]:
         lines.append(
             f"Accuracy: {100 * found['student']:.1f} % of {found['n']} images that nothing learned from "
             f"(95 % interval {100 * found['low']:.1f} to {100 * found['high']:.1f})"
+            + (f"; the teacher {100 * found['teacher']:.1f} %" if "teacher" in found else "")
         )
     read = record.get("training", {}).get("teacher", {}).get("synthetic")
     if read is not None:

@@ -170,9 +170,9 @@ def _try_encoder(name: str, data: str, data_dir: str | None) -> int:
 
     from fewgen.data import load_images
     from fewgen.encoders.joint import similarities
-    from fewgen.encoders.named import find_encoder, make_joint_encoder
+    from fewgen.encoders.named import encoder_record, make_joint_encoder
 
-    find_encoder("joint", name)
+    encoder_record("joint", name)  # an unknown or missing one before any image is read
     images = load_images(data, data_dir=data_dir, min_classes=2)
     # The first of each class, then the second of each, and so on.
     turn = torch.zeros(len(images), dtype=torch.int64)
@@ -180,8 +180,8 @@ def _try_encoder(name: str, data: str, data_dir: str | None) -> int:
         own = images.labels == label
         turn[own] = torch.arange(int(own.sum()))
     some = images.subset((turn * images.n_classes + images.labels).argsort()[:N_IMAGES])
-    print(f"{name} on {len(some)} images of {images.name}; cosines:")
     found = similarities(make_joint_encoder(name, images), some)
+    print(f"{name} on {len(some)} images of {images.name}; cosines:")
     for what, cosines in found.items():
         low, middle, high = cosines.double().quantile(torch.tensor([0.05, 0.5, 0.95]).double()).tolist()
         print(f"  {what:<24}{middle:6.2f}, 90 % between {low:.2f} and {high:.2f}")

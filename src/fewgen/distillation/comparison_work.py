@@ -44,6 +44,7 @@ from fewgen.distillation.request import Distilled, DistillRequest
 from fewgen.distillation.storing import check_parts, open_parts, save_student
 from fewgen.distillation.students import make_student
 from fewgen.distillation.synthesis import by_class
+from fewgen.distillation.teacher import ProtoNet
 from fewgen.distillation.views import MIXTURES
 from fewgen.distillation.work import (
     TEACHER_NAME,
@@ -53,6 +54,7 @@ from fewgen.distillation.work import (
     shown_shape,
     time_in_words,
 )
+from fewgen.encoders.base import FrozenEncoder
 from fewgen.encoders.named import encoder_record
 from fewgen.episodes import class_split
 from fewgen.errors import ConfigError, MissingDependencyError, OutputError
@@ -108,7 +110,7 @@ class ComparisonWork(Work):
         self.teacher = self.named_teacher(self.novel)
         self.question = dataclasses.replace(self.question, weigh=self.weighs)
         if self.teacher is not None:
-            self.notes.append("The teacher was given: whether it has seen novel classes is not known.")
+            self.notes.append(self._seen_by(self.teacher))
         self.cells = self.out.with_suffix(CELLS_SUFFIX)
         self.settings = self._settings()
         self._check_out()
@@ -117,6 +119,18 @@ class ComparisonWork(Work):
     def own_training(device: torch.device) -> dict[str, Any]:
         """Return a short schedule, in float32: the same numbers in one process or in several."""
         return {"steps": 500, "batch_size": 90, "precision": "float32"}
+
+    @staticmethod
+    def _seen_by(teacher: ProtoNet | EncoderTeacher) -> str:
+        """Return whether a teacher that was given has seen novel classes, as far as that is known."""
+        if isinstance(teacher, EncoderTeacher) and isinstance(teacher.encoder, FrozenEncoder):
+            about = teacher.encoder.record()
+            if "trained_on" in about:
+                return (
+                    f"The teacher {about['name']} has learned from {about['trained_on']}: novel classes that "
+                    "are among its classes are not new to it."
+                )
+        return "The teacher was given: whether it has seen novel classes is not known."
 
     def _names(self) -> tuple[str, ...]:
         """Return the competitors that were asked for, in the order of the table."""
@@ -314,7 +328,7 @@ class ComparisonWork(Work):
             record = read_json(self.out, OutputError, advice)
             if not isinstance(record, dict) or record.get("format") != FORMAT:
                 raise OutputError(f'"{self.out}" is not a comparison of ours. Choose another --out.')
-        check_parts(self.cells, self.settings)
+        check_parts(self.cells, self.settings, self.hashed)
         if self.generated is not None:
             check_parts(self.cells / GENERATED, self._generated_settings())
 
@@ -410,7 +424,7 @@ class ComparisonWork(Work):
 
     def run(self) -> Distilled:
         """Compute what is missing and write the record."""
-        open_parts(self.cells, self.settings)
+        open_parts(self.cells, self.settings, self.hashed)
         if self.generated is not None:
             open_parts(self.cells / GENERATED, self._generated_settings())
         prepared = self._prepared()
@@ -496,6 +510,7 @@ class ComparisonWork(Work):
             "fewgen": __version__,
             "data": self.images.name or str(self.request.data),
             "settings": self.settings,
+            "teacher": self.teacher.encoder.record() if isinstance(self.teacher, EncoderTeacher) else None,
             "classes": {
                 "base": list(self.classes.base),
                 "validation": list(self.classes.val),

@@ -264,11 +264,11 @@ def load_teacher(
         return EncoderTeacher(
             make_image_encoder(text, images), **looks, seed=derive_seed(seed, "teacher views")
         )
-    if not Path(text).expanduser().exists():
+    if not Path(text).expanduser().is_file():
         known = [name for name, entry in encoders().items() if "image" in entry.kinds]
         raise CheckpointError(
-            f'There is no teacher "{text}": it is neither a pretrained encoder, such as lite2, nor a file.'
-            f"{suggest(text, known)}"
+            f'There is no teacher "{text}": it is neither a pretrained encoder, such as lite2, dino:FOLDER, '
+            f"nor a file.{suggest(text, known)}"
         )
     teacher = ProtoNet.load(text)
     own = getattr(teacher.backbone, "image_shape", None)

@@ -14,6 +14,7 @@ from fewgen.config.checks import Share, Weight, Whole
 from fewgen.config.records import read_record
 from fewgen.data.identity import without
 from fewgen.data.imageset import ImageSet
+from fewgen.distillation.encoder_teacher import EncoderTeacher
 from fewgen.distillation.knowledge import DistillConfig, accuracy, distill, predict_logits
 from fewgen.distillation.storing import load_student, save_student
 from fewgen.distillation.students import Student
@@ -228,6 +229,7 @@ def _trained(
         "parts": history.parts,
         "rows": history.rows,
         "teacher": history.teacher,
+        "taught_by": given.teacher.encoder.record() if isinstance(given.teacher, EncoderTeacher) else None,
     }
 
 

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypedDict
 
 from torch import Tensor
@@ -118,9 +119,13 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-class _Parts(TypedDict):
+class _Needed(TypedDict):
     format: Literal["fewgen-distill-parts"]
     settings: dict[str, Any]
+
+
+class _Parts(_Needed, total=False):
+    names: dict[str, str]
 
 
 class _Kept(TypedDict):
@@ -128,8 +133,15 @@ class _Kept(TypedDict):
     about: dict[str, Any]
 
 
-def check_parts(folder: Path, settings: Mapping[str, Any]) -> None:
+def check_parts(
+    folder: Path, settings: Mapping[str, Any], names: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Refuse a folder of parts that is not ours, or was made with other settings; creates nothing.
+
+    Args:
+        folder: of the parts.
+        settings: that they are to be made with.
+        names: of settings that are hashes, for the message.
 
     Raises:
         OutputError: a file or a foreign folder.
@@ -146,10 +158,15 @@ def check_parts(folder: Path, settings: Mapping[str, Any]) -> None:
             )
         return
     advice = "It was not written by fewgen distill. Choose another --out."
-    there = dict(read_record(file, _Parts, OutputError, advice)["settings"])
+    kept = read_record(file, _Parts, OutputError, advice)
+    there, now = dict(kept["settings"]), _plain(settings)
     if isinstance(there.get("tint"), dict):  # of any release, by the names of today
         there["tint"] = with_current_names(SpecialiseConfig, there["tint"], warn=False)
-    different = differences(there, _plain(settings))
+    for key, name in names.items():
+        before = kept.get("names", {}).get(key, name)
+        if before != name and there.get(key) != now.get(key):
+            there[key], now[key] = before, name
+    different = differences(there, now)
     if different:
         raise ConfigError(
             f'"{folder}" holds parts that were made with other settings ({"; ".join(different[:8])}). '
@@ -166,16 +183,19 @@ def holds_parts(folder: Path) -> bool:
     return isinstance(record, dict) and record.get("format") == _FOLDER_FORMAT
 
 
-def open_parts(folder: Path, settings: Mapping[str, Any]) -> Path:
-    """Return the folder of parts, which names their settings from its first second on.
+def open_parts(
+    folder: Path, settings: Mapping[str, Any], names: Mapping[str, str] = MappingProxyType({})
+) -> Path:
+    """Return the folder of parts, which names their settings from its first second on; see `check_parts`.
 
     Raises:
         OutputError, ConfigError: as `check_parts`.
     """
-    check_parts(folder, settings)
+    check_parts(folder, settings, names)
     if not (folder / SETTINGS_NAME).is_file():
         NEW.prepare(folder)
-        write_json(folder / SETTINGS_NAME, {"format": _FOLDER_FORMAT, "settings": _plain(settings)})
+        record = {"format": _FOLDER_FORMAT, "settings": _plain(settings), "names": dict(names)}
+        write_json(folder / SETTINGS_NAME, record)
     return folder
 
 

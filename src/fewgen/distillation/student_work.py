@@ -37,6 +37,7 @@ from fewgen.distillation.synthesis import Synthesis, by_class
 from fewgen.distillation.teacher import ProtoNet
 from fewgen.distillation.views import MIXTURES, mixtures
 from fewgen.distillation.work import Work, check_pipeline, shared_names, shown_shape, time_in_words
+from fewgen.encoders.named import find_encoder
 from fewgen.episodes import class_split
 from fewgen.errors import ConfigError, DataError, OutputError
 from fewgen.files import file_sha256
@@ -93,15 +94,23 @@ class StudentWork(Work):
             check_pipeline(self.source, self.supports)
         self.held_out = rest
         if every:
-            fewer = "--shots 5" if request.shots is None else "A smaller --shots"
+            fewest = int(self.supports.counts().min())
+            fewer = f"--shots {min(5, fewest - 1)}" if request.shots is None else "A smaller --shots"
+            advice = f" {fewer} learns from some of each class and measures on the others."
             self.notes.append(
-                f"Every image is learned from, so none is left to measure the accuracy on. {fewer} learns "
-                "from some of each class and measures on the others."
+                "Every image is learned from, so none is left to measure the accuracy on."
+                + (advice if fewest > 1 else "")
             )
         self.base = self._base()
         self.teacher = self.named_teacher(self.supports)
         self.pool, self.n_mixtures = self._pool(), self._n_mixtures()
         self._weigh()
+        labelled = (self.base, self.pool, request.generator)
+        if not self.n_mixtures and all(images is None for images in labelled):
+            raise ConfigError(
+                "With --mixtures 0 the teacher has nothing to label. Leave it out, or give it --pool, "
+                "--generator or --data."
+            )
         if self.base is None and self.teacher is None:
             self.notes.append(
                 "There are no base images (--data) and no --teacher, so synthetic images keep their class as "
@@ -113,7 +122,7 @@ class StudentWork(Work):
             self.base, _ = without(self.base, self.held_out)
         self.settings = self._settings()
         DISTILLATION.check(self.out)
-        check_parts(self.out / PARTS_NAME, self.settings)
+        check_parts(self.out / PARTS_NAME, self.settings, self.hashed)
 
     @staticmethod
     def own_training(device: torch.device) -> dict[str, Any]:
@@ -278,7 +287,8 @@ class StudentWork(Work):
             ("base", "none" if self.base is None else self._base_in_words(self.base)),
         ]
         if isinstance(self.teacher, EncoderTeacher):
-            rows.append(("teacher", f"{self.request.teacher}, a pretrained encoder"))
+            about = find_encoder("image", str(self.request.teacher))[0].about
+            rows.append(("teacher", f"{self.request.teacher}, {about}"))
         if self.n_mixtures:
             rows.append(("mixtures", f"{self.n_mixtures} of your images"))
         if self.pool is not None:
@@ -329,7 +339,7 @@ class StudentWork(Work):
         shown = ShownProgress(self.request.progress)
         try:
             DISTILLATION.prepare(self.out)
-            parts = open_parts(self.out / PARTS_NAME, self.settings)
+            parts = open_parts(self.out / PARTS_NAME, self.settings, self.hashed)
             record = write_product(self.out, self._ingredients(parts, shown), self.settings, shown)
         finally:
             shown.close()

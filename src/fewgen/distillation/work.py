@@ -24,6 +24,7 @@ from fewgen.distillation.request import Distilled, DistillRequest
 from fewgen.distillation.settings import PrepareConfig
 from fewgen.distillation.students import Student, make_student
 from fewgen.distillation.teacher import ProtoNet
+from fewgen.encoders.named import short_name
 from fewgen.errors import ConfigError
 from fewgen.methods.tint.base import is_stable_diffusion, names_hub_model
 from fewgen.progress import Progress, shown_seconds
@@ -123,6 +124,12 @@ class Work(abc.ABC):
         """Whether generated images count as much as the teacher believes: a pretrained one, unless told."""
         told = {"weigh", "hard_labels"} & set(self.request.training or {})
         return self.training.weigh or (isinstance(self.teacher, EncoderTeacher) and not told)
+
+    @property
+    def hashed(self) -> dict[str, str]:
+        """Names of what settings know as a hash, for messages."""
+        pretrained = isinstance(self.teacher, EncoderTeacher)
+        return {"teacher": short_name(str(self.request.teacher))} if pretrained else {}
 
     def named_teacher(self, images: ImageSet) -> ProtoNet | EncoderTeacher | None:
         """Return the teacher that was named, for images of this shape."""

@@ -33,6 +33,8 @@ SIDE = 128
 """Pixels at which images are seen, unless another side is asked for."""
 SMALL_SIDE = 32
 """Images below are enlarged from less than one place of the last map."""
+MOST_SIDE = 1024
+"""The largest side; far beyond those it learned from, and already a gigabyte for a batch."""
 
 # Repeats, kernel, stride, expansion, channels; the first and the last row are repeated once in every variant.
 _BLOCKS = (
@@ -214,7 +216,7 @@ class EfficientNetFeatures(FrozenEncoder):
 
     Args:
         name: "lite0", "lite1" or "lite2".
-        side: pixels at which images are seen, 32 or more.
+        side: pixels at which images are seen, 32 to 1024.
         batch_size: images per forward pass.
 
     Raises:
@@ -230,8 +232,10 @@ class EfficientNetFeatures(FrozenEncoder):
     dim = _HEAD
 
     def __init__(self, name: str = "lite0", side: int = SIDE, batch_size: int = 8) -> None:
-        if side < SMALL_SIDE:
-            raise ConfigError(f"The encoder {name} sees images at {SMALL_SIDE} pixels or more, got {side}.")
+        if not SMALL_SIDE <= side <= MOST_SIDE:
+            raise ConfigError(
+                f"The encoder {name} sees images at {SMALL_SIDE} to {MOST_SIDE} pixels, got {side}."
+            )
         width, depth, _ = VARIANTS[name]
         file, self.sha256 = checked_weights(name)
         tensors, _ = read_weights(file)

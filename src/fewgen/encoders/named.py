@@ -367,6 +367,16 @@ def find_encoder(kind: str, spec: str) -> tuple[NamedEncoder, str]:
     return named, option
 
 
+def short_name(spec: str) -> str:
+    """Return the name of an encoder without a path.
+
+    >>> short_name("lite2:160"), short_name("clip:models/clip")
+    ('lite2:160', 'clip')
+    """
+    kind, colon, option = spec.partition(":")
+    return spec if colon and option.isdecimal() else kind
+
+
 def _listed(forms: Iterable[str]) -> str:
     *first, last = forms
     return f"{', '.join(first)} or {last}" if first else last

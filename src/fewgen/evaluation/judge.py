@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fewgen.data.imageset import ImageSet, evenly
-from fewgen.encoders.named import find_encoder
+from fewgen.encoders.named import find_encoder, short_name
 from fewgen.errors import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Judge:
         """Return the judge of a run that was trained with these encoders, `encoders` of its `config.yaml`."""
         records = encoders.values() if isinstance(encoders, Mapping) else ()
         names = [str(record.get("name", "")) for record in records if isinstance(record, Mapping)]
-        near = sorted({_short(name) for name in names if _family(name) == _family(self.features)})
+        near = sorted({short_name(name) for name in names if _family(name) == _family(self.features)})
         if not near:
             return self
         return replace(
@@ -109,7 +109,7 @@ class Judge:
 
     def record(self) -> dict[str, str]:
         """Return what stands in the protocol of an evaluation, without paths."""
-        found = {"asked": _short(self.asked), "features": _short(self.features), "about": self.about}
+        found = {"asked": short_name(self.asked), "features": short_name(self.features), "about": self.about}
         more = {"why": self.why, "better": self.better, "relative": self.relative}
         return found | {name: text for name, text in more.items() if text}
 
@@ -160,12 +160,6 @@ def lite_is_installed() -> bool:
     except MissingDependencyError:
         return False
     return True
-
-
-def _short(name: str) -> str:
-    """Return the name of an encoder without a path."""
-    kind, colon, option = name.partition(":")
-    return name if colon and option.isdecimal() else kind
 
 
 def _family(name: str) -> str:
