@@ -90,6 +90,8 @@ TAGE = {
     "codebook": {"codebook_size": 12, "steps": 3, "batch_size": 6, "lr": 0.02},
     "predictor": {"width": 8, "layers": 1, "heads": 2, "steps": 3, "batch_size": 6, "lr": 0.02},
 }
+PLAIN = {"autoencoder": {"steps": 1, "perceptual": "none", "perceptual_steps": 200}}
+PROMPTS = {"steps": 3, "batch_size": 8, "encoder_steps": 3, "lr": 0.02, "weight": 5.0}
 
 
 def _meta(how: str, pretrain: float, **tasks: Any) -> dict[str, Any]:
@@ -120,6 +122,11 @@ BASES: dict[str, dict[str, Any]] = {
     "gan random": {"method": "sq_gan", "model": merge(GAN, CODES, {"init": {"kind": "random"}}), **UNSEEN},
     "gan plain": {"method": "sq_gan", "preset": "plain", "model": GAN, **UNSEEN},
     "tage": {"method": "tage", "model": TAGE, **UNSEEN},
+    "tage prompts": {
+        "method": "tage",
+        "model": merge(TAGE, {"age": None, "prompts": PROMPTS}, PLAIN),
+        **UNSEEN,
+    },
     "diffusion": {"method": "diffusion", "model": DENOISER, **UNSEEN},
     "diffusion latent": {
         "method": "diffusion",
@@ -141,6 +148,7 @@ PARTS: dict[str, Any] = {
     "model.spatial": SPATIAL,
     "model.network.latent": LATENT,
     "model.quantizer": CODES["quantizer"],
+    "model.prompts": PROMPTS,
 }
 """Sections of a usable size, where another setting needs them."""
 
@@ -157,6 +165,8 @@ WORDS: dict[str, tuple[Any, ...]] = {
     "adapt": ("all", "decoder", "heads"),
     "inner_optimizer": ("adam", "sgd"),
     "precision": ("auto", "bfloat16"),
+    "texts": (["a thick drawing", "a small drawing"], ["a small drawing"]),
+    "neutral": ("a thick small drawing",),
     "prompt": ("a photo of an #object", "a #object"),
     "init_word": ("object", "rows"),
     "clock": ("wall", "cpu"),
@@ -221,6 +231,8 @@ EXEMPT = {
     "model.sampler.single": "of classes that adapt takes in; tests/methods/test_tage.py",
     "model.sampler.keep": "likewise",
     "model.sampler.around": "likewise",
+    "model.prompts.encoder": "others are not trained, and need weights; tests/methods/test_tage_prompts.py",
+    "model.prompts.guidance": "of drawing with a prompt; tests/methods/test_tage_prompts.py",
     "model.network.encoder_side": "of the published encoder, which takes long; tests/nn/test_style_encoder.py",
 }
 """Settings that the walk leaves out -> why."""
@@ -517,6 +529,7 @@ SLOW = [
     ("diffusion latent", "model.network.latent", "-"),
     ("diffusion latent", "model.network.patch", "-", "again"),
     ("tage", "", "-"),
+    ("tage prompts", "model.prompts", "-"),
     ("tint", "", "-"),
 ]
 """Base, what is walked, what not, and whether the method was walked over before."""

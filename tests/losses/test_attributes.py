@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from fewgen.errors import ShapeError
-from fewgen.losses.attributes import feature_error, orthogonality, sparsity
+from fewgen.losses.attributes import (
+    alignment_error,
+    direction_error,
+    feature_error,
+    orthogonality,
+    sparsity,
+)
 
 
 def sigmoid(x):
@@ -58,3 +64,34 @@ def test_the_feature_error_is_zero_for_equal_maps_and_ignores_their_length():
     assert float(feature_error(maps, [-m for m in maps])) == pytest.approx(4.0, rel=1e-4)
     with pytest.raises(ShapeError, match="Maps of images"):
         feature_error(maps, maps[::-1])
+
+
+def test_directions_of_images_and_texts_that_coincide_cost_nothing():
+    rng = torch.Generator().manual_seed(0)
+    source, neutral, change = (torch.randn(4, 6, generator=rng) for _ in range(3))
+    found = (source + 0.3 * change).requires_grad_()
+    assert float(direction_error(found, source, neutral + 2.0 * change, neutral).detach()) == pytest.approx(
+        0.0
+    )
+    assert float(direction_error(found, source, neutral - change, neutral).detach()) == pytest.approx(2.0)
+    cosine = torch.nn.functional.cosine_similarity(0.3 * change, source - neutral)
+    assert float(direction_error(found, source, source, neutral).detach()) == pytest.approx(
+        1.0 - float(cosine.mean()), abs=1e-5
+    )
+    still = source.clone().requires_grad_()
+    error = direction_error(still, source, neutral + change, neutral)
+    error.backward()
+    assert float(error) == 1.0
+    assert torch.equal(still.grad, torch.zeros_like(still))
+
+
+def test_alignment_is_zero_for_the_image_itself_without_a_text():
+    rng = torch.Generator().manual_seed(0)
+    image, text = torch.randn(4, 6, generator=rng), torch.randn(4, 6, generator=rng)
+    assert float(alignment_error(image, image, text, 0.0)) == pytest.approx(0.0, abs=1e-6)
+    cosine = torch.nn.functional.cosine_similarity(image, text).mean()
+    assert float(alignment_error(image, 2.0 * image, text, 0.5)) == pytest.approx(
+        0.5 * (1.0 - float(cosine)), abs=1e-5
+    )
+    with pytest.raises(ShapeError, match="Features"):
+        alignment_error(image, image[:2], text, 0.5)

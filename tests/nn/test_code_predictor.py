@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fewgen.errors import ConfigError, ShapeError
-from fewgen.nn.code_predictor import CodePredictor, cosine_share, sample_codes
+from fewgen.nn.code_predictor import CodePredictor, cosine_share, gumbel_codes, sample_codes
 
 B, L, N, D, C = 3, 4, 7, 6, 5
 
@@ -66,6 +66,60 @@ def test_masked_tokens_are_not_seen_and_the_others_and_the_category_are():
     all_masked = torch.ones(B, L, dtype=torch.bool)
     only_class = net(tokens, all_masked, category[:1].expand(B, -1), codes).logits
     assert torch.allclose(only_class[0], only_class[1])
+
+
+@pytest.mark.parametrize("injection", ["cross", "adaln", "token"])
+def test_prompts_start_without_effect_and_rows_of_zeros_are_none(injection):
+    net = predictor(prompt_dim=3, injection=injection)
+    given = inputs()
+    prompt = torch.randn(B, 3, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(net(*given, prompt).logits, net(*given).logits)
+    net(*given, prompt).logits.square().sum().backward()
+    readers = {
+        name: p for name, p in net.named_parameters() if "add_prompt" in name or name == "read_prompt.weight"
+    }
+    assert readers
+    assert all(float(p.grad.abs().sum()) > 0 for p in readers.values())
+    with torch.no_grad():
+        for p in readers.values():
+            p += torch.randn(p.shape, generator=torch.Generator().manual_seed(3))
+    prompt[1] = 0.0
+    changed = (net(*given, prompt).logits - net(*given).logits).abs().amax((1, 2)) > 1e-3
+    assert changed.tolist() == [True, False, True]
+    with pytest.raises(ShapeError, match=r"\(B, 3\)"):
+        net(*given, prompt[:, :2])
+    with pytest.raises(ShapeError, match="Prompts"):
+        predictor()(*given, prompt)
+
+
+def test_cross_attention_to_a_prompt_is_that_of_plain_loops():
+    net = predictor(prompt_dim=3)
+    block = net.blocks[0]
+    x, prompt = torch.randn(B, 5, 8), torch.randn(B, 3)
+    k, v = block.read_prompt(prompt).reshape(B, 2, 4, 8).unbind(1)
+    q = block.query(block.norm_prompt(x))
+    with torch.no_grad():
+        block.add_prompt.weight.copy_(torch.eye(8))
+    wanted = torch.zeros(B, 5, 8)
+    for b in range(B):
+        for head in (slice(0, 4), slice(4, 8)):
+            share = torch.softmax(q[b, :, head] @ k[b, :, head].T / 2.0, 1)
+            wanted[b, :, head] = share @ v[b, :, head]
+    assert torch.allclose(block._read(x, prompt), wanted, atol=1e-5)
+
+
+def test_codes_drawn_by_gumbel_are_one_and_pass_gradients_to_all_logits():
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().expand(20_000, -1).clone().requires_grad_()
+    uniforms = torch.rand(logits.shape, generator=torch.Generator().manual_seed(0))
+    rows = gumbel_codes(logits, uniforms, 0.5)
+    assert torch.equal(rows.detach().round(), rows.detach().round().clamp(0, 1))
+    assert torch.allclose(rows.detach(), rows.detach().round(), atol=1e-6)
+    assert torch.equal(rows.detach().round().sum(1), torch.ones(20_000))
+    shares = rows.detach().mean(0)
+    assert torch.allclose(shares, torch.tensor([0.5, 0.3, 0.15, 0.05]), atol=0.01)
+    assert torch.equal(gumbel_codes(logits, uniforms, 5.0).argmax(1), rows.argmax(1))
+    (rows * torch.randn(4, generator=torch.Generator().manual_seed(1))).sum().backward()
+    assert (logits.grad[:100] != 0).all()
 
 
 def test_bad_sizes_are_refused():

@@ -29,6 +29,7 @@ def generate(
     alphas: Sequence[float] | None = None,
     mode: str | None = None,
     strength: float | None = None,
+    prompt: str | None = None,
     sharpen: float = 0.0,
     options: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
@@ -54,6 +55,8 @@ def generate(
         mode: for a method that exchanges attributes by codes (tage): cpm (codes that its transformer
             predicts), nn (the codes nearest to random changes) or age (changes without codes).
         strength: for such a method, the factor on the change; 0 gives the pictures of a class back.
+        prompt: for such a method, which attributes to draw, in words, such as a large drawing; only for runs
+            that were trained with --model.prompts.encoder.
         sharpen: strength of a sharpening filter for the eye, such as 0.25; 0 is off. Marked in the file;
             do not measure sharpened images.
         options: further settings of the method, such as --options.guidance_scale 2 of diffusion.
@@ -77,6 +80,7 @@ def generate(
         alphas=alphas,
         mode=mode,
         strength=strength,
+        prompt=prompt,
         sharpen=sharpen,
         options=options,
         out=out,

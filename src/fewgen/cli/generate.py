@@ -13,6 +13,8 @@ Examples:
     fewgen generate runs/tint --alphas 0 0.25 0.5 0.75 1 --out strip.png
     # a class of three pictures, after fewgen adapt (method tage): other attributes, half as far
     fewgen generate runs/letters --class-name mine -n 64 --strength 0.5 --out mine.png
+    # the same class as a prompt says, if the run learned prompts
+    fewgen generate runs/letters --class-name mine -n 64 --prompt "a large drawing" --out large.png
 """
 
 from __future__ import annotations
@@ -44,5 +46,6 @@ COMMAND = Command(
         Argument("alpha", "A", type=float | Literal["uniform"]),
         Argument("alphas", "A", how="many"),
         Argument("mode", "MODE"),
+        Argument("prompt", "TEXT"),
     ),
 )

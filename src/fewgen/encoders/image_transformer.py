@@ -113,6 +113,10 @@ class TransformerFeatures(FrozenEncoder):
     @torch.no_grad()
     def vectors(self, images: Tensor) -> Tensor:
         """Return one vector per image (N, 1 or 3, H, W) in [0, 255], all in one pass, on their device."""
+        return self.embed(images)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Return the same with gradient."""
         found = self._model(pixel_values=self.prepare(images))
         if self.name == "clip":
             return functional.normalize(found.image_embeds, dim=1)

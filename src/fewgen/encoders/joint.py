@@ -297,6 +297,7 @@ class SmallJointEncoder(nn.Module):
         device: torch.device | str = "cpu",
         batch_size: int = 64,
         lr: float = 2e-3,
+        words: Sequence[str] = (),
     ) -> SmallJointEncoder:
         """Train both encoders on images and their captions, "a photo of CLASS NAME" where there are none.
 
@@ -312,6 +313,7 @@ class SmallJointEncoder(nn.Module):
             device: where to train; the encoders stay there.
             batch_size: images per step.
             lr: largest learning rate.
+            words: of the vocabulary, whether or not a caption has them.
 
         Returns:
             Encoders in evaluation mode with frozen parameters; `history` holds the loss of each step.
@@ -332,7 +334,7 @@ class SmallJointEncoder(nn.Module):
         )
         texts = sorted(set(captions))
         of_image = torch.tensor([texts.index(caption) for caption in captions]) if len(texts) > 1 else None
-        words = sorted({word for text in texts for word in words_of(text)})
+        words = sorted({word for text in texts for word in words_of(text)} | set(words))
         with global_seed(device, seed, "towers"):
             encoder = cls((images.channels, *images.size), words)
         encoder.to(device)
@@ -406,6 +408,10 @@ class ClipJointEncoder:
         """Return features (N, F) of length 1, without gradient, of float images (N, C, H, W) in [-1, 1]."""
         pixels = images.to(self.device).add(1.0).mul_(127.5)
         return torch.cat([self._images.vectors(rows) for rows in pixels.split(_CLIP_ROWS)])
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Return the same with gradient, all in one pass."""
+        return self._images.embed((images.to(self.device) + 1.0) * 127.5)
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:

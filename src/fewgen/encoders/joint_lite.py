@@ -101,6 +101,11 @@ class LiteJointEncoder:
         stored = ImageSet(to_uint8(images.cpu()), torch.zeros(len(images), dtype=torch.int64), ("any",))
         return directions(self._images.features(stored))
 
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Return the same with gradient, in as many levels as the images have."""
+        network = self._images.network.to(images.device)
+        return directions(network(self._images.prepare((images + 1.0) * 127.5)))
+
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Return features (len(texts), 1280) of length 1; texts far from all classes cost a warning."""
         alone, photo = self._texts.encode(list(texts)), self._texts.encode([_photo(text) for text in texts])

@@ -1,6 +1,7 @@
-"""Terms that keep changes of attributes few and apart from what makes a category.
+"""Terms that keep changes of attributes few and apart from what makes a category, or make them follow words.
 
-Shapes: L layers of a generator, D numbers of a style, M categories, r directions of a dictionary, B batch.
+Shapes: L layers of a generator, D numbers of a style, M categories, r directions of a dictionary, B batch, F
+numbers of a joint encoder's feature.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from fewgen.errors import ShapeError
 from fewgen.losses.reconstruction import same_shape
+from fewgen.losses.stable import directions as unit
 
 THETA = (0.5, -1.0)
 """Slope and shift of the sigmoid that counts used directions."""
@@ -85,3 +87,36 @@ def feature_error(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
         a, b = (functional.normalize(side, dim=1, eps=1e-4) for side in (a, b))
         errors.append((a - b).square().sum(1).mean())
     return torch.stack(errors).mean()
+
+
+def direction_error(found: Tensor, source: Tensor, text: Tensor, neutral: Tensor) -> Tensor:
+    """Return 1 - cos(I(x^) - I(x), T(p) - T(p_0)), averaged over the batch; in [0, 2].
+
+    Without a change of the image it is 1, without gradient: no direction is wrong.
+
+    Args:
+        found: features I(x^) of the images, (B, F).
+        source: those of the images that they were made from.
+        text: features T(p) of what the images shall become.
+        neutral: of what they are, p_0; (B, F), or (F,) for all.
+
+    Source: Gal et al. 2022, arXiv:2108.00946, Eq. 3.
+    """
+    same_shape(found, source, "Features of images")
+    return 1.0 - (unit(found - source) * unit(text - neutral)).sum(-1).mean()
+
+
+def alignment_error(found: Tensor, source: Tensor, text: Tensor, text_weight: float) -> Tensor:
+    """Return (1 - cos(I(x^), I(x))) + text_weight (1 - cos(I(x^), T(p))), averaged over the batch.
+
+    Args:
+        found: features I(x^) of the images, (B, F).
+        source: those of the images that they were made from.
+        text: features T(p) of what the images shall become.
+        text_weight: of the text.
+
+    Source: our reading of TAGE, arXiv:2410.17855, which says that images are aligned with both.
+    """
+    same_shape(found, source, "Features of images")
+    image_error, text_error = (1.0 - (unit(found) * unit(other)).sum(-1).mean() for other in (source, text))
+    return image_error + text_weight * text_error

@@ -39,12 +39,18 @@ class AttentionBlock(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        b, p, w = x.shape
-        qkv = self.qkv(self.norm1(x)).reshape(b, p, 3, self.n_heads, w // self.n_heads).permute(2, 0, 3, 1, 4)
+        return self._split(self.norm1(x))
+
+    def _split(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        b, p, w = h.shape
+        qkv = self.qkv(h).reshape(b, p, 3, self.n_heads, w // self.n_heads).permute(2, 0, 3, 1, 4)
         return qkv[0], qkv[1], qkv[2]
 
+    def _add(self, x: Tensor, attended: Tensor) -> Tensor:
+        return x + self.drop(self.out(attended.transpose(1, 2).reshape(x.shape)))
+
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = x + self.drop(self.out(attended.transpose(1, 2).reshape(x.shape)))
+        x = self._add(x, attended)
         return x + self.drop(self.mlp(self.norm2(x)))
 
     def forward(self, x: Tensor) -> Tensor:

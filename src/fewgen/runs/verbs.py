@@ -107,6 +107,7 @@ class Verbs(ABC):
         alphas: Sequence[float] | None = None,
         mode: str | None = None,
         strength: float | None = None,
+        prompt: str | None = None,
         sharpen: float = 0.0,
         options: Mapping[str, Any] | None = None,
         out: str | Path | None = None,
@@ -125,7 +126,7 @@ class Verbs(ABC):
         temperature = checked_temperature(temperature)
         options = dict(options or {})
         columns = _alphas(alpha, alphas, options)
-        self._put_edits({"mode": mode, "strength": strength}, options)
+        self._put_edits({"mode": mode, "strength": strength, "prompt": prompt}, options)
         levels: list[Any] = [*columns] or [options.get("alpha")]
         if "blend" not in self.method.capabilities:
             _refuse_without_noise(temperature, seed)

@@ -6,6 +6,7 @@ from fewgen.methods.tage.config import (
     CodebookConfig,
     NetworkConfig,
     PredictorConfig,
+    PromptsConfig,
     SamplerConfig,
     TageConfig,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "CodebookConfig",
     "NetworkConfig",
     "PredictorConfig",
+    "PromptsConfig",
     "SamplerConfig",
     "Tage",
     "TageConfig",

@@ -6,10 +6,23 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
-from fewgen.config.checks import BelowOne, Checked, Count, Few, Rate, Share, Weight, Whole, at_least
+from fewgen.config.checks import (
+    BelowOne,
+    Checked,
+    Count,
+    Few,
+    Positive,
+    Rate,
+    Share,
+    Weight,
+    Whole,
+    at_least,
+)
 from fewgen.config.effects import ABOVE_0, GIVEN, Acts, acts
 from fewgen.data.augment import PRESETS
+from fewgen.encoders.named import find_encoder
 from fewgen.errors import ConfigError, suggest
+from fewgen.evaluation.drawings import DRAWING_PROMPTS, caption
 
 TwoOrMore = Annotated[int, partial(at_least, least=2)]
 Mode = Literal["cpm", "nn", "age"]
@@ -235,6 +248,96 @@ class SamplerConfig(Checked):
             raise ConfigError(f"{self.section}.top_p must be at most 1, got {self.top_p}.")
 
 
+PHOTO_PROMPTS = (
+    "a photo in bright light",
+    "a photo in the dark",
+    "a photo from close by",
+    "a photo from far away",
+    "a photo from the side",
+    "a photo from the front",
+)
+
+
+@dataclass(frozen=True)
+class PromptsConfig(Checked):
+    """Prompts that say which attributes are drawn (PSM).
+
+    Attributes:
+        encoder: of images and texts in one space: "small" (for drawings; trained first, on captions from the
+            measured thickness, size and slant of the training images), "lite" or "clip:FOLDER" (for
+            photographs).
+        texts: the prompts that are learned; null: a list for drawings with "small", else one for photographs.
+        neutral: a prompt that says nothing; null: "a drawing" or "a photo".
+        injection: how the predictor reads them: "cross" (cross-attention), "adaln" (scale and shift of its
+            layer norms) or "token" (one more token).
+        form: of the prompt loss: "directional" (the image changes as the text does) or "absolute".
+        weight: of the prompt loss.
+        text_weight: of the text in its absolute form, beside the image.
+        image_share: share of the batch whose images it looks at.
+        drop: probability that an image is learned without its prompt.
+        temperature: of the Gumbel-softmax at the start; at the end it is three tenths of that.
+        guidance: how far drawing goes from what is predicted without the prompt to what is predicted with
+            it; 1: just there.
+        encoder_steps: of training the encoder "small".
+        steps: of this stage.
+        batch_size: images per step.
+        lr: learning rate; usually three tenths of the predictor's.
+    """
+
+    section: ClassVar[str] = "prompts"
+    effects: ClassVar[tuple[Acts, ...]] = (
+        acts("form image_share temperature", {"weight": ABOVE_0}),
+        acts("weight temperature", {"image_share": ABOVE_0}),
+        acts("text_weight", {"form": "absolute"}),
+        acts("encoder_steps", {"encoder": "small"}),
+    )
+    encoder: str = "small"
+    texts: tuple[str, ...] | None = None
+    neutral: str | None = None
+    injection: Literal["cross", "adaln", "token"] = "cross"
+    form: Literal["directional", "absolute"] = "directional"
+    weight: Weight = 0.1
+    text_weight: Weight = 0.5
+    image_share: Share = 0.25
+    drop: BelowOne = 0.1
+    temperature: Positive = 1.0
+    guidance: Weight = 2.0
+    encoder_steps: Count = 300
+    steps: Count = 600
+    batch_size: Count = 64
+    lr: Rate = 1.5e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            find_encoder("joint", self.encoder)
+        except ConfigError as error:
+            raise ConfigError(f"prompts.encoder: {error}") from None
+        plain = [spelled(text) for text in (self.without, *self.listed)]
+        if len(plain) < 2 or "" in plain or len(set(plain)) < len(plain):
+            raise ConfigError(
+                "prompts.texts must be one or more different prompts, none of them empty or prompts.neutral, "
+                f"got {list(self.listed)}."
+            )
+
+    @property
+    def listed(self) -> tuple[str, ...]:
+        """The prompts that are learned."""
+        usual = DRAWING_PROMPTS if self.encoder == "small" else PHOTO_PROMPTS
+        return usual if self.texts is None else self.texts
+
+    @property
+    def without(self) -> str:
+        """The prompt that says nothing."""
+        usual = caption() if self.encoder == "small" else "a photo"
+        return usual if self.neutral is None else self.neutral
+
+
+def spelled(prompt: str) -> str:
+    """Return a prompt in lower case, with single spaces."""
+    return " ".join(prompt.lower().split())
+
+
 _PREDICTS = {"sampler.mode": "cpm"}
 
 
@@ -248,6 +351,7 @@ class TageConfig(Checked):
         age: the baseline, which the modes "nn" and "age" need; null leaves it out.
         codebook: of attributes.
         predictor: of codes.
+        prompts: that say which attributes are drawn; null learns none.
         sampler: how images are drawn.
         layers: the first so many layers are edited by codes; null: all, as published. With the start "style"
             the first one carries nearly the whole image.
@@ -259,6 +363,7 @@ class TageConfig(Checked):
     age: AgeConfig | None = field(default_factory=AgeConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    prompts: PromptsConfig | None = None
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     layers: Count | None = 1
     supports: tuple[int, ...] = ()

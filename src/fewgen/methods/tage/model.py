@@ -24,7 +24,8 @@ from fewgen.methods.registry import register
 from fewgen.methods.tage.config import TageConfig
 from fewgen.methods.tage.parts import AttributeCodes, Directions, StyleAutoencoder
 from fewgen.methods.tage.perception import Perception
-from fewgen.nn.code_predictor import CodePredictor, cosine_share, sample_codes
+from fewgen.methods.tage.prompts import Prompts
+from fewgen.nn.code_predictor import CodePredictor, cosine_share, gumbel_codes, sample_codes
 from fewgen.nn.modes import evaluating
 from fewgen.training.phases import Batch, Context, Phase, Pixels, Stage
 
@@ -53,7 +54,9 @@ class Tage(Method):
     Differs: TAGE's equations, sizes and weights could not be obtained; codebook and transformer follow its
         description, and their losses, masks and sampler are our design, as are the jointly trained
         autoencoder, the treatment of a single picture, and all settings for small images. Class means are
-        those of the training classes alone (AGE's instructions include test classes). Prompts are missing.
+        those of the training classes alone (AGE's instructions include test classes). So are prompts, lists
+        of them and all that they do (`Prompts`): the paper says no more than that CLIP's features of prompts
+        enter the transformer.
     """
 
     Config: ClassVar[type] = TageConfig
@@ -80,6 +83,7 @@ class Tage(Method):
         self.codes = AttributeCodes(config.codebook, self.n_edited, w_dim)
         size = config.codebook.codebook_size if self.codes.tables == 1 else self.codes.size
         own = config.predictor
+        self.prompts = None if config.prompts is None else Prompts(config.prompts, spec.shape)
         self.predictor = CodePredictor(
             self.codes.n_tokens,
             size,
@@ -89,6 +93,8 @@ class Tage(Method):
             own.layers,
             own.heads,
             own.tied,
+            0 if self.prompts is None else len(self.prompts.listed),
+            "cross" if config.prompts is None else config.prompts.injection,
         )
         self.register_buffer("class_means", torch.zeros(spec.n_classes, n_layers, w_dim))
         self.register_buffer("code_counts", torch.zeros(self.codes.n_tokens, size, dtype=torch.int64))
@@ -109,18 +115,25 @@ class Tage(Method):
             "maskgit": True,
             "codeformer": True,
             "lpips": self.perception.looks,
+            "gumbel": config.prompts is not None,
+            "nada": config.prompts is not None and config.prompts.form == "directional",
+            "guidance": config.prompts is not None,
+            "clip": config.prompts is not None,
         }
         return tuple(key for key, is_used in used.items() if is_used)
 
     @property
     def encoders(self) -> dict[str, tuple[str, str]]:
-        """The network that compares images, where it comes from outside."""
-        return {"perception": ("image", "lite0")} if self.perception.kind == "lite0" else {}
+        """The network that compares images, and that of prompts."""
+        found = {"perception": ("image", "lite0")} if self.perception.kind == "lite0" else {}
+        if self.config.prompts is not None:
+            found["prompts"] = ("joint", self.config.prompts.encoder)
+        return found
 
     # ------------------------------------------------------------------------------------ training
 
     def stages(self, train: ImageSet, held_out: ImageSet | None) -> list[Stage]:
-        """Return the autoencoder, AGE's directions if they are wanted, the codebook and the predictor."""
+        """Return the autoencoder, AGE's directions, the codebook, the predictor and prompts, as wanted."""
         config, own = self.config, self.config.autoencoder
         seen = held_out is not None
 
@@ -192,6 +205,19 @@ class Tage(Method):
                 on_start=self._start_predictor,
             )
         )
+        if config.prompts is not None:
+            stages.append(
+                stage(
+                    "prompts",
+                    self.predictor,
+                    self._prompts_loss,
+                    config.prompts,
+                    "codes that follow prompts",
+                    validate=self._validate_prompts,
+                    preview=self._preview_prompts,
+                    on_start=self._prepare_prompts,
+                )
+            )
         return stages
 
     def _image_terms(self, x_hat: Tensor, x: Tensor) -> dict[str, Tensor]:
@@ -391,7 +417,13 @@ class Tage(Method):
         return functional.layer_norm(means.flatten(1), (means.shape[1] * means.shape[2],))
 
     def _predict_terms(
-        self, part: str, labels: Tensor, indices: Tensor, rng: torch.Generator, corruption: str
+        self,
+        part: str,
+        labels: Tensor,
+        indices: Tensor,
+        rng: torch.Generator,
+        corruption: str,
+        prompt: Tensor | None = None,
     ) -> dict[str, Tensor]:
         _, residuals = self._residuals(part, labels, indices)
         with torch.no_grad():
@@ -400,7 +432,7 @@ class Tage(Method):
             codes = self.codes.lookup(target)
             tokens, masked = self._corrupted(z, codes, rng, corruption)
         found = self.predictor(
-            tokens, masked, self._category(self.class_means[labels]), self.codes.table.detach()
+            tokens, masked, self._category(self.class_means[labels]), self.codes.table.detach(), prompt
         )
         wanted = masked if corruption != "none" else torch.ones_like(masked)
         n = wanted.sum(1).clamp_min(1)
@@ -453,6 +485,65 @@ class Tage(Method):
         values = self._predict_terms("held_out", some.labels, some.indices, context.rng, own.corruption)
         loss = own.ce_weight * values["cross_entropy"] + values["feature"]
         return {"loss": float(loss), **{name: float(value) for name, value in values.items()}}
+
+    # ------------------------------------------------------------------------------------ prompts
+
+    def _prepare_prompts(self, context: Context) -> None:
+        assert self.prompts is not None
+        self._prepare(context)
+        self.prompts.prepare(context)
+
+    def _prompts_terms(
+        self, part: str, labels: Tensor, indices: Tensor, rng: torch.Generator, progress: float
+    ) -> LossTerms:
+        """Return the predictor's terms with prompts, and the prompt loss of a part of the images.
+
+        For the latter, tokens of an image are masked and drawn anew under a prompt of the list, any one of
+        them, and the image is shown with these codes as `sample_coded` shows images. What is drawn for a
+        prompt that an image has anyway, the other terms say.
+        """
+        assert self.prompts is not None
+        assert self.config.prompts is not None
+        own, config = self.config.predictor, self.config.prompts
+        told = self.prompts.of_images(part, indices, rng)
+        values = self._predict_terms(part, labels, indices, rng, own.corruption, told)
+        weights = {"cross_entropy": own.ce_weight}
+        n = round(config.image_share * len(labels))
+        if config.weight and n:
+            w, residuals = self._residuals(part, labels[:n], indices[:n])
+            means, table = w - residuals, self.codes.table.detach()
+            with torch.no_grad():
+                z = self.codes.tokens(self._edited(residuals))
+                codes = self.codes.lookup(self.codes.nearest(z))
+                _, masked = self._corrupted(z, codes, rng, "masked")
+                source = self._shown(codes, means, w, 1.0)
+            shape, n_listed = (*z.shape[:2], table.shape[-2]), len(self.prompts.listed)
+            draws = torch.rand(shape, generator=rng, device=rng.device).to(z)
+            chosen = torch.randint(n_listed, (n,), generator=rng, device=rng.device).to(indices)
+            found = self.predictor(codes, masked, self._category(means), table, self.prompts.rows(chosen))
+            rows = gumbel_codes(found.logits, draws, self.prompts.temperature(progress))
+            drawn = torch.matmul(rows[:, :, None], table)[:, :, 0]
+            x_hat = self._shown(torch.where(masked[:, :, None], drawn, codes), means, w, 1.0)
+            values["prompt"] = self.prompts.error(x_hat, source, chosen)
+            weights["prompt"] = config.weight
+        return LossTerms(values, weights)
+
+    def _prompts_loss(self, batch: Batch, context: Context) -> LossTerms:
+        return self._prompts_terms("train", batch.labels, batch.indices, context.rng, context.progress)
+
+    @torch.no_grad()
+    def _validate_prompts(self, context: Context) -> dict[str, float]:
+        assert context.held_out is not None
+        some = context.held_out.spread(4 * GROUP)
+        terms = self._prompts_terms("held_out", some.labels, some.indices, context.rng, 1.0)
+        return {"loss": float(terms.total()), **{k: float(value) for k, value in terms.values.items()}}
+
+    def _preview_prompts(self, context: Context) -> Tensor:
+        """Return a row without a prompt and one for each prompt, of the same classes and seeds."""
+        assert self.prompts is not None
+        labels, seeds = torch.arange(8, device=self.device) % min(8, self.spec.n_classes), torch.arange(8)
+        rows = [self.sample(None, labels, seeds, 1.0, prompt=p) for p in (None, *self.prompts.listed)]
+        return to_uint8(torch.cat(rows)).cpu()
 
     # ------------------------------------------------------------------------------------ pictures
 
@@ -551,6 +642,8 @@ class Tage(Method):
         strength: float | None = None,
         top_p: float | None = None,
         steps: int | None = None,
+        prompt: str | None = None,
+        guidance: float | None = None,
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Return images (N, C, H, W) in [-1, 1], and their codes int64 (N, T); None in the mode "age".
@@ -566,18 +659,25 @@ class Tage(Method):
             strength: factor on the change.
             top_p: of the codes' draws.
             steps: of filling in codes.
+            prompt: which attributes to draw; None: any.
+            guidance: of the prompt; None: `prompts.guidance`.
             options: there are no others.
 
         Raises:
-            ConfigError: an option that is not known, or of no use in this mode.
+            ConfigError: an option that is not known, or of no use in this mode; a prompt of a model that
+                learned none.
+            UnknownWordError: a prompt with a word that was not learned.
         """
         if options:
-            raise ConfigError(f"Unknown options {sorted(options)}; tage has mode, strength, top_p and steps.")
+            raise ConfigError(
+                f"Unknown options {sorted(options)}; tage has mode, strength, top_p, steps, prompt, guidance."
+            )
         own = self.config.sampler
         mode = own.mode if mode is None else mode
         choose("mode", mode, ("cpm", "nn", "age"))
         if mode != "cpm" and (top_p is not None or steps is not None):
             raise ConfigError(f'top_p and steps are of the mode "cpm", not of "{mode}". Leave them out.')
+        told = self._told(mode, prompt, guidance)
         if mode != "cpm" and self.directions is None:
             raise ConfigError(
                 f'The mode "{mode}" needs AGE\'s directions, which this run left out. Use "cpm".'
@@ -604,8 +704,25 @@ class Tage(Method):
             indices = self.codes.nearest(self.codes.tokens(drawn))
         else:
             known = residuals.flatten(1).abs().amax(1) > 0
-            indices = self._predicted_codes(residuals, means, known, seeds, temperature, top_p, steps)
+            indices = self._predicted_codes(residuals, means, known, seeds, temperature, top_p, steps, told)
         return self._decoded(indices, means, w, strength), indices
+
+    def _told(self, mode: str, prompt: str | None, guidance: float | None) -> tuple[Tensor, float] | None:
+        """Return what the predictor is told of a prompt, (n,), and the guidance; None without one."""
+        if prompt is None:
+            if guidance is not None:
+                raise ConfigError("guidance has no effect without a prompt. Leave it out.")
+            return None
+        if mode != "cpm":
+            raise ConfigError(f'A prompt says which codes to predict, and the mode "{mode}" predicts none.')
+        if self.prompts is None or self.config.prompts is None:
+            raise ConfigError(
+                "This run learned no prompts, so it cannot follow one. Train with --model.prompts.encoder "
+                "small for drawings, or lite for photographs; or leave the prompt out."
+            )
+        return self.prompts.told(prompt), _number(
+            "guidance", self.config.prompts.guidance if guidance is None else guidance
+        )
 
     def _drawn_change(self, seeds: Tensor, temperature: float) -> Tensor:
         assert self.directions is not None
@@ -620,7 +737,11 @@ class Tage(Method):
         Around an image its own codes are exchanged for others, so that it stays as sharp as it was; AGE's
         paper adds changes to the class mean, its code to the image.
         """
-        change = self.codes.change(self.codes.lookup(indices))
+        return self._shown(self.codes.lookup(indices), means, w, strength)
+
+    def _shown(self, codes: Tensor, means: Tensor, w: Tensor, strength: float) -> Tensor:
+        """Return the same of the codes themselves, (N, T, d)."""
+        change = self.codes.change(codes)
         if self.config.sampler.around == "image":
             residuals = w - means
             own = self.codes.lookup(self.codes.nearest(self.codes.tokens(self._edited(residuals))))
@@ -639,6 +760,7 @@ class Tage(Method):
         temperature: float,
         top_p: float,
         steps: int,
+        told: tuple[Tensor, float] | None = None,
     ) -> Tensor:
         """Return codes (N, T) that the predictor fills in, the most certain ones first.
 
@@ -650,8 +772,10 @@ class Tage(Method):
             temperature: of the draws.
             top_p: of the draws.
             steps: in which they are filled in.
+            told: of a prompt, and the guidance.
 
-        Source: Chang et al. 2022, arXiv:2202.04200, Sec. 3.2 (iterative decoding).
+        Source: Chang et al. 2022, arXiv:2202.04200, Sec. 3.2 (iterative decoding); Ho & Salimans
+            2022, arXiv:2207.12598, Eq. 6 (guidance, here of logits).
         Differs: starts from a share of the image's own codes, our design.
         """
         n, e = len(residuals), self.codes.n_tokens
@@ -663,8 +787,13 @@ class Tage(Method):
         category, table = self._category(means), self.codes.table
         draws = uniform(seeds, (steps, 2, e), _STEPS).to(self.device)
         for step in range(steps):
-            found = self.predictor(self.codes.lookup(indices), masked, category, table)
-            drawn, chance = sample_codes(found.logits, draws[:, step, 0], temperature, top_p)
+            tokens = self.codes.lookup(indices)
+            logits = self.predictor(tokens, masked, category, table).logits
+            if told is not None:
+                row, guidance = told
+                more = self.predictor(tokens, masked, category, table, row.expand(n, -1)).logits
+                logits = logits + guidance * (more - logits)
+            drawn, chance = sample_codes(logits, draws[:, step, 0], temperature, top_p)
             indices = torch.where(masked, drawn, indices)
             left = 1.0 - (step + 1) / steps
             certain = chance.clamp_min(1e-9).log()
