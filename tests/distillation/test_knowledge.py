@@ -213,7 +213,7 @@ def test_rates_fall_tenfold_at_half() -> None:
     assert [config.rate(step) for step in (50, 99)] == pytest.approx([0.002, 0.002])
 
 
-def test_the_head_learns_at_twice_the_rate(monkeypatch) -> None:
+def test_the_head_learns_at_twice_the_rate_less_where_it_sees_more(monkeypatch) -> None:
     rates = []
     step = SGD.step
     monkeypatch.setattr(
@@ -222,6 +222,33 @@ def test_the_head_learns_at_twice_the_rate(monkeypatch) -> None:
     student = student_of()
     distill(student, images_of(3, 2), config=DistillConfig(steps=2, batch_size=4))
     assert rates == [[0.02, 0.04], [0.002, 0.004]]
+    rates.clear()
+    larger = make_student("conv4", (1, 64, 64), 3)
+    x = torch.zeros(6, 1, 64, 64, dtype=torch.uint8)
+    few = ImageSet(x, torch.arange(3).repeat(2), tuple("abc"))
+    distill(larger, few, config=DistillConfig(steps=2, batch_size=4))
+    assert rates == [[0.02, 0.01], [0.002, 0.001]]
+
+
+@pytest.mark.parametrize("name", ["conv4", "resnet12"])
+def test_a_larger_image_means_a_slower_head_only_where_it_sees_more_numbers(name) -> None:
+    rates = [make_student(name, (3, side, side), 3, channels=64).head_rate for side in (16, 32, 64, 84)]
+    assert rates == ([1.0, 1.0, 0.25, 0.16] if name == "conv4" else [1.0] * 4)
+
+
+@pytest.mark.parametrize(("head_rate", "learns"), [(None, True), (1.0, False)])
+def test_students_of_64_pixels_do_not_diverge(head_rate, learns, monkeypatch) -> None:
+    if head_rate is not None:
+        monkeypatch.setattr(type(make_student("conv4", (3, 64, 64), 4)), "head_rate", head_rate)
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.arange(4).repeat(6)
+    x = torch.rand(4, 3, 8, 8, generator=rng)[labels] + 0.3 * torch.randn(24, 3, 8, 8, generator=rng)
+    x = torch.nn.functional.interpolate(x, (64, 64), mode="bilinear").clamp(0, 1)
+    supports = ImageSet((x * 255).to(torch.uint8), labels, tuple("abcd"))
+    student = make_student("conv4", (3, 64, 64), 4)
+    history = distill(student, supports, config=DistillConfig(steps=10, batch_size=12))
+    # Far off at first in either case; beyond, each step overshoots.
+    assert (history.rows[-1]["loss"] < 4.0) is learns
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -189,7 +189,7 @@ class DistillConfig(Checked):
     batch_size: images per step, in equal parts of the sources.
     temperature: T of the soft labels.
     lr: of the backbone.
-    head_lr: of the head, as a multiple of `lr`.
+    head_lr: of the head, as a multiple of `lr`; less where it sees many numbers (`Student.head_rate`).
     momentum: of SGD.
     weight_decay: of SGD, added to the gradient.
     drop_at: share of the steps after which rates fall.
@@ -396,7 +396,8 @@ def _train(
         return {name: part for name, part in found.items() if part is not None}
 
     groups = [{"params": list(part.parameters())} for part in (student.body, student.head)]
-    rates = [(config.rate(step), config.rate(step) * config.head_lr) for step in range(config.steps)]
+    of_head = config.head_lr * student.head_rate
+    rates = [(config.rate(step), config.rate(step) * of_head) for step in range(config.steps)]
     return fit(
         student,
         figures,

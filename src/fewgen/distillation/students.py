@@ -13,6 +13,8 @@ from fewgen.fitting.seeds import global_seed
 
 SMALLEST_SIDE = 16
 """Four halvings leave one pixel of this."""
+HEAD_INPUTS = 256
+"""Numbers that the head of a `Conv4` sees of 32 x 32 pixels at 64 channels."""
 
 
 class Student(nn.Module):
@@ -39,6 +41,11 @@ class Student(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+    @property
+    def head_rate(self) -> float:
+        """Factor in (0, 1] on the learning rate of the head."""
+        return 1.0
 
     def features(self, x: Tensor) -> Tensor:
         """Return one vector per image.
@@ -123,6 +130,11 @@ class Conv4(Student):
             ]
         dim = channels * (image_shape[1] // 16) * (image_shape[2] // 16)
         super().__init__(nn.Sequential(*layers, nn.Flatten()), dim, channels, image_shape, n_classes)
+
+    @property
+    def head_rate(self) -> float:
+        """Falls with the numbers that the head sees: at the rate for 32 pixels, one for 64 diverges."""
+        return min(1.0, HEAD_INPUTS / self.dim)
 
 
 class Residual(nn.Module):
