@@ -746,6 +746,8 @@ def test_a_method_learns_the_supports_of_each_episode_alone(tmp_path, images, mo
         assert made.class_names == episode.class_names
         assert made.counts().tolist() == [6] * 3
     assert found.record["seconds"]["generation_per_image"]["generated"] > 0
+    assert found.record["settings"]["generated"] == {"method": "fake", "preset": "default", "minutes": None}
+    assert found.record["settings"]["generator"] is None  # none that is trained on base classes
     (tmp_path / "made.cells" / "episode0000" / "generated.json").unlink()
     again = fewgen.distill(data=images, out=tmp_path / "made.json", **given)
     assert again.record["accuracy"] == found.record["accuracy"]

@@ -509,7 +509,11 @@ class ComparisonWork(Work):
             "kind": "comparison",
             "fewgen": __version__,
             "data": self.images.name or str(self.request.data),
-            "settings": self.settings,
+            "settings": {
+                **self.settings,
+                **({} if self.generated is None else {"generated": self._generated_settings()}),
+                **({"generator": None} if self._draws else {}),
+            },
             "teacher": self.teacher.encoder.record() if isinstance(self.teacher, EncoderTeacher) else None,
             "classes": {
                 "base": list(self.classes.base),
