@@ -604,6 +604,18 @@ def test_unlabelled_images_may_lie_flat(tmp_path, novel):
     assert made.record["training"]["parts"] == {"support": 12, "pool": 12}
 
 
+def test_photographs_as_they_come_from_a_camera_want_a_size(tmp_path):
+    labels = torch.arange(2).repeat(2)
+    large = ImageSet(torch.zeros(4, 1, 200, 300, dtype=torch.uint8), labels, ("a", "b"))
+    given = {**TAUGHT, "novel": large, "out": tmp_path / "tiny"}
+    with pytest.raises(ConfigError, match="of 1 x 200 x 300 .* far too large .* --size 64"):
+        fewgen.distill(**given)
+    given["novel"] = written(tmp_path / "photos", large)
+    with pytest.raises(ConfigError, match="--size 64"):
+        fewgen.distill(**given)
+    assert "grey, 32x32" in plan_distillation(**given, size=32)
+
+
 def test_who_taught_is_named(tmp_path, novel, monkeypatch):
     class Other(PixelFeatures):
         def record(self):

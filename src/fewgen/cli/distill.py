@@ -2,9 +2,9 @@
 
 Examples:
     # a classifier of your classes from a few images of each, taught by a pretrained encoder (extra knowledge)
-    fewgen distill --novel photos --teacher lite2 --shots 10 --out tiny
+    fewgen distill --novel photos --teacher lite2 --size 64 --shots 10 --out tiny
     # the same with unlabelled photographs, which help most
-    fewgen distill --novel photos --teacher lite2 --pool more_photos --out tiny
+    fewgen distill --novel photos --teacher lite2 --size 64 --pool more_photos --out tiny
     # with images that a generator makes
     fewgen distill --novel photos --generator runs/diffusion --data tiny_imagenet32 --out tiny
     # an even smaller one, by a run of tint; the images beyond 5 measure it

@@ -49,6 +49,9 @@ from fewgen.runs.run import Run
 TASK_CLASSES, TASK_SHOTS = 10, 5
 """Most classes of a task that the teacher is trained on, and supports of each."""
 
+LARGE_SIDE = 256
+"""Largest side that images may have unless it is asked for."""
+
 DISTILLATION = FolderKind(
     "a distillation of ours", ".fewgen-distill", lambda folder: holds_parts(folder / PARTS_NAME)
 )
@@ -81,6 +84,7 @@ class StudentWork(Work):
             height if reading.size is None else reading.size,
             channels if reading.channels is None else reading.channels,
         )
+        self._check_side(images)
         self.supports, rest = supports_and_rest(images, request.shots, self.seed)
         every = rest is None
         if images_given:
@@ -128,6 +132,14 @@ class StudentWork(Work):
     def own_training(device: torch.device) -> dict[str, Any]:
         """Return a schedule of minutes: the published 10,000 steps take an hour on a processor."""
         return {"steps": 1000, "batch_size": 96, "precision": usual_precision(device)}
+
+    def _check_side(self, images: ImageSet) -> None:
+        """Refuse photographs of a camera as they are: they take hours and all memory."""
+        if self.request.reading.size is None and self.source is None and max(images.size) > LARGE_SIDE:
+            raise ConfigError(
+                f"Your images are of {shown_shape(images.shape)} (channels x height x width), far too large "
+                "for a tiny classifier. Set --size, such as --size 64: a side of the square images."
+            )
 
     def _native_shape(self) -> tuple[int | None, int | None]:
         """Return channels and height that images need; None where smaller ones do (Stable Diffusion)."""
