@@ -48,6 +48,12 @@ def test_a_damaged_file_is_made_again_and_nothing_must_be_written(tmp_path):
     assert torch.equal(kept_features(images, ABOUT, tmp_path, sums), found)
     assert torch.equal(kept_features(images, ABOUT, tmp_path, sums), found)
     assert sums.calls == 2
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 64  # a whole file with another number in it
+    file.write_bytes(data)
+    assert torch.equal(kept_features(images, ABOUT, tmp_path, sums), found)
+    assert torch.equal(kept_features(images, ABOUT, tmp_path, sums), found)
+    assert sums.calls == 3
     (tmp_path / "plain").write_text("no folder")
     assert torch.equal(kept_features(images, ABOUT, tmp_path / "plain", sums), found)
     assert torch.equal(kept_features(images, ABOUT, None, sums), found)

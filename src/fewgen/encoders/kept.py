@@ -16,7 +16,7 @@ from torch import Tensor
 from fewgen.data.identity import image_digests
 from fewgen.data.imageset import ImageSet
 from fewgen.errors import OutputError
-from fewgen.tensor_files import write_tensors
+from fewgen.tensor_files import DIGEST, content_digest, write_tensors
 
 Encode = Callable[[list[str]], Tensor]
 
@@ -99,15 +99,17 @@ def _write(path: Path, rows: Tensor, header: str) -> None:
 
 
 def _read(path: Path, n: int) -> Tensor | None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     try:
-        found = load_file(path)["features"]
+        with safe_open(path, "pt") as file:
+            tensors, about = {"features": file.get_tensor("features")}, dict(file.metadata() or {})
         os.utime(path)
-    except (SafetensorError, OSError, KeyError):
+    except (SafetensorError, OSError):
         return None
-    return found if found.ndim == 2 and len(found) == n else None
+    digest, found = about.pop(DIGEST, None), tensors["features"]
+    whole = found.ndim == 2 and len(found) == n and digest == content_digest(tensors, about)
+    return found if whole else None
 
 
 def _tidy(folder: Path) -> None:
