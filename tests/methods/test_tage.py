@@ -312,7 +312,7 @@ def test_strength_zero_gives_the_class_mean_and_other_layers_stay():
 
 
 @pytest.mark.parametrize("mode", ["cpm", "nn", "age"])
-def test_around_an_image_strength_zero_gives_a_picture_and_its_own_codes_change_nothing(mode):
+def test_around_an_image_strength_zero_gives_a_picture_and_codes_are_added_to_it(mode):
     method = started({"sampler": {"around": "image"}}).with_classes(pictures(n=3))
     own = to_uint8(method.autoencoder.decode(method.support_styles[:3]).clamp(-1, 1)).int()
     made = draws(method, labels=(3,), n=6, strength=0.0, mode=mode).images.int()
@@ -320,8 +320,9 @@ def test_around_an_image_strength_zero_gives_a_picture_and_its_own_codes_change_
     w = method._starts(torch.full((6,), 3), torch.arange(6), 1.0)
     means = method.class_means[3].expand_as(w)
     codes = method.codes.nearest(method.codes.tokens(w - means))
-    again = to_uint8(method.from_codes(codes, torch.full((6,), 3), torch.arange(6), 1.0)).int()
-    assert (again - to_uint8(method.autoencoder.decode(w).clamp(-1, 1)).int()).abs().max() <= 1
+    found = to_uint8(method.from_codes(codes, torch.full((6,), 3), torch.arange(6), 0.5)).int()
+    added = w + 0.5 * method.codes.change(method.codes.lookup(codes))
+    assert (found - to_uint8(method.autoencoder.decode(added).clamp(-1, 1)).int()).abs().max() <= 1
 
 
 def test_codes_give_their_images_again_and_others_give_others(method, tmp_path):

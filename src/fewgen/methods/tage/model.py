@@ -703,7 +703,8 @@ class Tage(Method):
             drawn = torch.cat([change, rest], 1)[:, : self.n_edited]
             indices = self.codes.nearest(self.codes.tokens(drawn))
         else:
-            known = residuals.flatten(1).abs().amax(1) > 0
+            # Added to an image, its own codes would count twice.
+            known = (residuals.flatten(1).abs().amax(1) > 0) & (own.around == "mean")
             indices = self._predicted_codes(residuals, means, known, seeds, temperature, top_p, steps, told)
         return self._decoded(indices, means, w, strength), indices
 
@@ -734,22 +735,15 @@ class Tage(Method):
     def _decoded(self, indices: Tensor, means: Tensor, w: Tensor, strength: float) -> Tensor:
         """Return images (N, C, H, W) of codes (N, T), class means and the styles that draws start from.
 
-        Around an image its own codes are exchanged for others, so that it stays as sharp as it was; AGE's
-        paper adds changes to the class mean, its code to the image.
+        AGE's paper adds changes to the class mean, its code to the image, which stays as sharp as it was.
         """
         return self._shown(self.codes.lookup(indices), means, w, strength)
 
     def _shown(self, codes: Tensor, means: Tensor, w: Tensor, strength: float) -> Tensor:
         """Return the same of the codes themselves, (N, T, d)."""
-        change = self.codes.change(codes)
-        if self.config.sampler.around == "image":
-            residuals = w - means
-            own = self.codes.lookup(self.codes.nearest(self.codes.tokens(self._edited(residuals))))
-            has_own = residuals.flatten(1).abs().amax(1) > 0
-            change = change - self.codes.change(own) * has_own[:, None, None]
-            return self.autoencoder.decode(self._onto(w, change, strength)).clamp(-1.0, 1.0)
-        base = torch.cat([means[:, : self.n_edited], w[:, self.n_edited :]], 1)
-        return self.autoencoder.decode(self._onto(base, change, strength)).clamp(-1.0, 1.0)
+        if self.config.sampler.around == "mean":
+            w = torch.cat([means[:, : self.n_edited], w[:, self.n_edited :]], 1)
+        return self.autoencoder.decode(self._onto(w, self.codes.change(codes), strength)).clamp(-1.0, 1.0)
 
     def _predicted_codes(
         self,
