@@ -586,7 +586,7 @@ def test_edit_shows_what_codes_add_to_an_image(run, folder, tmp_path, capsys):
     ("words", "message"),
     [
         (["--layer", "0"], "Say which codes of which layer"),
-        (["--layer", "4", "--codes", "1"], "layers 0 to 3"),
+        (["--layer", "4", "--codes", "1"], "codes 0 to 3"),
         (["--layer", "0", "--codes", "1", "12"], "There is no code 12"),
         (["--layer", "0", "--codes", "1", "--list"], "--layer has no effect with --list"),
         (["--list", "--image", "nothing.txt"], "is no image file"),
