@@ -130,6 +130,28 @@ def test_the_prompt_loss_is_that_of_a_naive_computation(images):
     assert (prompts.temperature(0.0), prompts.temperature(1.0)) == pytest.approx((1.0, 0.3))
 
 
+@pytest.mark.parametrize("around", ["image", "mean"])
+def test_the_prompt_loss_compares_images_with_what_they_started_from(images, around, monkeypatch):
+    method = prepared({"sampler": {"around": around, "strength": 0.5}}, data=images)
+    seen, batch = [], of_all(images)
+    monkeypatch.setattr(method.prompts, "error", lambda *given: seen.append(given) or given[0].sum())
+    rng = torch.Generator().manual_seed(0)
+    terms = method._prompts_terms("train", batch.labels, batch.indices, rng, 0.5)
+    [(found, source, chosen)] = seen
+    n = len(images) // 2
+    assert len(found) == len(source) == len(chosen) == n
+    w, residuals = method._residuals("train", batch.labels[:n], batch.indices[:n])
+    if around == "image":
+        wanted = method.autoencoder.decode(w)
+    else:
+        own = method.codes.nearest(method.codes.tokens(residuals))
+        wanted = method._decoded(own, w - residuals, w, 0.5)
+    assert torch.allclose(source, wanted.clamp(-1.0, 1.0), atol=1e-6)
+    assert (found - source).flatten(1).abs().amax(1).gt(1e-4).float().mean() > 0.5
+    terms.values["prompt"].backward()
+    assert float(method.predictor.head.weight.grad.abs().sum()) > 0
+
+
 def test_a_stop_in_the_stage_of_prompts_changes_nothing(images, tmp_path):
     changes = ({"prompts": PROMPTS}, {"autoencoder": {"perceptual": "none"}})
     whole = make(*changes)

@@ -498,9 +498,9 @@ class Tage(Method):
     ) -> LossTerms:
         """Return the predictor's terms with prompts, and the prompt loss of a part of the images.
 
-        For the latter, tokens of an image are masked and drawn anew under a prompt of the list, any one of
-        them, and the image is shown with these codes as `sample_coded` shows images. What is drawn for a
-        prompt that an image has anyway, the other terms say.
+        For the latter, codes are drawn under any prompt of the list and make images, as in `sample_coded`;
+        each is compared with the image that it started from. What belongs to the prompt that an image has
+        anyway, the other terms say.
         """
         assert self.prompts is not None
         assert self.config.prompts is not None
@@ -511,19 +511,23 @@ class Tage(Method):
         n = round(config.image_share * len(labels))
         if config.weight and n:
             w, residuals = self._residuals(part, labels[:n], indices[:n])
-            means, table = w - residuals, self.codes.table.detach()
+            means, table, strength = w - residuals, self.codes.table.detach(), self.config.sampler.strength
             with torch.no_grad():
                 z = self.codes.tokens(self._edited(residuals))
                 codes = self.codes.lookup(self.codes.nearest(z))
-                _, masked = self._corrupted(z, codes, rng, "masked")
-                source = self._shown(codes, means, w, 1.0)
+                if self.config.sampler.around == "mean":
+                    _, masked = self._corrupted(z, codes, rng, "masked")
+                    source = self._shown(codes, means, w, strength)
+                else:  # codes are added to the image
+                    masked = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
+                    source = self.autoencoder.decode(w).clamp(-1.0, 1.0)
             shape, n_listed = (*z.shape[:2], table.shape[-2]), len(self.prompts.listed)
             draws = torch.rand(shape, generator=rng, device=rng.device).to(z)
             chosen = torch.randint(n_listed, (n,), generator=rng, device=rng.device).to(indices)
             found = self.predictor(codes, masked, self._category(means), table, self.prompts.rows(chosen))
             rows = gumbel_codes(found.logits, draws, self.prompts.temperature(progress))
             drawn = torch.matmul(rows[:, :, None], table)[:, :, 0]
-            x_hat = self._shown(torch.where(masked[:, :, None], drawn, codes), means, w, 1.0)
+            x_hat = self._shown(torch.where(masked[:, :, None], drawn, codes), means, w, strength)
             values["prompt"] = self.prompts.error(x_hat, source, chosen)
             weights["prompt"] = config.weight
         return LossTerms(values, weights)
