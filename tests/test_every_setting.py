@@ -87,7 +87,7 @@ TAGE = {
     "network": {"w_dim": 8, "width": 4, "max_width": 8, "encoder_width": 4},
     "autoencoder": {"steps": 3, "batch_size": 6, "lr": 0.02, "perceptual_steps": 2, "augment": "none"},
     "age": {"rank": 3, "groups": [2, 1], "hidden": [8], "steps": 3, "batch_size": 6, "lr": 0.02},
-    "codebook": {"codebook_size": 12, "steps": 3, "batch_size": 6, "lr": 0.02},
+    "codebook": {"codebook_size": 12, "parts": 2, "steps": 3, "batch_size": 6, "lr": 0.02},
     "predictor": {"width": 8, "layers": 1, "heads": 2, "steps": 3, "batch_size": 6, "lr": 0.02},
 }
 PLAIN = {"autoencoder": {"steps": 1, "perceptual": "none", "perceptual_steps": 200}}
