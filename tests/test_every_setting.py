@@ -227,6 +227,8 @@ EXEMPT = {
     "model.precision": "of Stable Diffusion; tests/methods/test_tint.py",
     "model.attention_slicing": "of Stable Diffusion, for memory; results are the same",
     "model.fitted": "written by training",
+    "model.generator": "a file of weights; tests/methods/test_tage_weights.py",
+    "model.encoder": "likewise",
     "model.supports": "written by training, or by adapt",
     "model.sampler.single": "of classes that adapt takes in; tests/methods/test_tage.py",
     "model.sampler.keep": "likewise",

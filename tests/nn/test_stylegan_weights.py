@@ -289,7 +289,7 @@ def test_everything_that_does_not_fit_is_listed_and_nothing_is_changed(tmp_path,
         load_stylegan2(write(tmp_path / "g.safetensors", g), synthesis=synthesis)
     message = str(caught.value)
     assert "(4 problems)" in message
-    assert "synthesis.blocks.1.conv0.bias is missing" in message
+    assert '"G_ema.synthesis.b8.conv0.bias" (synthesis.blocks.1.conv0.bias) is missing' in message
     assert (
         '"synthesis.b8.conv1.bias" (synthesis.blocks.1.conv1.bias) has shape (9,) instead of (4,)' in message
     )

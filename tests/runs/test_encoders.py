@@ -84,6 +84,7 @@ def test_weights_of_a_method_are_those_that_it_was_started_with(tmp_path):
 
     class Method:
         encoders = {"foundation": ("joint", f"clip:{folder}"), "other": ("joint", "small")}
+        weight_files = {}
         spec = type("Spec", (), {"text": None})
 
     before = used_encoders(Method, {})

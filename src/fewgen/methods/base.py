@@ -243,6 +243,20 @@ class Method(nn.Module, ABC):
         """Encoders that its training needs, as settings name them: use -> kind and name."""
         return {}
 
+    @property
+    def weight_files(self) -> Mapping[str, tuple[str, str]]:
+        """Files of weights that its training starts from: use -> kind and path."""
+        return {}
+
+    def read_weights(self) -> None:
+        """Take over what `weight_files` hold.
+
+        Called once, before a training begins. One that resumes has them in its state.
+
+        Raises:
+            FewgenError: a file is missing or does not fit.
+        """
+
     def use_encoder(self, encoder: Any) -> None:
         """Use this text encoder for free texts, instead of the one named in the class text table."""
         self._encoder = encoder

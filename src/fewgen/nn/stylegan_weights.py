@@ -3,8 +3,10 @@
 The public code saves pickles, which can run code when they are opened; convert one with a tool you trust and
 write `G_ema.state_dict()` and `D.state_dict()` to one safetensors file, with "G_ema." (or "G.") and "D."
 before the names, or one of the two without a prefix. The file's header tells which networks to build.
+Generators in the names of rosinality's code are read, too, as pSp's checkpoints have them after "decoder.".
 
-Source: Karras et al. 2020, arXiv:2006.06676 (tensor names of its public code, stylegan2-ada-pytorch).
+Source: Karras et al. 2020, arXiv:2006.06676 (tensor names of its public code, stylegan2-ada-pytorch); tensor
+    names of github.com/rosinality/stylegan2-pytorch and github.com/eladrich/pixel2style2pixel (MIT licences).
 Differs: activations are not clamped to +-256, which the public code does for half precision; the generator is
     the one with output skips; `resample_filter` is not read, because the filter is always [1, 3, 3, 1].
 """
@@ -22,11 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from fewgen.errors import CheckpointError, FewgenError, ProblemList
+from fewgen.nn.converted import Converted, Fields, Shape, pattern_of, renamed
 from fewgen.nn.stylegan import Discriminator, MappingNetwork, SynthesisNetwork
 from fewgen.tensor_files import read_tensor_header
 
 T = TypeVar("T")
-Shape = tuple[int, ...]
 
 STYLEGAN2_NAMES: tuple[tuple[str, str], ...] = (
     # the generator
@@ -60,14 +62,48 @@ the generator (`{b}`: r = s * 2^b) and from the largest in the discriminator (`{
 the left, the table writes public names; from the right, it reads them.
 """
 
+ROSINALITY_NAMES: tuple[tuple[str, str, Shape], ...] = (
+    ("mapping.layers.{n}.{p}", "style.{m}.{p}", ()),
+    ("w_avg", "latent_avg", ()),
+    ("synthesis.blocks.0.const", "input.input", (0,)),
+    ("synthesis.blocks.0.conv1.conv.weight", "conv1.conv.weight", (0,)),
+    ("synthesis.blocks.0.conv1.conv.affine.{p}", "conv1.conv.modulation.{p}", ()),
+    ("synthesis.blocks.0.conv1.noise_strength", "conv1.noise.weight", (0,)),
+    ("synthesis.blocks.0.conv1.bias", "conv1.activate.bias", ()),
+    ("synthesis.blocks.0.to_image.conv.weight", "to_rgb1.conv.weight", (0,)),
+    ("synthesis.blocks.0.to_image.conv.affine.{p}", "to_rgb1.conv.modulation.{p}", ()),
+    ("synthesis.blocks.0.to_image.bias", "to_rgb1.bias", (0, 2, 3)),
+    ("synthesis.blocks.{a}.conv{k}.conv.weight", "convs.{c}.conv.weight", (0,)),
+    ("synthesis.blocks.{a}.conv{k}.conv.affine.{p}", "convs.{c}.conv.modulation.{p}", ()),
+    ("synthesis.blocks.{a}.conv{k}.noise_strength", "convs.{c}.noise.weight", (0,)),
+    ("synthesis.blocks.{a}.conv{k}.bias", "convs.{c}.activate.bias", ()),
+    ("synthesis.blocks.{a}.to_image.conv.weight", "to_rgbs.{t}.conv.weight", (0,)),
+    ("synthesis.blocks.{a}.to_image.conv.affine.{p}", "to_rgbs.{t}.conv.modulation.{p}", ()),
+    ("synthesis.blocks.{a}.to_image.bias", "to_rgbs.{t}.bias", (0, 2, 3)),
+    ("synthesis.blocks.{b}.conv{k}.noise_const", "noises.noise_{i}", (0, 1)),
+)
+"""Every tensor of a generator, again: our name, that of StyleGAN2's other public code (rosinality, in pSp's
+files after "decoder."), and the sides of 1 that it has and we lack.
+
+`{a}` is a block from 1. Layers are counted there from the smallest map on: c = 2 (a - 1) + k, t = a - 1,
+i = 2 b - 1 + k, m = n + 1. `latent_avg` may be repeated for each layer.
+"""
+
 _WANTED = (
-    "Name a safetensors file with the tensors of stylegan2-ada-pytorch (G_ema.state_dict(), D.state_dict())."
+    "Name a safetensors file with the tensors of stylegan2-ada-pytorch (G_ema.state_dict(), D.state_dict()), "
+    "or of pSp's decoder."
 )
 _FIELDS = {"p": "weight|bias", "n": r"\d{1,3}", "k": "[01]", "b": r"\d{1,2}", "d": r"\d{1,2}"}
-_HEIGHT = r"\d{1,5}"
-_FLOATS = ("F16", "BF16", "F32", "F64")
-_MOST = 1 << 16
-"""Largest side of a tensor: a tensor without elements may claim any other sides in a tiny file."""
+_LAYERS = {
+    **_FIELDS,
+    "a": r"[1-9]\d?",
+    "m": r"[1-9]\d{0,2}",
+    "c": r"\d{1,2}",
+    "t": r"\d{1,2}",
+    "i": r"\d{1,2}",
+}
+_PREFIXES = ("decoder.", "g_ema.", "")
+"""What may stand before rosinality's names."""
 
 
 @dataclass(frozen=True)
@@ -133,17 +169,11 @@ class StyleGAN2Settings:
 # --- Names -------------------------------------------------------------------------------------------------
 
 
-def _compile(pattern: str) -> re.Pattern[str]:
-    parts = re.split(r"\{(\w)\}", pattern)
-    text = "".join(
-        f"(?P<{part}>{_FIELDS.get(part, _HEIGHT)})" if i % 2 else re.escape(part)
-        for i, part in enumerate(parts)
-    )
-    return re.compile(text + r"\Z")
-
-
-_OURS = [(_compile(ours), theirs) for ours, theirs in STYLEGAN2_NAMES]
-_THEIRS = [(_compile(theirs), ours) for ours, theirs in STYLEGAN2_NAMES]
+_OURS = [(pattern_of(ours, _FIELDS), theirs) for ours, theirs in STYLEGAN2_NAMES]
+_THEIRS = [(pattern_of(theirs, _FIELDS), ours) for ours, theirs in STYLEGAN2_NAMES]
+_OURS_BY_LAYERS = [(pattern_of(ours, _LAYERS), theirs) for ours, theirs, _ in ROSINALITY_NAMES]
+_BY_LAYERS = [(pattern_of(theirs, _LAYERS), ours) for ours, theirs, _ in ROSINALITY_NAMES]
+_DROPPED = [(pattern_of(ours, _LAYERS), dropped) for ours, _, dropped in ROSINALITY_NAMES]
 
 
 def _with_prefixes(names: Iterable[str]) -> dict[str, str]:
@@ -181,32 +211,6 @@ def _heights(names: Iterable[str], prefix: str) -> list[int]:
     return sorted(found)
 
 
-def _rename(
-    names: list[str],
-    patterns: list[tuple[re.Pattern[str], str]],
-    complete: Callable[[str, dict[str, Any]], bool],
-) -> tuple[dict[str, str], list[str]]:
-    """Return (new name -> name, names without a new one).
-
-    Args:
-        names: to be renamed.
-        patterns: what a name looks like, and the new name with the same fields; no two fit one name.
-        complete: adds fields of the new name to those found in a name; False where these do not fit.
-    """
-    result: dict[str, str] = {}
-    unknown = []
-    for name in names:
-        found = ((pattern.match(name), template) for pattern, template in patterns)
-        match, template = next((pair for pair in found if pair[0]), (None, ""))
-        fields: dict[str, Any] = match.groupdict() if match else {}
-        new = template.format(**fields) if match and complete(name, fields) else None
-        if new is None or new in result:
-            unknown.append(name)
-        else:
-            result[new] = name
-    return result, unknown
-
-
 def _to_ours(names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
     """Return (our name -> prefixed public name, names that no pattern fits)."""
     names = list(names)
@@ -224,7 +228,7 @@ def _to_ours(names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
         fields["b"], fields["d"] = n, len(maps) - 1 - n
         return maps[n] == maps[0] << n
 
-    return _rename(names, _THEIRS, complete)
+    return renamed(names, _THEIRS, complete)
 
 
 def _to_theirs(names: Iterable[str], start: int) -> tuple[dict[str, str], list[str]]:
@@ -243,7 +247,7 @@ def _to_theirs(names: Iterable[str], start: int) -> tuple[dict[str, str], list[s
             fields["r"] = largest >> int(fields["d"])
         return True
 
-    return _rename(names, _OURS, complete)
+    return renamed(names, _OURS, complete)
 
 
 def convert_names(
@@ -278,77 +282,72 @@ def convert_names(
 # --- Files -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Found:
-    """Tensors of a file; one that is looked for and missing, or has another number of sides, is an error.
-
-    Attributes:
-        file: where it lies.
-        names: our name -> its name there.
-        shapes: our name -> shape.
-        formats: our name -> number format, as safetensors calls it.
-        unknown: prefixed public name that no pattern fits -> its name there.
-        start: height of the discriminator's smallest map; 4 without one.
-    """
-
-    file: Path
-    names: dict[str, str]
-    shapes: dict[str, Shape]
-    formats: dict[str, str]
-    unknown: dict[str, str]
-    start: int
-
-    def get(self, name: str, sides: int) -> Shape:
-        """Return the shape of tensor `name`."""
-        shape = self.shapes.get(name)
-        if shape is None:
-            raise CheckpointError(
-                f'"{self.file}" is no complete StyleGAN2 file: "{self._public(name)}" is missing. {_WANTED}'
-            )
-        if len(shape) != sides or not all(1 <= side <= _MOST for side in shape):
-            raise CheckpointError(
-                f'"{self.file}" is no StyleGAN2 file: "{self.names[name]}" has shape {shape}, '
-                f"expected {sides} sides from 1 to {_MOST}. {_WANTED}"
-            )
-        return shape
-
-    def _public(self, name: str) -> str:
-        table, _ = _to_theirs([name, *self.names], self.start)
-        return next((theirs for theirs, ours in table.items() if ours == name), name)
-
-    def has(self, name: str) -> bool:
-        """Tell whether there is such a tensor."""
-        return name in self.shapes
-
-    def count(self, pattern: str) -> int:
-        """Return how many of `pattern` with 0, 1, 2, ... put in are there, without a gap."""
-        n = 0
-        while pattern.format(n) in self.shapes:
-            n += 1
-        return n
-
-
-def _look(path: str | os.PathLike[str]) -> _Found:
+def _look(path: str | os.PathLike[str]) -> Converted:
     file = Path(path)
     if not file.is_file():
         raise CheckpointError(f'There is no file "{file}". {_WANTED}')
     header = read_tensor_header(file, _WANTED)
     entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    for prefix in _PREFIXES:
+        if any(name.startswith(f"{prefix}to_rgb") for name in entries):
+            return _look_by_layers(file, entries, prefix)
     try:
         known = _with_prefixes(entries)
     except CheckpointError as error:
         raise CheckpointError(f'"{file}" cannot be read. {error}') from None
     table, unknown = _to_ours(known)
-    if not table:
-        raise CheckpointError(f'"{file}" holds no tensor of StyleGAN2. {_WANTED}')
     names = {ours: known[theirs] for ours, theirs in table.items()}
-    shapes = {ours: tuple(entries[name]["shape"]) for ours, name in names.items()}
-    formats = {ours: entries[name]["dtype"] for ours, name in names.items()}
     start = (_heights(known, "D.") or [4])[0]
-    return _Found(file, names, shapes, formats, {name: known[name] for name in unknown}, start)
+
+    def public(name: str) -> str:
+        found, _ = _to_theirs([name, *names], start)
+        return next((theirs for theirs, ours in found.items() if ours == name), name)
+
+    others = {name: known[name] for name in unknown}
+    return Converted.of(file, "StyleGAN2", _WANTED, entries, names, others, public)
 
 
-def _generator_settings(found: _Found) -> GeneratorSettings:
+def _look_by_layers(file: Path, entries: Mapping[str, Any], prefix: str) -> Converted:
+    """Return what a file with rosinality's names holds; tensors without the prefix are of other networks."""
+    own = {name[len(prefix) :]: name for name in entries if name.startswith(prefix)}
+    own = {short: name for short, name in own.items() if not short.endswith(".kernel")}
+    if "latent_avg" in entries:
+        own["latent_avg"] = "latent_avg"
+    table, unknown = renamed(own, _BY_LAYERS, _from_layers)
+    names = {ours: own[theirs] for ours, theirs in table.items()}
+    dropped = {name: next(d for pattern, d in _DROPPED if pattern.match(name)) for name in names}
+
+    def public(name: str) -> str:
+        found, _ = renamed([name], _OURS_BY_LAYERS, _to_layers)
+        return next((short if short == "latent_avg" else prefix + short for short in found), name)
+
+    others = {f"G_ema.{short}": own[short] for short in unknown}
+    return Converted.of(file, "StyleGAN2", _WANTED, entries, names, others, public, dropped)
+
+
+def _from_layers(name: str, fields: Fields) -> bool:
+    """Add our numbers of blocks and layers to those of rosinality's code."""
+    if "m" in fields:
+        fields["n"] = int(fields["m"]) - 1
+    if "c" in fields:
+        block, fields["k"] = divmod(int(fields["c"]), 2)
+        fields["a"] = block + 1
+    if "t" in fields:
+        fields["a"] = int(fields["t"]) + 1
+    if "i" in fields:
+        fields["b"], fields["k"] = divmod(int(fields["i"]) + 1, 2)
+    return True
+
+
+def _to_layers(name: str, fields: Fields) -> bool:
+    """Add the numbers of rosinality's code to ours."""
+    n, k = int(fields.get("n", 0)), int(fields.get("k", 0))
+    a, b = int(fields.get("a", 1)), int(fields.get("b", 0))
+    fields |= {"m": n + 1, "c": 2 * (a - 1) + k, "t": a - 1, "i": 2 * b - 1 + k}
+    return True
+
+
+def _generator_settings(found: Converted) -> GeneratorSettings:
     const = found.get("synthesis.blocks.0.const", 3)
     n_maps = found.count("synthesis.blocks.{}.conv1.conv.weight")
     width = tuple(found.get(f"synthesis.blocks.{b}.conv1.conv.weight", 4)[0] for b in range(n_maps))
@@ -371,7 +370,7 @@ def _generator_settings(found: _Found) -> GeneratorSettings:
     )
 
 
-def _discriminator_settings(found: _Found) -> DiscriminatorSettings:
+def _discriminator_settings(found: Converted) -> DiscriminatorSettings:
     top, channels = found.get("discriminator.from_image.weight", 4)[:2]
     n = found.count("discriminator.blocks.{}.conv1.weight")
     width = [top, *(found.get(f"discriminator.blocks.{d}.conv1.weight", 4)[0] for d in range(n))][::-1]
@@ -381,7 +380,7 @@ def _discriminator_settings(found: _Found) -> DiscriminatorSettings:
             f'The discriminator in "{found.file}" appends {n_in - last} channels of minibatch '
             "deviation; fewgen has networks with 0 or 1."
         )
-    start = found.start
+    start = _heights([found.names["discriminator.conv.weight"].removeprefix("D.")], "")[0]
     across = found.get("discriminator.fc.weight", 2)[1] // (last * start)
     has_condition = found.has("discriminator.mapping.embed.weight")
     return DiscriminatorSettings(
@@ -395,7 +394,7 @@ def _discriminator_settings(found: _Found) -> DiscriminatorSettings:
     )
 
 
-def _settings(found: _Found) -> StyleGAN2Settings:
+def _settings(found: Converted) -> StyleGAN2Settings:
     has_discriminator = any(name.startswith("discriminator.") for name in found.names)
     has_generator = any(name.startswith(("mapping.", "synthesis.")) for name in found.names)
     return StyleGAN2Settings(
@@ -417,54 +416,15 @@ def shapes_of(path: str | os.PathLike[str]) -> StyleGAN2Settings:
     return _settings(_look(path))
 
 
-def _targets(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    return {
-        f"{prefix}.{name}": tensor
-        for prefix, network in networks.items()
-        for name, tensor in network.state_dict().items()
-    }
+def _of_file(networks: Mapping[str, nn.Module]) -> tuple[int | None, Callable[[str], bool]]:
+    """Return the D of an average style that is wanted beside networks, and which unknown names are theirs."""
+    generators = [network for name, network in networks.items() if name in ("mapping", "synthesis")]
+    w_dim = int(generators[0].w_dim) if generators else None  # type: ignore[arg-type]
 
+    def theirs(name: str) -> bool:
+        return "discriminator" in networks if name.startswith("D.") else bool(generators)
 
-def _check(found: _Found, networks: Mapping[str, nn.Module]) -> None:
-    """Raise one error that lists everything in a file that does not fit networks, by our prefix."""
-    expected = {name: tuple(tensor.shape) for name, tensor in _targets(networks).items()}
-    names = {name for name in found.names if name.partition(".")[0] in networks}
-    is_generator = {"mapping", "synthesis"} & set(networks)
-    if is_generator and "w_avg" in found.names:
-        names.add("w_avg")
-        expected["w_avg"] = (int(networks[min(is_generator)].w_dim),)  # type: ignore[arg-type]
-    problems = ProblemList(f'The tensors in "{found.file}" do not fit the networks', CheckpointError)
-    for name in expected:
-        if name not in names:
-            problems.add(f"{name} is missing")
-    for name in found.names:
-        if name in names and name not in expected:
-            problems.add(f'"{found.names[name]}" ({name}) is not in the network')
-    for name, shown in found.unknown.items():
-        if "discriminator" in networks if name.startswith("D.") else is_generator:
-            problems.add(f'"{shown[:80]}" is unknown')
-    for name, shape in expected.items():
-        if name in names and found.shapes[name] != shape:
-            problems.add(f'"{found.names[name]}" ({name}) has shape {found.shapes[name]} instead of {shape}')
-        elif name in names and found.formats[name] not in _FLOATS:
-            problems.add(f'"{found.names[name]}" holds {found.formats[name]}, not floating-point numbers')
-    problems.raise_if_any()
-
-
-def _fill(found: _Found, networks: Mapping[str, nn.Module]) -> Tensor | None:
-    """Copy the tensors of a file, checked before, into networks by our prefix; return w_avg."""
-    from safetensors import SafetensorError, safe_open
-
-    w_avg = None
-    try:
-        with safe_open(found.file, framework="pt") as stream, torch.no_grad():
-            for name, target in _targets(networks).items():
-                target.copy_(stream.get_tensor(found.names[name]))
-            if "w_avg" in found.names and {"mapping", "synthesis"} & set(networks):
-                w_avg = stream.get_tensor(found.names["w_avg"]).float()
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f'"{found.file}" is damaged ({error}). Convert it again.') from error
-    return w_avg
+    return w_dim, theirs
 
 
 def load_stylegan2(
@@ -491,9 +451,7 @@ def load_stylegan2(
     """
     given = {"mapping": mapping, "synthesis": synthesis, "discriminator": discriminator}
     networks = {name: network for name, network in given.items() if network is not None}
-    found = _look(path)
-    _check(found, networks)
-    return _fill(found, networks)
+    return _look(path).fill(networks, *_of_file(networks))
 
 
 def build_from_stylegan2(
@@ -538,7 +496,7 @@ def build_from_stylegan2(
                 )
     except (FewgenError, RuntimeError) as error:
         raise CheckpointError(f'The networks in "{found.file}" cannot be built: {error}') from error
-    _check(found, networks)
+    found.check(networks, *_of_file(networks))
     for network in networks.values():
         network.to_empty(device="cpu")
-    return mapping, synthesis, discriminator, _fill(found, networks)
+    return mapping, synthesis, discriminator, found.fill(networks, *_of_file(networks))

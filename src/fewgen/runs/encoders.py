@@ -1,13 +1,15 @@
-"""Which encoders from outside a run was trained with, and whether those at hand are the same."""
+"""Which encoders and weights from outside a run was trained with, and whether those at hand are the same."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewgen.encoders.named import encoder_record
-from fewgen.errors import ConfigError, FewgenError
+from fewgen.errors import CheckpointError, ConfigError, FewgenError
+from fewgen.files import file_sha256
 from fewgen.runs.run import CONFIG_NAME
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ def started_with(out: Path) -> dict[str, Any]:
 
 
 def used_encoders(method: Method, before: Records) -> dict[str, dict[str, str]]:
-    """Return the encoders of a method that have weights, with the digests of these.
+    """Return the encoders and files of weights of a method, with the digests of the weights.
 
     Args:
         method: built for its data.
@@ -41,10 +43,12 @@ def used_encoders(method: Method, before: Records) -> dict[str, dict[str, str]]:
     if table is not None:
         path = "" if table.encoder_path is None else f":{table.encoder_path}"
         named["text"] = ("text", table.encoder_name + path)
+    ways = {use: partial(encoder_record, *encoder) for use, encoder in named.items()}
+    ways |= {use: partial(_file_record, *file) for use, file in method.weight_files.items()}
     found = {}
-    for use, (kind, spec) in named.items():
+    for use, way in ways.items():
         try:
-            record = encoder_record(kind, spec)
+            record = way()
         except FewgenError:
             if use not in before:
                 raise
@@ -52,6 +56,15 @@ def used_encoders(method: Method, before: Records) -> dict[str, dict[str, str]]:
         if "sha256" in record:
             found[use] = record
     return found
+
+
+def _file_record(kind: str, path: str) -> dict[str, str]:
+    if not Path(path).is_file():
+        raise CheckpointError(f'There is no file "{path}". Name the safetensors file with the weights.')
+    try:
+        return {"name": f"{kind}:{path}", "sha256": file_sha256(path)}
+    except OSError as error:
+        raise CheckpointError(f'"{path}" cannot be read: {error.strerror or error}.') from error
 
 
 def check_encoders(wanted: Any, found: Records, where: str) -> None:
@@ -75,8 +88,9 @@ def check_encoders(wanted: Any, found: Records, where: str) -> None:
         if here is None or here["name"].partition(":")[0] != name.partition(":")[0] or not digest:
             continue
         if here["sha256"] != digest:
+            what = "generator" if use == "generator" else "encoder"
             raise ConfigError(
-                f"{where} has the encoder {name} ({use}) with the sha256 {digest}, but that of "
+                f"{where} has the {what} {name} ({use}) with the sha256 {digest}, but that of "
                 f"{here['name']} here is {here['sha256']}. Get the same weights, or leave encoders.{use} out "
                 "to take these."
             )

@@ -570,6 +570,8 @@ def checked(request: TrainRequest) -> tuple[Prepared, bool]:
     check_same_words(out, prepared)
     finished = is_finished(out, prepared.train_config.minutes)
     state = read_state(out / "state")
+    if state is None and not finished:
+        prepared.method.read_weights()
     if state is not None and "settings" in state.values:
         images = {"train": prepared.train, "held_out": prepared.held_out}
         before = state.values["settings"]

@@ -198,6 +198,10 @@ def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
     foundation, split = (flat.get(f"settings.{key}") for key in ("model.init.foundation", "class_split"))
     if isinstance(foundation, str) and foundation.startswith("clip:"):
         flat["settings.model.init.foundation"] = "clip"  # used once, before the first state
+    files = settings.get("settings", {}).get("encoders") or {}
+    for use in ("generator", "encoder"):
+        if use in files:
+            flat[f"settings.model.{use}"] = "a file"  # of weights: its digest is compared
     if isinstance(split, str) and split.endswith(".json"):
         flat["settings.class_split"] = "a file"  # the classes are compared, as split.json names them
     return flat

@@ -18,7 +18,7 @@ from fewgen.config.checks import (
     Whole,
     at_least,
 )
-from fewgen.config.effects import ABOVE_0, GIVEN, Acts, acts
+from fewgen.config.effects import ABOVE_0, GIVEN, NULL, Acts, acts
 from fewgen.data.augment import PRESETS
 from fewgen.encoders.named import find_encoder
 from fewgen.errors import ConfigError, suggest
@@ -62,6 +62,8 @@ class NetworkConfig(Checked):
 @dataclass(frozen=True)
 class AutoencoderConfig(Checked):
     """The first stage: generator and encoder give images back.
+
+    It moves the encoder alone where the generator is given, and is left out where both are.
 
     Attributes:
         steps: of this stage.
@@ -361,6 +363,8 @@ class TageConfig(Checked):
         sampler: how images are drawn.
         layers: the first so many layers are edited by codes; null: all, as published. With the start "style"
             the first one carries nearly the whole image.
+        generator: safetensors file of a StyleGAN2 generator, which stays as it is; null trains one.
+        encoder: safetensors file of pSp's encoder for that generator, which stays as it is; null trains one.
         supports: written by `adapt`, images of each new class; leave it out.
     """
 
@@ -372,6 +376,8 @@ class TageConfig(Checked):
     prompts: PromptsConfig | None = None
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     layers: Count | None = 1
+    generator: str | None = None
+    encoder: str | None = None
     supports: tuple[int, ...] = ()
 
     effects: ClassVar[tuple[Acts, ...]] = (
@@ -380,6 +386,11 @@ class TageConfig(Checked):
         acts("codebook.prefilter", {"age": GIVEN}),
         acts("sampler.keep", {"sampler.mode": "cpm", "sampler.around": "mean"}),
         acts("codebook.image_share", {"codebook.image_weight": ABOVE_0}),
+        acts(
+            "autoencoder.steps autoencoder.batch_size autoencoder.lr autoencoder.ssim autoencoder.norm "
+            "autoencoder.augment",
+            {"encoder": NULL},
+        ),
         # Without held-out images only the use of the codes is looked at, which is a warning.
         acts("--training.validate_every", {"--holdout": ABOVE_0}, {"--training.validate_every": 0}),
     )
@@ -390,5 +401,10 @@ class TageConfig(Checked):
             raise ConfigError(f'sampler.mode "{self.sampler.mode}" needs age. Set age, or the mode to cpm.')
         if self.age is None and self.codebook.prefilter == "age":
             raise ConfigError('codebook.prefilter "age" needs age. Set age, or the prefilter to none.')
+        if self.encoder is not None and self.generator is None:
+            raise ConfigError(
+                f'encoder "{self.encoder}" gives the styles of a generator that is not named. Set generator, '
+                "too, or leave encoder out."
+            )
         if self.supports and min(self.supports) < 1:
             raise ConfigError("supports is written by `fewgen adapt`. Leave it out.")

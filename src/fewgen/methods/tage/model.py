@@ -25,6 +25,7 @@ from fewgen.methods.tage.config import TageConfig
 from fewgen.methods.tage.parts import AttributeCodes, Directions, StyleAutoencoder
 from fewgen.methods.tage.perception import Perception
 from fewgen.methods.tage.prompts import Prompts
+from fewgen.methods.tage.weights import about_weights, read_weights, weight_files
 from fewgen.nn.code_predictor import CodePredictor, cosine_share, gumbel_codes, sample_codes
 from fewgen.nn.modes import evaluating
 from fewgen.training.phases import Batch, Context, Phase, Pixels, Stage
@@ -100,6 +101,8 @@ class Tage(Method):
         self.register_buffer("code_counts", torch.zeros(self.codes.n_tokens, size, dtype=torch.int64))
         self.register_buffer("support_styles", torch.zeros(sum(config.supports), n_layers, w_dim))
         self.perception = Perception(config.autoencoder)
+        if about := about_weights(config):
+            self.notes.append(about)
         self._styles: dict[str, Tensor] = {}
 
     @property
@@ -130,10 +133,22 @@ class Tage(Method):
             found["prompts"] = ("joint", self.config.prompts.encoder)
         return found
 
+    @property
+    def weight_files(self) -> dict[str, tuple[str, str]]:
+        """Converted weights of generator and encoder, if they are given."""
+        return weight_files(self.config)
+
     # ------------------------------------------------------------------------------------ training
 
+    def read_weights(self) -> None:
+        """Take over `weight_files`; see `weights.read_weights`."""
+        read_weights(self.autoencoder, self.config, self.spec.shape)
+
     def stages(self, train: ImageSet, held_out: ImageSet | None) -> list[Stage]:
-        """Return the autoencoder, AGE's directions, the codebook, the predictor and prompts, as wanted."""
+        """Return the autoencoder, AGE's directions, the codebook, the predictor and prompts, as wanted.
+
+        A generator from a file is not moved; with an encoder from a file the autoencoder needs no stage.
+        """
         config, own = self.config, self.config.autoencoder
         seen = held_out is not None
 
@@ -152,19 +167,21 @@ class Tage(Method):
                 **more,
             )
 
-        stages = [
-            stage(
-                "autoencoder",
-                self.autoencoder,
-                self._autoencoder_loss,
-                own,
-                "images to styles and back",
-                augment=None if own.augment == "none" else Augment(own.augment),
-                validate=self._validate_autoencoder,
-                preview=self._preview_autoencoder,
-                on_start=self.perception.prepare,
+        stages = []
+        if config.encoder is None:
+            stages.append(
+                stage(
+                    "autoencoder",
+                    self.autoencoder if config.generator is None else self.autoencoder.encoder,
+                    self._autoencoder_loss,
+                    own,
+                    "images to styles and back",
+                    augment=None if own.augment == "none" else Augment(own.augment),
+                    validate=self._validate_autoencoder,
+                    preview=self._preview_autoencoder,
+                    on_start=self.perception.prepare,
+                )
             )
-        ]
         if self.directions is not None and config.age is not None:
             stages.append(
                 stage(

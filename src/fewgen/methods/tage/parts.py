@@ -21,7 +21,7 @@ from fewgen.nn.stylegan import SynthesisNetwork, channels_per_map, start_size
 
 
 class StyleAutoencoder(nn.Module):
-    """A style-based generator and the encoder that inverts it, trained together.
+    """A style-based generator and the encoder that inverts it, trained together or read from files.
 
     Args:
         shape: (C, H, W) of an image.
@@ -31,6 +31,7 @@ class StyleAutoencoder(nn.Module):
         (w = E(x) + w_avg).
     Differs: our design. The published order is a GAN first and then its encoder; trained together, both
         are ready sooner, and images of classes that neither has seen come back far more exactly.
+        `weights.read_weights` makes the published order possible.
     """
 
     def __init__(self, shape: tuple[int, int, int], config: NetworkConfig) -> None:
