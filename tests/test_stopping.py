@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 
@@ -163,3 +164,13 @@ def test_signals_are_left_alone_outside_of_commands(run, tmp_path):
     fewgen.generate(run, n=1, out=tmp_path / "a.npz")
     main(["generate", str(run), "-n", "1", "--out", str(tmp_path / "b.npz")])
     assert [signal.getsignal(number) for number in ASKING] == before
+
+
+def test_who_interrupts_a_student_is_told_what_is_kept(monkeypatch, capsys):
+    @functools.wraps(fewgen.distill)
+    def stop(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fewgen.distill", stop)
+    assert main(["distill", "--novel", "photos", "--teacher", "lite2", "--out", "tiny"]) == 130
+    assert "a student in training starts anew" in capsys.readouterr().err

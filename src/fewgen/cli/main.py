@@ -121,6 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         resumes = words[:1] in (["train"], ["quickstart"], ["benchmark"], ["distill"])
         resume = " Run the same command again to resume." if resumes else ""
+        if words[:1] == ["distill"]:
+            resume += " Images and finished students are kept; a student in training starts anew."
         print(f"\nInterrupted.{resume}", file=sys.stderr)
         return 130
     except BrokenPipeError:

@@ -305,8 +305,8 @@ def distill(
     soft = [name for name in given if name in UNLABELLED or (name == "synthetic" and not config.hard_labels)]
     if config.weigh and (config.hard_labels or "synthetic" not in given):
         raise ConfigError(
-            "distill.weigh weighs synthetic images by what a teacher says of them, but "
-            + ("distill.hard_labels is set." if config.hard_labels else "there are none.")
+            "--training.weigh weighs synthetic images by what a teacher says of them, but "
+            + ("--training.hard_labels is set." if config.hard_labels else "there are none.")
         )
     if soft and teacher is None:
         raise ConfigError(
