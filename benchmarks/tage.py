@@ -4,12 +4,14 @@ Examples:
     python -m benchmarks tage --data omniglot fashion_mnist
     python -m benchmarks tage --data omniglot --steps-scale 0.1 --seeds 1 --docs ""
     python -m benchmarks tage --table-only
+    python -m benchmarks tage --table-only --picture docs/images/tage.png
 
 For each data set and seed a run learns from the base classes (--class-split auto). It then takes in novel
 classes from 1 or 3 pictures each and draws --n images of each in every mode, from the same run, pictures and
 seeds. Real images are the other ones of these classes. Judge and perceptual distance are a small classifier
 trained on all classes. Every cell (data set, pictures, mode and seed) is a JSON file under --out; one that is
-there is not computed again. The tables are also written into --docs, between two markers.
+there is not computed again. The tables are also written into --docs, between two markers. --picture shows
+novel classes of the first data set, the first of a shuffled list: three pictures of each, then what is drawn.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 import fewgen
@@ -46,6 +49,7 @@ from fewgen.evaluation.distances import frechet_distance, kernel_distance
 from fewgen.evaluation.diversity import collapse_share
 from fewgen.evaluation.perceptual import FeaturePyramid, lpips_distance
 from fewgen.evaluation.quality import ssim
+from fewgen.generation.pictures import grid
 from fewgen.methods.abilities import reconstructed
 from fewgen.runs.environment import environment
 from fewgen.runs.run import Run
@@ -159,6 +163,18 @@ def through(run: Run, images: ImageSet, labels: Tensor) -> dict[str, float]:
     }
 
 
+def picture(run: Run, data_dir: str | None, classes: int = 8, n: int = 9) -> Image:
+    """Return a row for each of some novel classes: three pictures, then images drawn from them."""
+    used, _ = chosen(run, 3, classes, data_dir)
+    adapted = fewgen.adapt(run, images=used, progress=False)
+    drawn = adapted.generate(class_names=list(used.class_names), n=n).images
+    each = drawn.reshape(used.n_classes, n, *drawn.shape[1:])
+    order = used.labels.argsort(stable=True)
+    shown = used.images[order].reshape(used.n_classes, 3, *drawn.shape[1:])
+    heads = ["pictures", "", "", "drawn", *[""] * (n - 1)]
+    return grid(torch.cat([shown, each], 1).flatten(0, 1), n + 3, heads=heads)
+
+
 def compute(key: Key, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the cell of a key."""
     data, shots, row, seed = key
@@ -236,6 +252,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--categories", type=int, default=50, help="novel classes at most")
     add("--steps-scale", type=float, default=1.0, help="factor on the steps of training")
     add("--jobs", type=int, default=1, help="cells at a time")
+    add("--picture", help="PNG file to write")
     add_places(parser, "runs/benchmark/tage", PAGE)
     options = parser.parse_args(arguments)
     settings = {
@@ -248,22 +265,25 @@ def main(arguments: list[str] | None = None) -> int:
         for shots in options.shots
         for row in ROWS
     ]
-    grid = Grid(
+    cells = Grid(
         {key: ROWS[key[2]] for key in keys},
         {k: Path(options.out) / k[0] / f"{k[1]}-{k[2]}-{k[3]}.json" for k in keys},
         lambda key: asked(key, settings),
     )
     problems: list[str | None] = []
     try:
-        grid.check()
+        cells.check()
         if not options.table_only:
-            todo = grid.missing()
+            todo = cells.missing()
             for data, seed in dict.fromkeys((key[0], key[3]) for key in todo):
                 trained(data, seed, options.steps_scale, options.out, options.data_dir)
-            problems = spread(work, [(key, settings, str(grid.paths[key])) for key in todo], options.jobs)
+            problems = spread(work, [(key, settings, str(cells.paths[key])) for key in todo], options.jobs)
+        if options.picture:
+            run = trained(options.data[0], 0, options.steps_scale, options.out, options.data_dir)
+            picture(run, options.data_dir).save(options.picture)
     except FewgenError as error:
         return refuse(error)
-    status = publish(grid, section, options.docs, MARKERS, "TAGE: classes that a run never saw")
+    status = publish(cells, section, options.docs, MARKERS, "TAGE: classes that a run never saw")
     return 2 if any(problems) else status
 
 

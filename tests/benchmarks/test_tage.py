@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from tests.methods.sq_gan_tools import shapes
 
 import fewgen
@@ -76,7 +77,9 @@ def test_a_cell_is_computed_once_and_the_table_has_a_row_for_each_mode(tmp_path,
     ]
     assert set(json.loads(cells[2].read_text())["figures"]) >= {"ssim", "ssim_quantised", "frechet", "kid"}
     before = [cell.stat().st_mtime_ns for cell in cells]
-    assert tage.main([*words, "--table-only"]) == 0
+    assert tage.main([*words, "--table-only", "--picture", str(tmp_path / "new.png")]) == 0
+    with Image.open(tmp_path / "new.png") as shown:  # three pictures and nine that are drawn, of one class
+        assert shown.width > 8 * shown.height / 2
     assert [cell.stat().st_mtime_ns for cell in cells] == before
     assert tage.main([*words[:-2], "--docs", "", "--n", "30"]) == 2
     assert "n 20 there, 30 now" in capsys.readouterr().err
