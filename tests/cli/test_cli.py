@@ -641,9 +641,10 @@ def test_doctor_tries_a_joint_encoder(capsys, monkeypatch):
     code, out, _ = run_cli(capsys, "doctor", "--encoder", "small", "--data", "digits")
     assert code == 0
     assert "small on 1000 images of" in out
-    assert "image and its word        1.00, 90 % between 1.00 and 1.00" in out
-    assert "two texts of one class    1.00, 90 % between 1.00 and 1.00" in out
-    assert "image and another word    0.00, 90 % between 0.00 and 0.00" in out
+    ones, zeros = f"|{' ' * 23}#|", f"|#{' ' * 23}|"
+    assert f"image and its word      {ones}  1.00, 90 % between 1.00 and 1.00" in out
+    assert f"two texts of one class  {ones}  1.00, 90 % between 1.00 and 1.00" in out
+    assert f"image and another word  {zeros}  0.00, 90 % between 0.00 and 0.00" in out
     assert "100% of the images are nearest to their own word, by chance 10%." in out
     for words, message in (
         (("--encoder", "small"), "needs both: --encoder NAME --data D"),

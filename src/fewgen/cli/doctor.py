@@ -12,10 +12,12 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import math
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from fewgen.cli.command import Command
 from fewgen.config.keywords import refuse_ignored
@@ -164,6 +166,21 @@ N_IMAGES = 1000
 """Images that an encoder is tried on, evenly over the classes."""
 
 
+N_BARS = 24
+"""Bars that show how cosines are distributed."""
+
+
+def _bars(counts: Sequence[float]) -> str:
+    """Return bars of heights relative to the highest; what is not empty is seen.
+
+    >>> _bars([0, 1, 40, 80])
+    ' .-#'
+    """
+    marks = " .:-+*#"
+    most = max(max(counts), 1)
+    return "".join(marks[math.ceil((len(marks) - 1) * count / most)] for count in counts)
+
+
 def _try_encoder(name: str, data: str, data_dir: str | None) -> int:
     """Print how near images are to their own words and to others, in the space of a joint encoder."""
     import torch
@@ -181,10 +198,13 @@ def _try_encoder(name: str, data: str, data_dir: str | None) -> int:
         turn[own] = torch.arange(int(own.sum()))
     some = images.subset((turn * images.n_classes + images.labels).argsort()[:N_IMAGES])
     found = similarities(make_joint_encoder(name, images), some)
-    print(f"{name} on {len(some)} images of {images.name}; cosines:")
+    least = min(float(cosines.min()) for cosines in found.values())
+    most = max(float(cosines.max()) for cosines in found.values())
+    print(f"{name} on {len(some)} images of {images.name}; cosines, drawn from {least:.2f} to {most:.2f}:")
     for what, cosines in found.items():
         low, middle, high = cosines.double().quantile(torch.tensor([0.05, 0.5, 0.95]).double()).tolist()
-        print(f"  {what:<24}{middle:6.2f}, 90 % between {low:.2f} and {high:.2f}")
+        bars = _bars(torch.histc(cosines.float(), N_BARS, least, most).tolist())
+        print(f"  {what:<24}|{bars}|{middle:6.2f}, 90 % between {low:.2f} and {high:.2f}")
     own, other = (found[f"image and {which} word"] for which in ("its", "another"))
     nearest = (own > other.view(len(own), -1).amax(1)).double().mean()
     chance = len(own) / (len(own) + other.numel())
