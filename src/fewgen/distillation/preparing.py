@@ -267,8 +267,8 @@ def load_teacher(
     if not Path(text).expanduser().is_file():
         known = [name for name, entry in encoders().items() if "image" in entry.kinds]
         raise CheckpointError(
-            f'There is no teacher "{text}": it is neither a pretrained encoder, such as lite2, dino:FOLDER, '
-            f"nor a file.{suggest(text, known)}"
+            f'There is no teacher "{text}": it is neither a pretrained encoder, such as lite2 or '
+            f"dino:FOLDER, nor a file.{suggest(text, known)}"
         )
     teacher = ProtoNet.load(text)
     own = getattr(teacher.backbone, "image_shape", None)
