@@ -46,8 +46,8 @@ class Tage(Method):
 
     Images are inverted to a style for each layer. What is left of a style without the mean of its class is
     its attributes: pose, slant, thickness, light. A codebook learns them from many classes, and a transformer
-    which of them go together. A new class needs a picture or more, and no training: its mean is what the
-    pictures share, and drawn attributes are added to it.
+    which of them go together. A new class needs a picture or more, and no training: drawn attributes are
+    added to one of them (or, with `sampler.around` "mean", to what they share).
 
     Source: "TAGE: Trustworthy Attribute Group Editing for Stable Few-shot Image Generation",
         arXiv:2410.17855; Ding et al. 2022, "Attribute Group Editing for Reliable Few-shot Image Generation"

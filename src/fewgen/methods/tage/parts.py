@@ -254,8 +254,9 @@ class AttributeCodes(nn.Module):
         """Return what every code does as every token that may be it, (T, D, N): to that token's layer."""
         table = self.table if self.tables > 1 else self.table.expand(self.n_tokens, -1, -1)
         n, d = self.n_layers, self.token_dim
-        eye = torch.eye(self.parts * d, device=table.device).expand(n, -1, -1)
-        back: Tensor = eye if self.back is None else self.back
+        back: Tensor | None = self.back
+        if back is None:
+            back = torch.eye(self.parts * d, device=table.device).expand(n, -1, -1)
         rows = back.reshape(self.n_tokens, d, self.parts * d)
         scale = self.scale.repeat_interleave(self.parts)
         return torch.einsum("tnd,tde->ten", table, rows) * scale[:, None, None]
